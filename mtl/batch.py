@@ -1,0 +1,129 @@
+"""What a model is fed: `Example` is one utterance as numbers, `Batch` several of them, padded.
+
+A batch holds rows of one input group: "audio" (features, with the transcript's words where known) or
+"text" (words alone). A label that is missing is IGNORE, and a task's mask says which rows it may train on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORE = -100  # the label that torch's cross_entropy leaves out
+
+
+@dataclass(frozen=True)
+class Example:
+    """One encoded utterance.
+
+    units (U,): CTC targets; empty when not transcribed.
+    words (L,), characters (L, C): for the text front-end.
+    slots (L,): BIO tag of each word, or None when not labelled.
+    labels: class of each classification task, IGNORE when not labelled.
+    """
+
+    id: str
+    units: np.ndarray
+    words: np.ndarray
+    characters: np.ndarray
+    slots: np.ndarray | None
+    labels: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several utterances of one input group.
+
+    features (B, T, F) float, feature_lengths (B,): None in a text batch.
+    words (B, L), characters (B, L, C), word_lengths (B,): 0 is padding.
+    units (B, U), unit_lengths (B,): CTC targets; length 0 means not transcribed.
+    slots (B, L): tags, IGNORE on padding and on rows without slots.
+    labels: task -> (B,), IGNORE where not labelled.
+    """
+
+    ids: tuple[str, ...]
+    features: Tensor | None
+    feature_lengths: Tensor | None
+    words: Tensor
+    characters: Tensor
+    word_lengths: Tensor
+    units: Tensor
+    unit_lengths: Tensor
+    slots: Tensor
+    labels: Mapping[str, Tensor]
+
+    @property
+    def group(self) -> str:
+        return "text" if self.features is None else "audio"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def mask(self, task: str) -> Tensor:
+        """(B,) bool: the rows that are labelled for a task."""
+        if task == "transcript":
+            audio = torch.full_like(self.unit_lengths, self.features is not None, dtype=torch.bool)
+            return audio & (self.unit_lengths > 0)
+        if task == "slots":
+            return (self.slots != IGNORE).any(dim=1)
+        return self.labels[task] != IGNORE
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        labels = {task: label.to(device, non_blocking=True) for task, label in self.labels.items()}
+        return replace(self, **moved, labels=labels)
+
+
+def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None = None) -> Batch:
+    """Pads examples into a batch; `features` holds one (T, F) array for each, of any float type."""
+    if not examples:
+        raise ValueError("collate was given no examples; a batch holds at least one")
+    if features is not None and len(features) != len(examples):
+        raise ValueError(f"collate was given {len(examples)} examples and {len(features)} feature arrays")
+    slots = [
+        example.slots if example.slots is not None else np.full(len(example.words), IGNORE) for example in examples
+    ]
+    frames, frame_lengths = _pad_frames(features) if features is not None else (None, None)
+    words, word_lengths = _pad([example.words for example in examples], 0)
+    units, unit_lengths = _pad([example.units for example in examples], 0)
+    return Batch(
+        ids=tuple(example.id for example in examples),
+        features=frames,
+        feature_lengths=frame_lengths,
+        words=words,
+        characters=_pad([example.characters for example in examples], 0)[0],
+        word_lengths=word_lengths,
+        units=units,
+        unit_lengths=unit_lengths,
+        slots=_pad(slots, IGNORE)[0],
+        labels={
+            task: torch.tensor([example.labels[task] for example in examples], dtype=torch.int64)
+            for task in examples[0].labels
+        },
+    )
+
+
+def _pad(arrays: Sequence[np.ndarray], value: int) -> tuple[Tensor, Tensor]:
+    lengths = [len(array) for array in arrays]
+    padded = np.full((len(arrays), max(1, *lengths), *arrays[0].shape[1:]), value, dtype=np.int64)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(padded), torch.tensor(lengths, dtype=torch.int64)
+
+
+def _pad_frames(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    # Only the tail of each row is zeroed: the rest is written once, by the copy itself.
+    lengths = [len(array) for array in arrays]
+    padded = np.empty((len(arrays), max(lengths), arrays[0].shape[1]), dtype=arrays[0].dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+        row[len(array) :] = 0
+    return torch.from_numpy(padded), torch.tensor(lengths, dtype=torch.int64)

@@ -1,0 +1,224 @@
+"""Words, characters and CTC units: the one place where text becomes numbers and back.
+
+    codec = Codec.build(rows, tasks=("transcript", "intent", "slots"))
+    example = codec.encode({"text": "turn on the light", "intent": "light_on"})
+
+`Codec` holds every vocabulary of a model. It is JSON, so that a packaged model needs no pickle.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mtl.batch import IGNORE, Example
+
+BLANK = 0  # CTC's blank; units begin at 1
+PADDING, UNKNOWN = 0, 1  # of words and characters; known ones begin at 2
+CLASSIFICATION = ("intent", "domain", "speaker", "emotion", "language")
+MAX_WORD_CHARACTERS = 20
+_NOT_SPOKEN = re.compile(r"[^\w' ]+|_", re.UNICODE)
+
+
+def normalise(text: str) -> str:
+    """Lower case, NFC, apostrophes straight, punctuation and repeated spaces gone: the form that WER compares."""
+    text = unicodedata.normalize("NFC", text).lower().replace("\u2019", "'")
+    return " ".join(_NOT_SPOKEN.sub(" ", text).split())
+
+
+class Characters:
+    """CTC units that are single characters, the space among them."""
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.symbols = tuple(symbols)
+        self._ids = {symbol: position + 1 for position, symbol in enumerate(self.symbols)}
+
+    @classmethod
+    def build(cls, texts: Iterable[str]) -> Characters:
+        return cls(sorted({character for text in texts for character in text} | {" "}))
+
+    def __len__(self) -> int:
+        """Number of units, the blank included."""
+        return len(self.symbols) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Units of a normalised text; a character never seen in training is left out."""
+        return [self._ids[character] for character in text if character in self._ids]
+
+    def decode(self, units: Sequence[int]) -> str:
+        return "".join(self.symbols[unit - 1] for unit in units)
+
+    def pieces(self, units: Sequence[int]) -> list[str]:
+        """The text of each unit, a space standing for the border between two words."""
+        return [self.symbols[unit - 1] for unit in units]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "characters", "symbols": list(self.symbols)}
+
+
+class SentencePieces:
+    """CTC units from a SentencePiece unigram model (Kudo and Richardson 2018), kept as its serialised proto."""
+
+    def __init__(self, proto: bytes) -> None:
+        import sentencepiece
+
+        self.proto = proto
+        self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
+
+    @classmethod
+    def build(cls, texts: Iterable[str], size: int) -> SentencePieces:
+        """Trains on the texts; a size that the texts cannot fill is reduced by SentencePiece (hard_vocab_limit off)."""
+        import sentencepiece
+
+        proto = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=proto,
+            vocab_size=size,
+            model_type="unigram",
+            character_coverage=1.0,
+            hard_vocab_limit=False,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+        return cls(proto.getvalue())
+
+    def __len__(self) -> int:
+        return self._model.get_piece_size() + 1
+
+    def encode(self, text: str) -> list[int]:
+        return [piece + 1 for piece in self._model.encode(text)]
+
+    def decode(self, units: Sequence[int]) -> str:
+        return self._model.decode([int(unit) - 1 for unit in units])
+
+    def pieces(self, units: Sequence[int]) -> list[str]:
+        return [self._model.id_to_piece(int(unit) - 1).replace("\u2581", " ") for unit in units]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "sentencepiece", "proto": base64.b64encode(self.proto).decode()}
+
+
+def units_from_json(content: Mapping[str, Any]) -> Characters | SentencePieces:
+    if content["kind"] == "characters":
+        return Characters(content["symbols"])
+    return SentencePieces(base64.b64decode(content["proto"]))
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Every vocabulary of a model.
+
+    words, characters: of the text front-end, without padding and unknown.
+    labels: class names of each classification task, and BIO tags under "slots".
+    """
+
+    units: Characters | SentencePieces
+    words: tuple[str, ...]
+    characters: tuple[str, ...]
+    labels: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def build(
+        cls,
+        rows: Iterable[Mapping[str, Any]],
+        tasks: Sequence[str],
+        kind: str = "characters",
+        pieces: int = 256,
+        min_count: int = 1,
+    ) -> Codec:
+        """From the training rows alone. A word seen less than `min_count` times is unknown."""
+        texts: list[str] = []
+        words: Counter[str] = Counter()
+        labels: dict[str, set[str]] = {task: set() for task in tasks if task in CLASSIFICATION}
+        tags: set[str] = set()
+        for row in rows:
+            if row.get("text"):
+                texts.append(row["text"])
+            words.update(tokens_of(row))
+            for task, known in labels.items():
+                if row.get(task) is not None:
+                    known.add(row[task])
+            tags.update(row.get("slots") or ())
+        found = {task: tuple(sorted(known)) for task, known in labels.items()}
+        if "slots" in tasks:
+            found["slots"] = ("O", *sorted(tags - {"O"}))
+        known_words = tuple(sorted(word for word, count in words.items() if count >= min_count))
+        return cls(
+            units=Characters.build(texts) if kind == "characters" else SentencePieces.build(texts, pieces),
+            words=known_words,
+            characters=tuple(sorted({character for word in known_words for character in word})),
+            labels=found,
+        )
+
+    @cached_property
+    def _word_ids(self) -> dict[str, int]:
+        return {word: position + 2 for position, word in enumerate(self.words)}
+
+    @cached_property
+    def _character_ids(self) -> dict[str, int]:
+        return {character: position + 2 for position, character in enumerate(self.characters)}
+
+    @cached_property
+    def _label_ids(self) -> dict[str, dict[str, int]]:
+        return {task: {name: position for position, name in enumerate(names)} for task, names in self.labels.items()}
+
+    def encode(self, row: Mapping[str, Any]) -> Example:
+        """One row of the utterance table as numbers. A label that training never saw counts as not labelled."""
+        tokens = tokens_of(row)
+        slots = row.get("slots")
+        tags = self._label_ids.get("slots", {})
+        return Example(
+            id=row.get("id") or "",
+            units=np.asarray(self.units.encode(row["text"]) if row.get("text") else (), dtype=np.int64),
+            words=np.asarray([self._word_ids.get(token, UNKNOWN) for token in tokens], dtype=np.int64),
+            characters=self.spell(tokens),
+            slots=np.asarray([tags.get(tag, IGNORE) for tag in slots], dtype=np.int64) if slots and tags else None,
+            labels={
+                task: ids.get(row.get(task) or "", IGNORE) for task, ids in self._label_ids.items() if task != "slots"
+            },
+        )
+
+    def spell(self, tokens: Sequence[str]) -> np.ndarray:
+        """Characters of each word, (L, MAX_WORD_CHARACTERS), padded; a longer word loses its end."""
+        spelled = np.zeros((len(tokens), MAX_WORD_CHARACTERS), dtype=np.int64)
+        for position, token in enumerate(tokens):
+            ids = [self._character_ids.get(character, UNKNOWN) for character in token[:MAX_WORD_CHARACTERS]]
+            spelled[position, : len(ids)] = ids
+        return spelled
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "units": self.units.to_json(),
+            "words": list(self.words),
+            "characters": list(self.characters),
+            "labels": {task: list(names) for task, names in self.labels.items()},
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Codec:
+        return cls(
+            units=units_from_json(content["units"]),
+            words=tuple(content["words"]),
+            characters=tuple(content["characters"]),
+            labels={task: tuple(names) for task, names in content["labels"].items()},
+        )
+
+
+def tokens_of(row: Mapping[str, Any]) -> list[str]:
+    """The row's words: its own tokens, or its text at the spaces."""
+    tokens = row.get("tokens")
+    if tokens is not None:
+        return list(tokens)
+    return (row.get("text") or "").split()

@@ -1,0 +1,338 @@
+"""A recipe says what to train: corpora, features, tasks, sharing, balancing, budget, search space and gates.
+
+    recipe = load("assistant", overrides=["trainer.epochs=3", "tasks.intent.weight=0.5"])
+
+A recipe is YAML, checked by pydantic; a shipped name or a path. An unknown or mistyped key names the
+nearest valid one. `Recipe.address()` is the hash under which its results are stored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+SHIPPED = Path(__file__).parent / "recipes"
+CORPUS_KINDS = ("espeak", "librispeech", "atis", "manifest")
+TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read; the message says which key, what was expected and what is nearest."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Fractions(Section):
+    """Shares of speakers (or sentences) that go to each split where a corpus has no splits of its own."""
+
+    train: float = Field(0.8, ge=0, le=1)
+    valid: float = Field(0.1, ge=0, le=1)
+    test: float = Field(0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Fractions:
+        if abs(self.train + self.valid + self.test - 1) > 1e-6:
+            raise ValueError(f"train + valid + test is {self.train + self.valid + self.test:g}, expected 1")
+        return self
+
+
+class Corpus(Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="name in tables and metrics")
+    kind: Literal[CORPUS_KINDS]  # type: ignore[valid-type]
+    source: str | None = Field(None, description="folder, archive, http(s) URL, s3:// prefix; none for espeak")
+    checksum: str | None = Field(None, description="sha256 of an archive or download, hex")
+    split_by: Literal["release", "speaker", "sentence"] = Field(
+        "release", description="the release's own splits where it has them, else (or instead) by speaker or sentence"
+    )
+    fractions: Fractions = Fractions()
+    language: str | None = Field(None, description="BCP 47 tag for rows that carry none")
+    options: dict[str, Any] = Field(default_factory=dict, description="settings of this corpus kind")
+
+
+class Quality(Section):
+    """What is let in. Each rejected recording becomes a row of the quarantine table."""
+
+    min_seconds: float = Field(0.2, gt=0)
+    max_seconds: float = Field(35.0, gt=0)
+    max_quarantined: float = Field(0.05, ge=0, le=1, description="share of a corpus above which its ingest fails")
+
+
+class Features(Section):
+    sample_rate: int = Field(16000, ge=4000, description="Hz")
+    bins: int = Field(80, ge=8, le=256)
+    window_ms: float = Field(25.0, gt=0)
+    hop_ms: float = Field(10.0, gt=0)
+    low_hz: float = Field(20.0, ge=0)
+    high_hz: float = Field(7600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _below_nyquist(self) -> Features:
+        if not self.low_hz < self.high_hz <= self.sample_rate / 2:
+            raise ValueError(f"low_hz < high_hz <= sample_rate / 2 does not hold: {self.low_hz}, {self.high_hz}")
+        return self
+
+
+class Text(Section):
+    units: Literal["characters", "sentencepiece"] = "characters"
+    pieces: int = Field(256, ge=32, description="size of the SentencePiece model")
+
+
+class Loader(Section):
+    batch_seconds: float = Field(60.0, gt=0, description="audio in a micro-batch, padding counted")
+    batch_tokens: int = Field(600, gt=0, description="words in a text micro-batch, padding counted")
+    temperature: float = Field(1.0, ge=1, description="1: corpora in proportion to size; higher: more even")
+    speed: tuple[float, float] = Field((1.0, 1.0), description="range of speed perturbation")
+    time_masks: int = Field(0, ge=0, description="SpecAugment")
+    time_mask_fraction: float = Field(0.05, ge=0, le=1, description="longest time mask, as a share of the utterance")
+    freq_masks: int = Field(0, ge=0, description="SpecAugment")
+    freq_mask_bins: int = Field(20, ge=0)
+
+
+class Model(Section):
+    width: int = Field(144, ge=8)
+    blocks: int = Field(6, ge=1)
+    heads: int = Field(4, ge=1)
+    kernel: int = Field(15, ge=1, description="frames of the convolution in each block, odd")
+    expansion: int = Field(4, ge=1, description="feed-forward width over model width")
+    subsampling: Literal[2, 3, 4, 6, 8] = 4
+    dropout: float = Field(0.1, ge=0, lt=1)
+    word_dropout: float = Field(0.05, ge=0, lt=1, description="share of words read as unknown in training")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Model:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} is not a multiple of 2 x heads {self.heads}")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel} is even, expected odd")
+        return self
+
+
+class Sharing(Section):
+    mode: Literal["hard", "soft"] = "hard"
+    strength: float = Field(1e-3, ge=0, description="lambda of the soft penalty")
+    distance: Literal["l2", "l1", "cosine"] = "l2"
+
+
+class Task(Section):
+    weight: float = Field(1.0, gt=0)
+    corpora: tuple[str, ...] | None = Field(None, description="corpora whose labels train this task; all if left out")
+
+
+class Balancing(Section):
+    method: Literal["static", "uncertainty"] = "static"
+
+
+class Trainer(Section):
+    epochs: int = Field(20, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
+    weight_decay: float = Field(1e-2, ge=0)
+    clip_norm: float = Field(5.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batches: int = Field(1, ge=1, description="micro-batches a step, dealt over workers and accumulation")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 switches it off")
+    workers: int = Field(1, ge=1)
+    gpus: bool | None = Field(None, description="one GPU a worker; none: when the cluster has them")
+    checkpoint_minutes: float = Field(2.0, gt=0, description="besides one after every epoch")
+    max_failures: int = Field(3, ge=0, description="how often a worker group is restarted from its checkpoint")
+
+
+class Search(Section):
+    trials: int = Field(16, ge=1)
+    epochs: int = Field(4, ge=1, description="budget of a trial that ASHA lets run to its end")
+    reduction: int = Field(3, ge=2, description="ASHA's reduction factor")
+    learning_rate: tuple[float, float] = (3e-4, 3e-3)
+    task_weight: tuple[float, float] = (0.1, 10.0)
+    modes: tuple[Literal["hard", "soft"], ...] = ("hard", "soft")
+    strength: tuple[float, float] = (1e-5, 1e-1)
+
+
+class Gates(Section):
+    primary: str = Field("transcript/wer", description="metric that must improve, '<task>/<metric>'")
+    tolerance: dict[str, float] = Field(
+        default_factory=dict, description="how much worse each metric may be, in points of percent; 0.5 if left out"
+    )
+    minimum: dict[str, float] = Field(
+        default_factory=dict, description="absolute limit of a metric in percent (a ceiling where lower is better)"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    resamples: int = Field(1000, ge=100)
+
+
+class Recipe(Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    summary: str = ""
+    seed: int = 0
+    corpora: tuple[Corpus, ...] = Field(min_length=1)
+    quality: Quality = Quality()
+    features: Features = Features()
+    text: Text = Text()
+    loader: Loader = Loader()
+    model: Model = Model()
+    sharing: Sharing = Sharing()
+    tasks: dict[Literal[TASK_KINDS], Task] = Field(min_length=1)  # type: ignore[valid-type]
+    balancing: Balancing = Balancing()
+    trainer: Trainer = Trainer()
+    search: Search = Search()
+    gates: Gates = Gates()
+
+    @field_validator("corpora")
+    @classmethod
+    def _names_differ(cls, corpora: tuple[Corpus, ...]) -> tuple[Corpus, ...]:
+        names = [corpus.name for corpus in corpora]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two corpora are named {', '.join(twice)}; names must differ")
+        return corpora
+
+    @model_validator(mode="after")
+    def _refers_to_what_exists(self) -> Recipe:
+        names = {corpus.name for corpus in self.corpora}
+        for task, config in self.tasks.items():
+            for corpus in config.corpora or ():
+                if corpus not in names:
+                    raise ValueError(f"tasks.{task}.corpora names {corpus!r}; the recipe's corpora are {sorted(names)}")
+        for metric in (self.gates.primary, *self.gates.tolerance, *self.gates.minimum):
+            if metric.split("/")[0] not in self.tasks:
+                raise ValueError(f"gates name the metric {metric!r}, but its task is not among {sorted(self.tasks)}")
+        return self
+
+    def address(self) -> str:
+        """Hash of everything in the recipe that can change a result: all but its summary, search space and gates."""
+        content = self.model_dump(mode="json", exclude={"summary", "search", "gates"})
+        for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
+            content["trainer"].pop(key)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def shipped() -> list[str]:
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def load(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """A shipped recipe by name, or a YAML file; `overrides` are `a.b=value` with the value in YAML.
+
+    Lists take an index or, for corpora, a name: `corpora.commands.options.hours=2`.
+
+    Raises:
+        RecipeError: no such recipe, not YAML, or a key or value that does not fit.
+    """
+    path = _find(name_or_path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} holds {type(content).__name__}, expected a mapping with name, corpora, tasks …")
+    for override in overrides:
+        _override(content, override)
+    return parse(content, where=str(path))
+
+
+def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
+    """A recipe from a plain mapping. Raises RecipeError with one line per fault."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(fault) for fault in error.errors()]
+        raise RecipeError(f"{where} is not a valid recipe:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise RecipeError(f"no recipe file {path}")
+    found = SHIPPED / f"{name_or_path}.yaml"
+    if not found.is_file():
+        near = difflib.get_close_matches(name_or_path, shipped(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"no recipe named {name_or_path!r}{hint} Shipped: {', '.join(shipped())}; or give a .yaml file.")
+    return found
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override!r}: expected key=value, for example trainer.epochs=3")
+    keys = path.strip().split(".")
+    node: Any = content
+    for depth, key in enumerate(keys[:-1]):
+        node = _step_into(node, key, ".".join(keys[: depth + 1]))
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: {value!r} is not a YAML value") from error
+    if isinstance(parsed, str):
+        # YAML 1.1 reads 1e-3 as a string; a person who types it means the number.
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            pass
+    if isinstance(node, list):
+        node[_position(node, keys[-1], path)] = parsed
+    else:
+        node[keys[-1]] = parsed
+
+
+def _step_into(node: Any, key: str, where: str) -> Any:
+    if isinstance(node, list):
+        return node[_position(node, key, where)]
+    child = node.setdefault(key, {})
+    if child is None:
+        child = node[key] = {}
+    if not isinstance(child, dict | list):
+        raise RecipeError(f"--set {where}: holds {child!r}, which has no keys below it")
+    return child
+
+
+def _position(items: list[Any], key: str, where: str) -> int:
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    raise RecipeError(f"--set {where}: no item {key!r}; expected one of {[n for n in names if n]} or 0..{len(items) - 1}")
+
+
+def _explain(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "recipe"
+    if fault["type"] == "extra_forbidden":
+        *parents, key = fault["loc"]
+        valid = _keys_at(parents)
+        near = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+        return f"{where}: unknown key; {hint}"
+    if fault["type"] == "literal_error":
+        near = difflib.get_close_matches(str(fault["input"]), _words(fault["ctx"]["expected"]), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{where}: {fault['input']!r}, expected {fault['ctx']['expected']}{hint}"
+    given = fault["input"] if isinstance(fault["input"], str | int | float | bool) else type(fault["input"]).__name__
+    return f"{where}: {fault['msg']} (given {given!r})"
+
+
+def _words(expected: str) -> list[str]:
+    return [word.strip("' ,") for word in expected.replace(" or ", ", ").split(",")]
+
+
+def _keys_at(path: list[Any]) -> list[str]:
+    """Field names of the section that a path of keys leads to."""
+    model: Any = Recipe
+    for part in path:
+        if isinstance(part, int) or part in TASK_KINDS:
+            continue
+        annotation = model.model_fields[part].annotation
+        model = {"corpora": Corpus, "tasks": Task}.get(str(part), annotation)
+    return list(model.model_fields)

@@ -1,0 +1,59 @@
+"""The utterance table: one Arrow schema for every corpus, and the quarantine table beside it.
+
+One row is one utterance. A null label means "not labelled": that row trains every other task and
+not this one. Labels are never invented to fill a gap. Adding a task adds a nullable column here.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SPLITS = ("train", "valid", "test")
+
+UTTERANCES = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # unique over all corpora: "<corpus>/<utterance>"
+        pa.field("corpus", pa.string(), nullable=False),  # the recipe's name for the corpus
+        pa.field("split", pa.string(), nullable=False),  # one of SPLITS
+        pa.field("audio", pa.string()),  # absolute path, s3:// or http URI, or a key of the store; null for text alone
+        pa.field("start", pa.float64()),  # s from the start of the recording
+        pa.field("duration", pa.float64()),  # s; null for text alone
+        pa.field("sample_rate", pa.int32()),  # Hz, of the recording as it lies there
+        pa.field("digest", pa.string()),  # of the recording's bytes and the segment; names its features; null for text
+        pa.field("text", pa.string()),  # normalised transcript or sentence
+        pa.field("tokens", pa.list_(pa.string())),  # words; same length as slots where slots are given
+        pa.field("slots", pa.list_(pa.string())),  # BIO tags, aligned with tokens
+        pa.field("intent", pa.string()),
+        pa.field("domain", pa.string()),
+        pa.field("speaker", pa.string()),  # unique within the corpus
+        pa.field("emotion", pa.string()),
+        pa.field("language", pa.string()),  # BCP 47
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),  # the file that a person would open to mend it
+        pa.field("row", pa.int64()),  # 1-based line or row in that file; null when the file itself is at fault
+        pa.field("id", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),  # one of REASONS
+        pa.field("detail", pa.string(), nullable=False),  # what was found and what was expected
+    ]
+)
+
+REASONS = (
+    "undecodable",
+    "missing_file",
+    "empty",
+    "all_zero",
+    "not_finite",
+    "too_short",
+    "too_long",
+    "missing_transcript",
+    "length_mismatch",
+    "bio_transition",
+    "duplicate_id",
+    "conflicting_labels",
+    "bad_row",
+)
