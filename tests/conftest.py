@@ -1,0 +1,94 @@
+"""What the tests share: one Ray and one Prefect for the whole session, the real data, a store to write to.
+
+    MOTET_DATA=/where/the/corpora/lie python -m pytest tests -q
+
+Servers are started once, because each costs 5-10 s; a test that needs neither never pays for them. Tests run
+quietly and offline: nobody's telemetry, one thread per process, caches and Prefect's files in a folder of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+_SCRATCH = Path(tempfile.mkdtemp(prefix="motet-tests-"))
+
+# Set before anything imports ray, prefect, mlflow or torch: most of them read their settings once.
+os.environ.update(
+    {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_HOME": str(_SCRATCH / "prefect"),
+        "PREFECT_LOGGING_LEVEL": "ERROR",
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "RAY_DEDUP_LOGS": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MOTET_CACHE": str(_SCRATCH / "cache"),
+        "GIT_TERMINAL_PROMPT": "0",
+    }
+)
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+for _name in ("MOTET_ROOT", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "RAY_ADDRESS"):
+    os.environ.pop(_name, None)  # a developer's own servers are nothing to test on
+# Ray's and torch's workers import the project from its root, wherever pytest was started.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real corpora, or a skip that says where it was looked for."""
+    folder = Path(os.environ.get("MOTET_DATA") or ROOT.parent / "shared" / "data").resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real corpora at {folder}; set MOTET_DATA to the folder that holds LibriSpeech, an4, atis")
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    """An empty store in a folder of this test's own."""
+    from pipelines.store import Store
+
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[Any]:
+    """The module `ray`, connected to a local cluster of two CPUs that lives as long as the test session."""
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=200 * 1024 * 1024,
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def prefect_session() -> Iterator[None]:
+    """A Prefect API on a database of the session's own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scratch() -> Iterator[None]:
+    yield
+    import shutil
+
+    shutil.rmtree(_SCRATCH, ignore_errors=True)
