@@ -1,0 +1,114 @@
+"""The shared encoder: Conformer blocks (Gulati et al. 2020) with LayerNorm, rotary positions and SDPA.
+
+LayerNorm instead of the paper's BatchNorm: no running statistics that drift while only a part trains, and the
+same numbers on one rank as on many. Rotary positions (Su et al. 2021) need no table and no longest length.
+Every module is length-safe: what it computes for a frame does not depend on the padding behind it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROTARY_BASE = 10_000.0
+
+
+def padding_mask(lengths: Tensor, size: int) -> Tensor:
+    """(B, T) bool, true on the frames that exist."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Rotary position embedding of queries or keys, (B, H, T, D/H) -> the same shape."""
+    half = x.shape[-1] // 2
+    frequency = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * frequency  # (T, D/2H)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+
+
+class FeedForward(nn.Module):
+    """LayerNorm, widen, SiLU, narrow; (B, T, D) -> (B, T, D), without the residual."""
+
+    def __init__(self, width: int, expansion: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, width * expansion)
+        self.narrow = nn.Linear(width * expansion, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.narrow(self.dropout(F.silu(self.widen(self.norm(x))))))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the frames that exist, without the residual."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, 3 * width)
+        self.merge = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        batch, frames, width = x.shape
+        parts = self.project(self.norm(x)).view(batch, frames, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        attended = F.scaled_dot_product_attention(rotate(query), rotate(key), value, attn_mask=mask[:, None, None, :])
+        return self.dropout(self.merge(attended.transpose(1, 2).reshape(batch, frames, width)))
+
+
+class Convolution(nn.Module):
+    """Gated pointwise, depthwise over time, SiLU, pointwise; without the residual."""
+
+    def __init__(self, width: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.gate = nn.Linear(width, 2 * width)
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.depthwise_norm = nn.LayerNorm(width)
+        self.merge = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = F.glu(self.gate(self.norm(x)), dim=-1)
+        x = x.masked_fill(~mask[..., None], 0.0)  # or padding would leak in from the right
+        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        return self.dropout(self.merge(F.silu(self.depthwise_norm(x))))
+
+
+class ConformerBlock(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward, LayerNorm: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, width: int, heads: int, kernel: int, expansion: int, dropout: float) -> None:
+        super().__init__()
+        self.before = FeedForward(width, expansion, dropout)
+        self.attention = SelfAttention(width, heads, dropout)
+        self.convolution = Convolution(width, kernel, dropout)
+        self.after = FeedForward(width, expansion, dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x + 0.5 * self.before(x)
+        x = x + self.attention(x, mask)
+        x = x + self.convolution(x, mask)
+        x = x + 0.5 * self.after(x)
+        return self.norm(x)
+
+
+class Encoder(nn.Module):
+    """A stack of Conformer blocks, (B, T, D) with lengths (B,) -> (B, T, D)."""
+
+    def __init__(self, blocks: int, width: int, heads: int, kernel: int, expansion: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ConformerBlock(width, heads, kernel, expansion, dropout) for _ in range(blocks))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        mask = padding_mask(lengths, x.shape[1])
+        for block in self.blocks:
+            x = block(x, mask)
+        return x

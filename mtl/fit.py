@@ -1,0 +1,313 @@
+"""The training loop: alone, under torchrun, or inside Ray Train; CPU/gloo or GPU/nccl; fp32 or bf16.
+
+    final = fit(model, loader, config, validate=..., report=..., resume=None)
+
+One optimiser step takes `micro_batches` micro-batches, dealt over ranks and accumulation, so the result does not
+depend on how many ranks there are. A micro-batch holds one batch per input group. Each task's summed loss is divided
+by the count of its labelled items in the whole step. The random state is set from (seed, step, micro-batch), so a run
+resumed in mid-epoch, or on another number of ranks, draws the same dropout masks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mtl import parallel
+from mtl.balance import Balancer
+from mtl.batch import Batch
+from mtl.model import SpeechModel
+
+MicroBatch = tuple[Batch, ...]  # one batch per input group
+Report = Callable[[dict[str, float], dict[str, Any] | None], None]
+Validate = Callable[[SpeechModel], dict[str, float]]
+
+
+class StepLoader(Protocol):
+    """What `fit` asks of a loader; see pipelines.loader.Loader."""
+
+    def steps(self, epoch: int) -> int: ...
+    def __iter__(self) -> Iterator[list[MicroBatch]]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    epochs: int
+    learning_rate: float = 1e-3
+    warmup: float = 0.1  # share of all steps
+    weight_decay: float = 1e-2
+    clip_norm: float = 5.0
+    precision: str = "fp32"  # or "bf16"
+    ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0: the weights themselves
+    task_weights: dict[str, float] = field(default_factory=dict)
+    balancing: str = "static"
+    checkpoint_seconds: float = 120.0  # besides one after every epoch
+    seed: int = 0
+    device: str | None = None  # cuda where there is one
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss or a gradient was NaN or infinite; the model was left as it was before that step."""
+
+    def __init__(self, task: str, step: int, ids: Sequence[str]) -> None:
+        self.task, self.step, self.ids = task, step, tuple(ids)
+        shown = ", ".join(self.ids[:8]) + (f" and {len(self.ids) - 8} more" if len(self.ids) > 8 else "")
+        super().__init__(
+            f"task {task!r} gave a loss or gradient that is not finite at step {step}, on the batch of {shown}. "
+            "Lower trainer.learning_rate or trainer.clip_norm, or look at those recordings."
+        )
+
+
+def fit(
+    model: SpeechModel,
+    loader: StepLoader,
+    config: FitConfig,
+    report: Report = lambda metrics, state: None,
+    validate: Validate | None = None,
+    resume: dict[str, Any] | None = None,
+) -> dict[str, float]:
+    """Trains to the end of the last epoch and leaves `model` with the final (averaged) weights.
+
+    `report(metrics, state)` is called on every rank after each epoch and for checkpoints in between (metrics empty);
+    `state` is None but on rank 0. `validate` runs on rank 0. Returns the last epoch's metrics.
+
+    Raises:
+        NonFiniteLoss: on every rank, before the weights are touched.
+    """
+    run = _Run(model, loader, config)
+    if resume is not None:
+        run.load_state_dict(resume)
+    else:
+        parallel.broadcast(run.model)
+    metrics: dict[str, float] = {}
+    while run.epoch < config.epochs:
+        run.train_epoch(report)
+        metrics = run.epoch_metrics(validate)
+        report(metrics, run.state_dict() if parallel.rank() == 0 else None)
+    run.use_average()
+    return metrics
+
+
+def kept_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint that are validated and shipped: the average where there is one."""
+    return {**state["model"], **(state["average"] or {})}
+
+
+class _Run:
+    """Everything that a checkpoint holds, and the step that changes it."""
+
+    def __init__(self, model: SpeechModel, loader: StepLoader, config: FitConfig) -> None:
+        self.config, self.loader = config, loader
+        self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device)
+        self.balancer = Balancer(model.config.tasks, config.task_weights, config.balancing).to(self.device)
+        self.optimiser = torch.optim.AdamW(_parameter_groups(model, self.balancer, config), fused=True)
+        steps = [loader.steps(epoch) for epoch in range(config.epochs)]
+        self.total_steps = sum(steps)
+        self.average = {name: p.detach().clone() for name, p in model.named_parameters()} if config.ema else None
+        self.epoch = self.step = 0
+        self.tally = _Tally(len(model.config.tasks), self.device)
+
+    def train_epoch(self, report: Report) -> None:
+        self.model.train()
+        saved = time.monotonic()
+        for micro_batches in self.loader:
+            self.train_step([tuple(batch.to(self.device) for batch in group) for group in micro_batches])
+            due = time.monotonic() - saved > self.config.checkpoint_seconds
+            # Rank 0's clock decides for all: a report is a meeting of all ranks.
+            if parallel.world_size() > 1:
+                due = bool(parallel.all_sum(torch.tensor(float(due and parallel.rank() == 0), device=self.device)))
+            if due:
+                report({}, self.state_dict() if parallel.rank() == 0 else None)
+                saved = time.monotonic()
+        self.epoch += 1
+
+    def train_step(self, micro_batches: list[MicroBatch]) -> None:
+        """One optimiser step on this rank's share of the step's micro-batches."""
+        tasks = self.model.config.tasks
+        counts = torch.zeros(len(tasks), device=self.device)
+        for batch in (batch for group in micro_batches for batch in group):
+            for task, count in self.model.counts(batch).items():
+                counts[tasks.index(task)] += count
+        parallel.all_sum(counts)
+        present = counts > 0
+        scale = self.balancer.weights(present) / counts.clamp(min=1)  # (K,): dS/dL_k over the global count
+
+        sums = torch.zeros_like(counts)
+        for position, group in enumerate(micro_batches):
+            index = position * parallel.world_size() + parallel.rank()  # how the loader deals micro-batches
+            torch.manual_seed(hash((self.config.seed, self.step, index)) & 0x7FFFFFFF)
+            sums += self._backward(group, scale)
+        parallel.all_sum(sums)
+        parallel.sum_gradients(self.model.parameters())
+        self._penalise()
+        losses = sums / counts.clamp(min=1)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self._check_finite(losses, norm, micro_batches)
+        self.balancer.accumulate(losses, present)
+        for group_ in self.optimiser.param_groups:
+            group_["lr"] = group_["peak"] * learning_rate_factor(self.step, self.total_steps, self.config.warmup)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        self._average()
+        self.tally.add(sums, counts, norm, micro_batches)
+
+    def _backward(self, group: MicroBatch, scale: Tensor) -> Tensor:
+        """Gradients of one micro-batch are added up; returns its summed losses (K,), detached."""
+        tasks = self.model.config.tasks
+        sums = torch.zeros_like(scale)
+        for batch in group:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                losses = self.model.losses(batch)
+            if losses:
+                torch.stack([scale[tasks.index(task)] * loss for task, (loss, _) in losses.items()]).sum().backward()
+            for task, (loss, _) in losses.items():
+                sums[tasks.index(task)] += loss.detach()
+        return sums
+
+    def _penalise(self) -> None:
+        """The trunk's penalty joins once a step, after the sum over ranks, on every rank alike."""
+        penalty = self.model.penalty()
+        if penalty.requires_grad:
+            penalty.backward()
+
+    def _check_finite(self, losses: Tensor, norm: Tensor, micro_batches: list[MicroBatch]) -> None:
+        if torch.isfinite(torch.cat((losses, norm[None]))).all():
+            return
+        self.optimiser.zero_grad(set_to_none=True)
+        tasks = self.model.config.tasks
+        bad = [task for task, loss in zip(tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
+        ids = [id_ for group in micro_batches for batch in group for id_ in batch.ids]
+        raise NonFiniteLoss(" + ".join(bad) or "the sum of all tasks (its gradient)", self.step, ids)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        if self.average is not None:
+            # The usual ramp: early on the average must not remember the random start.
+            decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+            for name, parameter in self.model.named_parameters():
+                self.average[name].lerp_(parameter, 1 - decay)
+
+    def use_average(self) -> dict[str, Tensor]:
+        """Puts the averaged weights into the model; returns the trained ones."""
+        trained = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        if self.average is not None:
+            self.model.load_state_dict(self.average, strict=False)
+        return trained
+
+    def epoch_metrics(self, validate: Validate | None) -> dict[str, float]:
+        metrics = self.tally.metrics(self.model.config.tasks)
+        metrics.update(
+            epoch=float(self.epoch), step=float(self.step), learning_rate=self.optimiser.param_groups[0]["lr"]
+        )
+        weights = self.balancer.weights(torch.ones(len(self.model.config.tasks), device=self.device)).tolist()
+        metrics |= {f"weight/{task}": weight for task, weight in zip(self.model.config.tasks, weights, strict=True)}
+        if validate is not None and parallel.rank() == 0:
+            trained = self.use_average() if self.average is not None else None
+            self.model.eval()
+            metrics.update(validate(self.model))
+            if trained is not None:
+                self.model.load_state_dict(trained, strict=False)
+        self.tally = _Tally(len(self.model.config.tasks), self.device)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": dict(self.model.state_dict()),
+            "average": self.average,
+            "balancer": dict(self.balancer.state_dict()),
+            "optimiser": self.optimiser.state_dict(),
+            "loader": self.loader.state_dict(),
+            "tally": self.tally.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.balancer.load_state_dict(state["balancer"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.loader.load_state_dict(state["loader"])
+        self.tally.load_state_dict(state["tally"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        if self.average is not None and state["average"] is not None:
+            self.average = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
+
+
+class _Tally:
+    """Sums over an epoch, kept on the device until the epoch's end."""
+
+    def __init__(self, tasks: int, device: torch.device) -> None:
+        self.sums = torch.zeros(tasks, dtype=torch.float64, device=device)
+        self.counts = torch.zeros(tasks, dtype=torch.float64, device=device)
+        self.norm = torch.zeros((), device=device)
+        self.steps = self.utterances = 0
+        self.frames = torch.zeros(2, device=device, dtype=torch.float64)  # real, padded
+        self.seconds = 0.0
+        self._mark = time.monotonic()
+
+    def add(self, sums: Tensor, counts: Tensor, norm: Tensor, micro_batches: list[MicroBatch]) -> None:
+        self.sums += sums
+        self.counts += counts
+        self.norm += norm
+        self.steps += 1
+        for batch in (batch for group in micro_batches for batch in group):
+            self.utterances += len(batch)
+            if batch.features is not None and batch.feature_lengths is not None:
+                self.frames[0] += batch.feature_lengths.sum()
+                self.frames[1] += batch.features.shape[0] * batch.features.shape[1]
+        now = time.monotonic()
+        self.seconds, self._mark = self.seconds + now - self._mark, now
+
+    def metrics(self, tasks: Sequence[str]) -> dict[str, float]:
+        real, padded = self.frames.tolist()
+        found = {
+            "seconds": self.seconds,
+            "utterances_per_second": self.utterances * parallel.world_size() / max(self.seconds, 1e-9),
+            "gradient_norm": float(self.norm) / max(self.steps, 1),
+        }
+        if padded:
+            found["padding"] = 100 * (1 - real / padded)
+        for task, total, count in zip(tasks, self.sums.tolist(), self.counts.tolist(), strict=True):
+            if count:
+                found[f"train/{task}/loss"] = total / count
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = ("sums", "counts", "norm", "frames", "steps", "utterances", "seconds")
+        return {name: getattr(self, name) for name in kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value.to(self.sums.device) if isinstance(value, Tensor) else value)
+        self._mark = time.monotonic()
+
+
+def learning_rate_factor(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up, then a cosine down to zero (Loshchilov and Hutter 2017)."""
+    rising = max(1, round(total * warmup))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def _parameter_groups(model: nn.Module, balancer: Balancer, config: FitConfig) -> list[dict[str, Any]]:
+    """Weight decay on matrices alone; norms, biases and the balancer's own parameters are left free of it."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    free = [p for p in model.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    if own := list(balancer.parameters()):
+        groups.append({"params": own, "weight_decay": 0.0})
+    return [{**group, "lr": config.learning_rate, "peak": config.learning_rate} for group in groups]

@@ -1,0 +1,84 @@
+"""Into the shared encoder: log-mel frames through strided convolutions, words through embeddings and their letters.
+
+Both end at (B, T, D) with lengths (B,); for text T is the number of words L.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtl.encoder import padding_mask
+from mtl.text import UNKNOWN
+
+# Time strides of the convolutions for each subsampling factor; the mel axis is halved by each.
+STRIDES = {2: (2,), 3: (3,), 4: (2, 2), 6: (2, 3), 8: (2, 2, 2)}
+CHANNELS = 32
+MIN_DEVIATION = 0.1  # of a mel bin within an utterance, in nats: keeps a constant bin from being blown up
+
+
+class AudioFrontend(nn.Module):
+    """Per-utterance mean and variance normalisation, then 2-D convolutions that shorten time by `subsampling`."""
+
+    def __init__(self, bins: int, width: int, subsampling: int, dropout: float) -> None:
+        super().__init__()
+        self.strides = STRIDES[subsampling]
+        layers, channels, height = [], 1, bins
+        for stride in self.strides:
+            layers.append(nn.Conv2d(channels, CHANNELS, kernel_size=3, stride=(stride, 2), padding=1))
+            channels, height = CHANNELS, (height - 1) // 2 + 1
+        self.convolutions = nn.ModuleList(layers)
+        self.project = nn.Linear(channels * height, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def lengths(self, lengths: Tensor) -> Tensor:
+        """Frames after subsampling, (B,) -> (B,)."""
+        for stride in self.strides:
+            lengths = (lengths - 1) // stride + 1
+        return lengths
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """features (B, T, F), lengths (B,) -> states (B, T', D), lengths (B,)."""
+        x = normalise_bins(features.float(), lengths)[:, None]  # (B, 1, T, F)
+        for convolution, stride in zip(self.convolutions, self.strides, strict=True):
+            x = F.relu(convolution(x))
+            lengths = (lengths - 1) // stride + 1
+            x = x * padding_mask(lengths, x.shape[2])[:, None, :, None]
+        x = self.project(x.transpose(1, 2).flatten(2))  # (B, T', C x F') -> (B, T', D)
+        return self.dropout(x), lengths
+
+
+def normalise_bins(features: Tensor, lengths: Tensor) -> Tensor:
+    """Each mel bin to zero mean and unit variance over its utterance's own frames; padding becomes zero."""
+    mask = padding_mask(lengths, features.shape[1])[..., None]
+    count = lengths[:, None, None].clamp(min=1)
+    mean = (features * mask).sum(dim=1, keepdim=True) / count
+    centred = (features - mean) * mask
+    deviation = (centred.square().sum(dim=1, keepdim=True) / count).sqrt()
+    return centred / deviation.clamp(min=MIN_DEVIATION)
+
+
+class TextFrontend(nn.Module):
+    """A word is its embedding plus what a convolution over its letters finds (Ma and Hovy 2016)."""
+
+    def __init__(self, words: int, characters: int, width: int, dropout: float, word_dropout: float) -> None:
+        super().__init__()
+        self.word_dropout = word_dropout
+        self.word = nn.Embedding(words + 2, width, padding_idx=0)
+        self.character = nn.Embedding(characters + 2, width // 2, padding_idx=0)
+        self.convolution = nn.Conv1d(width // 2, width, kernel_size=3, padding=1)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, words: Tensor, characters: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """words (B, L), characters (B, L, C), lengths (B,) -> states (B, L, D), lengths (B,)."""
+        if self.training and self.word_dropout:
+            dropped = torch.rand(words.shape, device=words.device) < self.word_dropout
+            words = words.masked_fill(dropped & (words != 0), UNKNOWN)
+        exists = padding_mask(lengths, words.shape[1])  # (B, L)
+        letters = self.character(characters[exists])  # (N, C, D/2): one row per word, padding words left out
+        found = self.convolution(letters.transpose(1, 2)).amax(dim=2)  # (N, D)
+        x = self.word(words)
+        x[exists] = x[exists] + found.to(x.dtype)
+        return self.dropout(self.norm(x)), lengths

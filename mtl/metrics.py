@@ -1,0 +1,176 @@
+"""Scores as counts per utterance, so that a bootstrap can resample utterances and corpora can be added up.
+
+A metric is the value of summed counts: WER is errors over words, F1 comes from matched, predicted and actual slots.
+Rows that are not labelled for a metric are absent. Labels are compared as strings, so one that training never saw
+counts as an error. All values are percentages.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jiwer
+import numpy as np
+
+from mtl.predictor import Prediction
+from mtl.tasks.slots import bio_values
+from mtl.text import CLASSIFICATION, tokens_of
+
+Row = Mapping[str, Any]
+ENROLMENT = 3  # utterances that a speaker is enrolled with before being identified
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Per-row counts of one metric: rows (N,) indices into what was scored, counts (N, C)."""
+
+    rows: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How summed counts become a percentage; counts (..., C) -> (...), nan where there is nothing to divide by."""
+
+    name: str
+    better: Literal["lower", "higher"]
+    columns: tuple[str, ...]
+    value: Callable[[np.ndarray], np.ndarray]
+
+
+def ratio(counts: np.ndarray) -> np.ndarray:
+    """100 x first / second."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 100.0 * counts[..., 0] / counts[..., 1]
+
+
+def f1(counts: np.ndarray) -> np.ndarray:
+    """100 x 2 matched / (predicted + actual): the micro F1."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 100.0 * 2 * counts[..., 0] / (counts[..., 1] + counts[..., 2])
+
+
+def _accuracy(name: str) -> Metric:
+    return Metric(name, "higher", ("correct", "rows"), ratio)
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("transcript/wer", "lower", ("errors", "words"), ratio),
+        Metric("transcript/cer", "lower", ("errors", "characters"), ratio),
+        *(_accuracy(f"{task}/accuracy") for task in CLASSIFICATION),
+        *(_accuracy(f"{task}/text_accuracy") for task in ("intent", "domain", "language")),
+        Metric("slots/f1", "higher", ("matched", "predicted", "actual"), f1),  # audio: (slot, value) pairs
+        Metric("slots/text_f1", "higher", ("matched", "predicted", "actual"), f1),  # text: CoNLL spans
+        _accuracy("slots/frame_accuracy"),  # intent and every slot right, from audio
+        _accuracy("slots/text_frame_accuracy"),  # the literature's "whole sentence", from text
+    )
+}
+
+
+def score_rows(rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Counts]:
+    """Counts of every metric that some row is labelled for; rows with audio and rows of text may be mixed.
+
+    A row is text when its `audio` is null. Its prediction must have been made from that input.
+    """
+    found: dict[str, list[tuple[int, tuple[float, ...]]]] = defaultdict(list)
+    for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
+        for metric, counts in _score(row, prediction).items():
+            found[metric].append((position, counts))
+    if identified := identify_speakers(rows, predictions):
+        found["speaker/accuracy"] = identified
+    return {
+        metric: Counts(np.array([row for row, _ in pairs]), np.array([counts for _, counts in pairs], dtype=np.float64))
+        for metric, pairs in found.items()
+    }
+
+
+def summarise(scores: Mapping[str, Counts]) -> dict[str, float]:
+    """Each metric in percent over all of its rows."""
+    return {metric: float(METRICS[metric].value(counts.counts.sum(axis=0))) for metric, counts in scores.items()}
+
+
+def _score(row: Row, prediction: Prediction) -> dict[str, tuple[float, ...]]:
+    heard = row.get("audio") is not None
+    prefix = "" if heard else "text_"
+    found: dict[str, tuple[float, ...]] = {}
+    if heard and prediction.text is not None and row.get("text"):
+        found["transcript/wer"] = (word_errors(row["text"], prediction.text), len(row["text"].split()))
+        found["transcript/cer"] = (character_errors(row["text"], prediction.text), len(row["text"]))
+    for task, label in prediction.labels.items():
+        metric = f"{task}/{prefix}accuracy"
+        if task != "speaker" and row.get(task) is not None and metric in METRICS:
+            found[metric] = (float(label.value == row[task]), 1.0)
+    if row.get("slots") is not None and prediction.tags is not None:
+        matched, predicted, actual = slot_counts(row, prediction, spans=not heard)
+        found[f"slots/{prefix}f1"] = (matched, predicted, actual)
+        right = matched == predicted == actual
+        if row.get("intent") is not None and "intent" in prediction.labels:
+            right = right and prediction.labels["intent"].value == row["intent"]
+        found[f"slots/{prefix}frame_accuracy"] = (float(right), 1.0)
+    return found
+
+
+def word_errors(reference: str, hypothesis: str) -> int:
+    """Substitutions, deletions and insertions of words on the cheapest alignment; reference not empty."""
+    found = jiwer.process_words(reference, hypothesis)
+    return found.substitutions + found.deletions + found.insertions
+
+
+def character_errors(reference: str, hypothesis: str) -> int:
+    found = jiwer.process_characters(reference, hypothesis)
+    return found.substitutions + found.deletions + found.insertions
+
+
+def slot_counts(row: Row, prediction: Prediction, spans: bool) -> tuple[int, int, int]:
+    """Matched, predicted and actual slots: as (slot, first word, end) spans of one text, or as (slot, value) pairs."""
+    actual_tags, predicted_tags = list(row["slots"]), list(prediction.tags or ())
+    if spans:
+        actual = Counter(bio_spans(actual_tags))
+        predicted = Counter(bio_spans(predicted_tags))
+    else:
+        actual = Counter(bio_values(tokens_of(row), actual_tags))
+        predicted = Counter(prediction.slots)
+    return (actual & predicted).total(), predicted.total(), actual.total()
+
+
+def bio_spans(tags: Sequence[str]) -> list[tuple[str, str]]:
+    """(slot, "first-end") of each chunk, by the conlleval rule for a stray I-."""
+    positions = [str(position) for position in range(len(tags))]
+    return bio_values(positions, list(tags))
+
+
+def identify_speakers(rows: Sequence[Row], predictions: Sequence[Prediction]) -> list[tuple[int, tuple[float, ...]]]:
+    """Closed-set identification among the speakers present, who need not have been heard in training.
+
+    The first ENROLMENT utterances of each speaker (in the order of their ids) are averaged into an enrolled voice;
+    each later one counts as right when the nearest enrolled voice by cosine is its speaker's.
+    """
+    by_speaker: dict[str, list[int]] = defaultdict(list)
+    for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
+        if row.get("speaker") is not None and prediction.voice is not None:
+            by_speaker[f"{row.get('corpus')}/{row['speaker']}"].append(position)
+    enrolled: dict[str, np.ndarray] = {}
+    asked: list[tuple[int, str]] = []
+    for speaker, positions in by_speaker.items():
+        positions.sort(key=lambda position: str(rows[position].get("id")))
+        if len(positions) > ENROLMENT:
+            voices = [_unit(predictions[position].voice) for position in positions[:ENROLMENT]]
+            enrolled[speaker] = _unit(np.mean(voices, axis=0))
+            asked += [(position, speaker) for position in positions[ENROLMENT:]]
+    if len(enrolled) < 2:
+        return []
+    names, voices = list(enrolled), np.stack(list(enrolled.values()))
+    return [
+        (position, (float(names[int(np.argmax(voices @ _unit(predictions[position].voice)))] == speaker), 1.0))
+        for position, speaker in sorted(asked)
+    ]
+
+
+def _unit(vector: Any) -> np.ndarray:
+    vector = np.asarray(vector, dtype=np.float64)
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)

@@ -1,0 +1,174 @@
+"""The joint model: two front-ends, one trunk, one head per task.
+
+model = build_model(config, codec)
+losses = model.losses(batch)             # {task: (sum, count)}, of the tasks that the batch is labelled for
+paths = model.predict(batch)             # {task: one prediction per row}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mtl.align import viterbi, word_spans
+from mtl.batch import Batch
+from mtl.encoder import Encoder
+from mtl.frontends import AudioFrontend, TextFrontend
+from mtl.sharing import TRUNKS, Trunk
+from mtl.tasks import Classification, States, Task, Transcript, Words, build_tasks
+from mtl.text import Codec
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes a model's shape; JSON through `to_json`."""
+
+    tasks: tuple[str, ...]
+    bins: int = 80
+    width: int = 144
+    blocks: int = 6
+    heads: int = 4
+    kernel: int = 15
+    expansion: int = 4
+    subsampling: int = 4
+    dropout: float = 0.1
+    word_dropout: float = 0.05
+    sharing: str = "hard"
+    strength: float = 1e-3  # lambda of the soft penalty
+    distance: str = "l2"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> ModelConfig:
+        return cls(**{**content, "tasks": tuple(content["tasks"])})
+
+
+class SpeechModel(nn.Module):
+    def __init__(self, config: ModelConfig, codec: Codec) -> None:
+        super().__init__()
+        self.config, self.codec = config, codec
+        self.audio = AudioFrontend(config.bins, config.width, config.subsampling, config.dropout)
+        self.text = TextFrontend(
+            len(codec.words), len(codec.characters), config.width, config.dropout, config.word_dropout
+        )
+
+        def encoder() -> Encoder:
+            return Encoder(config.blocks, config.width, config.heads, config.kernel, config.expansion, config.dropout)
+
+        self.trunk: Trunk = TRUNKS[config.sharing](
+            tasks=config.tasks,
+            encoder=encoder,
+            width=config.width,
+            expansion=config.expansion,
+            dropout=config.dropout,
+            strength=config.strength,
+            distance=config.distance,
+        )
+        self.tasks = build_tasks(config.tasks, codec, config.width, config.dropout)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def task(self, name: str) -> Task:
+        return cast(Task, self.tasks[name])
+
+    def lengths(self, batch: Batch) -> Tensor:
+        """(B,) states of each row behind its front-end."""
+        if batch.feature_lengths is None:
+            return batch.word_lengths
+        return self.audio.lengths(batch.feature_lengths)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Labelled items per task, known before any forward pass."""
+        lengths = self.lengths(batch)
+        return {
+            name: self.task(name).count(batch, lengths)
+            for name in self.config.tasks
+            if batch.group in self.task(name).groups
+        }
+
+    def encode(self, batch: Batch, tasks: Iterable[str]) -> dict[str, States]:
+        """The trunk's states for the named tasks."""
+        if batch.features is None:
+            x, lengths = self.text(batch.words, batch.characters, batch.word_lengths)
+        else:
+            x, lengths = self.audio(batch.features, batch.feature_lengths)
+        hidden = self.trunk(x, lengths, tuple(tasks))
+        return {task: States(state, lengths) for task, state in hidden.items()}
+
+    def losses(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Summed loss and count of each task that has labels in this batch."""
+        labelled = [name for name, count in self.counts(batch).items() if count > 0]
+        needed = list(labelled)
+        in_audio = batch.group == "audio"
+        if in_audio and "slots" in labelled and "transcript" not in labelled:
+            raise ValueError("slots in audio need the task 'transcript', which says where the words are")
+        states = self.encode(batch, needed) if needed else {}
+        if in_audio and "slots" in labelled:
+            words = self.reference_words(states["transcript"], batch)
+            states["slots"] = States(states["slots"].hidden, states["slots"].lengths, words)
+        return {name: self.task(name).loss(states[name], batch) for name in labelled}
+
+    def reference_words(self, states: States, batch: Batch) -> Words:
+        """Frames of the true transcript's words, by the recogniser's Viterbi path."""
+        recogniser = cast(Transcript, self.task("transcript"))
+        with torch.no_grad():
+            log_probs = recogniser.log_probs(states)
+        frames = viterbi(log_probs, states.lengths, batch.units, batch.unit_lengths)
+        rows = []
+        for row, (units, length) in enumerate(zip(batch.units.cpu(), batch.unit_lengths.tolist(), strict=True)):
+            rows.append(word_spans(self.codec.units.pieces(units[:length].tolist()), frames[row, :length]))
+        return _words(rows, batch.slots.shape[1], batch.slots.device)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> dict[str, list[Any]]:
+        """Decoded predictions of every task that listens to this batch's input group.
+
+        "transcript": Paths; "words": (word, first frame, last frame) lists; "slots": (tags, probabilities);
+        "voice": the speaker's embedding (D,); the rest: (class, probability).
+        """
+        tasks = [name for name in self.config.tasks if batch.group in self.task(name).groups]
+        states = self.encode(batch, tasks)
+        found: dict[str, list[Any]] = {}
+        if "transcript" in states:
+            found["transcript"] = self.task("transcript").decode(states["transcript"])
+            found["words"] = [
+                word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in found["transcript"]
+            ]
+        for name in tasks:
+            if name == "slots" and batch.group == "audio":
+                if "words" not in found:
+                    continue
+                most = max(1, *(len(row) for row in found["words"]))
+                words = _words(found["words"], most, self.device)
+                states[name] = States(states[name].hidden, states[name].lengths, words)
+            if name != "transcript":
+                found[name] = self.task(name).decode(states[name])
+        if "speaker" in states:
+            found["voice"] = list(cast(Classification, self.task("speaker")).embed(states["speaker"]).cpu().numpy())
+        return found
+
+    def penalty(self) -> Tensor:
+        """The trunk's own loss, such as the distance between softly shared encoders."""
+        return self.trunk.penalty()
+
+
+def _words(rows: list[list[tuple[str, int, int]]], width: int, device: torch.device) -> Words:
+    spans = torch.full((len(rows), width, 2), -1)
+    for row, words in enumerate(rows):
+        for position, (_, start, end) in enumerate(words[:width]):
+            spans[row, position, 0], spans[row, position, 1] = start, end
+    spans = spans.to(device)
+    return Words(spans[..., 0], spans[..., 1])
+
+
+def build_model(config: ModelConfig, codec: Codec) -> SpeechModel:
+    """A freshly initialised model; seed torch before for the same weights again."""
+    return SpeechModel(config, codec)

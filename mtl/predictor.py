@@ -1,0 +1,165 @@
+"""From recordings or sentences to what a user wants to know; and a model as a folder without pickle.
+
+predictor = Predictor.load("folder")
+prediction, = predictor.predict([waveform])       # (N,) float32 at predictor.features.sample_rate
+prediction, = predictor.predict(["play some jazz"])
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from mtl.audio import LogMel, log_mel
+from mtl.batch import Batch, collate
+from mtl.model import ModelConfig, SpeechModel
+from mtl.tasks.slots import bio_values
+from mtl.text import Codec, normalise
+
+WEIGHTS, CONFIG = "weights.safetensors", "model.json"
+FORMAT = 1
+BATCH_FRAMES = 12_000  # of one forward pass, padding counted: two minutes of audio at a 10 ms hop
+
+
+@dataclass(frozen=True)
+class Label:
+    value: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Word:
+    """A recognised word; start and end in seconds."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one input; a task that the model lacks, or that cannot hear this input, is absent.
+
+    voice: the speaker's embedding (D,), comparable by cosine.
+    """
+
+    text: str | None
+    words: tuple[Word, ...]
+    labels: Mapping[str, Label]
+    tags: tuple[str, ...] | None
+    slots: tuple[tuple[str, str], ...]
+    voice: np.ndarray | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"text": self.text, "words": [asdict(word) for word in self.words]}
+        found |= {task: asdict(label) for task, label in self.labels.items()}
+        if self.tags is not None:
+            found["slots"] = [{"slot": slot, "value": value} for slot, value in self.slots]
+        return found
+
+
+class Predictor:
+    """A trained model with what it needs to read its input: vocabularies and the log-mel setting."""
+
+    def __init__(self, model: SpeechModel, features: LogMel) -> None:
+        self.model, self.codec, self.features = model.eval(), model.codec, features
+
+    def predict(self, inputs: Sequence[np.ndarray | str]) -> list[Prediction]:
+        """One prediction per input: a waveform (N,) float32 at the features' sample rate, or a sentence."""
+        found: dict[int, Prediction] = {}
+        heard = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if not isinstance(item, str)}
+        for chunk in _chunks(heard):
+            batch = collate([self.codec.encode({}) for _ in chunk], [heard[i] for i in chunk])
+            found.update(zip(chunk, self.predict_batch(batch), strict=True))
+        read = {i: normalise(item).split() for i, item in enumerate(inputs) if isinstance(item, str)}
+        if read:
+            batch = collate([self.codec.encode({"tokens": tokens}) for tokens in read.values()])
+            found.update(zip(read, self.predict_batch(batch, list(read.values())), strict=True))
+        return [found[i] for i in range(len(inputs))]
+
+    @torch.no_grad()
+    def predict_batch(self, batch: Batch, tokens: Sequence[Sequence[str]] | None = None) -> list[Prediction]:
+        """Predictions of a batch; for text, `tokens` are the words that its tags belong to."""
+        raw = self.model.predict(batch.to(self.model.device))
+        return [self._prediction(raw, row, tokens[row] if tokens is not None else None) for row in range(len(batch))]
+
+    def _prediction(self, raw: dict[str, list[Any]], row: int, tokens: Sequence[str] | None) -> Prediction:
+        words = self._words(raw, row)
+        heard = [word.text for word in words] if tokens is None else list(tokens)
+        tags = None
+        if "slots" in raw:
+            names = self.codec.labels["slots"]
+            tags = tuple(names[tag] for tag in raw["slots"][row][0][: len(heard)])
+        return Prediction(
+            text=" ".join(word.text for word in words) if "transcript" in raw else None,
+            words=words,
+            labels={
+                task: Label(self.codec.labels[task][raw[task][row][0]], raw[task][row][1])
+                for task in self.model.config.tasks
+                if task in raw and task not in ("transcript", "slots")
+            },
+            tags=tags,
+            slots=tuple(bio_values(heard[: len(tags)], list(tags))) if tags is not None else (),
+            voice=raw["voice"][row] if "voice" in raw else None,
+        )
+
+    def _words(self, raw: dict[str, list[Any]], row: int) -> tuple[Word, ...]:
+        if "words" not in raw:
+            return ()
+        path, seconds = raw["transcript"][row], self.seconds_per_state
+        found = []
+        for text, start, end in raw["words"][row]:
+            inside = (path.frames[:, 0] >= start) & (path.frames[:, 1] <= end)
+            found.append(Word(text, start * seconds, end * seconds, float(path.confidence[inside].mean())))
+        return tuple(found)
+
+    @property
+    def seconds_per_state(self) -> float:
+        """Seconds between two states of the shared encoder."""
+        return self.features.hop_ms / 1000 * self.model.config.subsampling
+
+    def save(self, folder: Path | str) -> None:
+        """weights.safetensors and model.json: all that `load` needs."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, folder / WEIGHTS)
+        content = {
+            "format": FORMAT,
+            "model": self.model.config.to_json(),
+            "features": asdict(self.features),
+            "codec": self.codec.to_json(),
+        }
+        (folder / CONFIG).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str | None = None) -> Predictor:
+        """Raises ValueError when the folder was written by a newer format."""
+        folder = Path(folder)
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(
+                f"{folder / CONFIG} has format {content['format']}, this version reads {FORMAT}; update Motet"
+            )
+        model = SpeechModel(ModelConfig.from_json(content["model"]), Codec.from_json(content["codec"]))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(chosen), LogMel(**content["features"]))
+
+
+def _chunks(heard: Mapping[int, np.ndarray]) -> list[list[int]]:
+    """Inputs of similar length together, each chunk within BATCH_FRAMES."""
+    chunks: list[list[int]] = []
+    for i in sorted(heard, key=lambda i: -len(heard[i])):
+        if chunks and len(heard[chunks[-1][0]]) * (len(chunks[-1]) + 1) <= BATCH_FRAMES:
+            chunks[-1].append(i)
+        else:
+            chunks.append([i])
+    return chunks

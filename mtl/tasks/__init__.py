@@ -1,0 +1,34 @@
+"""The tasks of a model, by name: one file per kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from mtl.tasks.base import States, Task, Words
+from mtl.tasks.classification import Classification
+from mtl.tasks.slots import Slots
+from mtl.tasks.transcript import Transcript
+from mtl.text import CLASSIFICATION, Codec
+
+__all__ = ["Classification", "Slots", "States", "Task", "Transcript", "Words", "build_tasks"]
+
+
+def build_tasks(names: Sequence[str], codec: Codec, width: int, dropout: float) -> nn.ModuleDict:
+    """The heads that a model needs, in the order given. Raises ValueError for a task of no known kind or no labels."""
+    heads: dict[str, Task] = {}
+    for name in names:
+        if name == "transcript":
+            heads[name] = Transcript(name, width, len(codec.units))
+        elif name not in (*CLASSIFICATION, "slots"):
+            raise ValueError(
+                f"task {name!r} is of no known kind; expected transcript, slots, {', '.join(CLASSIFICATION)}"
+            )
+        elif not codec.labels.get(name):
+            raise ValueError(f"task {name!r} has no labels in the training split; leave it out of the recipe's tasks")
+        elif name == "slots":
+            heads[name] = Slots(name, width, len(codec.labels[name]), dropout)
+        else:
+            heads[name] = Classification(name, width, len(codec.labels[name]), dropout)
+    return nn.ModuleDict(heads)

@@ -1,0 +1,69 @@
+"""What a task is: a loss, a decoder and the input groups that it listens to.
+
+To add a task: write a Task in a file beside this one, name it in `mtl.tasks.build_tasks`, add its column to the
+utterance table and its name to the recipe's TASK_KINDS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mtl.batch import Batch
+
+GROUPS = ("audio", "text")
+
+
+@dataclass(frozen=True)
+class Words:
+    """Where each word of an audio batch lies: starts, ends (B, L) in frames, -1 where there is no such word."""
+
+    starts: Tensor
+    ends: Tensor
+
+
+@dataclass(frozen=True)
+class States:
+    """What the trunk gives one task: hidden (B, T, D), lengths (B,); for slots in audio, the words' places too."""
+
+    hidden: Tensor
+    lengths: Tensor
+    words: Words | None = None
+
+
+class Task(nn.Module):
+    """Base of every task. `loss` sums, `count` says over how many items, so that means over ranks, accumulation
+    steps and missing labels are exact: mean = sum of sums / sum of counts."""
+
+    groups: ClassVar[tuple[str, ...]] = GROUPS
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def count(self, batch: Batch, lengths: Tensor) -> Tensor:
+        """Labelled items in a batch, a scalar known before the forward pass. lengths (B,): frames after the front-end."""
+        raise NotImplementedError
+
+    def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed loss and the count it sums over, two scalars."""
+        raise NotImplementedError
+
+    def decode(self, states: States) -> list[Any]:
+        """One prediction per row."""
+        raise NotImplementedError
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross entropy and the number of labels that are not IGNORE; logits (..., C), labels (...)."""
+    loss = nn.functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), reduction="sum")
+    return loss, (labels >= 0).sum()
+
+
+def confidences(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Best class and its probability, both (...), from logits (..., C)."""
+    probability, label = torch.softmax(logits.float(), dim=-1).max(dim=-1)
+    return label, probability

@@ -1,0 +1,85 @@
+"""Slot filling: a BIO tag for each word, of a text or of what the recogniser heard.
+
+In text a word's state is the trunk's. In audio it is the mean of the trunk's states over the word's frames, which
+the recogniser gives: its Viterbi path of the true transcript in training, its best path otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mtl.batch import IGNORE, Batch
+from mtl.encoder import padding_mask
+from mtl.tasks.base import States, Task, Words, confidences, cross_entropy
+
+
+class Slots(Task):
+    """A bidirectional LSTM over word states, then a linear layer: tags depend on their neighbours."""
+
+    def __init__(self, name: str, width: int, tags: int, dropout: float) -> None:
+        super().__init__(name)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.sequence = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
+        self.output = nn.Linear(width, tags)
+
+    def logits(self, states: States) -> Tensor:
+        """(B, L, tags)."""
+        x, lengths = states.hidden, states.lengths
+        if states.words is not None:
+            x, lengths = pool_words(states.hidden, states.words), (states.words.starts >= 0).sum(dim=1)
+        x = self.dropout(self.norm(x))
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        )
+        tagged, _ = nn.utils.rnn.pad_packed_sequence(self.sequence(packed)[0], True, total_length=x.shape[1])
+        return self.output(self.dropout(x + tagged))
+
+    def count(self, batch: Batch, lengths: Tensor) -> Tensor:
+        return (self._labels(batch, lengths) != IGNORE).sum()
+
+    def _labels(self, batch: Batch, lengths: Tensor) -> Tensor:
+        """(B, L) tags; in audio only of rows whose words can be placed."""
+        if batch.group == "text":
+            return batch.slots
+        from mtl.tasks.transcript import Transcript
+
+        placed = Transcript.alignable(batch, lengths)
+        return batch.slots.masked_fill(~placed[:, None], IGNORE)
+
+    def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        return cross_entropy(self.logits(states), self._labels(batch, states.lengths))
+
+    @torch.no_grad()
+    def decode(self, states: States) -> list[tuple[list[int], list[float]]]:
+        """Tags and their probabilities of each row's words."""
+        labels, probability = confidences(self.logits(states))
+        lengths = states.lengths if states.words is None else (states.words.starts >= 0).sum(dim=1)
+        return [
+            (tags[:length], probs[:length])
+            for tags, probs, length in zip(labels.tolist(), probability.tolist(), lengths.tolist(), strict=True)
+        ]
+
+
+def pool_words(hidden: Tensor, words: Words) -> Tensor:
+    """Mean state over each word's frames: hidden (B, T, D), words (B, L) -> (B, L, D); zeros where no word is."""
+    frames = torch.arange(hidden.shape[1], device=hidden.device)
+    inside = (frames >= words.starts[..., None]) & (frames < words.ends[..., None])  # (B, L, T)
+    share = inside.to(hidden.dtype) / inside.sum(dim=-1, keepdim=True).clamp(min=1)
+    return share @ hidden
+
+
+def bio_values(tokens: list[str], tags: list[str]) -> list[tuple[str, str]]:
+    """(slot, value) pairs of a tagged sentence; an I- that follows no part of its own slot begins one (CoNLL 2000)."""
+    pairs: list[tuple[str, list[str]]] = []
+    previous = "O"
+    for token, tag in zip(tokens, tags, strict=True):
+        if tag != "O":
+            slot = tag[2:]
+            if tag.startswith("I-") and previous[2:] == slot and previous != "O":
+                pairs[-1][1].append(token)
+            else:
+                pairs.append((slot, [token]))
+        previous = tag
+    return [(slot, " ".join(value)) for slot, value in pairs]
