@@ -1,0 +1,62 @@
+# Motet. Each target works alone on a fresh clone; the first one sets up .venv from requirements.lock (about 2 GB).
+#
+#   make demo    the whole night on the embedded corpus, then one prediction
+#   make test    the tests (minutes); `make test-all` adds the slow ones
+#
+# PYTHON=/path/to/python3.12 picks the interpreter; PIP_INDEX_URL and the like work as pip has them.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.set-up
+SAY := turn on the light in the kitchen
+
+.PHONY: help setup demo test test-all lint bench up clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+	@echo "targets: setup demo test test-all lint bench up clean"
+
+setup: $(STAMP)
+
+# A second call finds the stamp newer than what it was made from, and does nothing.
+$(STAMP): requirements.lock pyproject.toml
+	@python=$$(for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+	    "$$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$candidate"; break; }; \
+	  done); \
+	if [ -z "$$python" ]; then \
+	  echo "make setup: found no Python 3.11 or later with venv, looked for: $(PYTHON) python3 python3.14 … python3.11." >&2; \
+	  echo "Install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	echo "setting up .venv with $$("$$python" --version); this downloads about 1 GB the first time"; \
+	"$$python" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: setup
+	@$(BIN)/motet nightly assistant
+	@$(BIN)/motet say "$(SAY)" motet-root/demo.wav
+	@$(BIN)/motet predict motet-root/demo.wav
+
+test: setup
+	@$(BIN)/python -m pytest -q
+
+test-all: setup
+	@$(BIN)/python -m pytest -q -m "slow or not slow"
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: setup
+	@set -e; for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+up: setup
+	@$(BIN)/motet up
+
+# What nights have made (motet-root/) is not removed: delete it by hand when you mean it.
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -not -path './motet-root/*' -prune -exec rm -rf {} +
