@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from mtl.audio import LogMel, log_mel
+from mtl.audio import FeatureSpec, log_mel
 from mtl.batch import Batch, collate
 from mtl.model import ModelConfig, SpeechModel
 from mtl.tasks.slots import bio_values
@@ -69,7 +69,7 @@ class Prediction:
 class Predictor:
     """A trained model with what it needs to read its input: vocabularies and the log-mel setting."""
 
-    def __init__(self, model: SpeechModel, features: LogMel) -> None:
+    def __init__(self, model: SpeechModel, features: FeatureSpec) -> None:
         self.model, self.codec, self.features = model.eval(), model.codec, features
 
     def predict(self, inputs: Sequence[np.ndarray | str]) -> list[Prediction]:
@@ -151,7 +151,7 @@ class Predictor:
         model = SpeechModel(ModelConfig.from_json(content["model"]), Codec.from_json(content["codec"]))
         model.load_state_dict(load_file(folder / WEIGHTS))
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(chosen), LogMel(**content["features"]))
+        return cls(model.to(chosen), FeatureSpec(**content["features"]))
 
 
 def _chunks(heard: Mapping[int, np.ndarray]) -> list[list[int]]:

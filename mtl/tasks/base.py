@@ -45,7 +45,7 @@ class Task(nn.Module):
         self.name = name
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
-        """Labelled items in a batch, a scalar known before the forward pass. lengths (B,): frames after the front-end."""
+        """Labelled items in a batch, a scalar known before the forward pass; lengths (B,) behind the front-end."""
         raise NotImplementedError
 
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from mtl.batch import IGNORE, Batch
-from mtl.encoder import padding_mask
 from mtl.tasks.base import States, Task, Words, confidences, cross_entropy
 
 
