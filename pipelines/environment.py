@@ -1,0 +1,45 @@
+"""The settings that other programs read from the environment: quiet, offline, and their files under the root.
+
+    prepare(root)       # before prefect, ray or mlflow is imported: most of them read their settings once
+
+What a user has set stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = "motet-root"  # in the current directory, unless --root or MOTET_ROOT says otherwise
+
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+
+
+def prepare(root: str, verbose: bool = False) -> None:
+    """Fills in what the environment leaves open.
+
+    Without PREFECT_API_URL, Prefect runs in this process on a database under the root, so that a project's
+    nights are shown together; a root in S3 keeps it under the home directory.
+    """
+    defaults = dict(QUIET)
+    if not os.environ.get("PREFECT_API_URL"):
+        home = Path("~/.motet").expanduser() if "://" in root else Path(root).resolve()
+        defaults["PREFECT_HOME"] = str(home / "prefect")
+        # The API in this process is given the time that a slow disk needs for the database's first migration.
+        defaults["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+    if not verbose:
+        defaults["PREFECT_LOGGING_LEVEL"] = "ERROR"
+        defaults["PREFECT_LOGGING_TO_API_ENABLED"] = "true"
+        defaults["RAY_TRAIN_VERBOSE"] = "0"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def default_root() -> str:
+    return os.environ.get("MOTET_ROOT") or ROOT
