@@ -23,6 +23,7 @@ class Balancer(nn.Module):
         if method not in SCALARIZERS:
             raise ValueError(f"balancing method {method!r} is not known; expected one of {', '.join(SCALARIZERS)}")
         self.tasks = tuple(tasks)
+        self.static: Tensor
         self.register_buffer("static", torch.tensor([float(weights.get(task, 1.0)) for task in tasks]))
         self.scalarizer = SCALARIZERS[method](len(self.tasks))
 

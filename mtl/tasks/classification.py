@@ -19,7 +19,7 @@ class Classification(Task):
         super().__init__(name)
         self.groups = ("audio",) if name in AUDIO_ONLY else ("audio", "text")  # type: ignore[misc]
         self.norm = nn.LayerNorm(width)
-        self.attention = nn.Linear(width, 1)
+        self.attention = nn.Linear(width, 1, bias=False)  # softmax would not see a bias
         self.hidden = nn.Linear(2 * width, width)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(width, classes)

@@ -1,0 +1,75 @@
+"""Length-safety, rotary positions, and the subsampling's arithmetic."""
+
+import pytest
+import torch
+
+from mtl.encoder import Encoder, padding_mask, rotate
+from mtl.frontends import STRIDES, AudioFrontend, TextFrontend, normalise_bins
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return Encoder(blocks=2, width=16, heads=2, kernel=5, expansion=2, dropout=0.0).eval()
+
+
+def test_padding_changes_nothing(encoder):
+    x = torch.randn(1, 7, 16)
+    alone = encoder(x, torch.tensor([7]))
+    padded = torch.cat((x, torch.full((1, 5, 16), 9.0)), dim=1)
+    beside = encoder(torch.cat((padded, torch.randn(1, 12, 16))), torch.tensor([7, 12]))
+    torch.testing.assert_close(beside[:1, :7], alone)
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    query, key = torch.randn(8), torch.randn(8)
+    rotated = [rotate(vector.expand(1, 1, 10, 8))[0, 0] for vector in (query, key)]
+    scores = rotated[0] @ rotated[1].T
+    for distance in range(-9, 10):
+        diagonal = scores.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores[0, 0], query @ key)
+
+
+@pytest.mark.parametrize("subsampling", sorted(STRIDES))
+def test_lengths_are_those_of_the_states(subsampling):
+    frontend = AudioFrontend(bins=20, width=8, subsampling=subsampling, dropout=0.0)
+    for frames in (1, 5, 16, 37):
+        lengths = torch.tensor([frames])
+        states, found = frontend(torch.randn(1, frames, 20), lengths)
+        assert states.shape[1] == found.item() == frontend.lengths(lengths).item() == -(-frames // subsampling)
+
+
+def test_audio_states_do_not_see_padding():
+    torch.manual_seed(0)
+    frontend = AudioFrontend(bins=20, width=8, subsampling=4, dropout=0.0).eval()
+    features = torch.randn(1, 17, 20)
+    alone, lengths = frontend(features, torch.tensor([17]))
+    padded = torch.cat((features, torch.full((1, 11, 20), 5.0)), dim=1)
+    beside, _ = frontend(torch.cat((padded, torch.randn(1, 28, 20))), torch.tensor([17, 28]))
+    torch.testing.assert_close(beside[:1, : lengths.item()], alone)
+
+
+def test_bins_are_normalised_over_their_own_frames():
+    features = torch.tensor([[[1.0, 5.0], [3.0, 5.0], [99.0, 99.0]]])
+    found = normalise_bins(features, torch.tensor([2]))
+    # Mean 2 and deviation 1 in the first bin; the second is constant, so its deviation is the floor.
+    torch.testing.assert_close(found, torch.tensor([[[-1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]]))
+
+
+def test_unknown_words_are_told_apart_by_their_letters():
+    torch.manual_seed(0)
+    frontend = TextFrontend(words=3, characters=5, width=8, dropout=0.0, word_dropout=0.0).eval()
+    letters = torch.zeros(1, 3, 6, dtype=torch.int64)
+    letters[0, 0, :2], letters[0, 1, :2], letters[0, 2, :2] = (
+        torch.tensor([2, 3]),
+        torch.tensor([3, 2]),
+        torch.tensor([2, 3]),
+    )
+    states, _ = frontend(torch.ones(1, 3, dtype=torch.int64), letters, torch.tensor([3]))
+    assert not torch.allclose(states[0, 0], states[0, 1])
+    torch.testing.assert_close(states[0, 0], states[0, 2])
+
+
+def test_padding_mask():
+    assert padding_mask(torch.tensor([1, 3]), 3).tolist() == [[True, False, False], [True, True, True]]

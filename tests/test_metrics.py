@@ -1,0 +1,86 @@
+"""Scores against jiwer and seqeval, and by hand."""
+
+from collections import Counter
+
+import jiwer
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from seqeval.metrics import f1_score
+
+from mtl.metrics import METRICS, identify_speakers, score_rows, summarise
+from mtl.predictor import Label, Prediction
+from mtl.tasks.slots import bio_values
+
+words = st.lists(st.sampled_from(["a", "b", "c", "dd"]), min_size=1, max_size=6)
+tags = st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"])
+
+
+def heard(text, **labels):
+    slots = labels.pop("slots", None)
+    found_tags = labels.pop("tags", None)
+    named = {task: Label(value, 1.0) for task, value in labels.items()}
+    return Prediction(text, (), named, found_tags, tuple(slots or ()))
+
+
+@given(st.lists(st.tuples(words, words), min_size=1, max_size=8))
+def test_word_error_rate_is_jiwer_s(pairs):
+    references, hypotheses = [" ".join(a) for a, _ in pairs], [" ".join(b) for _, b in pairs]
+    rows = [{"audio": "x", "text": text} for text in references]
+    found = summarise(score_rows(rows, [heard(text) for text in hypotheses]))
+    assert found["transcript/wer"] == pytest.approx(100 * jiwer.wer(references, hypotheses))
+    assert found["transcript/cer"] == pytest.approx(100 * jiwer.cer(references, hypotheses))
+
+
+@given(st.lists(st.lists(st.tuples(tags, tags), min_size=1, max_size=7), min_size=1, max_size=6))
+def test_text_slot_f1_is_conlleval_s(sentences):
+    rows = [{"audio": None, "tokens": list("abcdefg")[: len(s)], "slots": [a for a, _ in s]} for s in sentences]
+    predictions = [heard(None, tags=tuple(b for _, b in s)) for s in sentences]
+    scores = score_rows(rows, predictions)
+    expected = f1_score([row["slots"] for row in rows], [list(p.tags) for p in predictions], zero_division=0)
+    value = METRICS["slots/text_f1"].value(scores["slots/text_f1"].counts.sum(axis=0))
+    assert float(np.nan_to_num(value)) == pytest.approx(100 * expected)
+
+
+def test_slots_from_audio_are_pairs_of_slot_and_value():
+    row = {"audio": "x", "text": "play soft rock at nine", "slots": ["O", "B-genre", "I-genre", "O", "B-time"]}
+    row |= {"intent": "play"}
+    # One value misheard: one of two right, two predicted, two actual.
+    prediction = heard(
+        "play soft frock at nine", intent="play", tags=("O",), slots=(("genre", "soft frock"), ("time", "nine"))
+    )
+    scores = score_rows([row], [prediction])
+    assert scores["slots/f1"].counts.tolist() == [[1, 2, 2]]
+    assert summarise(scores)["slots/f1"] == pytest.approx(50.0)
+    assert summarise(scores)["slots/frame_accuracy"] == 0
+    assert summarise(scores)["intent/accuracy"] == 100
+
+
+def test_stray_inside_begins_a_slot():
+    found = bio_values(["a", "b", "c", "d", "e"], ["I-x", "I-x", "I-y", "O", "B-y"])
+    assert found == [("x", "a b"), ("y", "c"), ("y", "e")]
+
+
+def test_a_label_never_seen_is_an_error_and_a_missing_one_is_absent():
+    rows = [{"audio": "x", "intent": "new"}, {"audio": "x", "intent": None}, {"audio": None, "intent": "old"}]
+    scores = score_rows(rows, [heard("", intent="old")] * 3)
+    assert scores["intent/accuracy"].rows.tolist() == [0]
+    assert scores["intent/accuracy"].counts.tolist() == [[0, 1]]
+    assert scores["intent/text_accuracy"].counts.tolist() == [[1, 1]]
+    assert "transcript/wer" not in scores  # no row has a transcript
+
+
+def test_speakers_are_enrolled_then_identified():
+    voices = {"x": np.array([1.0, 0.0]), "y": np.array([0.0, 1.0])}
+    rows = [{"id": f"{s}{i}", "corpus": "c", "speaker": s} for s in "xy" for i in range(5)]
+    predictions = [Prediction(None, (), {}, None, (), voice=voices[row["speaker"]] + 0.1) for row in rows]
+    predictions[4] = Prediction(None, (), {}, None, (), voice=voices["y"])  # x4 sounds like y
+    found = dict(identify_speakers(rows, predictions))
+    assert found == {3: (1.0, 1.0), 4: (0.0, 1.0), 8: (1.0, 1.0), 9: (1.0, 1.0)}
+    assert Counter(rows[i]["speaker"] for i in found) == {"x": 2, "y": 2}
+
+
+def test_one_speaker_cannot_be_told_apart():
+    rows = [{"id": str(i), "corpus": "c", "speaker": "x"} for i in range(5)]
+    assert identify_speakers(rows, [Prediction(None, (), {}, None, (), voice=np.ones(2))] * 5) == []

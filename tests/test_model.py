@@ -1,0 +1,89 @@
+"""The composition: who is trained by what, words in audio, packaging round trip."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from mtl.audio import FeatureSpec
+from mtl.batch import collate
+from mtl.model import build_model
+from mtl.predictor import Predictor
+from mtl.tasks.slots import Words, pool_words
+
+SPEC = FeatureSpec(bins=tiny.BINS, low_hz=100.0)
+
+
+@pytest.fixture
+def predictor():
+    torch.manual_seed(0)
+    return Predictor(build_model(tiny.config(), tiny.codec()), SPEC)
+
+
+def test_losses_sum_over_what_is_labelled(predictor):
+    model = predictor.model
+    heard, read = tiny.joined(model.codec)
+    losses = {task: int(count) for task, (_, count) in model.losses(heard).items()}
+    # Characters; labelled rows; words of the four rows with slots; and so on, counted in tiny.HEARD.
+    assert losses == {"transcript": 9 + 4 + 14 + 8 + 9, "intent": 5, "slots": 2 + 1 + 3 + 2, "domain": 3, "speaker": 6}
+    losses = {task: int(count) for task, (_, count) in model.losses(read).items()}
+    assert losses == {"intent": 5, "slots": 3 + 2 + 2 + 1 + 3, "domain": 2}
+    assert losses == {task: int(count) for task, count in model.counts(read).items() if count}
+
+
+def test_a_row_too_short_for_its_transcript_is_left_out(predictor):
+    model = predictor.model
+    example = model.codec.encode(tiny.HEARD[2] | {"audio": "x"})
+    batch = collate([example, example], [np.zeros((8, tiny.BINS), np.float32), np.zeros((60, tiny.BINS), np.float32)])
+    losses = model.losses(batch)
+    assert int(losses["transcript"][1]) == 14
+    assert int(losses["slots"][1]) == 3
+    assert torch.isfinite(losses["transcript"][0])
+
+
+def test_sum_over_rows_is_the_sum_of_single_rows(predictor):
+    model = predictor.model
+    whole, _ = tiny.joined(model.codec)
+    parts = [heard for heard, _ in tiny.batches(model.codec)]
+    for task, (total, _) in model.losses(whole).items():
+        single = sum(losses[task][0] for losses in map(model.losses, parts) if task in losses)
+        torch.testing.assert_close(total, single, rtol=1e-4, atol=1e-4)
+
+
+def test_word_states_are_means_over_their_frames():
+    hidden = torch.arange(10.0).view(1, 5, 2)
+    words = Words(torch.tensor([[0, 2, -1]]), torch.tensor([[2, 5, -1]]))
+    assert pool_words(hidden, words).tolist() == [[[1.0, 2.0], [6.0, 7.0], [0.0, 0.0]]]
+
+
+def test_predictions_do_not_depend_on_company(predictor):
+    rng = np.random.default_rng(0)
+    sounds = [rng.normal(size=n).astype(np.float32) * 0.1 for n in (16000, 5000, 30000)]
+    together = predictor.predict([*sounds, "play jazz", "stop"])
+    alone = [predictor.predict([item])[0] for item in (*sounds, "play jazz", "stop")]
+    for one, other in zip(together, alone, strict=True):
+        assert one.text == other.text
+        assert one.tags == other.tags
+        for task, label in one.labels.items():
+            assert label.value == other.labels[task].value
+            assert label.confidence == pytest.approx(other.labels[task].confidence, abs=1e-4)
+    assert together[3].text is None
+    assert len(together[3].tags) == 2
+    assert "speaker" not in together[3].labels
+    assert together[0].voice.shape == (16,)
+
+
+def test_packaged_model_says_the_same(predictor, tmp_path):
+    predictor.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "weights.safetensors"]
+    sound = np.random.default_rng(1).normal(size=20000).astype(np.float32) * 0.1
+    one, other = (p.predict([sound, "set alarm"]) for p in (predictor, Predictor.load(tmp_path, device="cpu")))
+    assert [p.to_json() for p in one] == [p.to_json() for p in other]
+
+
+def test_words_carry_seconds(predictor):
+    (prediction,) = predictor.predict([np.random.default_rng(2).normal(size=32000).astype(np.float32)])
+    assert prediction.text == " ".join(word.text for word in prediction.words)
+    for word in prediction.words:
+        assert 0 <= word.start < word.end <= 2.1
+        assert 0 < word.confidence <= 1
