@@ -1,0 +1,166 @@
+"""From a recipe and its rows to what `mtl.fit` takes: vocabularies, the model's shape, settings, validation.
+
+    dataset = labelled(open_dataset(store, utterances, features), recipe)
+    codec, model_config, fit_config = prepare(recipe, dataset)
+    fit(build_model(config, codec), loader, fit_config, validate=Validation(recipe, dataset))
+
+Training and every trial of a search start here, so that they differ in nothing but their recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mtl.audio import FeatureSpec
+from mtl.fit import FitConfig
+from mtl.metrics import score_rows, summarise
+from mtl.model import ModelConfig, SpeechModel
+from mtl.predictor import Prediction, Predictor
+from mtl.text import CLASSIFICATION, Codec, tokens_of
+from pipelines.dataset import Dataset
+from pipelines.loader import evaluation_batches
+from pipelines.recipe import Recipe
+
+# Validation runs after every epoch while the other ranks wait, so its cost is bounded whatever the corpora's size:
+# about as much as an hour of training audio, and a confidence interval of the WER of about half a point.
+VALID_SECONDS = 1800.0
+VALID_SENTENCES = 2000
+LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in CLASSIFICATION}}
+
+
+class LabelError(ValueError):
+    """A task of the recipe that no training row is labelled for."""
+
+
+def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitConfig]:
+    """Vocabularies from the training rows, and the recipe's settings in mtl's terms.
+
+    Raises:
+        LabelError: a task has no labelled row to train on.
+    """
+    tasks = tuple(recipe.tasks)
+    train = dataset.split("train").rows
+    _check_labels(train, recipe)
+    columns = ["text", "tokens", *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
+    codec = Codec.build(train.select(columns).to_pylist(), tasks, kind=recipe.text.units, pieces=recipe.text.pieces)
+    return codec, model_config(recipe), fit_config(recipe)
+
+
+def model_config(recipe: Recipe) -> ModelConfig:
+    return ModelConfig(
+        tasks=tuple(recipe.tasks),
+        bins=recipe.features.bins,
+        **recipe.model.model_dump(),
+        sharing=recipe.sharing.mode,
+        strength=recipe.sharing.strength,
+        distance=recipe.sharing.distance,
+    )
+
+
+def fit_config(recipe: Recipe) -> FitConfig:
+    trainer = recipe.trainer
+    return FitConfig(
+        epochs=trainer.epochs,
+        learning_rate=trainer.learning_rate,
+        warmup=trainer.warmup,
+        weight_decay=trainer.weight_decay,
+        clip_norm=trainer.clip_norm,
+        precision=trainer.precision,
+        ema=trainer.ema,
+        task_weights={str(task): config.weight for task, config in recipe.tasks.items()},
+        balancing=recipe.balancing.method,
+        checkpoint_seconds=60 * trainer.checkpoint_minutes,
+        seed=recipe.seed,
+    )
+
+
+def feature_spec(recipe: Recipe) -> FeatureSpec:
+    return FeatureSpec(**recipe.features.model_dump())
+
+
+def labelled(dataset: Dataset, recipe: Recipe) -> Dataset:
+    """The dataset with a task's labels removed on rows of corpora that the recipe does not train it on."""
+    rows = dataset.rows
+    for task, config in recipe.tasks.items():
+        if config.corpora is not None:
+            rows = _without_labels(rows, str(task), config.corpora)
+    return dataset if rows is dataset.rows else replace(dataset, rows=rows)
+
+
+class Validation:
+    """Scores a model on the valid split: `validate(model) -> {"valid/<task>/<metric>": percent}`.
+
+    The same rows every time: those with the smallest hash of their id, up to VALID_SECONDS and VALID_SENTENCES.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+        self.recipe, self.spec = recipe, feature_spec(recipe)
+        valid = dataset.split("valid")
+        self.dataset = replace(valid, rows=valid.rows.take(pa.array(bounded(valid.rows))))
+
+    def __call__(self, model: SpeechModel) -> dict[str, float]:
+        if not self.dataset.rows.num_rows:
+            return {}
+        rows = self.dataset.rows.to_pylist()
+        predictor = Predictor(model, self.spec)
+        predictions: list[Prediction | None] = [None] * len(rows)
+        for indices, batch in evaluation_batches(self.dataset, model.codec, self.recipe.loader):
+            tokens = [tokens_of(rows[index]) for index in indices] if batch.group == "text" else None
+            for index, prediction in zip(indices, predictor.predict_batch(batch, tokens), strict=True):
+                predictions[index] = prediction
+        found = summarise(score_rows(rows, [prediction for prediction in predictions if prediction is not None]))
+        return {f"valid/{metric}": value for metric, value in found.items() if np.isfinite(value)}
+
+
+def bounded(rows: pa.Table) -> list[int]:
+    """Positions of a fixed sample of the rows: at most VALID_SECONDS of audio and VALID_SENTENCES of text."""
+    order = sorted(range(rows.num_rows), key=_hashes(rows["id"].to_pylist()).__getitem__)
+    durations: list[Any] = rows["duration"].to_pylist()
+    texts: list[bool] = pc.is_null(rows["audio"]).to_pylist()
+    chosen, seconds, sentences = [], 0.0, 0
+    for position in order:
+        if texts[position]:
+            sentences += 1
+            if sentences <= VALID_SENTENCES:
+                chosen.append(position)
+        elif seconds < VALID_SECONDS:
+            seconds += durations[position] or 0.0
+            chosen.append(position)
+    return sorted(chosen)
+
+
+def _hashes(ids: list[str]) -> list[bytes]:
+    return [hashlib.blake2b(id_.encode(), digest_size=8).digest() for id_ in ids]
+
+
+def _without_labels(rows: pa.Table, task: str, corpora: tuple[str, ...]) -> pa.Table:
+    kept = pc.is_in(rows["corpus"], pa.array(corpora))
+    if task == "transcript":  # the words stay for the text front-end and the slots: only the CTC target goes
+        words = pc.if_else(
+            pc.and_(pc.invert(kept), pc.is_null(rows["tokens"])), pc.split_pattern(rows["text"], " "), rows["tokens"]
+        )
+        rows = rows.set_column(rows.schema.get_field_index("tokens"), rows.schema.field("tokens"), words)
+    column = LABEL_COLUMNS[task]
+    field = rows.schema.field(column)
+    values = pc.if_else(kept, rows[column], pa.scalar(None, field.type))
+    return rows.set_column(rows.schema.get_field_index(column), field, values)
+
+
+def _check_labels(train: pa.Table, recipe: Recipe) -> None:
+    if not train.num_rows:
+        raise LabelError(f"recipe {recipe.name!r}: no row has the split 'train'; look at the corpora's split_by")
+    for task in recipe.tasks:
+        column = train[LABEL_COLUMNS[task]]
+        if task == "transcript":  # CTC needs something to listen to
+            column = column.filter(pc.is_valid(train["audio"]))
+        if column.null_count == len(column):
+            raise LabelError(
+                f"recipe {recipe.name!r}: no training row is labelled for the task {task!r}; remove tasks.{task}, "
+                "add a corpus that has such labels, or widen tasks." + f"{task}.corpora"
+            )
