@@ -52,7 +52,7 @@ class Metric(Protocol):
         """'lower' or 'higher'."""
 
     def value(self, counts: np.ndarray) -> Any:
-        """Counts summed over rows (..., C) -> percent (...)."""
+        """Counts summed over rows (..., C) -> percent (...), nan where there is nothing to divide by."""
 
 
 class Settings(Protocol):
@@ -224,8 +224,8 @@ def paired_bootstrap(
     def gain(weights: np.ndarray, swapped: np.ndarray | float = 0.0) -> np.ndarray:
         """Gains of R resamples: weights (R, P) count each pattern, `swapped` (R, P) of them change sides."""
         kept = weights - swapped
-        mine = _values(metric, kept @ ours + (weights - kept) @ theirs)
-        return sign * (mine - _values(metric, kept @ theirs + (weights - kept) @ ours))
+        mine = metric.value(kept @ ours + (weights - kept) @ theirs)
+        return sign * (mine - metric.value(kept @ theirs + (weights - kept) @ ours))
 
     rng = np.random.default_rng(seed)
     observed = float(gain(times[None].astype(np.float64))[0])
@@ -239,11 +239,6 @@ def paired_bootstrap(
     low, high = np.nanquantile(gains, [alpha, 1 - alpha]) if np.isfinite(gains).any() else (-np.inf, np.inf)
     at_least = np.concatenate(swaps) >= observed - 1e-9
     return Interval(observed, float(low), float(high), float((1 + at_least.sum()) / (1 + resamples)))
-
-
-def _values(metric: Metric, sums: np.ndarray) -> np.ndarray:
-    """Percent of each row of sums (R, C)."""
-    return np.asarray([metric.value(row) for row in sums], dtype=np.float64)
 
 
 def _chunks(resamples: int, patterns: int) -> list[int]:

@@ -22,8 +22,9 @@ class Share:
 
     better: str
 
-    def value(self, counts: np.ndarray) -> float:
-        return float(100 * counts[0] / counts[1]) if counts[1] else float("nan")
+    def value(self, counts: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 100 * np.asarray(counts)[..., 0] / np.asarray(counts)[..., 1]
 
 
 WER, ACCURACY = Share("lower"), Share("higher")
