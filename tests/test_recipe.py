@@ -1,0 +1,217 @@
+"""Recipes: mistakes are named with what was meant, overrides reach everywhere, addresses move only when results may."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from pipelines import recipe as recipes
+from pipelines.recipe import Recipe, RecipeError, load, parse, shipped
+
+SMALL = {
+    "name": "small",
+    "corpora": [
+        {"name": "commands", "kind": "espeak", "options": {"hours": 0.1}},
+        {"name": "atis", "kind": "atis", "source": "atis"},
+    ],
+    "tasks": {"transcript": {}, "intent": {"weight": 0.5}},
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(SMALL))
+    return file
+
+
+def changed(**changes: object) -> dict[str, object]:
+    return {**SMALL, **changes}
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "near"),
+    [
+        (changed(trainr={"epochs": 3}), "trainr", "trainer"),
+        (changed(trainer={"epoch": 3}), "trainer.epoch", "epochs"),
+        (changed(trainer={"learning-rate": 1e-3}), "trainer.learning-rate", "learning_rate"),
+        (changed(sharing={"mod": "hard"}), "sharing.mod", "mode"),
+        (changed(tasks={"intent": {"wieght": 2}}), "tasks.intent.wieght", "weight"),
+        (changed(gates={"tolerances": {}}), "gates.tolerances", "tolerance"),
+        (changed(corpora=[{"name": "a", "kind": "espeak", "sorce": "x"}]), "corpora.0.sorce", "source"),
+        (
+            changed(corpora=[{"name": "a", "kind": "espeak", "fractions": {"trian": 1}}]),
+            "corpora.0.fractions.trian",
+            "train",
+        ),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(content: dict[str, object], key: str, near: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(content)
+    assert f"{key}: unknown key; did you mean '{near}'?" in str(caught.value)
+
+
+def test_a_key_like_no_other_lists_what_is_valid() -> None:
+    with pytest.raises(RecipeError, match="valid keys: mode, strength, distance"):
+        parse(changed(sharing={"zzzz": 1}))
+
+
+@pytest.mark.parametrize(
+    ("content", "near"),
+    [
+        (changed(sharing={"mode": "hart"}), "hard"),
+        (changed(balancing={"method": "uncertanty"}), "uncertainty"),
+        (changed(corpora=[{"name": "a", "kind": "espaek"}]), "espeak"),
+        (changed(tasks={"transcipt": {}}), "transcript"),
+    ],
+)
+def test_a_mistyped_word_names_the_nearest(content: dict[str, object], near: str) -> None:
+    with pytest.raises(RecipeError, match=f"did you mean '{near}'"):
+        parse(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (changed(trainer={"epochs": 0}), r"trainer.epochs: .*greater than or equal to 1 \(given 0\)"),
+        (changed(model={"width": 100, "heads": 8}), "width 100 is not a multiple of 2 x heads 8"),
+        (changed(model={"kernel": 4}), "kernel 4 is even"),
+        (changed(features={"high_hz": 9000}), "sample_rate / 2 does not hold"),
+        (changed(corpora=[SMALL["corpora"][0]] * 2), "two corpora are named commands"),
+        (changed(tasks={"intent": {"corpora": ["comands"]}}), r"tasks.intent.corpora names 'comands'"),
+        (changed(tasks={"intent": {}}), "gates name the metric 'transcript/wer'"),
+        (changed(corpora=[]), "corpora"),
+        (changed(name="Bad Name"), "name"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(content: dict[str, object], complaint: str) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        parse(content)
+
+
+def test_every_fault_has_a_line_of_its_own() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(changed(trainr={}, sharing={"mode": "hart"}), where="x.yaml")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "x.yaml is not a valid recipe:"
+    assert len(lines) == 3
+
+
+def test_overrides_reach_sections_tasks_corpora_and_options(path: Path) -> None:
+    loaded = load(
+        str(path),
+        [
+            "trainer.epochs=3",
+            "trainer.learning_rate=1e-3",
+            "tasks.intent.weight=2",
+            "tasks.domain={}",
+            "corpora.commands.options.hours=2",
+            "corpora.1.source=/data/atis",
+            "loader.speed=[0.9, 1.1]",
+            "gates.minimum={transcript/wer: 8}",
+            "trainer.gpus=null",
+        ],
+    )
+    assert loaded.trainer.epochs == 3
+    assert loaded.trainer.learning_rate == pytest.approx(1e-3)
+    assert loaded.tasks["intent"].weight == 2
+    assert "domain" in loaded.tasks
+    assert loaded.corpora[0].options == {"hours": 2}
+    assert loaded.corpora[1].source == "/data/atis"
+    assert loaded.loader.speed == (0.9, 1.1)
+    assert loaded.gates.minimum == {"transcript/wer": 8}
+    assert loaded.trainer.gpus is None
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("trainer.epochs", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("trainer.epcohs=3", "did you mean 'epochs'"),
+        ("corpora.comands.source=x", r"no item 'comands'; expected one of \['commands', 'atis'\] or 0..1"),
+        ("name.x=3", "holds 'small', which has no keys below it"),
+        ("trainer.epochs=[1", "is not a YAML value"),
+    ],
+)
+def test_an_override_that_fits_nowhere_says_so(path: Path, override: str, complaint: str) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        load(str(path), [override])
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no recipe file"):
+        load(str(tmp_path / "none.yaml"))
+    with pytest.raises(RecipeError, match="no recipe named 'asistant'"):
+        load("asistant")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(RecipeError, match="holds list, expected a mapping"):
+        load(str(tmp_path / "list.yaml"))
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(RecipeError, match="is not YAML"):
+        load(str(tmp_path / "broken.yaml"))
+
+
+def test_yaml_round_trip() -> None:
+    small = parse(SMALL)
+    assert parse(yaml.safe_load(small.to_yaml())) == small
+
+
+def test_the_address_is_pinned() -> None:
+    # Moves only with a deliberate change of what a recipe means; then every night of every user is trained again.
+    assert parse(SMALL).address() == "1a0acf92168e77e7"
+    assert parse(json.loads(json.dumps(SMALL))).address() == "1a0acf92168e77e7"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"summary": "another sentence"},
+        {"search": {"trials": 99}},
+        {"gates": {"confidence": 0.9}},
+        {"trainer": {"workers": 4, "gpus": False, "checkpoint_minutes": 9.0, "max_failures": 0}},
+    ],
+)
+def test_what_cannot_change_a_result_keeps_the_address(change: dict[str, object]) -> None:
+    assert parse(changed(**change)).address() == parse(SMALL).address()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"trainer": {"epochs": 21}},
+        {"trainer": {"micro_batches": 2}},
+        {"features": {"bins": 64}},
+        {"quality": {"max_seconds": 20.0}},
+        {"tasks": {"transcript": {}, "intent": {"weight": 0.6}}},
+        {"name": "other"},
+    ],
+)
+def test_what_can_change_a_result_moves_the_address(change: dict[str, object]) -> None:
+    assert parse(changed(**change)).address() != parse(SMALL).address()
+
+
+def test_the_json_schema_accepts_what_parse_accepts() -> None:
+    schema = Recipe.model_json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(SMALL, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(changed(trainr={}), schema)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_load(name: str) -> None:
+    loaded = load(name)
+    assert loaded.name == name
+    assert loaded.summary
+    assert load(name, ["trainer.epochs=1"]).trainer.epochs == 1
+
+
+def test_shipped_recipes_are_package_data() -> None:
+    assert recipes.SHIPPED.is_dir()
