@@ -1,0 +1,196 @@
+"""Which rows go into which batch: sampling over corpora, then buckets of equal length under a budget.
+
+A pass draws rows corpus by corpus (temperature 1: every row once), sorts them by a slightly noisy length, cuts the
+order into batches of at most `budget` frames (or words) with padding counted, and shuffles the batches. The noise
+is as large as a padding of 5 % lets it be. All of it follows from (seed, group, pass), so it is planned again
+rather than saved.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import recipe
+
+PADDING_LIMIT = 0.05  # share of a pass's frames that is padding
+# (noise, slack): lengths are sorted as if up to `noise` longer or shorter; a batch is closed before `slack` of it
+# is padding. Tried in this order until the pass keeps the limit; the last always does.
+ATTEMPTS = ((0.08, 0.15), (0.04, 0.15), (0.02, 0.15), (0.0, 0.15), (0.0, PADDING_LIMIT))
+SPEED_STEP = 0.01  # speeds are drawn on this grid, so that the warps they need can be kept
+PLANS_KEPT = 3  # passes
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One batch to be: rows of the dataset, and the speed of each, or None where nothing is perturbed."""
+
+    rows: np.ndarray
+    speeds: np.ndarray | None
+    pass_number: int
+    number: int
+
+
+class Group:
+    """Rows of one kind of input ("audio" or "text"), cut into batches pass by pass.
+
+    rows (N,): indices into the dataset. lengths (N,): frames or words of each. corpora (N,): which corpus, as numbers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rows: np.ndarray,
+        lengths: np.ndarray,
+        corpora: np.ndarray,
+        budget: float,
+        temperature: float,
+        speed: tuple[float, float] = (1.0, 1.0),
+        seed: int = 0,
+    ) -> None:
+        self.name, self.rows, self.lengths = name, rows, np.maximum(lengths, 1)
+        self.budget, self.speed = budget, speed
+        self._key = (seed, 0, int(name == "text"))
+        self._members = [np.flatnonzero(corpora == corpus) for corpus in np.unique(corpora)]
+        self._quotas = quotas([len(members) for members in self._members], temperature)
+        self._plans: OrderedDict[int, list[Planned]] = OrderedDict()
+        self._counts: dict[int, int] = {}
+
+    def batches(self, pass_number: int) -> list[Planned]:
+        """The batches of a pass, in the order in which they are trained on."""
+        if pass_number not in self._plans:
+            self._plans[pass_number] = self._plan(pass_number)
+            self._counts[pass_number] = len(self._plans[pass_number])
+            while len(self._plans) > PLANS_KEPT:
+                self._plans.popitem(last=False)
+        return self._plans[pass_number]
+
+    def count(self, pass_number: int) -> int:
+        """How many batches a pass has."""
+        if pass_number not in self._counts:
+            self.batches(pass_number)
+        return self._counts[pass_number]
+
+    def at(self, pass_number: int, number: int) -> Planned:
+        """Batch `number`, counted from the beginning of a pass and on through those that follow."""
+        while number >= self.count(pass_number):
+            number -= self.count(pass_number)
+            pass_number += 1
+        return self.batches(pass_number)[number]
+
+    def padding(self, pass_number: int) -> float:
+        """Share of padding in a pass."""
+        real = padded = 0
+        for planned in self.batches(pass_number):
+            lengths = _perturbed(self.lengths[np.searchsorted(self.rows, planned.rows)], planned.speeds)
+            real += int(lengths.sum())
+            padded += int(lengths.max()) * len(lengths)
+        return 1 - real / padded
+
+    def _plan(self, pass_number: int) -> list[Planned]:
+        generator = np.random.default_rng((*self._key, pass_number))
+        chosen = self._draw(pass_number)
+        speeds = self._speeds(len(chosen), generator)
+        lengths = _perturbed(self.lengths[chosen], speeds)
+        batches: list[np.ndarray] = []
+        for noise, slack in ATTEMPTS:
+            noisy = lengths * generator.uniform(1 - noise, 1 + noise, len(lengths))
+            order = np.argsort(-noisy, kind="stable")
+            batches = cut(lengths[order], self.budget, slack, order)
+            if padding_of(lengths, batches) <= PADDING_LIMIT:
+                break
+        return [
+            Planned(self.rows[chosen[batches[i]]], None if speeds is None else speeds[batches[i]], pass_number, number)
+            for number, i in enumerate(generator.permutation(len(batches)))
+        ]
+
+    def _draw(self, pass_number: int) -> np.ndarray:
+        """Positions of the rows in this pass, shuffled.
+
+        Each corpus is an endless row of permutations of itself, of which every pass takes the next `quota`: with any
+        temperature all rows of a corpus are seen equally often.
+        """
+        drawn = []
+        for corpus, (members, quota) in enumerate(zip(self._members, self._quotas, strict=True)):
+            size, first = len(members), pass_number * quota
+            rounds = range(first // size, (first + quota - 1) // size + 1)
+            stream = [np.random.default_rng((*self._key, corpus, 1, r)).permutation(size) for r in rounds]
+            begin = first - rounds.start * size
+            drawn.append(members[np.concatenate(stream)[begin : begin + quota]])
+        return np.random.default_rng((*self._key, pass_number, 2)).permutation(np.concatenate(drawn))
+
+    def _speeds(self, count: int, generator: np.random.Generator) -> np.ndarray | None:
+        slowest, fastest = self.speed
+        if slowest == fastest == 1.0:
+            return None
+        return np.round(generator.uniform(slowest, fastest, count) / SPEED_STEP) * SPEED_STEP
+
+
+def quotas(sizes: Sequence[int], temperature: float) -> list[int]:
+    """Rows that each corpus gives to a pass: in proportion to size ** (1 / temperature), their sum about the same.
+
+    Temperature 1 gives every row once (Arivazhagan et al. 2019 sample languages so).
+    """
+    if temperature == 1:
+        return list(sizes)
+    shares = np.asarray(sizes, dtype=np.float64) ** (1 / temperature)
+    return [max(1, round(share)) for share in sum(sizes) * shares / shares.sum()]
+
+
+def cut(lengths: np.ndarray, budget: float, slack: float, order: np.ndarray) -> list[np.ndarray]:
+    """Runs of `order` whose count x longest stays within the budget and whose padding stays within the slack.
+
+    lengths (N,): of the rows as ordered. A row that is longer than the budget is a batch of its own.
+    """
+    batches, start, longest, total = [], 0, 0, 0
+    for place, length in enumerate(lengths.tolist()):
+        longest, total = max(longest, length), total + length
+        area = longest * (place - start + 1)
+        if place > start and (area > budget or total < (1 - slack) * area):
+            batches.append(order[start:place])
+            start, longest, total = place, length, length
+    batches.append(order[start:])
+    return batches
+
+
+def padding_of(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
+    padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+    return 1 - sum(int(lengths[batch].sum()) for batch in batches) / padded
+
+
+def groups_of(rows: pa.Table, config: recipe.Loader, hop_ms: float, seed: int) -> list[Group]:
+    """The input groups that a dataset's rows form: audio, and text alone; those that exist."""
+    frames = rows["frames"].to_numpy()
+    corpora = rows["corpus"].combine_chunks().dictionary_encode().indices.to_numpy()
+    names = rows["corpus"].unique().to_pylist()
+    # Numbers in the order of names, so that the order of a recipe's corpora changes no batch.
+    corpora = np.argsort(np.argsort(names))[corpora]
+    groups = []
+    audio, text = np.flatnonzero(frames >= 0), np.flatnonzero(frames < 0)
+    if len(audio):
+        budget = config.batch_seconds * 1000 / hop_ms
+        speed = (config.speed[0], config.speed[1])
+        groups.append(Group("audio", audio, frames[audio], corpora[audio], budget, config.temperature, speed, seed))
+    if len(text):
+        words = word_counts(rows)[text]
+        groups.append(
+            Group("text", text, words, corpora[text], config.batch_tokens, config.temperature, (1.0, 1.0), seed)
+        )
+    return groups
+
+
+def word_counts(rows: pa.Table) -> np.ndarray:
+    """Words of each row: of its tokens, or of its text."""
+    tokens = pc.list_value_length(rows["tokens"])
+    spoken = pc.add(pc.count_substring(rows["text"], " "), 1)
+    return pc.fill_null(pc.coalesce(tokens, spoken), 0).to_numpy().astype(np.int64)
+
+
+def _perturbed(lengths: np.ndarray, speeds: np.ndarray | None) -> np.ndarray:
+    """Frames after speed perturbation, as augment.perturbed_length has them."""
+    return lengths if speeds is None else np.maximum(1, np.rint(lengths / speeds)).astype(lengths.dtype)
