@@ -29,6 +29,15 @@ def rotate(x: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Scaled dot-product attention of (B, H, T, D/H); mask (B, 1, 1, T), true where a frame exists."""
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    # In bf16 torch's CPU kernel takes four times as long backward as in fp32.
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
+
+
 class FeedForward(nn.Module):
     """LayerNorm, widen, SiLU, narrow; (B, T, D) -> (B, T, D), without the residual.
 
@@ -61,7 +70,7 @@ class SelfAttention(nn.Module):
         batch, frames, width = x.shape
         parts = self.project(self.norm(x)).view(batch, frames, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
-        attended = F.scaled_dot_product_attention(rotate(query), rotate(key), value, attn_mask=mask[:, None, None, :])
+        attended = attend(rotate(query), rotate(key), value, mask[:, None, None, :])
         return self.dropout(self.merge(attended.transpose(1, 2).reshape(batch, frames, width)))
 
 
