@@ -2,7 +2,9 @@
 
     dataset = labelled(open_dataset(store, utterances, features), recipe)
     codec, model_config, fit_config = prepare(recipe, dataset)
-    fit(build_model(config, codec), loader, fit_config, validate=Validation(recipe, dataset))
+    job = Job(recipe, utterances, features, store, codec.to_json(), threads=2)     # travels to another process
+    model, loader, validate = job.open(rank=0, world_size=1)
+    fit(model, loader, fit_config, validate=validate)
 
 Training and every trial of a search start here, so that they differ in nothing but their recipe.
 """
@@ -10,22 +12,24 @@ Training and every trial of a search start here, so that they differ in nothing 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from mtl.audio import FeatureSpec
 from mtl.fit import FitConfig
 from mtl.metrics import score_rows, summarise
-from mtl.model import ModelConfig, SpeechModel
+from mtl.model import ModelConfig, SpeechModel, build_model
 from mtl.predictor import Prediction, Predictor
 from mtl.text import CLASSIFICATION, Codec, tokens_of
-from pipelines.dataset import Dataset
-from pipelines.loader import evaluation_batches
+from pipelines.dataset import Dataset, open_dataset
+from pipelines.loader import Loader, evaluation_batches
 from pipelines.recipe import Recipe
+from pipelines.store import Manifest, Store
 
 # Validation runs after every epoch while the other ranks wait, so its cost is bounded whatever the corpora's size:
 # about as much as an hour of training audio, and a confidence interval of the WER of about half a point.
@@ -34,15 +38,50 @@ VALID_SENTENCES = 2000
 LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in CLASSIFICATION}}
 
 
-class LabelError(ValueError):
+class UnlabelledTask(ValueError):
     """A task of the recipe that no training row is labelled for."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a training process needs to know; plain data, so that it travels.
+
+    codec: the vocabularies as JSON. threads: of torch in one process.
+    """
+
+    recipe: Recipe
+    utterances: list[Manifest]
+    features: list[Manifest]
+    store: Store
+    codec: dict[str, Any] = field(repr=False)
+    threads: int = 1
+
+    def open(self, rank: int = 0, world_size: int = 1) -> tuple[SpeechModel, Loader, Validation | None]:
+        """A fresh model, this rank's loader of the train split, and on rank 0 the validation."""
+        torch.set_num_threads(self.threads)
+        recipe = self.recipe
+        dataset = labelled(open_dataset(self.store, self.utterances, self.features), recipe)
+        codec = Codec.from_json(self.codec)
+        loader = Loader(
+            dataset.split("train"),
+            codec,
+            recipe.loader,
+            hop_ms=recipe.features.hop_ms,
+            micro_batches=recipe.trainer.micro_batches,
+            rank=rank,
+            world_size=world_size,
+            seed=recipe.seed,
+        )
+        torch.manual_seed(recipe.seed)
+        model = build_model(model_config(recipe), codec)
+        return model, loader, Validation(recipe, dataset) if rank == 0 else None
 
 
 def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitConfig]:
     """Vocabularies from the training rows, and the recipe's settings in mtl's terms.
 
     Raises:
-        LabelError: a task has no labelled row to train on.
+        UnlabelledTask: a task has no labelled row to train on.
     """
     tasks = tuple(recipe.tasks)
     train = dataset.split("train").rows
@@ -90,7 +129,9 @@ def labelled(dataset: Dataset, recipe: Recipe) -> Dataset:
     for task, config in recipe.tasks.items():
         if config.corpora is not None:
             rows = _without_labels(rows, str(task), config.corpora)
-    return dataset if rows is dataset.rows else replace(dataset, rows=rows)
+    if rows is dataset.rows:
+        return dataset
+    return dataset.relabelled(rows, str({task: config.corpora for task, config in recipe.tasks.items()}))
 
 
 class Validation:
@@ -102,7 +143,7 @@ class Validation:
     def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
         self.recipe, self.spec = recipe, feature_spec(recipe)
         valid = dataset.split("valid")
-        self.dataset = replace(valid, rows=valid.rows.take(pa.array(bounded(valid.rows))))
+        self.dataset = valid.select(bounded(valid.rows))
 
     def __call__(self, model: SpeechModel) -> dict[str, float]:
         if not self.dataset.rows.num_rows:
@@ -114,7 +155,7 @@ class Validation:
             tokens = [tokens_of(rows[index]) for index in indices] if batch.group == "text" else None
             for index, prediction in zip(indices, predictor.predict_batch(batch, tokens), strict=True):
                 predictions[index] = prediction
-        found = summarise(score_rows(rows, [prediction for prediction in predictions if prediction is not None]))
+        found = summarise(score_rows(rows, cast(list[Prediction], predictions)))
         return {f"valid/{metric}": value for metric, value in found.items() if np.isfinite(value)}
 
 
@@ -154,13 +195,13 @@ def _without_labels(rows: pa.Table, task: str, corpora: tuple[str, ...]) -> pa.T
 
 def _check_labels(train: pa.Table, recipe: Recipe) -> None:
     if not train.num_rows:
-        raise LabelError(f"recipe {recipe.name!r}: no row has the split 'train'; look at the corpora's split_by")
+        raise UnlabelledTask(f"recipe {recipe.name!r}: no row has the split 'train'; look at the corpora's split_by")
     for task in recipe.tasks:
         column = train[LABEL_COLUMNS[task]]
         if task == "transcript":  # CTC needs something to listen to
             column = column.filter(pc.is_valid(train["audio"]))
         if column.null_count == len(column):
-            raise LabelError(
+            raise UnlabelledTask(
                 f"recipe {recipe.name!r}: no training row is labelled for the task {task!r}; remove tasks.{task}, "
                 "add a corpus that has such labels, or widen tasks." + f"{task}.corpora"
             )

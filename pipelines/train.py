@@ -18,23 +18,22 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from mtl import checkpoint as checkpoints
-from mtl.fit import NonFiniteLoss, fit, kept_weights
+from mtl.fit import kept_weights
 from mtl.metrics import METRICS
 from mtl.model import build_model
 from mtl.predictor import Predictor
 from mtl.text import Codec
+from pipelines import cluster
 from pipelines.dataset import open_dataset
-from pipelines.loader import Loader
-from pipelines.prepare import LabelError, Validation, feature_spec, fit_config, labelled, model_config, prepare
+from pipelines.prepare import Job, UnlabelledTask, feature_spec, labelled, model_config, prepare
 from pipelines.recipe import Recipe
 from pipelines.store import Manifest, Store, fingerprint
+from pipelines.worker import HISTORY, Lasting, Row, loop
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint, Result
@@ -43,23 +42,14 @@ if TYPE_CHECKING:
     from pipelines.tracking import Run
 
 VERSION = 1
-HISTORY = "history.json"  # beside the state in every checkpoint: one row an epoch, from the first
-# Errors that would come again from the same checkpoint: starting the workers again is a waste of an hour.
-# Everything else (a lost worker, a broken connection, a full disk) may pass, and is retried.
-LASTING = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, TypeError, ValueError)
 START_ATTEMPTS = 3  # of a worker group that finds no place in the cluster
 POLL_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
-Row = dict[str, float]
 
 
 class TrainError(RuntimeError):
     """Training cannot start, or stopped for good; the message says why and what to change."""
-
-
-class Lasting(RuntimeError):
-    """A worker's error that a retry would meet again. A plain message, since it travels between processes."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +68,6 @@ class TrainResult:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker needs to know."""
-
-    recipe: Recipe
-    utterances: list[Manifest]
-    features: list[Manifest]
-    store: Store
-    codec: dict[str, Any] = field(repr=False)  # as JSON
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -178,8 +156,6 @@ def _train(
     workers: int,
     listeners: list[Callable[[Row], None]],
 ) -> TrainResult:
-    import ray
-
     if recipe.trainer.micro_batches % workers:
         raise TrainError(
             f"trainer.micro_batches={recipe.trainer.micro_batches} cannot be dealt evenly over {workers} workers; "
@@ -187,9 +163,11 @@ def _train(
         )
     codec = _codec(recipe, utterances, features, store, name)
     quiet_ray()
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
-    share = share_of([node["Resources"] for node in ray.nodes() if node["Alive"]], workers, recipe.trainer.gpus)
+    try:
+        cluster.connect(cpus=workers)
+    except cluster.ClusterError as error:
+        raise TrainError(str(error)) from error
+    share = share_of(nodes(), workers, recipe.trainer.gpus)
     job = Job(recipe, utterances, features, store, codec.to_json(), share.cpus)
     outcome = _follow(job, name, workers, share, listeners)
     result = _keep(outcome, job, codec, name)
@@ -205,7 +183,7 @@ def _codec(recipe: Recipe, utterances: list[Manifest], features: list[Manifest],
     if not store.exists(key):
         try:
             codec, _, _ = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))
-        except LabelError as error:
+        except UnlabelledTask as error:
             raise TrainError(str(error)) from error
         store.put_bytes(key, json.dumps(codec.to_json(), ensure_ascii=False).encode())
     return Codec.from_json(json.loads(store.read_bytes(key)))
@@ -218,6 +196,13 @@ def quiet_ray() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 
+def nodes() -> list[dict[str, float]]:
+    """Resources of each node of the cluster."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def storage(store: Store, folder: str) -> dict[str, Any]:
     """`storage_path` and `storage_filesystem` of a Ray RunConfig for a folder of the store."""
     if not store.root.startswith("s3://"):
@@ -228,9 +213,6 @@ def storage(store: Store, folder: str) -> dict[str, Any]:
 
     base = store.root.removeprefix("s3://")
     return {"storage_path": f"{base}/{folder}", "storage_filesystem": PyFileSystem(FSSpecHandler(s3_filesystem()))}
-
-
-# In the driver
 
 
 def _follow(job: Job, name: str, workers: int, share: Share, listeners: list[Callable[[Row], None]]) -> Result:
@@ -268,29 +250,30 @@ def _resolve(outcome: Future[Any], call: Callable[[], Any]) -> None:
 def _trainer(job: Job, name: str, workers: int, share: Share, queue: Any) -> TorchTrainer:
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
+    from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig
 
     primary = job.recipe.gates.primary
-    order = "max" if primary in METRICS and METRICS[primary].better == "higher" else "min"
+    order: Literal["max", "min"] = "max" if primary in METRICS and METRICS[primary].better == "higher" else "min"
+    run_config: Any = RunConfig(  # Any: TorchTrainer is annotated with the older RunConfig, which it refuses
+        name=name,
+        **storage(job.store, "train"),
+        callbacks=[_courier(queue)],
+        failure_config=FailureConfig(
+            max_failures=job.recipe.trainer.max_failures, controller_failure_limit=START_ATTEMPTS
+        ),
+        # The two best by the primary metric, and always the latest.
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=2, checkpoint_score_attribute=f"valid/{primary}", checkpoint_score_order=order
+        ),
+        logging_config=LoggingConfig("ERROR"),
+    )
     return TorchTrainer(
-        _loop,
+        loop,
         train_loop_config={"job": job},
         scaling_config=ray_train.ScalingConfig(
             num_workers=workers, use_gpu=share.gpu, resources_per_worker=share.resources()
         ),
-        run_config=ray_train.RunConfig(
-            name=name,
-            **storage(job.store, "train"),
-            callbacks=[_courier(queue)],
-            failure_config=ray_train.FailureConfig(
-                max_failures=job.recipe.trainer.max_failures, controller_failure_limit=START_ATTEMPTS
-            ),
-            # The two best by the primary metric, and always the latest.
-            checkpoint_config=ray_train.CheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute=f"valid/{primary}", checkpoint_score_order=order
-            ),
-            logging_config=LoggingConfig("ERROR"),
-        ),
+        run_config=run_config,
     )
 
 
@@ -356,7 +339,7 @@ def _best(outcome: Result, primary: str) -> tuple[Checkpoint, Row]:
     metric = f"valid/{primary}"
     scored = [(kept, row) for kept, row in outcome.best_checkpoints or [] if metric in row]
     if not scored:
-        return outcome.checkpoint, dict(outcome.metrics or {})
+        return cast("Checkpoint", outcome.checkpoint), dict(outcome.metrics or {})
     sign = -1 if METRICS[primary].better == "higher" else 1
     return min(scored, key=lambda pair: (sign * pair[1][metric], -pair[1]["epoch"]))
 
@@ -393,81 +376,3 @@ def _bar(recipe: Recipe, progress: Callable[[int, int, str], None]) -> Callable[
         progress(int(row["epoch"]), recipe.trainer.epochs, label)
 
     return show
-
-
-# In a worker
-
-
-def _loop(config: dict[str, Any]) -> None:
-    """What every worker runs."""
-    try:
-        _fit(config["job"])
-    except NonFiniteLoss as error:
-        raise Lasting(str(error)) from error
-    except torch.OutOfMemoryError as error:
-        raise Lasting(
-            f"the GPU's memory is too small for a micro-batch: lower loader.batch_seconds. {error}"
-        ) from error
-    except LASTING as error:
-        raise Lasting(f"{type(error).__name__} in a training worker: {error}") from error
-
-
-def _fit(job: Job) -> None:
-    from ray import train as ray_train
-    from ray.train.torch import get_device
-
-    torch.set_num_threads(job.threads)
-    recipe, context = job.recipe, ray_train.get_context()
-    rank = context.get_world_rank()
-    dataset = labelled(open_dataset(job.store, job.utterances, job.features), recipe)
-    codec = Codec.from_json(job.codec)
-    loader = Loader(
-        dataset.split("train"),
-        codec,
-        recipe.loader,
-        hop_ms=recipe.features.hop_ms,
-        micro_batches=recipe.trainer.micro_batches,
-        rank=rank,
-        world_size=context.get_world_size(),
-        seed=recipe.seed,
-    )
-    torch.manual_seed(recipe.seed)
-    report = _Reporter()
-    fit(
-        build_model(model_config(recipe), codec),
-        loader,
-        replace(fit_config(recipe), device=str(get_device())),
-        report=report,
-        validate=Validation(recipe, dataset) if rank == 0 else None,
-        resume=report.restore(),
-    )
-
-
-class _Reporter:
-    """mtl.fit's `report` for Ray Train; a checkpoint carries the history so far, so a resumed run repeats no row."""
-
-    def __init__(self) -> None:
-        self.history: list[Row] = []
-
-    def restore(self) -> dict[str, Any] | None:
-        from ray import train as ray_train
-
-        latest = ray_train.get_checkpoint()
-        if latest is None:
-            return None
-        with latest.as_directory() as folder:
-            self.history = json.loads((Path(folder) / HISTORY).read_text(encoding="utf-8"))
-            return checkpoints.load(folder)
-
-    def __call__(self, metrics: Row, state: dict[str, Any] | None) -> None:
-        from ray import train as ray_train
-
-        if metrics:
-            self.history.append(metrics)
-        if state is None:
-            ray_train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoints.save(folder, state)
-            (Path(folder) / HISTORY).write_text(json.dumps(self.history), encoding="utf-8")
-            ray_train.report(metrics, checkpoint=ray_train.Checkpoint.from_directory(folder))

@@ -1,0 +1,388 @@
+"""Ray Tune over learning rate, task weights, sharing mode and its strength: ASHA stops, Optuna proposes.
+
+    result = search(recipe, utterances, features, store, trials=8)
+    for row in result.leaderboard: print(row["objective"], row["overrides"])
+    winner = with_overrides(recipe, result.winner)          # train it in full, offer it to the gate
+
+A trial is a plain function around `mtl.fit` on one device. Trials are compared by one number that does not depend on
+the task weights under search: the mean, over tasks, of the error on valid in percent. The first trial is the
+recipe as it stands. A search that was killed goes on with `resume=True`: finished trials are not repeated, and a
+trial that was running goes on from its last epoch. Tune keeps its own state in <root>/search/<name>/ (as pickle:
+restore only from a root that you trust); what people read is leaderboard.json beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import cluster
+from pipelines.dataset import open_dataset
+from pipelines.prepare import Job, UnlabelledTask, labelled, prepare
+from pipelines.recipe import Recipe
+from pipelines.store import Manifest, Store, fingerprint
+from pipelines.train import nodes, quiet_ray, storage
+from pipelines.trial import WORST, numbers, overrides_of, run_trial
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial as OptunaTrial
+    from ray.tune import ResultGrid, Tuner
+
+    from pipelines.tracking import Run
+
+VERSION = 1
+TRIAL_BYTES = 2 * 2**30  # memory that a trial is counted with: torch, a small model, its optimiser, mapped features
+TRIAL_RETRIES = 1  # when its process died; an error of the trial itself is its result
+STARTUP_TRIALS = 4  # proposed at random before TPE has something to model
+
+Progress = Callable[[int, int, str], None]
+_listeners: dict[str, Progress] = {}  # by search: Tune pickles its callbacks, so what they call must lie outside
+logger = logging.getLogger(__name__)
+
+
+class SearchError(RuntimeError):
+    """A search that cannot start, go on, or name a winner; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """leaderboard: one row a trial, the best first: trial, overrides, objective, metrics, epochs, seconds,
+    parameters, state ("finished", "stopped" by ASHA, "failed"), error. winner: `--set` strings of the first row.
+    """
+
+    name: str
+    leaderboard: list[dict[str, Any]]
+    winner: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The search space, asked step by step: the strength of soft sharing exists only where sharing is soft.
+
+    The primary task keeps its weight: under Adam only the ratios of the weights matter.
+    """
+
+    learning_rate: tuple[float, float]
+    tasks: tuple[str, ...]
+    task_weight: tuple[float, float]
+    modes: tuple[str, ...]
+    strength: tuple[float, float]
+
+    def __call__(self, trial: OptunaTrial) -> None:
+        trial.suggest_float("trainer.learning_rate", *self.learning_rate, log=True)
+        for task in self.tasks:
+            trial.suggest_float(f"tasks.{task}.weight", *self.task_weight, log=True)
+        if trial.suggest_categorical("sharing.mode", self.modes) == "soft":
+            trial.suggest_float("sharing.strength", *self.strength, log=True)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Space:
+        primary = recipe.gates.primary.split("/")[0]
+        space = recipe.search
+        tasks = tuple(str(task) for task in recipe.tasks if task != primary)
+        modes = space.modes if len(recipe.tasks) > 1 else ("hard",)
+        return cls(space.learning_rate, tasks, space.task_weight, modes, space.strength)
+
+    def baseline(self, recipe: Recipe) -> dict[str, Any] | None:
+        """The recipe's own point, or None when it lies outside of the space."""
+        point: dict[str, Any] = {"trainer.learning_rate": recipe.trainer.learning_rate}
+        point |= {f"tasks.{task}.weight": config.weight for task, config in recipe.tasks.items() if task in self.tasks}
+        point["sharing.mode"] = recipe.sharing.mode
+        if recipe.sharing.mode == "soft":
+            point["sharing.strength"] = recipe.sharing.strength
+        ranges = {"trainer.learning_rate": self.learning_rate, "sharing.strength": self.strength}
+        inside = all(
+            low <= point[key] <= high
+            for key in point
+            if key != "sharing.mode"
+            for low, high in [ranges.get(key, self.task_weight)]
+        )
+        return point if inside and recipe.sharing.mode in self.modes else None
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many trials run at once, and what one of them gets."""
+
+    concurrent: int
+    cpus: int
+    gpu: bool
+
+    def resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus, **({"GPU": 1} if self.gpu else {})}
+
+
+def search(
+    recipe: Recipe,
+    utterances: list[Manifest],
+    features: list[Manifest],
+    store: Store,
+    trials: int | None = None,
+    resume: bool = False,
+    tracking: Run | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Runs the trials, or with `resume` goes on with the last search of this recipe on these data.
+
+    `tracking` is the parent MLflow run; each trial becomes a run nested under it, written from this process alone.
+    `progress` counts epochs of all trials.
+
+    Raises:
+        SearchError: nothing to resume, another number of trials than the search was started with, a task without
+            labels, a cluster too small, an interruption, or no trial that finished an epoch.
+    """
+    name, old = _name(recipe, utterances, features, store, resume)
+    result = _finished(store, name) if old else None
+    if result is None:
+        trials = _planned(store, name, trials or recipe.search.trials, old, trials)
+        quiet_ray()
+        try:
+            cluster.connect(cpus=1)
+            codec = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))[0]
+        except (cluster.ClusterError, UnlabelledTask) as error:
+            raise SearchError(str(error)) from error
+        slots = slots_of(nodes(), trials, recipe.trainer.gpus)
+        job = Job(recipe, utterances, features, store, codec.to_json(), slots.cpus)
+        tuner = _tuner(job, slots, name, trials, tracking, old)
+        result = _rank(_run(tuner, name, progress), recipe, name)
+        store.put_bytes(f"search/{name}/leaderboard.json", json.dumps(result.to_json()).encode())
+        _clear(store, name)
+    if tracking:
+        tracking.log_text(json.dumps(result.leaderboard, indent=1), "leaderboard.json")
+        tracking.log({"objective": result.leaderboard[0]["objective"]}, step=0)
+    return result
+
+
+def slots_of(nodes: Sequence[Mapping[str, float]], trials: int, gpus: bool | None) -> Slots:
+    """As many trials at once as fit by GPU, CPU and memory, but at most half of all, so that proposals can learn.
+
+    Raises:
+        SearchError: trainer.gpus asks for GPUs that the cluster lacks.
+    """
+    gpu = sum(int(node.get("GPU", 0)) for node in nodes)
+    use_gpu = gpu > 0 if gpus is None else gpus
+    if use_gpu and not gpu:
+        raise SearchError("trainer.gpus=true, but the Ray cluster has no GPU; set trainer.gpus=false or add nodes")
+    fits = [
+        min(
+            int(node.get("CPU", 0)),
+            int(node.get("GPU", 0)) if use_gpu else math.inf,
+            max(1, node.get("memory", math.inf) // TRIAL_BYTES),
+        )
+        for node in nodes
+    ]
+    places = int(sum(fits))
+    if places < 1:
+        raise SearchError("a trial needs one CPU" + (" and one GPU" if use_gpu else "") + "; the Ray cluster has none")
+    concurrent = min(places, max(2, math.ceil(trials / 2)))
+    cpus = max(1, min(int(node["CPU"] // fit) for node, fit in zip(nodes, fits, strict=True) if fit >= 1))
+    cpus = max(cpus, int(sum(node.get("CPU", 0) for node in nodes)) // concurrent) if len(nodes) == 1 else cpus
+    return Slots(concurrent, cpus, use_gpu)
+
+
+def _name(
+    recipe: Recipe, utterances: list[Manifest], features: list[Manifest], store: Store, resume: bool
+) -> tuple[str, bool]:
+    """The search's name, and whether it was begun before. Each new search of the same thing gets the next number."""
+    space = recipe.search.model_dump(mode="json", exclude={"trials"})
+    address = fingerprint(VERSION, recipe.address(), space, [m.address for m in (*utterances, *features)])
+    stem = f"search/{recipe.name}-{address}-"
+    begun = [int(entry.key[len(stem) :].split("/")[0]) for entry in store.list(stem) if entry.key.endswith("plan.json")]
+    last = max(begun, default=0)
+    if resume and not last:
+        raise SearchError(
+            f"no search of recipe {recipe.name!r} on these data was begun in {store.root}; start it without --resume "
+            "(another recipe, search space or version of the data is another search)"
+        )
+    number = last if resume else last + 1
+    return f"{recipe.name}-{address}-{number}", resume
+
+
+def _planned(store: Store, name: str, trials: int, old: bool, asked: int | None) -> int:
+    """Number of trials: of the search that is resumed, or as asked, which is then written down."""
+    key = f"search/{name}/plan.json"
+    if not old:
+        store.put_bytes(key, json.dumps({"trials": trials}).encode())
+        return trials
+    planned = int(json.loads(store.read_bytes(key))["trials"])
+    if asked not in (None, planned):
+        raise SearchError(f"search {name} was started with {planned} trials; resume it without --trials")
+    return planned
+
+
+def _finished(store: Store, name: str) -> SearchResult | None:
+    key = f"search/{name}/leaderboard.json"
+    if not store.exists(key):
+        return None
+    content = json.loads(store.read_bytes(key))
+    return SearchResult(**{**content, "winner": tuple(content["winner"])})
+
+
+def _tuner(job: Job, slots: Slots, name: str, trials: int, tracking: Run | None, old: bool) -> Tuner:
+    import optuna
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), slots.resources())
+    place = storage(job.store, "search")
+    path = f"{place['storage_path']}/{name}"
+    if old and tune.Tuner.can_restore(path, place.get("storage_filesystem")):
+        return tune.Tuner.restore(path, trainable, storage_filesystem=place.get("storage_filesystem"))
+    space = Space.of(job.recipe)
+    baseline = space.baseline(job.recipe)
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric="objective",
+            mode="min",
+            num_samples=trials,
+            max_concurrent_trials=slots.concurrent,
+            search_alg=OptunaSearch(
+                space,
+                metric="objective",
+                mode="min",
+                points_to_evaluate=[baseline] if baseline else None,
+                sampler=optuna.samplers.TPESampler(seed=job.recipe.seed, n_startup_trials=STARTUP_TRIALS),
+            ),
+            scheduler=ASHAScheduler(
+                time_attr="epoch",
+                max_t=job.recipe.search.epochs,
+                grace_period=1,
+                reduction_factor=job.recipe.search.reduction,
+            ),
+            trial_dirname_creator=_trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            **place,
+            verbose=0,
+            callbacks=[_scribe(job.store.root, name, trials, job.recipe.search.epochs, tracking)],
+            failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+        ),
+    )
+
+
+def _trial_id(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+def _run(tuner: Tuner, name: str, progress: Progress | None) -> ResultGrid:
+    if progress:
+        _listeners[name] = progress
+    try:
+        return tuner.fit()
+    finally:
+        _listeners.pop(name, None)
+
+
+def _scribe(root: str, name: str, trials: int, epochs: int, tracking: Run | None) -> Any:
+    from ray import tune
+
+    from pipelines import search as here
+    from pipelines.tracking import start_child
+
+    class Scribe(tune.Callback):
+        """Lives in the driver, the one writer of every trial's MLflow run. A run is found again by the trial's id."""
+
+        def __init__(self) -> None:
+            self.epochs: dict[str, int] = {}
+            self.runs: dict[str, Any] = {}
+
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            params = dict(override.split("=", 1) for override in overrides_of(trial.config))
+            if tracking:
+                self.attempt(
+                    lambda: self.runs.update({trial.trial_id: start_child(root, tracking, trial.trial_id, params)})
+                )
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            self.epochs[trial.trial_id] = int(result["epoch"])
+            self.write(trial, lambda run: run.log(numbers(result), step=int(result["epoch"])))
+            self.show(f"{result['objective']:.1f} %")
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.epochs[trial.trial_id] = epochs  # what ASHA saved counts as done
+            self.write(trial, lambda run: run.finish("FINISHED"))
+            self.show("")
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.epochs[trial.trial_id] = epochs
+            self.write(trial, lambda run: run.finish("FAILED"))
+
+        def write(self, trial: Any, act: Callable[[Run], None]) -> None:
+            if trial.trial_id in self.runs:
+                self.attempt(lambda: act(self.runs[trial.trial_id]))
+
+        def attempt(self, act: Callable[[], None]) -> None:
+            try:
+                act()
+            except Exception as error:  # an MLflow that is away must not end a search
+                logger.warning("a trial is not fully in MLflow: %s", error)
+
+        def show(self, label: str) -> None:
+            listener = here._listeners.get(name)
+            if listener:
+                listener(sum(self.epochs.values()), trials * epochs, label)
+
+        def get_state(self) -> dict[str, Any]:
+            return {"epochs": self.epochs}
+
+        def set_state(self, state: dict[str, Any]) -> None:
+            self.epochs = state["epochs"]
+
+    return Scribe()
+
+
+def _rank(grid: ResultGrid, recipe: Recipe, name: str) -> SearchResult:
+    rows = [_row(grid[position], recipe) for position in range(len(grid))]
+    running = [row["trial"] for row in rows if row["state"] == "unfinished"]
+    if running:
+        raise SearchError(f"search {name} was interrupted with {len(running)} trials open; go on with --resume")
+    rows.sort(key=lambda row: (row["state"] == "failed", row["objective"], row["trial"]))
+    if not rows or rows[0]["state"] == "failed":
+        errors = sorted({str(row["error"]) for row in rows})
+        raise SearchError(f"none of {len(rows)} trials of search {name} gave a model: {'; '.join(errors)[:2000]}")
+    return SearchResult(name, rows, tuple(rows[0]["overrides"]))
+
+
+def _row(result: Any, recipe: Recipe) -> dict[str, Any]:
+    metrics = result.metrics or {}
+    error = str(result.error) if result.error else metrics.get("error")
+    epochs = int(metrics.get("epoch", 0))
+    if error:
+        state = "failed"
+    elif epochs >= recipe.search.epochs:
+        state = "finished"
+    else:
+        state = "stopped" if metrics.get("done") else "unfinished"
+    return {
+        "trial": metrics.get("trial_id") or Path(result.path).name,
+        "overrides": list(overrides_of(result.config or {})),
+        "objective": float(metrics.get("objective", WORST)),
+        "metrics": {key: value for key, value in numbers(metrics).items() if key.startswith(("valid/", "train/"))},
+        "epochs": epochs,
+        "seconds": float(metrics.get("time_total_s", 0.0)),
+        "parameters": metrics.get("parameters"),
+        "state": state,
+        "error": error,
+    }
+
+
+def _clear(store: Store, name: str) -> None:
+    """Removes the trials' checkpoints: a winner is trained anew, in full."""
+    for entry in store.list(f"search/{name}/"):
+        if "/checkpoint_" in entry.key:
+            store.delete(entry.key)

@@ -1,0 +1,88 @@
+"""What every training worker of Ray Train runs: a rank of `mtl.fit`, whose reports become Ray's.
+
+A worker finishes, or dies (Ray starts the group again from the last checkpoint), or raises `Lasting`, which the
+controller takes as final (train.py).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtl import checkpoint as checkpoints
+from mtl.fit import NonFiniteLoss, fit
+from pipelines.prepare import Job, fit_config
+
+HISTORY = "history.json"  # beside the state in every checkpoint: one row an epoch, from the first
+# Errors that would come again from the same checkpoint: starting the workers again is a waste of time.
+# Everything else (a lost worker, a broken connection, a full disk) may pass, and is retried.
+LASTING = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, TypeError, ValueError)
+
+Row = dict[str, float]
+
+
+class Lasting(RuntimeError):
+    """A worker's error that a retry would meet again. A plain message, since it travels between processes."""
+
+
+def loop(config: dict[str, Any]) -> None:
+    """Ray Train's training function; config["job"] is a prepare.Job.
+
+    Raises:
+        Lasting: a loss that is not finite, a GPU that is too small, or an error in the code or the data.
+    """
+    try:
+        _fit(config["job"])
+    except NonFiniteLoss as error:
+        raise Lasting(str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise Lasting(f"a micro-batch does not fit into GPU memory; lower loader.batch_seconds: {error}") from error
+    except LASTING as error:
+        raise Lasting(f"{type(error).__name__} in a training worker: {error}") from error
+
+
+def _fit(job: Job) -> None:
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    context = ray_train.get_context()
+    model, loader, validate = job.open(context.get_world_rank(), context.get_world_size())
+    report = Reporter()
+    settings = replace(fit_config(job.recipe), device=str(get_device()))
+    fit(model, loader, settings, report=report, validate=validate, resume=report.restore())
+
+
+class Reporter:
+    """mtl.fit's `report` for Ray Train; a checkpoint carries the history so far, so a resumed run repeats no row."""
+
+    def __init__(self) -> None:
+        self.history: list[Row] = []
+
+    def restore(self) -> dict[str, Any] | None:
+        """The state of the last checkpoint, if there is one."""
+        from ray import train as ray_train
+
+        latest = ray_train.get_checkpoint()
+        if latest is None:
+            return None
+        with latest.as_directory() as folder:
+            self.history = json.loads((Path(folder) / HISTORY).read_text(encoding="utf-8"))
+            return checkpoints.load(folder)
+
+    def __call__(self, metrics: Row, state: dict[str, Any] | None) -> None:
+        from ray import train as ray_train
+
+        if metrics:
+            self.history.append(metrics)
+        if state is None:
+            ray_train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoints.save(folder, state)
+            (Path(folder) / HISTORY).write_text(json.dumps(self.history), encoding="utf-8")
+            ray_train.report(metrics, checkpoint=ray_train.Checkpoint.from_directory(folder))
