@@ -1,0 +1,141 @@
+"""Who was champion when, and why: an append-only list of lines in the store, one list per model name.
+
+    ledger = Ledger(store, "assistant")
+    ledger.append("promote", version=4, expects=3, reason="significantly better: …", by="nightly")
+    ledger.state().champion
+
+A line is a numbered manifest, created on condition that nobody took its number: of two writers neither
+loses its line. Which lines took effect follows from reading them in order: a line says which champion it
+expects, and one that finds another is kept and counts for nothing ("overtaken"). So two promoters who judged against
+the same champion cannot both win, without a lock, on a folder and on S3 alike. MLflow's aliases hold no history; they
+are set from here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from pipelines.store import Manifest, Store, fingerprint
+
+Action = Literal["promote", "keep", "rollback"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One decision.
+
+    promote: `version` becomes champion. keep: `version` was a candidate and lost. rollback: `version`, the champion
+    before, is champion again. expects: the champion it was decided against. rows: identity of the
+    test rows. effective: False where another line came first.
+    """
+
+    number: int
+    time: str
+    action: Action
+    version: int
+    expects: int | None
+    reason: str
+    by: str
+    rows: str | None = None
+    decision: Mapping[str, Any] | None = None
+    effective: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class State:
+    """What the lines amount to. reigns: champions in order without those rolled back; the last one reigns."""
+
+    lines: tuple[Line, ...]
+    reigns: tuple[int, ...]
+
+    @property
+    def champion(self) -> int | None:
+        return self.reigns[-1] if self.reigns else None
+
+    @property
+    def previous(self) -> int | None:
+        """Where a rollback leads."""
+        return self.reigns[-2] if len(self.reigns) > 1 else None
+
+    @property
+    def number(self) -> int:
+        return self.lines[-1].number if self.lines else 0
+
+    def challenges(self, rows: str | None) -> int:
+        """Candidates that the present champion has met on these test rows, and that lost: see `looks` in gates."""
+        return sum(line.action == "keep" and line.expects == self.champion and line.rows == rows for line in self.lines)
+
+
+class Ledger:
+    """The lines of one model name."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store, self.name = store, name
+        self.dataset = f"ledger/{name}"
+
+    def append(
+        self,
+        action: Action,
+        version: int,
+        expects: int | None,
+        reason: str,
+        by: str,
+        rows: str | None = None,
+        decision: Mapping[str, Any] | None = None,
+    ) -> Line:
+        """Writes a line; the returned one says by `effective` whether it was overtaken."""
+        meta = {
+            "action": action,
+            "version": version,
+            "expects": expects,
+            "reason": reason,
+            "by": by,
+            "rows": rows,
+            "decision": decision,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        # No two lines are the same line, even with equal words: the address must be new each time.
+        manifest = self.store.commit(self.dataset, fingerprint(meta, uuid.uuid4().hex), meta=meta)
+        return next(line for line in self.state().lines if line.number == manifest.version)
+
+    def state(self) -> State:
+        return fold(_line(manifest) for manifest in self.store.versions(self.dataset))
+
+
+def fold(lines: Iterable[Line]) -> State:
+    """Reads lines in order and says which took effect."""
+    read: list[Line] = []
+    reigns: list[int] = []
+    for line in lines:
+        effective = line.action == "keep" or _applies(line, reigns)
+        if effective and line.action == "promote":
+            reigns.append(line.version)
+        elif effective and line.action == "rollback":
+            reigns.pop()
+        read.append(replace(line, effective=effective))
+    return State(tuple(read), tuple(reigns))
+
+
+def _applies(line: Line, reigns: list[int]) -> bool:
+    if line.expects != (reigns[-1] if reigns else None):
+        return False
+    if line.action == "rollback":
+        return len(reigns) > 1 and reigns[-2] == line.version
+    return line.version != line.expects
+
+
+def _line(manifest: Manifest) -> Line:
+    meta = manifest.meta
+    if meta.get("action") not in get_args(Action):
+        raise ValueError(
+            f"{manifest.dataset} line {manifest.version} has the action {meta.get('action')!r}, "
+            f"expected one of {', '.join(get_args(Action))}; it was written by a newer version of Motet"
+        )
+    return Line(number=manifest.version, **meta)

@@ -1,0 +1,152 @@
+"""A model as a folder that MLflow loads: code, safetensors, signature, example, pinned requirements; no pickle.
+
+save_package(predictor_folder, Path("package"))        # an MLflow model (models-from-code), see packaged_model.py
+predictor_folder(Path("package"))                      # the Predictor folder inside
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.tracking import quiet_mlflow
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models import ModelSignature
+
+PACKAGED = Path(__file__).with_name("packaged_model.py")
+ARTIFACT = "predictor"  # the package's name for the Predictor folder; packaged_model.py says the same
+REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "soundfile", "soxr")
+HEARING = frozenset({"transcript", "speaker", "emotion"})  # tasks that cannot answer a sentence
+
+
+class PackageError(ValueError):
+    """A folder that is no model; the message says what it should hold."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a Predictor folder says of itself. address: hash of its files; units: kind of its CTC units."""
+
+    address: str
+    parameters: int
+    tasks: tuple[str, ...]
+    units: str
+
+
+def save_package(folder: Path, package: Path, model_id: str | None = None, run_id: str | None = None) -> None:
+    """Writes an MLflow model folder around a Predictor folder; the ids are those that MLflow gave the model, if any.
+
+    Raises:
+        PackageError: `folder` is not what Predictor.save writes.
+    """
+    quiet_mlflow()
+    described = describe(folder)
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    import mtl
+
+    with tempfile.TemporaryDirectory() as scratch:
+        # The artifact keeps its folder's name, which in a store is a hash; and bytecode of mtl is no part of a package.
+        artifact = shutil.copytree(folder, Path(scratch) / ARTIFACT)
+        code = shutil.copytree(
+            Path(mtl.__file__).parent, Path(scratch) / "mtl", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        mlflow.pyfunc.save_model(
+            path=str(package),
+            python_model=str(PACKAGED),
+            artifacts={ARTIFACT: str(artifact)},
+            code_paths=[str(code)],
+            signature=signature(described.tasks),
+            input_example=example(described.tasks),
+            pip_requirements=requirements(described.units),
+            mlflow_model=Model(model_id=model_id, run_id=run_id),
+        )
+
+
+def signature(tasks: tuple[str, ...]) -> ModelSignature:
+    """Inputs `audio` and `text`, of which a row has one; outputs by task, each null where the task is silent."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    def optional(name: str, kind: DataType = DataType.string) -> ColSpec:
+        return ColSpec(kind, name, required=False)
+
+    inputs: list[Any] = [optional("audio"), optional("text")]
+    outputs: list[Any] = []
+    for task in tasks:
+        if task in ("transcript", "slots"):
+            outputs.append(optional("text" if task == "transcript" else task))
+        else:
+            outputs += [optional(task), optional(f"{task}_confidence", DataType.double)]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+
+
+def example(tasks: tuple[str, ...]) -> pd.DataFrame:
+    """One row that the model can answer: a sentence if some task reads, half a second of a tone if it only hears."""
+    import numpy as np
+    import pandas as pd
+    import soundfile
+
+    if set(tasks) - HEARING:
+        return pd.DataFrame({"text": ["turn on the light in the kitchen"]})
+    tone = io.BytesIO()
+    soundfile.write(tone, 0.1 * np.sin(np.arange(8000) * 2 * np.pi * 440 / 16000), 16000, format="FLAC")
+    return pd.DataFrame({"audio": [base64.b64encode(tone.getvalue()).decode()]})
+
+
+def requirements(units: str) -> list[str]:
+    """What the package needs to load and answer, at the versions it was made with."""
+    names = (*REQUIREMENTS, *(("sentencepiece",) if units == "sentencepiece" else ()))
+    # "2.13.0+cpu" is a build of 2.13.0: a package made on a laptop must install on a machine with a GPU.
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
+
+
+def folder_address(folder: Path) -> str:
+    """Hash of a Predictor folder's files."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        total.update(path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def describe(folder: Path) -> Description:
+    """Reads the headers alone, not the weights. Raises PackageError."""
+    from safetensors import safe_open
+
+    if not (folder / "model.json").is_file():
+        raise PackageError(f"{folder} holds no model.json; expected a folder that Predictor.save wrote")
+    content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    with safe_open(folder / "weights.safetensors", framework="numpy") as weights:
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 (it is no mapping)
+    return Description(
+        address=folder_address(folder),
+        parameters=sum(math.prod(shape) for shape in shapes),
+        tasks=tuple(content["model"]["tasks"]),
+        units=content["codec"]["units"]["kind"],
+    )
+
+
+def predictor_folder(folder: Path) -> Path:
+    """The Predictor folder that a package holds, or the folder itself when it is one. Raises PackageError."""
+    if (folder / "model.json").is_file():
+        return folder
+    if (folder / "MLmodel").is_file():
+        from mlflow.models import Model
+
+        artifacts = Model.load(str(folder)).flavors.get("python_function", {}).get("artifacts", {})
+        if ARTIFACT in artifacts:
+            return folder / artifacts[ARTIFACT]["path"]
+    raise PackageError(f"{folder} is no model: it holds neither model.json nor a package of Motet's (MLmodel)")

@@ -1,0 +1,118 @@
+"""What MLflow serves: a trained model behind a table of inputs, as code beside safetensors, without pickle.
+
+    model = mlflow.pyfunc.load_model("models:/assistant@champion")
+    model.predict(pandas.DataFrame({"text": ["turn on the light"]}))
+    model.predict(pandas.DataFrame({"audio": [base64 of a WAV or FLAC file, or the path of one]}))
+
+MLflow stores this file in the package (models-from-code) with `mtl` and the folder of the Predictor beside it. It is
+run wherever the package is loaded, so it imports nothing but mtl, numpy, pandas, mlflow and, for sound,
+soundfile and soxr: no Ray, no Prefect, and nothing else of pipelines.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from mtl.predictor import Prediction, Predictor
+
+ARTIFACT = "predictor"
+MAX_SECONDS = 600.0  # of one recording: a served model must not be made to swallow a day of audio
+_LONGEST_PATH = 4096
+
+
+class SpeechService(PythonModel):
+    """One row in, one row out. A row has either `audio` or `text`."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self.predictor = Predictor.load(context.artifacts[ARTIFACT])
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Columns `text`, then each task and `<task>_confidence`, then `slots` as JSON; null where a task is silent.
+
+        Raises:
+            ValueError: a row with neither or both inputs, or a recording that cannot be read; it names the row.
+        """
+        rate = self.predictor.features.sample_rate
+        inputs = [_input(row, number, rate) for number, row in enumerate(model_input.to_dict("records"))]
+        predictions = self.predictor.predict(inputs)
+        return as_table(predictions, self.predictor.model.config.tasks, model_input.index)
+
+
+def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any = None) -> pd.DataFrame:
+    """Predictions as a table with a column or two per task of the model."""
+    columns: dict[str, list[Any]] = {}
+    for task in tasks:
+        if task == "transcript":
+            columns["text"] = [prediction.text for prediction in predictions]
+        elif task == "slots":
+            columns["slots"] = [_slots(prediction) for prediction in predictions]
+        else:
+            labels = [prediction.labels.get(task) for prediction in predictions]
+            columns[task] = [label.value if label else None for label in labels]
+            columns[f"{task}_confidence"] = [label.confidence if label else None for label in labels]
+    return pd.DataFrame(columns, index=index)
+
+
+def decode(recording: bytes | str, sample_rate: int) -> np.ndarray:
+    """A recording's bytes, or the path of one, as (N,) float32 at `sample_rate` Hz, channels averaged."""
+    import soundfile
+    import soxr
+
+    source = recording if isinstance(recording, str) else io.BytesIO(recording)
+    with soundfile.SoundFile(source) as file:
+        if file.frames > MAX_SECONDS * file.samplerate:
+            raise ValueError(f"{file.frames / file.samplerate:.0f} s long, at most {MAX_SECONDS:.0f} s are read")
+        waveform, rate = file.read(dtype="float32", always_2d=True).mean(axis=1), file.samplerate
+    if not len(waveform) or not np.isfinite(waveform).all():
+        raise ValueError("it is empty, or holds samples that are not finite")
+    return waveform if rate == sample_rate else soxr.resample(waveform, rate, sample_rate, quality="HQ")
+
+
+def _input(row: dict[str, Any], number: int, sample_rate: int) -> np.ndarray | str:
+    audio, text = ((row.get(name) if isinstance(row.get(name), str) else None) for name in ("audio", "text"))
+    if (audio is None) == (text is None):
+        given = "both 'audio' and 'text'" if audio is not None else "neither 'audio' nor 'text'"
+        raise ValueError(
+            f"row {number} has {given}, expected one of them: base64 of a sound file or its path; a sentence"
+        )
+    if text is not None:
+        return text
+    import soundfile
+
+    try:
+        return decode(_recording(audio or ""), sample_rate)
+    except (ValueError, OSError, soundfile.SoundFileError) as error:
+        raise ValueError(f"row {number}: its 'audio' cannot be read: {error}") from None
+
+
+def _recording(audio: str) -> bytes | str:
+    """The file that a string names, or the bytes that it encodes; also as a data: URL."""
+    if audio.startswith("data:"):
+        audio = audio.partition(",")[2]
+    if len(audio) < _LONGEST_PATH and Path(audio).is_file():
+        return audio
+    try:
+        return base64.b64decode(audio, validate=True)
+    except binascii.Error:
+        raise ValueError("it is neither the path of a file that exists here nor base64") from None
+
+
+def _slots(prediction: Prediction) -> str | None:
+    if prediction.tags is None:
+        return None
+    return json.dumps([{"slot": slot, "value": value} for slot, value in prediction.slots], ensure_ascii=False)
+
+
+mlflow.models.set_model(SpeechService())
