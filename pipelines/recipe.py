@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -237,6 +238,7 @@ def load(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Reci
         raise RecipeError(f"{path} holds {type(content).__name__}, expected a mapping with name, corpora, tasks …")
     for override in overrides:
         _override(content, override)
+    _expand_sources(content, path)
     return parse(content, where=str(path))
 
 
@@ -247,6 +249,20 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     except ValidationError as error:
         lines = [_explain(fault) for fault in error.errors()]
         raise RecipeError(f"{where} is not a valid recipe:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _expand_sources(content: dict[str, Any], path: Path) -> None:
+    """`$NAME` and `~` in a corpus's source, so that a recipe need not name one machine's folders."""
+    for corpus in content.get("corpora") or ():
+        if not isinstance(corpus, dict) or not isinstance(corpus.get("source"), str):
+            continue
+        source = os.path.expanduser(os.path.expandvars(corpus["source"]))
+        if "$" in source:
+            raise RecipeError(
+                f"{path}: the source of corpus {corpus.get('name')!r} is {source!r}, but that variable is not set; "
+                f"export it, or give --set corpora.{corpus.get('name')}.source=FOLDER"
+            )
+        corpus["source"] = source
 
 
 def _find(name_or_path: str) -> Path:
