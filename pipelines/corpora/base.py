@@ -10,15 +10,16 @@ never raises for a bad row (it yields a Reject) and invents no label: what the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pipelines.recipe import Corpus
+from pipelines.source import Recording, Source
 
-if TYPE_CHECKING:
-    from pipelines.source import Source
-
+# Options of every kind: {speaker: split} overrides (splits.py), and a licence that is kept with each version.
+COMMON_OPTIONS = ("splits", "license")
+AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3", ".aiff", ".aif", ".opus")
 # Names that releases use for the three splits of table.SPLITS.
 SPLIT_NAMES = {
     "train": "train",
@@ -30,26 +31,6 @@ SPLIT_NAMES = {
     "test": "test",
     "eval": "test",
 }
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Audio that can be read later: a lasting URI, or a function that gives the file's bytes.
-
-    uri: absolute local path or s3:// URI that will still be there tomorrow; ingest refers to it.
-    load: gives the bytes of an audio file (WAV, FLAC …); ingest copies them into the store.
-    name: what a person would look for, e.g. the path inside the archive; its suffix becomes the copy's.
-    start, duration: the segment in seconds; the whole recording when duration is None.
-    stamp: changes when the bytes do (size and time, ETag); an equal stamp under an equal name lets the next
-        ingest skip the recording. Empty: read it again each time.
-    """
-
-    uri: str | None = None
-    load: Callable[[], bytes] | None = None
-    name: str = ""
-    start: float = 0.0
-    duration: float | None = None
-    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,3 +83,38 @@ class Reader:
 
 class CorpusError(ValueError):
     """A source that is not laid out as its kind of corpus is, or options that do not fit it."""
+
+
+def source_fingerprint(source: Source | None, corpus: Corpus) -> str:
+    """`Reader.fingerprint` of a corpus that is all in its source: the listing."""
+    return need_source(source, corpus).fingerprint()
+
+
+def need_source(source: Source | None, corpus: Corpus) -> Source:
+    if source is None:
+        raise CorpusError(
+            f"corpora.{corpus.name}: a {corpus.kind} corpus needs a source: folder, archive, URL or s3://"
+        )
+    return source
+
+
+def check_options(corpus: Corpus, allowed: Iterable[str]) -> None:
+    """Raises CorpusError for an option that this kind of corpus does not know, naming the nearest one."""
+    known = sorted({*allowed, *COMMON_OPTIONS})
+    for option in corpus.options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"a {corpus.kind} corpus knows {', '.join(known)}"
+            raise CorpusError(f"corpora.{corpus.name}.options.{option}: unknown option; {hint}")
+
+
+def text_lines(data: bytes) -> list[str]:
+    """Lines of a UTF-8 file, without their ends. Bytes that are not UTF-8 become lone surrogates: see `not_utf8`."""
+    lines = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def not_utf8(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
