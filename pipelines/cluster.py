@@ -9,10 +9,12 @@ A job that asks a cluster for more than it has waits for ever without a word; he
 from __future__ import annotations
 
 import os
+import socket
 import time
 from typing import Any
 
 OBJECT_STORE_BYTES = 512 * 2**20  # a local cluster's shared memory; stages pass keys through it, not features
+KNOCK_S = 10.0  # how long a joined cluster's port may take to answer
 JOIN_PATIENCE_S = 30.0  # how long nodes of a joined cluster may take to report their resources
 
 
@@ -70,6 +72,7 @@ def _start_or_join(ray: Any, dashboard: bool, worker_output: bool) -> None:
     common = {"log_to_driver": worker_output, "logging_level": "ERROR", "configure_logging": True}
     try:
         if address:
+            _knock(address)
             ray.init(address=address, **common)
         else:
             # "local", or Ray would join whatever cluster somebody else started last on this machine.
@@ -80,7 +83,14 @@ def _start_or_join(ray: Any, dashboard: bool, worker_output: bool) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 **common,
             )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "a local Ray cluster"
         hint = "is it up, and does RAY_AUTH_TOKEN match?" if address else "is there room in /dev/shm and in /tmp/ray?"
         raise ClusterError(f"cannot use {where}: {error}; {hint}") from error
+
+
+def _knock(address: str) -> None:
+    """Raises OSError when nobody listens at host:port; Ray itself would end the whole process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
