@@ -24,6 +24,7 @@ from mtl.balance import Balancer
 from mtl.batch import Batch
 from mtl.model import SpeechModel
 
+BETAS = (0.9, 0.98)  # of Adam, as for Transformers since Vaswani et al. 2017
 MicroBatch = tuple[Batch, ...]  # one batch per input group
 Report = Callable[[dict[str, float], dict[str, Any] | None], None]
 Validate = Callable[[SpeechModel], dict[str, float]]
@@ -109,7 +110,7 @@ class _Run:
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device)
         self.balancer = Balancer(model.config.tasks, config.task_weights, config.balancing).to(self.device)
-        self.optimiser = torch.optim.AdamW(_parameter_groups(model, self.balancer, config), fused=True)
+        self.optimiser = torch.optim.AdamW(_parameter_groups(model, self.balancer, config), betas=BETAS, fused=True)
         steps = [loader.steps(epoch) for epoch in range(config.epochs)]
         self.total_steps = sum(steps)
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()} if config.ema else None
