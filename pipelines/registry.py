@@ -28,7 +28,7 @@ from pipelines.ledger import Action, Ledger, Line, State
 from pipelines.package import PackageError, describe, predictor_folder, save_package
 from pipelines.roots import cache_folder
 from pipelines.store import Store
-from pipelines.tracking import Run, client_of, experiment_named, provenance, quiet_mlflow, tracking_uri
+from pipelines.tracking import Run, as_default, client_of, experiment_named, provenance, quiet_mlflow, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -109,9 +109,10 @@ class Registry:
         }
         model_id = self._store_package(name, folder, run, labels)
         self._ensure_name(name)
-        made = self.client.create_model_version(
-            name, source=f"models:/{model_id}", run_id=run.run_id if run else None, tags=labels, model_id=model_id
-        )
+        with as_default(self.uri):  # where MLflow looks the model's id up
+            made = self.client.create_model_version(
+                name, source=f"models:/{model_id}", run_id=run.run_id if run else None, tags=labels, model_id=model_id
+            )
         self.client.set_registered_model_alias(name, CHALLENGER, made.version)
         return self.version(name, int(made.version))
 
@@ -261,10 +262,10 @@ class Registry:
         """The package's folder: where it lies, or a copy kept by model id."""
         import mlflow
 
-        location = found.source
-        if location.startswith("models:/"):
-            location = self.client.get_logged_model(location.removeprefix("models:/")).artifact_location or ""
-        if location.startswith("file:") or ("://" not in location and not location.startswith("mlflow-artifacts:")):
+        source = str(found.source)
+        model_id = source.removeprefix("models:/")
+        location = source if model_id == source else str(self.client.get_logged_model(model_id).artifact_location)
+        if location.startswith(("file:", "/")):
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=location, tracking_uri=self.uri))
         copy = cache_folder() / "packages" / hashlib.sha256(f"{self.uri} {location}".encode()).hexdigest()[:32]
         if not copy.is_dir():

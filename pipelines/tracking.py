@@ -17,8 +17,10 @@ import logging
 import math
 import os
 import subprocess
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +40,7 @@ KEY_TAG = "motet.key"
 PARENT_TAG = "mlflow.parentRunId"  # how MLflow's pages nest runs
 _PARAMS_A_CALL, _METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
 _PARAM_CHARACTERS = 6000
+_DEFAULT = threading.RLock()  # MLflow's default address is one per process
 
 
 class TrackingError(RuntimeError):
@@ -150,10 +153,30 @@ def _client(uri: str) -> MlflowClient:
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 
+@contextmanager
+def as_default(uri: str) -> Iterator[None]:
+    """Makes `uri` the process's own for a moment, for the parts of MLflow that take no address.
+
+    MLflow also writes its default into the environment, where `tracking_uri` would find it for every later root.
+    """
+    import mlflow
+
+    with _DEFAULT:
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None means none
+            if before is None:
+                os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 def quiet_mlflow() -> Any:
-    """The module mlflow, without telemetry, without pickle, and without its database's migration log."""
+    """The module mlflow, without telemetry, pickle, progress bars of its own and its database's migration log."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
