@@ -267,7 +267,7 @@ def _trainer(job: Job, name: str, workers: int, share: Share, queue: Any) -> Tor
         ),
         logging_config=LoggingConfig("ERROR"),
     )
-    return TorchTrainer(
+    return _prompt(TorchTrainer)(
         loop,
         train_loop_config={"job": job},
         scaling_config=ray_train.ScalingConfig(
@@ -275,6 +275,25 @@ def _trainer(job: Job, name: str, workers: int, share: Share, queue: Any) -> Tor
         ),
         run_config=run_config,
     )
+
+
+def _prompt(trainer: type[TorchTrainer]) -> type[TorchTrainer]:
+    """The trainer, without a wait of 12 s at the end of every run on a cluster that has no dashboard (Ray 2.60).
+
+    Ray's placement group cleaner asks the dashboard whether the controller lives. Where there is none it can clean
+    nothing, and only sits out its question's time limit. Should Ray rename it, the wait comes back and no more.
+    """
+    from ray._private.worker import get_dashboard_url
+
+    if get_dashboard_url():
+        return trainer
+
+    class Prompt(trainer):  # type: ignore[misc, valid-type]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
+
+    return Prompt
 
 
 def _courier(queue: Any) -> Any:
