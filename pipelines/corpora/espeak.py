@@ -1,0 +1,374 @@
+"""The embedded corpus: commands to a smart speaker, spoken by the eSpeak NG synthesiser. Synthetic, and labelled so.
+
+    for utterance in read(None, corpus): utterance.text, utterance.recording.load()
+    samples = synthesize("turn on the kitchen lights")                      # (N,) float32 at 16 kHz
+
+Needs the extra `motet[espeak]` (eSpeak NG is GPL-3.0-or-later; this is the only file that imports it). What is said
+comes from a grammar, who says it from voices.py. Splits share neither a speaker, nor a variant, nor a sentence.
+
+The corpus is a stream: utterance number k of a split depends on the seed, the split and the sentences before it, so
+that asking for more utterances adds to the end and changes not a byte of what was there.
+
+Options of the recipe's `corpora.<name>.options`: see Options.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import difflib
+import hashlib
+import importlib.metadata
+import io
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import soundfile
+import soxr
+from pydantic import Field, ValidationError
+
+from pipelines.corpora import commands_en
+from pipelines.corpora.base import CorpusError, Recording, Reject, Utterance
+from pipelines.corpora.grammar import Grammar, Sentence, weighted
+from pipelines.corpora.voices import STYLE_WEIGHTS, Voice, speakers, styled
+from pipelines.recipe import Corpus, Section
+
+if TYPE_CHECKING:
+    from pipelines.source import Source
+
+VERSION = 1  # bump when the same options would give other rows or other bytes
+SAMPLE_RATE = 16000  # Hz
+SECONDS_PER_UTTERANCE = 2.7  # mean of the grammar over the voices, for turning hours into utterances
+MARGIN = 0.08  # s of silence kept before and after
+SILENCE = 10 ** (-50 / 20)  # of the peak; what is below it at the ends is cut
+SENTENCE_SHARES = {"train": 80, "valid": 6, "test": 14}  # percent of all sentences
+GRAMMARS: dict[str, Grammar] = {"en": commands_en.GRAMMAR}
+
+
+class Options(Section):
+    """What the embedded corpus is made of; `utterances` wins over `hours`."""
+
+    seed: int = Field(0, description="another seed is another corpus")
+    hours: float = Field(1.5, gt=0, le=1000, description="audio to train on, about")
+    utterances: int | None = Field(None, ge=1, description="utterances to train on, instead of hours")
+    valid_utterances: int = Field(200, ge=1)
+    test_utterances: int = Field(400, ge=1)
+    text_only_sentences: int = Field(2000, ge=0, description="labelled training sentences without audio")
+    speakers: int = Field(80, ge=1, le=600, description="speakers to train on")
+    valid_speakers: int = Field(12, ge=1, le=96)
+    test_speakers: int = Field(24, ge=1, le=192)
+    languages: tuple[Literal["en"], ...] = Field(("en",), min_length=1)
+    noise_db: tuple[float, float] | None = Field(None, description="range of signal-to-noise ratios; none: clean")
+
+    @property
+    def train_utterances(self) -> int:
+        return self.utterances or max(1, round(self.hours * 3600 / SECONDS_PER_UTTERANCE))
+
+
+@dataclass(frozen=True)
+class Speech:
+    """samples (N,) float32 at 16 kHz; phonemes: (eSpeak's symbol, start in s, end in s), in order, without pauses."""
+
+    samples: np.ndarray
+    phonemes: tuple[tuple[str, float, float], ...]
+
+
+# --- the corpus ----------------------------------------------------------------------------------------------------
+
+
+def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
+    """Rows of train, valid and test with audio, then training sentences without. Makes no sound before `load()`.
+
+    Raises CorpusError: options that do not fit, a source (there is none to read), or no eSpeak NG.
+    """
+    options = options_of(corpus)
+    if source is not None:
+        raise CorpusError(f"corpora.{corpus.name}: kind espeak makes its own audio; leave out its source")
+    _installed()
+    counts = {
+        "train": options.train_utterances,
+        "valid": options.valid_utterances,
+        "test": options.test_utterances,
+    }
+    for split, count in counts.items():
+        yield from _spoken(options, split, count)
+    yield from _written(options, options.text_only_sentences)
+
+
+def fingerprint_of(corpus: Corpus) -> str:
+    """Changes when `read` would yield something else: options, grammar, this file's VERSION, eSpeak's package."""
+    options = options_of(corpus)
+    grammars = [GRAMMARS[language].fingerprint() for language in options.languages]
+    return _digest(VERSION, options.model_dump_json(), grammars, _installed())
+
+
+def options_of(corpus: Corpus) -> Options:
+    """The corpus's options, checked. Raises CorpusError that names the nearest valid key."""
+    where = f"corpora.{corpus.name}.options"
+    for key in corpus.options:
+        if key not in Options.model_fields:
+            near = difflib.get_close_matches(key, Options.model_fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(Options.model_fields)}"
+            raise CorpusError(f"{where}.{key}: unknown key; {hint}")
+    try:
+        return Options.model_validate(corpus.options)
+    except ValidationError as error:
+        faults = [f"{where}.{'.'.join(map(str, f['loc']))}: {f['msg']} (given {f['input']!r})" for f in error.errors()]
+        raise CorpusError("\n".join(faults)) from None
+
+
+def split_of(text: str) -> str:
+    """The split that a sentence belongs to, by its hash alone: no seed and no option moves it."""
+    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
+    for split, share in SENTENCE_SHARES.items():
+        place -= share
+        if place < 0:
+            return split
+    raise AssertionError("SENTENCE_SHARES do not add up to 100")
+
+
+def _spoken(options: Options, split: str, count: int) -> Iterator[Utterance]:
+    counts = {"train": options.speakers, "valid": options.valid_speakers, "test": options.test_speakers}
+    voices = {name: speakers(split, counts[split], options.seed, name) for name in options.languages}
+    seen: set[str] = set()
+    for number in range(count):
+        language = options.languages[number % len(options.languages)]
+        rng = Random(f"{options.seed}/{language}/{split}/{number}")
+        sentence = _sentence(rng, language, split, seen)
+        voice = voices[language][int(rng.random() * len(voices[language]))]
+        style = weighted(rng, list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))
+        noise = None
+        if options.noise_db:
+            low, high = options.noise_db
+            noise = (low + rng.random() * (high - low), int(rng.random() * 2**31))
+        name = f"{split}-{number:06d}"
+        spoken = sentence.text + ("?" if sentence.question else "")
+        said = styled(voice, style)
+        yield _row(
+            name,
+            split,
+            sentence,
+            recording=Recording(
+                load=partial(render, spoken, said, noise),
+                name=f"{name}.flac",
+                stamp=_digest(VERSION, spoken, astuple(said), noise, _installed()),
+            ),
+            speaker=voice.name,
+            emotion=style,
+            language=language,
+        )
+
+
+def _written(options: Options, count: int) -> Iterator[Utterance]:
+    seen: set[str] = set()
+    for number in range(count):
+        language = options.languages[number % len(options.languages)]
+        rng = Random(f"{options.seed}/{language}/text/{number}")
+        yield _row(f"text-{number:06d}", "train", _sentence(rng, language, "train", seen), language=language)
+
+
+def _row(name: str, split: str, sentence: Sentence, recording: Recording | None = None, **labels: str) -> Utterance:
+    return Utterance(
+        id=name,
+        split=split,
+        recording=recording,
+        text=sentence.text,
+        tokens=list(sentence.tokens),
+        slots=list(sentence.slots),
+        intent=sentence.intent,
+        domain=sentence.domain,
+        file="espeak",
+        **labels,  # type: ignore[arg-type]
+    )
+
+
+def _sentence(rng: Random, language: str, split: str, seen: set[str]) -> Sentence:
+    """A sentence of this split, a new one while new ones are easy to find; `seen` is added to."""
+    for attempt in range(1000):
+        sentence = GRAMMARS[language].draw(rng)
+        if split_of(sentence.text) == split and (sentence.text not in seen or attempt >= 100):
+            seen.add(sentence.text)
+            return sentence
+    raise CorpusError(f"the {language} grammar has no sentence for the {split} split; SENTENCE_SHARES leave it none")
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+# --- sound ---------------------------------------------------------------------------------------------------------
+
+
+def synthesize(text: str, voice: Voice | None = None) -> np.ndarray:
+    """The text, spoken: (N,) float32 at 16 kHz, the same samples each time. Voice None is one of the test split."""
+    return speak(text, voice or speakers("test", 1, seed=0)[0]).samples
+
+
+def speak(text: str, voice: Voice) -> Speech:
+    """The text, spoken, with the times of its phonemes. Raises CorpusError when eSpeak cannot say it."""
+    raw, rate, events = _Espeak.say(text, voice)
+    samples = raw.astype(np.float32) / 32768
+    first, last = _sounding(samples, rate)
+    samples = soxr.resample(samples[first:last], rate, SAMPLE_RATE)
+    power = float(np.sqrt(np.mean(samples**2)))
+    gain = min(10 ** (voice.level / 20) / power, 0.99 / float(np.abs(samples).max()))
+    return Speech(np.asarray(samples * gain, dtype=np.float32), _phonemes(events, first, last, rate))
+
+
+def render(text: str, voice: Voice, noise: tuple[float, int] | None = None) -> bytes:
+    """A 16-bit FLAC file of the text, spoken; `noise` is (signal-to-noise ratio in dB, seed)."""
+    samples = synthesize(text, voice)
+    if noise is not None:
+        samples = _with_noise(samples, *noise)
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _sounding(samples: np.ndarray, rate: int) -> tuple[int, int]:
+    """Where the sound begins and ends, in samples, the margins included."""
+    loud = np.flatnonzero(np.abs(samples) > SILENCE * np.abs(samples).max())
+    margin = int(MARGIN * rate)
+    return max(0, int(loud[0]) - margin), min(len(samples), int(loud[-1]) + 1 + margin)
+
+
+def _phonemes(events: list[tuple[str, int]], first: int, last: int, rate: int) -> tuple[tuple[str, float, float], ...]:
+    """From (symbol, sample) at each start; the last event is the end. Symbols that begin with "_" are pauses."""
+    times = [(min(max(sample, first), last) - first) / rate for _, sample in events]
+    spans = zip((symbol for symbol, _ in events), times[:-1], times[1:], strict=False)
+    return tuple((symbol, start, end) for symbol, start, end in spans if symbol.strip("_:;") and end > start)
+
+
+def _with_noise(samples: np.ndarray, ratio: float, seed: int) -> np.ndarray:
+    """Noise that falls by 3 dB an octave, as that of rooms and machines does, at `ratio` dB below the speech."""
+    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(len(samples)))
+    spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), len(spectrum) * 50 / (SAMPLE_RATE / 2)))  # flat to 50 Hz
+    noise = np.fft.irfft(spectrum, len(samples))
+    noise *= np.sqrt(np.mean(samples**2) / np.mean(noise**2)) * 10 ** (-ratio / 20)
+    noisy = samples + noise
+    return np.asarray(noisy * min(1.0, 0.99 / np.abs(noisy).max()), dtype=np.float32)
+
+
+# --- eSpeak NG -----------------------------------------------------------------------------------------------------
+
+
+class _Name(ctypes.Union):
+    _fields_ = (("number", ctypes.c_int), ("pointer", ctypes.c_char_p), ("string", ctypes.c_char * 8))
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT of speak_lib.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # ms
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _Name),
+    )
+
+
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+# Numbers of speak_lib.h.
+_SYNCHRONOUS, _PHONEME_EVENTS, _DO_NOT_EXIT, _UTF8 = 2, 1, 0x8000, 1
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+_EVENT_PHONEME, _EVENT_END = 7, 5
+_QUIET = 50  # eSpeak's own volume, low enough that no variant clips; `speak` sets the level
+
+
+class _Espeak:
+    """The library, loaded anew for each utterance.
+
+    Its state is global and outlives everything its API can reset (phase of the flutter, tail of the echo, seeds of
+    the noise): the same text and voice sound different after other text. Unloading is the one way to begin at zero,
+    and takes a quarter of a millisecond. For the same reason only one thread speaks at a time.
+    """
+
+    _lock = threading.Lock()
+
+    @classmethod
+    def say(cls, text: str, voice: Voice) -> tuple[np.ndarray, int, list[tuple[str, int]]]:
+        """Samples (N,) int16, their rate in Hz, and (phoneme, first sample) in order, the end as ("", N)."""
+        library_path, data_path = _paths()
+        if not (Path(data_path) / "voices" / "!v" / voice.variant).is_file():
+            raise CorpusError(f"eSpeak NG has no variant {voice.variant!r}; see {data_path}/voices/!v for those it has")
+        with cls._lock:
+            library = ctypes.CDLL(library_path)
+            try:
+                return cls._say(library, data_path, text, voice)
+            finally:
+                library.espeak_Terminate()
+                _unload(library)
+
+    @staticmethod
+    def _say(
+        library: ctypes.CDLL, data_path: str, text: str, voice: Voice
+    ) -> tuple[np.ndarray, int, list[tuple[str, int]]]:
+        chunks: list[bytes] = []
+        events: list[tuple[str, int]] = []
+
+        @_CALLBACK
+        def take(samples: Any, count: int, event: Any) -> int:
+            if count > 0:
+                chunks.append(ctypes.string_at(samples, 2 * count))
+            place = 0
+            while event[place].type:
+                if event[place].type == _EVENT_PHONEME:
+                    events.append((event[place].id.string.decode("utf-8", "replace"), event[place].sample))
+                place += 1
+            return 0
+
+        rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data_path.encode(), _PHONEME_EVENTS | _DO_NOT_EXIT)
+        if rate <= 0:
+            raise CorpusError(f"eSpeak NG did not start with its data in {data_path}; reinstall motet[espeak]")
+        library.espeak_SetSynthCallback(take)
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # to start is to seed by the clock
+        if sys.platform != "win32":
+            ctypes.CDLL(None).srand(1)  # some variants take their noise from C's rand()
+        name = f"{voice.accent}+{voice.variant}"
+        if library.espeak_SetVoiceByName(name.encode()) != 0:
+            raise CorpusError(f"eSpeak NG has no voice {name!r}")
+        for parameter, value in ((_RATE, voice.rate), (_VOLUME, _QUIET), (_PITCH, voice.pitch), (_RANGE, voice.range)):
+            library.espeak_SetParameter(parameter, value, 0)
+        said = text.encode()
+        status = library.espeak_Synth(said, ctypes.c_size_t(len(said) + 1), 0, 1, 0, _UTF8, None, None)
+        samples = np.frombuffer(b"".join(chunks), dtype=np.int16)
+        if status != 0 or not samples.any():
+            raise CorpusError(f"eSpeak NG made no sound of {text!r} with the voice {name!r} (status {status})")
+        return samples, rate, [*events, ("", len(samples))]
+
+
+def _unload(library: ctypes.CDLL) -> None:
+    if sys.platform == "win32":
+        _ctypes.FreeLibrary(library._handle)
+    else:
+        _ctypes.dlclose(library._handle)
+
+
+def _paths() -> tuple[str, str]:
+    """Of the shared library and of its data."""
+    _installed()
+    import espeakng_loader
+
+    return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
+
+
+@lru_cache(1)
+def _installed() -> str:
+    """Version of the package that carries eSpeak NG. Raises CorpusError when it is missing."""
+    try:
+        return importlib.metadata.version("espeakng-loader")
+    except importlib.metadata.PackageNotFoundError:
+        raise CorpusError(
+            "the espeak corpus needs the eSpeak NG synthesiser, which is not installed: pip install 'motet[espeak]'"
+        ) from None

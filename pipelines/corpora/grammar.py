@@ -1,0 +1,249 @@
+"""A grammar of labelled sentences: text, tokens, BIO slots, intent and domain, drawn from one set of rules.
+
+    grammar = commands_en.GRAMMAR
+    sentence = grammar.draw(random.Random("seed"))
+    sentence.text, sentence.slots       # 'play some jazz please', ('O', 'O', 'B-genre', 'O')
+
+A rule is one line of words with five marks:
+
+    (a|b c)      one of these; more often the one that has more words to choose from (its share: their root), so
+                 that words deep inside are heard too
+    [a|b]        the same, or nothing (half the time nothing)
+    <rule>       another rule, spliced in
+    {slot}       another rule, its words tagged B-slot, I-slot …
+    {slot:rule}  the same where the rule is named differently
+
+A form that ends in "?" is a question: `Sentence.question` lets a synthesiser raise its voice; `text` has no marks.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from typing import Any, Literal, TypeVar
+
+_TOKEN = re.compile(r"[()\[\]|?]|<[a-z_]+>|\{[a-z_]+(?::[a-z_]+)?\}|[^\W\d_]+(?:'[^\W\d_]+)*")
+Item = TypeVar("Item")
+
+
+class GrammarError(ValueError):
+    """A rule that cannot be read; the message names the rule and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One labelled sentence; `slots` are BIO tags, one for each of `tokens`."""
+
+    text: str
+    tokens: tuple[str, ...]
+    slots: tuple[str, ...]
+    intent: str
+    domain: str
+    question: bool = False
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What can be asked for: its domain, its forms, and how often it is drawn (relative to the others)."""
+
+    domain: str
+    forms: tuple[str, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A parsed rule. word: itself; rule: by name (tagged when `slot` is set); sequence and choice: their children.
+
+    An optional choice has two: nothing, and what is in the brackets.
+    """
+
+    kind: Literal["word", "rule", "sequence", "choice"]
+    name: str = ""
+    slot: str | None = None
+    children: tuple[Node, ...] = ()
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """rules: rule name -> line. intents: intent name -> Intent. Raises GrammarError on first use if one is faulty."""
+
+    rules: Mapping[str, str]
+    intents: Mapping[str, Intent]
+
+    @cached_property
+    def _rules(self) -> dict[str, Node]:
+        parsed = {name: _parse(line, f"rule {name!r}") for name, line in self.rules.items()}
+        for name, node in parsed.items():
+            self._check(node, f"rule {name!r}", frozenset({name}), parsed)
+        return parsed
+
+    @cached_property
+    def _forms(self) -> dict[str, tuple[tuple[Node, bool], ...]]:
+        forms = {}
+        for name, intent in self.intents.items():
+            where = f"intent {name!r}"
+            forms[name] = tuple((_parse(form.rstrip("? "), where), form.endswith("?")) for form in intent.forms)
+            for node, _ in forms[name]:
+                self._check(node, where, frozenset(), self._rules)
+        return forms
+
+    def _check(self, node: Node, where: str, inside: frozenset[str], parsed: Mapping[str, Node]) -> None:
+        """Every rule that is named exists, and none leads back into itself."""
+        if node.kind == "rule":
+            if node.name not in parsed:
+                near = difflib.get_close_matches(node.name, parsed, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise GrammarError(f"{where} names the rule {node.name!r}, which does not exist{hint}")
+            if node.name in inside:
+                raise GrammarError(f"{where} leads back into itself through {node.name!r}; a sentence would never end")
+            self._check(parsed[node.name], where, inside | {node.name}, parsed)
+        for child in node.children:
+            self._check(child, where, inside, parsed)
+
+    @cached_property
+    def slot_names(self) -> tuple[str, ...]:
+        """Slots that can occur in a sentence, sorted."""
+        found: set[str] = set()
+        for forms in self._forms.values():
+            for node, _ in forms:
+                self._walk(node, set(), found)
+        return tuple(sorted(found))
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """The closed vocabulary: each word that some sentence holds, sorted."""
+        found: set[str] = set()
+        for forms in self._forms.values():
+            for node, _ in forms:
+                self._walk(node, found, set())
+        return tuple(sorted(found))
+
+    def _walk(self, node: Node, words: set[str], slots: set[str]) -> None:
+        if node.kind == "word":
+            words.add(node.name)
+        if node.slot:
+            slots.add(node.slot)
+        for child in (self._rules[node.name],) if node.kind == "rule" else node.children:
+            self._walk(child, words, slots)
+
+    @cached_property
+    def _shares(self) -> dict[Node, tuple[float, ...]]:
+        """How likely each child of a choice is: the square root of the number of words that it can say."""
+        shares: dict[Node, tuple[float, ...]] = {}
+
+        def visit(node: Node) -> None:
+            if node.kind == "choice" and node not in shares:
+                shares[node] = tuple(self._reach(child) ** 0.5 for child in node.children)
+                if node.optional:
+                    shares[node] = (1.0, 1.0)
+            for child in node.children:
+                visit(child)
+
+        for node in (*self._rules.values(), *(form for forms in self._forms.values() for form, _ in forms)):
+            visit(node)
+        return shares
+
+    def _reach(self, node: Node) -> int:
+        words: set[str] = set()
+        self._walk(node, words, set())
+        return max(1, len(words))
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return tuple(sorted({intent.domain for intent in self.intents.values()}))
+
+    def draw(self, rng: Random) -> Sentence:
+        """One sentence: an intent by weight, one of its forms, then every choice at random."""
+        name = weighted(rng, list(self.intents), [intent.weight for intent in self.intents.values()])
+        node, question = pick(rng, self._forms[name])
+        tagged = self._expand(node, rng)
+        tokens, slots = tuple(word for word, _ in tagged), tuple(tag for _, tag in tagged)
+        return Sentence(" ".join(tokens), tokens, slots, name, self.intents[name].domain, question)
+
+    def _expand(self, node: Node, rng: Random) -> list[tuple[str, str]]:
+        if node.kind == "word":
+            return [(node.name, "O")]
+        if node.kind == "choice":
+            return self._expand(weighted(rng, node.children, self._shares[node]), rng)
+        if node.kind == "sequence":
+            return [pair for child in node.children for pair in self._expand(child, rng)]
+        inside = self._expand(self._rules[node.name], rng)
+        if node.slot is None:
+            return inside
+        return [(word, f"{'I' if position else 'B'}-{node.slot}") for position, (word, _) in enumerate(inside)]
+
+    def fingerprint(self) -> str:
+        """Changes when any sentence could."""
+        content: Any = [dict(self.rules), {name: [i.domain, i.forms, i.weight] for name, i in self.intents.items()}]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def pick(rng: Random, items: Sequence[Item]) -> Item:
+    """One item, all as likely. Only `Random.random` is promised to stay the same over versions of Python."""
+    return items[int(rng.random() * len(items))]
+
+
+def weighted(rng: Random, items: Sequence[Item], weights: Sequence[float]) -> Item:
+    """One item, each as likely as its weight says."""
+    left = rng.random() * sum(weights)
+    for item, weight in zip(items, weights, strict=True):
+        left -= weight
+        if left < 0:
+            return item
+    return items[-1]
+
+
+def _parse(line: str, where: str) -> Node:
+    left = _TOKEN.sub("", line).strip()
+    if left:
+        raise GrammarError(
+            f"{where}: cannot read {left.split()[0]!r} in {line!r}; digits and punctuation are spelled out"
+        )
+    tokens = _TOKEN.findall(line)
+    node, end = _alternatives(tokens, 0, where)
+    if end != len(tokens):
+        raise GrammarError(f"{where}: {tokens[end]!r} without its opening bracket in {line!r}")
+    return node
+
+
+def _alternatives(tokens: Sequence[str], at: int, where: str) -> tuple[Node, int]:
+    """Sequences with "|" between them, up to a closing bracket or the end."""
+    choices: list[Node] = []
+    while True:
+        sequence, at = _sequence(tokens, at, where)
+        choices.append(sequence)
+        if at == len(tokens) or tokens[at] != "|":
+            break
+        at += 1
+    return (choices[0] if len(choices) == 1 else Node("choice", children=tuple(choices))), at
+
+
+def _sequence(tokens: Sequence[str], at: int, where: str) -> tuple[Node, int]:
+    items: list[Node] = []
+    while at < len(tokens) and tokens[at] not in ("|", ")", "]"):
+        token = tokens[at]
+        if token in ("(", "["):
+            inside, at = _alternatives(tokens, at + 1, where)
+            closing = ")" if token == "(" else "]"
+            if at == len(tokens) or tokens[at] != closing:
+                raise GrammarError(f"{where}: {token!r} without its {closing!r}")
+            items.append(inside if token == "(" else Node("choice", children=(Node("sequence"), inside), optional=True))
+        elif token[0] == "<":
+            items.append(Node("rule", token[1:-1]))
+        elif token[0] == "{":
+            slot, _, rule = token[1:-1].partition(":")
+            items.append(Node("rule", rule or slot, slot=slot))
+        elif token == "?":
+            raise GrammarError(f"{where}: '?' is for the end of an intent's form")
+        else:
+            items.append(Node("word", token))
+        at += 1
+    return Node("sequence", children=tuple(items)), at
