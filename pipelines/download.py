@@ -14,7 +14,6 @@ from pipelines.roots import cache_folder
 
 TIMEOUT = httpx.Timeout(30.0)  # s without a byte, not for the whole file
 ATTEMPTS = 5  # connections that may break before the download gives up
-_CHUNK = 1 << 20
 
 
 class DownloadError(RuntimeError):
@@ -93,7 +92,8 @@ def _fetch(url: str, partial: Path) -> None:
         total = (have if resumed else 0) + length if length is not None else None
         note.write_text(json.dumps({"validator": _validator(answer.headers), "length": total}))
         with open(partial, "ab" if resumed else "wb") as file:
-            for chunk in answer.iter_raw(_CHUNK):
+            # Chunks as they come: gathered to a fixed size, the last ones before a break would be lost.
+            for chunk in answer.iter_raw():
                 file.write(chunk)
     if total is not None and partial.stat().st_size != total:
         raise httpx.ReadError(f"{partial.stat().st_size} of {total} bytes arrived")

@@ -143,7 +143,7 @@ def _look(recordings: Sequence[Recording], quality: Quality, store: Store) -> li
     blank = [Facts(_name(item), item.stamp, item.start, item.duration) for item in recordings]
     try:
         data = recordings[0].load() if recordings[0].load is not None else read_audio(recordings[0].uri or "", store)
-    except (FileNotFoundError, PermissionError) as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         return [replace(fact, reason="missing_file", detail=f"{fact.name}: {error}") for fact in blank]
     except ValueError as error:  # a damaged page of a Parquet file
         return [replace(fact, reason="undecodable", detail=f"{fact.name}: {error}") for fact in blank]

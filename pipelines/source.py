@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -104,9 +105,10 @@ class FolderSource:
     def stamp(self, path: str) -> str:
         """Size and time; empty when there is no such file."""
         try:
-            return _stamp(os.stat(self.folder / path))
-        except OSError:
+            status = os.stat(self.folder / path)
+        except (OSError, ValueError):
             return ""
+        return _stamp(status) if stat.S_ISREG(status.st_mode) else ""
 
     def resolve(self, folder: str, name: str) -> str:
         """The path, in this source, of a file that a label file in `folder` names."""
