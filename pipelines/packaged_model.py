@@ -7,6 +7,9 @@
 MLflow stores this file in the package (models-from-code) with `mtl` and the folder of the Predictor beside it. It is
 run wherever the package is loaded, so it imports nothing but mtl, numpy, pandas, mlflow and, for sound,
 soundfile and soxr: no Ray, no Prefect, and nothing else of pipelines.
+
+A server (`mlflow models serve`) takes base64 alone: whoever can send it a request must not choose which of its
+files are read. MOTET_SERVE_PATHS=1 allows paths there too.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import base64
 import binascii
 import io
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +67,8 @@ def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any =
             labels = [prediction.labels.get(task) for prediction in predictions]
             columns[task] = [label.value if label else None for label in labels]
             columns[f"{task}_confidence"] = [label.confidence if label else None for label in labels]
-    return pd.DataFrame(columns, index=index)
+    # As objects, None stays None. As pandas' own types it becomes NaN, which a server writes into what it calls JSON.
+    return pd.DataFrame(columns, index=index, dtype=object)
 
 
 def decode(recording: bytes | str, sample_rate: int) -> np.ndarray:
@@ -101,12 +107,18 @@ def _recording(audio: str) -> bytes | str:
     """The file that a string names, or the bytes that it encodes; also as a data: URL."""
     if audio.startswith("data:"):
         audio = audio.partition(",")[2]
-    if len(audio) < _LONGEST_PATH and Path(audio).is_file():
+    if len(audio) < _LONGEST_PATH and paths_allowed() and Path(audio).is_file():
         return audio
     try:
         return base64.b64decode(audio, validate=True)
     except binascii.Error:
-        raise ValueError("it is neither the path of a file that exists here nor base64") from None
+        names = "the path of a file that exists here nor base64" if paths_allowed() else "a data: URL nor base64"
+        raise ValueError(f"it is neither {names}") from None
+
+
+def paths_allowed() -> bool:
+    serving = "mlflow.pyfunc.scoring_server.app" in sys.modules
+    return not serving or os.environ.get("MOTET_SERVE_PATHS") == "1"
 
 
 def _slots(prediction: Prediction) -> str | None:
