@@ -4,30 +4,29 @@
     dataset.rows["frames"]                       # -1 for rows of text alone
     first, second = dataset.features([0, 17])     # (T, F) float16 views, nothing copied
 
-Parts are Parquet in the store. A machine that trains turns each of them, once, into an Arrow file in its cache folder
-and maps it, so that a random row costs microseconds and several workers share the same pages.
+Parts are Parquet in the store, uncompressed, and mapped as they lie (from S3: as they lie in the machine's cache), so
+that a random row costs microseconds, nothing is read twice, and several workers share the same pages of memory.
 """
 
 from __future__ import annotations
 
-import os
-import time
-import uuid
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
 
 from pipelines import features as extraction
 from pipelines import recipe
-from pipelines.roots import cache_folder
 from pipelines.store import Manifest, Store, fingerprint
 from pipelines.table import UTTERANCES
 
-CACHE_DAYS = 14.0  # a cached part that nobody opened for so long is deleted
+LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
+MAX_PAGE_HEADER = 1024  # bytes; it is about 30 where no statistics are written
 PLACES = [pa.field("frames", pa.int32()), pa.field("part", pa.int32()), pa.field("position", pa.int32())]
 ROWS = pa.schema([*UTTERANCES, *PLACES])
 
@@ -54,7 +53,7 @@ class Dataset:
         self.identity = identity
         self.spec = spec
         self._places: tuple[np.ndarray, np.ndarray] | None = None
-        self._mapped: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._mapped: dict[int, _Part] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,7 +88,7 @@ class Dataset:
         return self._with(rows, fingerprint(self.identity, "relabelled", change))
 
     def features(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """(T, F) float16 of each row: read-only views of mapped files.
+        """(T, F) float16 of each row: read-only views of mapped files, at any address (copy before torch sees them).
 
         Raises:
             DatasetError: a row has no audio.
@@ -113,9 +112,8 @@ class Dataset:
         if part < 0:
             raise DatasetError("features were asked for a row of text alone; its part is -1")
         if part not in self._mapped:
-            self._mapped[part] = _map(self.store, self.parts[part])
-        values, offsets = self._mapped[part]
-        return values[offsets[position] : offsets[position + 1]].reshape(-1, self.bins)
+            self._mapped[part] = _map(self.store, self.parts[part], self.bins)
+        return self._mapped[part].row(position, self.bins)
 
 
 def open_dataset(store: Store, utterances: Sequence[Manifest], features: Sequence[Manifest]) -> Dataset:
@@ -149,43 +147,59 @@ def _spec(features: Sequence[Manifest]) -> recipe.Features | None:
     return next(iter(found), None)
 
 
-def _map(store: Store, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """All values of a part, (sum of frames x bins,) float16, and the offsets (rows + 1,) of its rows in them."""
-    path = _cached(store, key)
-    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    logmel = batch.column("logmel")
+@dataclass(frozen=True)
+class _Part:
+    """A part's bytes, and where each row's features lie in them."""
+
+    content: np.ndarray  # (bytes,) uint8
+    starts: np.ndarray  # (rows,) int64
+    sizes: np.ndarray  # (rows,) int64, bytes
+
+    def row(self, position: int, bins: int) -> np.ndarray:
+        """(T, F) float16, a view."""
+        start = self.starts[position]
+        return self.content[start : start + self.sizes[position]].view("<f2").reshape(-1, bins)
+
+
+def _map(store: Store, key: str, bins: int) -> _Part:
+    """The part, mapped where it lies. Its pages are not checked: each is read from disk when a row on it is.
+
+    features.py writes every row group's features uncompressed, in one page, and such a page ends with the rows
+    themselves, each behind its length in four bytes (Parquet's PLAIN encoding of BYTE_ARRAY): so counting back from
+    its end finds them all. A part that something else has rewritten in another layout is read into memory instead.
+    """
+    path = store.fetch(key)
+    file = pq.ParquetFile(path)
+    sizes = file.read(columns=["frames"])["frames"].to_numpy().astype(np.int64) * bins * 2
+    # torch maps a file without keeping it open, as Python and Arrow do: thousands of parts would need as many handles.
+    content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8).numpy()
+    content.flags.writeable = False
+    groups, first = [], 0
+    for number in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(number)
+        starts = _starts(group.column(group.num_columns - 1), sizes[first : first + group.num_rows], content)
+        if starts is None:
+            return _in_memory(file)
+        groups.append(starts)
+        first += group.num_rows
+    return _Part(content, np.concatenate(groups), sizes)
+
+
+def _starts(column: Any, sizes: np.ndarray, content: np.ndarray) -> np.ndarray | None:
+    """Where the rows of one row group begin, or None when its features are not laid out as features.py does it."""
+    end = column.data_page_offset + column.total_compressed_size
+    starts = end - np.cumsum((sizes + LENGTH_BYTES)[::-1])[::-1] + LENGTH_BYTES
+    header = starts[0] - LENGTH_BYTES - column.data_page_offset
+    if column.path_in_schema != "logmel" or column.compression != "UNCOMPRESSED" or not 0 < header < MAX_PAGE_HEADER:
+        return None
+    for start, size in ((starts[0], sizes[0]), (starts[-1], sizes[-1])):
+        if int.from_bytes(content[start - LENGTH_BYTES : start].tobytes(), "little") != size:
+            return None
+    return starts
+
+
+def _in_memory(file: pq.ParquetFile) -> _Part:
+    logmel = file.read(columns=["logmel"]).combine_chunks()["logmel"].chunk(0)
     _, offsets, values = logmel.buffers()
     places = np.frombuffer(offsets, dtype=np.int64, count=len(logmel) + 1, offset=8 * logmel.offset)
-    return np.frombuffer(values, dtype="<f2"), places // 2
-
-
-def _cached(store: Store, key: str) -> Path:
-    """The part as an Arrow file of one batch, made if this machine has not got it yet."""
-    folder = cache_folder() / "parts" / fingerprint(store.root)
-    path = folder / f"{key}.arrow"
-    try:
-        os.utime(path)  # marks it as wanted
-        return path
-    except FileNotFoundError:
-        pass
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _forget_unused(folder)
-    table = store.read_table(key).combine_chunks()
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table, max_chunksize=max(1, len(table)))
-        os.replace(temporary, path)  # two workers may both make it; either copy will do
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def _forget_unused(folder: Path) -> None:
-    oldest = time.time() - CACHE_DAYS * 86400
-    for path in folder.rglob("*.arrow*"):
-        try:
-            if path.stat().st_mtime < oldest:
-                path.unlink()
-        except FileNotFoundError:  # another worker was quicker
-            continue
+    return _Part(np.frombuffer(values, dtype=np.uint8), places[:-1], np.diff(places))

@@ -30,7 +30,14 @@ from pipelines.store import STORED, Manifest, Store, fingerprint
 VERSION = 1  # bump when the same recording would give other features
 PART_SECONDS = 900.0  # audio in a part: 14 MB at 80 bins and 10 ms
 ROW_GROUP = 256  # rows
-PARQUET = {"compression": "NONE", "use_dictionary": False, "row_group_size": ROW_GROUP, "write_statistics": False}
+# One page for each row group: dataset.py maps the file and finds the rows in it by counting.
+PARQUET = {
+    "compression": "NONE",
+    "use_dictionary": False,
+    "row_group_size": ROW_GROUP,
+    "data_page_size": 2**30,
+    "write_statistics": False,
+}
 
 PART = pa.schema(
     [

@@ -1,10 +1,9 @@
-"""Rows joined to their features, and random access to them through the machine's cache."""
+"""Rows joined to their features, and random access to them in mapped memory."""
 
 from __future__ import annotations
 
 import os
 import pickle
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 from spoken import RATE, commit, spoken, written
 
 from mtl.audio import log_mel
-from pipelines import dataset as datasets
 from pipelines import features, recipe
 from pipelines.dataset import ROWS, Dataset, DatasetError, open_dataset
 from pipelines.features import extract
@@ -26,7 +24,6 @@ SPEC = recipe.Features()
 @pytest.fixture
 def mixed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """Two corpora of audio in several parts, one of text."""
-    monkeypatch.setenv("MOTET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(features, "PART_SECONDS", 4.0)
     rows = {"a": spoken(tmp_path, "a", 12), "b": spoken(tmp_path, "b", 5), "t": written("t", 6)}
     rows["a"][2]["split"] = rows["t"][1]["split"] = "test"
@@ -104,15 +101,29 @@ def test_features_of_other_utterances_are_refused(store: Store, tmp_path: Path) 
         open_dataset(store, both, mixed)
 
 
-def test_the_cache_is_made_once_and_forgets_what_nobody_opens(mixed: Dataset, tmp_path: Path) -> None:
+def test_parts_are_mapped_where_they_lie_without_open_files(mixed: Dataset) -> None:
     mixed.features([0])
-    (made,) = (tmp_path / "cache").rglob("*.arrow")
-    before = made.stat().st_ino
-    pickle.loads(pickle.dumps(mixed)).features([0])
-    assert made.stat().st_ino == before
-    long_ago = time.time() - (datasets.CACHE_DAYS + 1) * 86400
-    os.utime(made, (long_ago, long_ago))
-    other = int(np.flatnonzero(mixed.rows["part"].to_numpy() == 1)[0])
-    mixed.features([other])  # makes another part's copy, which is when old ones are looked for
-    assert not made.exists()
-    assert_features_are_those_of(pickle.loads(pickle.dumps(mixed)))  # and is made again on demand
+    path = mixed.store.fetch(mixed.parts[0])
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("the system does not list its mappings")
+    assert str(path) in maps.read_text()
+    assert str(path) not in {os.path.realpath(handle) for handle in Path("/proc/self/fd").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [{"compression": "zstd"}, {"data_page_size": 4096}, {"use_dictionary": True}, {"write_statistics": True}],
+    ids=str,
+)
+def test_a_part_in_another_layout_reads_the_same(mixed: Dataset, layout: dict[str, object]) -> None:
+    for key in mixed.parts:
+        table = mixed.store.read_table(key)
+        mixed.store.write_table(key, table, **{**features.PARQUET, **layout})
+    assert_features_are_those_of(mixed)
+
+
+def test_many_row_groups(mixed: Dataset) -> None:
+    for key in mixed.parts:
+        mixed.store.write_table(key, mixed.store.read_table(key), **{**features.PARQUET, "row_group_size": 2})
+    assert_features_are_those_of(mixed)

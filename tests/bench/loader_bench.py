@@ -3,9 +3,9 @@
     python tests/bench/loader_bench.py [--rounds 5] [--utterances 3000]
 
 One process each. Both give padded batches of the same size; the loader also encodes and pads transcripts and draws
-its batches at random over all parts, Ray Data reads in order. The 1st epoch includes turning the parts into mapped
-Arrow files, once per machine, and encoding the transcripts, once per process. Rounds alternate, medians count. The
-features are random numbers: nothing here looks at them.
+its batches at random over all parts, Ray Data reads in order. The 1st epoch includes mapping the parts and encoding
+the transcripts, once per process. Rounds alternate, medians count. The features are random numbers: nothing here
+looks at them.
 """
 
 from __future__ import annotations
