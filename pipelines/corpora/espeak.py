@@ -15,12 +15,16 @@ Options of the recipe's `corpora.<name>.options`: see Options.
 from __future__ import annotations
 
 import _ctypes
+import atexit
 import ctypes
 import difflib
 import hashlib
 import importlib.metadata
 import io
+import os
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
@@ -32,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import soundfile
 import soxr
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from pipelines.corpora import commands_en
 from pipelines.corpora.base import CorpusError, Recording, Reject, Utterance
@@ -66,6 +70,13 @@ class Options(Section):
     test_speakers: int = Field(24, ge=1, le=192)
     languages: tuple[Literal["en"], ...] = Field(("en",), min_length=1)
     noise_db: tuple[float, float] | None = Field(None, description="range of signal-to-noise ratios; none: clean")
+
+    @field_validator("noise_db")
+    @classmethod
+    def _low_to_high(cls, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+        if bounds is not None and bounds[0] > bounds[1]:
+            raise ValueError(f"low end {bounds[0]:g} above high end {bounds[1]:g}")
+        return bounds
 
     @property
     def train_utterances(self) -> int:
@@ -299,13 +310,15 @@ class _Espeak:
     @classmethod
     def say(cls, text: str, voice: Voice) -> tuple[np.ndarray, int, list[tuple[str, int]]]:
         """Samples (N,) int16, their rate in Hz, and (phoneme, first sample) in order, the end as ("", N)."""
-        library_path, data_path = _paths()
-        if not (Path(data_path) / "voices" / "!v" / voice.variant).is_file():
-            raise CorpusError(f"eSpeak NG has no variant {voice.variant!r}; see {data_path}/voices/!v for those it has")
+        data_path = _data_folder()
+        variants = os.listdir(data_path / "voices" / "!v")
+        if voice.variant not in variants:  # eSpeak itself would go on without it, and say nothing
+            known = ", ".join(sorted(variants))
+            raise CorpusError(f"eSpeak NG has no variant {voice.variant!r}; it has {known}")
         with cls._lock:
-            library = ctypes.CDLL(library_path)
+            library = ctypes.CDLL(_library_path())
             try:
-                return cls._say(library, data_path, text, voice)
+                return cls._say(library, str(data_path), text, voice)
             finally:
                 library.espeak_Terminate()
                 _unload(library)
@@ -355,12 +368,37 @@ def _unload(library: ctypes.CDLL) -> None:
         _ctypes.dlclose(library._handle)
 
 
-def _paths() -> tuple[str, str]:
-    """Of the shared library and of its data."""
+def _library_path() -> str:
     _installed()
     import espeakng_loader
 
-    return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
+    return str(espeakng_loader.get_library_path())
+
+
+@lru_cache(1)
+def _data_folder() -> Path:
+    """A folder of links to eSpeak's data, for this process.
+
+    For two reasons: eSpeak cuts its data path at 160 characters, which a deep virtual environment passes; and it
+    looks for a voice in lower case, so that without a link in lower case it opens every voice file there is, each time.
+    """
+    _installed()
+    import espeakng_loader
+
+    data = Path(espeakng_loader.get_data_path())
+    folder = Path(tempfile.mkdtemp(prefix="motet-espeak-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        for item in data.iterdir():
+            if item.name != "lang":
+                (folder / item.name).symlink_to(item)
+        for family in (item for item in (data / "lang").iterdir() if item.is_dir()):
+            (folder / "lang" / family.name).mkdir(parents=True)
+            for voice in family.iterdir():
+                (folder / "lang" / family.name / voice.name.lower()).symlink_to(voice)
+    except OSError:  # no links on this file system: then its own folder has to do
+        return data
+    return folder
 
 
 @lru_cache(1)

@@ -25,17 +25,17 @@ from random import Random
 from pipelines.corpora.grammar import pick
 
 # eSpeak NG's names of its English voices: America, New York, Great Britain, Received Pronunciation, Scotland,
-# Lancaster, West Midlands, Caribbean. By file, since "en-gb" alone is not found by every build.
+# Lancaster, Caribbean, West Midlands. By file, in lower case as eSpeak looks for them: "en-gb" alone is not found.
 ACCENTS = {
     "en": (
-        "gmw/en-US",
+        "gmw/en-us",
         "gmw/en",
-        "gmw/en-GB-scotland",
-        "gmw/en-GB-x-rp",
-        "gmw/en-US-nyc",
-        "gmw/en-GB-x-gbclan",
+        "gmw/en-gb-scotland",
+        "gmw/en-gb-x-rp",
+        "gmw/en-us-nyc",
+        "gmw/en-gb-x-gbclan",
         "gmw/en-029",
-        "gmw/en-GB-x-gbcwmd",
+        "gmw/en-gb-x-gbcwmd",
     ),
 }
 
@@ -61,7 +61,7 @@ LEVELS = (-26, -22)  # dBFS, RMS
 class Voice:
     """How eSpeak speaks. accent, variant: its names; rate: words a minute; pitch, range: 0 to 99; level: dBFS (RMS)."""
 
-    accent: str = "gmw/en-US"
+    accent: str = "gmw/en-us"
     variant: str = "f3"
     rate: int = 145
     pitch: int = 50
@@ -70,8 +70,8 @@ class Voice:
 
     @property
     def name(self) -> str:
-        accent = self.accent.removeprefix("gmw/").lower()
-        return f"{accent}+{self.variant}-r{self.rate}-p{self.pitch}-i{self.range}".replace(" ", "_")
+        accent = self.accent.removeprefix("gmw/")
+        return f"{accent}+{self.variant}-r{self.rate}-p{self.pitch}-i{self.range}"
 
 
 @dataclass(frozen=True)
