@@ -12,7 +12,10 @@ An index (digest -> frames, part, position) is listed first, so that nobody open
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,12 +27,14 @@ import torch
 
 from mtl.audio import log_mel
 from pipelines import cluster, recipe
+from pipelines.roots import s3_filesystem
 from pipelines.sound import SoundError, decode
 from pipelines.store import STORED, Manifest, Store, fingerprint
 
 VERSION = 1  # bump when the same recording would give other features
 PART_SECONDS = 900.0  # audio in a part: 14 MB at 80 bins and 10 ms
 ROW_GROUP = 256  # rows
+FETCHES = 8  # recordings on their way from S3 while others are decoded
 # One page for each row group: dataset.py maps the file and finds the rows in it by counting.
 PARQUET = {
     "compression": "NONE",
@@ -245,34 +250,63 @@ def _run_on_ray(
 
 def extract_part(key: str, part: list[Piece], spec: recipe.Features, store: Store) -> list[int]:
     """Decodes the recordings of one part, writes it under `key`, and gives the frame counts. Raises FeatureError."""
+    features: list[np.ndarray] = []
     with _one_thread():
-        features = [_features(piece, spec, store) for piece in part]
+        for pieces, source in _recordings(part, store):
+            features += (_features(piece, source, spec) for piece in pieces)
     frames = [len(array) for array in features]
     store.write_table(key, _part_table(part, frames, features), **PARQUET)
     return frames
 
 
-def _features(piece: Piece, spec: recipe.Features, store: Store) -> np.ndarray:
+def _features(piece: Piece, source: bytes | Path, spec: recipe.Features) -> np.ndarray:
     """(T, F) little-endian float16."""
     try:
-        waveform = decode(_open(piece.audio, store), spec.sample_rate, piece.start, piece.duration)
-    except (SoundError, OSError) as error:
-        raise FeatureError(
-            f"{piece.audio}: {error}. It was read when its corpus was ingested; put it back, or ingest the corpus again"
-        ) from error
+        waveform = decode(source, spec.sample_rate, piece.start, piece.duration)
+    except SoundError as error:
+        raise _unreadable(piece.audio, error) from error
     return log_mel(waveform, spec, np.float16)
 
 
-def _open(audio: str, store: Store) -> bytes | Path:
-    """The recording behind an audio URI of the utterance table."""
-    if audio.startswith(STORED):
-        key = audio.removeprefix(STORED)
-        return store.read_bytes(key) if store.root.startswith("s3://") else store.fetch(key)
-    if audio.startswith("s3://"):
-        from pipelines.roots import s3_filesystem
+def _recordings(part: list[Piece], store: Store) -> Iterator[tuple[list[Piece], bytes | Path]]:
+    """Runs of pieces that lie in the same recording, and the recording; from S3, several are fetched ahead."""
+    runs = [list(pieces) for _, pieces in itertools.groupby(part, key=lambda piece: piece.audio)]
+    if not any(_is_remote(pieces[0].audio, store) for pieces in runs):
+        yield from ((pieces, _open(pieces[0].audio, store)) for pieces in runs)
+        return
+    ahead: deque[tuple[list[Piece], Future[bytes | Path]]] = deque()
+    with ThreadPoolExecutor(FETCHES) as pool:
+        for pieces in runs:
+            ahead.append((pieces, pool.submit(_open, pieces[0].audio, store)))
+            if len(ahead) > FETCHES:
+                ready, source = ahead.popleft()
+                yield ready, source.result()
+        for ready, source in ahead:
+            yield ready, source.result()
 
-        return bytes(s3_filesystem().cat_file(audio))
+
+def _is_remote(audio: str, store: Store) -> bool:
+    return audio.startswith("s3://") or (audio.startswith(STORED) and store.root.startswith("s3://"))
+
+
+def _open(audio: str, store: Store) -> bytes | Path:
+    """The recording behind an audio URI of the utterance table. Raises FeatureError."""
+    try:
+        if audio.startswith("s3://"):
+            return bytes(s3_filesystem().cat_file(audio))
+        if audio.startswith(STORED):
+            key = audio.removeprefix(STORED)
+            # Not `fetch` on S3: it would keep a copy, and a recording is read once.
+            return store.read_bytes(key) if _is_remote(audio, store) else store.fetch(key)
+    except OSError as error:
+        raise _unreadable(audio, error) from error
     return Path(audio)
+
+
+def _unreadable(audio: str, error: Exception) -> FeatureError:
+    return FeatureError(
+        f"{audio}: {error}. It was read when its corpus was ingested; put it back, or ingest the corpus again"
+    )
 
 
 def _part_table(part: list[Piece], frames: list[int], features: list[np.ndarray]) -> pa.Table:

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from buckets import new_bucket
 from spoken import RATE, commit, record, spoken, written
 
 from mtl.audio import log_mel
 from pipelines import features, recipe
+from pipelines.dataset import open_dataset
 from pipelines.features import FeatureError, dataset_name, extract, index
+from pipelines.roots import s3_filesystem
 from pipelines.sound import decode
 from pipelines.store import Manifest, Store
 
@@ -131,6 +134,29 @@ def test_recordings_in_the_store(store: Store, tmp_path: Path) -> None:
     (manifest,) = extract([commit(store, "a", [{**row, "audio": "store:audio/a/one.wav"}])], SPEC, store, "local")
     waveform = decode(store.fetch("audio/a/one.wav"), RATE)
     np.testing.assert_array_equal(matrix(store, manifest, row["digest"]), log_mel(waveform, SPEC, np.float16))
+
+
+def test_recordings_and_parts_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "FETCHES", 2)
+    store, bucket = Store(f"{new_bucket()}/root"), new_bucket()
+    rows = spoken(tmp_path, "a", 6)
+    waveforms = [decode(row["audio"], RATE) for row in rows]
+    for number, row in enumerate(rows):
+        if number % 2:
+            store.put_file(Path(row["audio"]), f"audio/{number}.wav")
+        else:
+            s3_filesystem().put_file(row["audio"], f"{bucket}/{number}.wav")
+        Path(row["audio"]).unlink()
+        row["audio"] = f"store:audio/{number}.wav" if number % 2 else f"{bucket}/{number}.wav"
+    utterances = [commit(store, "a", rows)]
+    made = extract(utterances, SPEC, store, "local")
+    dataset = open_dataset(store, utterances, made)
+    for found, waveform in zip(dataset.features(range(6)), waveforms, strict=True):
+        np.testing.assert_array_equal(found, log_mel(waveform, SPEC, np.float16))
+
+    lost = {**rows[0], "id": "a/lost", "digest": "lost", "audio": "store:audio/lost.wav"}
+    with pytest.raises(FeatureError, match=r"store:audio/lost\.wav: .*ingest the corpus again"):
+        extract([commit(store, "a", [*rows, lost])], SPEC, store, "local")
 
 
 def test_ray_and_local_make_the_same_parts(
