@@ -15,10 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import tempfile
-import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,16 @@ from pipelines.ledger import Action, Ledger, Line, State
 from pipelines.package import PackageError, describe, predictor_folder, save_package
 from pipelines.roots import cache_folder
 from pipelines.store import Store
-from pipelines.tracking import Run, as_default, client_of, experiment_named, provenance, quiet_mlflow, tracking_uri
+from pipelines.tracking import (
+    Run,
+    as_default,
+    client_of,
+    experiment_named,
+    provenance,
+    quiet_mlflow,
+    refuse_served,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -265,17 +273,17 @@ class Registry:
         source = str(found.source)
         model_id = source.removeprefix("models:/")
         location = source if model_id == source else str(self.client.get_logged_model(model_id).artifact_location)
+        refuse_served(location, self.uri)
         if location.startswith(("file:", "/")):
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=location, tracking_uri=self.uri))
         copy = cache_folder() / "packages" / hashlib.sha256(f"{self.uri} {location}".encode()).hexdigest()[:32]
         if not copy.is_dir():
-            fresh = copy.with_name(f".{copy.name}.{uuid.uuid4().hex}")
-            fresh.mkdir(parents=True)
-            mlflow.artifacts.download_artifacts(artifact_uri=location, tracking_uri=self.uri, dst_path=str(fresh))
-            try:
-                fresh.rename(copy)
-            except OSError:  # another process was first
-                shutil.rmtree(fresh)
+            with tempfile.TemporaryDirectory(dir=_made(copy.parent)) as fresh:
+                place = mlflow.artifacts.download_artifacts(
+                    artifact_uri=location, tracking_uri=self.uri, dst_path=fresh
+                )
+                with suppress(OSError):  # another process was first, with the same content
+                    Path(place).rename(copy)
         return copy
 
     def _store_package(self, name: str, folder: Path, run: Run | None, labels: Mapping[str, str]) -> str:
@@ -342,6 +350,11 @@ def load(uri: str, root: str | None = None, device: str | None = None) -> Predic
             raise RegistryError(f"{uri} is looked up in the registry of a root, and none was given")
         return Predictor.load(_inside(Path(uri)), device)
     return Registry(root).load(uri, device)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _inside(folder: Path) -> Path:

@@ -235,7 +235,11 @@ def _open(root: str, experiment: str, name: str, key: str, parent: Run | None) -
 
 
 def experiment_named(client: MlflowClient, name: str, root: str) -> str:
-    """Id of an experiment, made if it is not there; two processes that make it at once get the same one."""
+    """Id of an experiment, made if it is not there; two processes that make it at once get the same one.
+
+    Raises:
+        TrackingError: the experiment's files are kept by a server, and this process has opened its database directly.
+    """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -246,9 +250,19 @@ def experiment_named(client: MlflowClient, name: str, root: str) -> str:
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
+    refuse_served(found.artifact_location, client.tracking_uri)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
+
+
+def refuse_served(location: str | None, uri: str) -> None:
+    """Raises TrackingError for files that only an MLflow server can reach, when there is no server at `uri`."""
+    if location and location.startswith("mlflow-artifacts:") and not uri.startswith("http"):
+        raise TrackingError(
+            f"{location} is kept by an MLflow server, and {uri} is a database without one: "
+            "set MLFLOW_TRACKING_URI to the server (`motet up` starts one on this root)"
+        )
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tiny
@@ -257,3 +266,59 @@ def test_the_address_follows_environment_and_root(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
     assert tracking.tracking_uri("s3://bucket/r") == "http://localhost:5000"
     assert tracking.artifact_location("s3://bucket/r") is None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """Address of an MLflow server that keeps the artifacts itself; its database is where an embedded one would be."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    places = (
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/root/mlflow.db",
+        "--artifacts-destination",
+        f"{tmp_path}/kept",
+    )
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    (tmp_path / "root").mkdir()
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen([*command, *places], stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        end = time.monotonic() + 180
+        while process.poll() is None and time.monotonic() < end:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
+                    break
+            time.sleep(0.2)  # between two tries; nothing depends on how long
+        else:
+            raise AssertionError(f"the server did not come up:\n{(tmp_path / 'server.log').read_text()[-3000:]}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def test_the_same_life_on_a_server(
+    server: str, folders: list[Path], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    store = Store(tmp_path / "root")
+    registry = Registry(store)
+    run = tracking.start(store.root, recipe, "night-1", [store.commit("utterances/said", address="abcd")])
+    versions = [registry.register("served", folder, run) for folder in folders[:2]]
+    registry.promote("served", versions[0].version, "first", by="ana")
+    registry.settle("served", versions[1].version, verdict(True), expects=1)
+    registry.rollback("served", "again", by="ana")
+    wanted = Predictor.load(folders[0]).predict(["play soft rock"])
+    for _ in range(2):  # fetched, then found in the cache
+        assert registry.load("models:/served@champion").predict(["play soft rock"]) == wanted
+    assert os.environ["MLFLOW_TRACKING_URI"] == server
+
+    # Without the server the database can be read, and what the server keeps cannot: it says so.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert [version.version for version in Registry(store).versions("served")] == [2, 1]
+    with pytest.raises(tracking.TrackingError, match="set MLFLOW_TRACKING_URI to the server"):
+        Registry(store).load("models:/served@champion")
+    with pytest.raises(tracking.TrackingError, match="set MLFLOW_TRACKING_URI to the server"):
+        tracking.start(store.root, recipe, "night-2")
