@@ -8,6 +8,8 @@ What a user has set stays as it is.
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = "motet-root"  # in the current directory, unless --root or MOTET_ROOT says otherwise
@@ -39,7 +41,25 @@ def prepare(root: str, verbose: bool = False) -> None:
         defaults["RAY_TRAIN_VERBOSE"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    # Commands that start no flow leave no folder behind; those that do call make_home.
+    warnings.filterwarnings("ignore", message="Failed to create the Prefect home directory")
+
+
+def make_home(root: str) -> None:
+    """The folder where Prefect keeps its database, for a flow that is about to start."""
+    if not os.environ.get("PREFECT_API_URL"):
+        Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 
 
 def default_root() -> str:
     return os.environ.get("MOTET_ROOT") or ROOT
+
+
+def root_from(arguments: Sequence[str]) -> str:
+    """The root that a command line asks for, read before the command line is: Prefect wants its home at import."""
+    for position, argument in enumerate(arguments):
+        if argument == "--root" and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith("--root="):
+            return argument.removeprefix("--root=")
+    return default_root()

@@ -42,6 +42,7 @@ class Service:
     health: str
     environment: dict[str, str] = field(default_factory=dict)  # of the service
     exports: dict[str, str] = field(default_factory=dict)  # for those who use it
+    before: tuple[str, ...] = ()  # a command that must have run once
 
 
 def plan(
@@ -105,7 +106,10 @@ def _ray(port: int, gcs: int, cpus: int | None) -> Service:
         (sys.executable, "-m", "ray.scripts.scripts", "start", *address, "--include-dashboard=true", "--block", *cores),
         page=page,
         health=f"{page}/api/gcs_healthz",
-        exports={"RAY_ADDRESS": f"{HOST}:{gcs}"},
+        # Ray's own ports are reached from outside, whatever the dashboard is bound to: only a token keeps others out.
+        environment={"RAY_AUTH_MODE": "token"},
+        exports={"RAY_ADDRESS": f"{HOST}:{gcs}", "RAY_AUTH_MODE": "token"},
+        before=(sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"),
     )
 
 
@@ -148,6 +152,8 @@ def watch(services: list[Service], children: list[subprocess.Popen[bytes]], logs
 
 
 def _start(service: Service, logs: Path) -> subprocess.Popen[bytes]:
+    if service.before:
+        subprocess.run(service.before, capture_output=True, check=True, env={**os.environ, **QUIET})
     with open(logs / f"{service.name.lower()}.log", "wb") as log:
         return subprocess.Popen(
             service.command,
@@ -211,3 +217,33 @@ def _port(name: str, given: int | None, usual: int, taken: set[int]) -> int:
 def _tail(logs: Path, service: Service, lines: int = 15) -> str:
     text = (logs / f"{service.name.lower()}.log").read_text(errors="replace")
     return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
+
+
+def serve(root: str, prefect: int | None, mlflow: int | None, ray: int | None, cpus: int | None) -> None:
+    """`motet up`: runs the stack and tells where it is, until Ctrl-C or SIGTERM.
+
+    Raises:
+        StackError: a port is taken, or a service ended.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)  # a supervisor's way of saying Ctrl-C; the children must end with us
+    services = plan(root, prefect, mlflow, ray, cpus)
+    logs = (Path("~/.motet").expanduser() if "://" in root else Path(root)) / "logs"
+    print(f"starting {', '.join(service.name for service in services)}; logs in {logs}", flush=True)
+    try:
+        with running(
+            services, logs, lambda service: print(f"  {service.name:<8} {service.page}", flush=True)
+        ) as children:
+            print("\nin another terminal:")
+            for service in services:
+                for name, value in service.exports.items():
+                    print(f"  export {name}={value}")
+            print(
+                "\nRay's page asks for the token that `ray get-auth-token` prints. Ctrl-C ends all three.", flush=True
+            )
+            watch(services, children, logs)
+    except KeyboardInterrupt:
+        print("\nended", flush=True)

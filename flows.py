@@ -1,0 +1,343 @@
+"""The DAG, its schedules, and the command line.
+
+    motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate -> report
+    motet search assistant             Ray Tune over task weights, sharing mode and learning rate
+    motet promote assistant 4          the gate for one version, or a person's word
+    motet deploy                       serves the deployments of infra/prefect.yaml to a Prefect server
+
+Stages are plain functions (pipelines/night.py, verdict.py); here they become Prefect tasks, with retries where a fault
+may pass. Tasks hand on small values: references to manifests, keys, names. What caches is the store, by content: a
+task whose result is there does nothing, whichever run asks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from pipelines import environment, night, verdict
+from pipelines.commands import (
+    NUMBERS,
+    JsonOption,
+    NameArgument,
+    ReasonOption,
+    RecipeArgument,
+    RootOption,
+    SetOption,
+    app,
+    emit,
+    run,
+    table_of,
+    who,
+)
+from pipelines.night import Done, Outcome, Ref
+from pipelines.progress import display
+from pipelines.recipe import Recipe, load
+from pipelines.store import Store
+
+environment.prepare(environment.root_from(sys.argv), verbose="-v" in sys.argv)  # before prefect reads its settings
+
+from prefect import flow, serve, task  # noqa: E402
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact  # noqa: E402
+from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.client.schemas.objects import ConcurrencyLimitConfig  # noqa: E402
+from prefect.states import State  # noqa: E402
+from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
+
+DEPLOYMENTS = Path(__file__).parent / "infra" / "prefect.yaml"
+RETRY_SECONDS = [5.0, 30.0]
+INGESTS_AT_ONCE = 2  # corpora; each decodes with threads of its own
+
+
+THREADS: Any = ThreadPoolTaskRunner(max_workers=INGESTS_AT_ONCE)
+
+
+def may_pass(task_: Any, run_: Any, state: State) -> bool:
+    """Retry only what another attempt may mend."""
+    return night.transient(state.data if isinstance(state.data, BaseException) else None)
+
+
+def stage(name: str, retries: int = 2) -> Any:
+    """A task of the DAG; with retries, for stages that read from afar or write to the store."""
+    return task(
+        name=name,
+        retries=retries,
+        retry_delay_seconds=RETRY_SECONDS[:retries],
+        retry_condition_fn=may_pass if retries else None,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+
+
+ingest = stage("ingest")(night.ingest)
+features = stage("features")(night.features)
+train = stage("train", retries=0)(night.train)  # Ray Train restarts workers itself, from their checkpoint
+register = stage("register")(verdict.register)
+evaluate = stage("evaluate")(verdict.evaluate)
+decide = stage("gate")(verdict.decide)
+report = stage("report")(verdict.report)
+searched = stage("search", retries=0)(night.search)  # Ray Tune retries its trials itself
+promotion = stage("promotion")(verdict.promotion)
+
+
+@flow(name="nightly", flow_run_name="nightly {recipe}", task_runner=THREADS)
+def nightly(
+    recipe: str = "assistant",
+    root: str | None = None,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    again: bool = False,
+    wait: bool = True,
+) -> dict[str, Any]:
+    """The whole night. Nothing new since a finished night: returns what that one came to, and trains nothing.
+
+    recipe: a shipped name or a YAML file; overrides: as `--set`; again: train even though nothing is new.
+    """
+    root = root or environment.default_root()
+    loaded, store = load(recipe, list(overrides)), Store(root)
+    with night.one_at_a_time(root, f"night of {loaded.name}", wait), display():
+        key = night.keep_recipe(store, loaded)
+        said, utterances = ingested(root, key, loaded)
+        record = None if again else night.finished(store, loaded, night.manifests(store, utterances))
+        outcome = night.nothing_new(record) if record else trained(root, key, loaded, said, utterances, workers, again)
+        publish(outcome)
+        return outcome.to_json()
+
+
+def ingested(root: str, key: str, recipe: Recipe) -> tuple[list[Done], list[Ref]]:
+    """One task a corpus, some at a time."""
+    futures = ingest.map(root, key, [corpus.name for corpus in recipe.corpora])
+    said = [future.result() for future in futures]
+    return said, [done.value for done in said]
+
+
+def trained(
+    root: str, key: str, recipe: Recipe, said: list[Done], utterances: list[Ref], workers: int | None, again: bool
+) -> Outcome:
+    """From features to report, in one Ray session and one MLflow run."""
+    from pipelines import tracking
+
+    store = Store(root)
+    tables = night.manifests(store, utterances)
+    identity = night.identity(recipe, tables)
+    name = night.training_name(store, recipe, identity, again)
+    with ray_of_our_own():
+        said.append(features(root, key, utterances))
+        made: list[Ref] = said[-1].value
+        data = [*tables, *night.manifests(store, made)]
+        tracked = tracking.start(root, recipe, name=name, manifests=data, tags={"motet.night": identity}).to_json()
+        try:
+            said.append(train(root, key, name, utterances, made, workers, tracked))
+            said.append(register(root, key, name, utterances, made, tracked))
+            version: int = said[-1].value
+            said.append(evaluate(root, key, version, utterances, made))
+            said.append(decide(root, key, version, utterances, made))
+            lines = [done.said() for done in said]
+            done = report(root, key, identity, name, version, said[-1].value, utterances, made, tracked, lines)
+        except BaseException:
+            tracking.Run(**tracked).finish("FAILED")
+            raise
+    return done.value
+
+
+def publish(outcome: Outcome) -> None:
+    """The night's artifacts in Prefect: its table, its verdict, its report."""
+    create_table_artifact(
+        table=outcome.table, key=artifact_key("metrics", outcome.recipe), description=f"{outcome.model} on test, %"
+    )
+    said = "nothing new: the night before stands" if outcome.state == "nothing new" else outcome.reason
+    lines = [f"## {outcome.recipe}: {outcome.model}", "", said, "", f"night `{outcome.identity}`"]
+    create_markdown_artifact("\n".join(lines), key=artifact_key("night", outcome.recipe), description="verdict")
+    if outcome.report:
+        path = outcome.report
+        link = path if "://" in path else Path(path).resolve().as_uri()
+        create_link_artifact(
+            link=link, key=artifact_key("report", outcome.recipe), link_text=f"report of {outcome.model}"
+        )
+
+
+def artifact_key(kind: str, recipe: str) -> str:
+    """Prefect takes lower-case letters, digits and dashes."""
+    return f"{kind}-{recipe}".replace("_", "-")
+
+
+@flow(name="search", flow_run_name="search {recipe}", task_runner=THREADS)
+def search(
+    recipe: str = "assistant",
+    root: str | None = None,
+    overrides: Sequence[str] = (),
+    trials: int | None = None,
+    resume: bool = False,
+    train_winner: bool = False,
+    wait: bool = True,
+) -> dict[str, Any]:
+    """Trials of the recipe's search space; with `train_winner`, a night of its best point afterwards."""
+    root = root or environment.default_root()
+    loaded, store = load(recipe, list(overrides)), Store(root)
+    with night.one_at_a_time(root, f"search of {loaded.name}", wait), display():
+        key = night.keep_recipe(store, loaded)
+        _, utterances = ingested(root, key, loaded)
+        with ray_of_our_own():
+            made: list[Ref] = features(root, key, utterances).value
+            found = searched(root, key, utterances, made, trials, resume).value
+        rows = [night.trial_row(row) for row in found["leaderboard"]]
+        create_table_artifact(table=rows, key=artifact_key("search", loaded.name), description="trials, best first")
+    if train_winner:
+        chosen = [*overrides, *found["winner"]]
+        found["night"] = nightly(recipe, root=root, overrides=chosen, wait=wait)
+    return found
+
+
+@flow(name="promote", flow_run_name="promote {model} {version}")
+def promote(
+    model: str, version: int, root: str | None = None, force: bool = False, reason: str = "by hand", by: str = "unknown"
+) -> dict[str, Any]:
+    """Offers a registered version to the gate again, against whoever reigns now; with `force`, promotes it."""
+    root = root or environment.default_root()
+    with night.one_at_a_time(root, f"promotion of {model}", wait=True), display():
+        outcome = promotion(root, model, version, force, reason, by)
+    return outcome.value
+
+
+class ray_of_our_own:
+    """Ends the Ray session that a flow started, and leaves one that was there. Ray starts when a stage asks."""
+
+    def __enter__(self) -> None:
+        from pipelines import cluster
+
+        self.before = cluster.connected()
+
+    def __exit__(self, *raised: object) -> None:
+        from pipelines import cluster
+
+        if not self.before and cluster.connected():
+            import ray
+
+            ray.shutdown()
+
+
+def serve_deployments(file: Path, root: str) -> None:
+    """Runs the deployments of a prefect.yaml in this process: no work pool, and the same file as `prefect deploy`."""
+    if not os.environ.get("PREFECT_API_URL"):
+        raise night.NoServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
+    flows: dict[str, Any] = {"nightly": nightly, "search": search, "promote": promote}
+    served = []
+    for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["deployments"]:
+        made = flows[entry["entrypoint"].rpartition(":")[2]].to_deployment(
+            name=entry["name"],
+            description=entry.get("description"),
+            tags=entry.get("tags"),
+            parameters={**entry.get("parameters", {}), "root": root},
+            schedules=entry.get("schedules"),
+            concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
+        )
+        served.append(made)
+    serve(*served)
+
+
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Instead of the recipe's trainer.workers.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for another night on this root instead of failing.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Show the logs of Prefect and Ray.")]
+
+
+@app.command("nightly")
+def nightly_command(
+    recipe: RecipeArgument,
+    root: RootOption = environment.ROOT,
+    settings: SetOption = None,
+    workers: WorkersOption = None,
+    again: Annotated[bool, typer.Option("--again", help="Train even though nothing is new.")] = False,
+    wait: WaitOption = False,
+    verbose: VerboseOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The whole DAG: ingest, features, training, evaluation, gate, promotion, report. Nothing new: trains nothing.
+
+    Example: `motet nightly assistant --set trainer.epochs=10 --workers 2`
+    """
+    load(recipe, settings or [])  # a mistake in it is told before anything starts
+    environment.make_home(root)
+    with display(quiet=as_json):
+        result = nightly(recipe, root=root, overrides=settings or [], workers=workers, again=again, wait=wait)
+    outcome = Outcome(**result)
+    emit(result, as_json, table_of(verdict.headline(outcome), outcome.table, NUMBERS))
+    if not as_json:
+        print(verdict.where_to_look(outcome, root))
+
+
+@app.command("search")
+def search_command(
+    recipe: RecipeArgument,
+    root: RootOption = environment.ROOT,
+    settings: SetOption = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of search.trials.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that was interrupted.")] = False,
+    train_winner: Annotated[bool, typer.Option("--train-winner", help="Then a night of the best point.")] = False,
+    wait: WaitOption = False,
+    verbose: VerboseOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ray Tune over task weights, sharing mode and its strength, learning rate; ends with a leaderboard.
+
+    Example: `motet search assistant --trials 8`, and after an interruption the same with `--resume`
+    """
+    load(recipe, settings or [])
+    environment.make_home(root)
+    with display(quiet=as_json):
+        found = search(recipe, root, settings or [], trials, resume, train_winner, wait)
+    rows = [night.trial_row(row) for row in found["leaderboard"]]
+    emit(found, as_json, table_of("trials, the best first (error on valid, %)", rows, NUMBERS))
+    if not as_json:
+        print(f"\nbest: motet nightly {recipe} " + " ".join(f"--set {setting}" for setting in found["winner"]))
+
+
+@app.command("promote")
+def promote_command(
+    model: NameArgument,
+    version: Annotated[int | None, typer.Argument(metavar="[VERSION]", help="The challenger if left out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Your word instead of the gate's; needs --reason.")] = False,
+    reason: ReasonOption = "by hand",
+    root: RootOption = environment.ROOT,
+    verbose: VerboseOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Offers a version to the gate, against the champion of today; exit code 1 when the gate refuses.
+
+    Example: `motet promote assistant 4` or `motet promote assistant 4 --force --reason "WER is not what counts here"`
+    """
+    environment.make_home(root)
+    with display(quiet=as_json):
+        number = version or verdict.challenger(root, model)
+        result = promote(model, number, root=root, force=force, reason=reason, by=who())
+    verb = "is champion" if result["promoted"] else "was refused"
+    emit(result, as_json, f"{model} version {number} {verb}: {result['reason']}")
+    if not result["promoted"]:
+        raise typer.Exit(1)
+
+
+@app.command("deploy")
+def deploy_command(
+    file: Annotated[Path, typer.Option("--file", help="Deployments to serve.")] = DEPLOYMENTS,
+    root: RootOption = environment.ROOT,
+    verbose: VerboseOption = False,
+) -> None:
+    """Serves the deployments of infra/prefect.yaml, the nightly cron among them, until Ctrl-C. Needs a Prefect server.
+
+    Example: `export PREFECT_API_URL=http://127.0.0.1:4200/api; motet deploy`
+    """
+    serve_deployments(file, root)
+
+
+def main() -> None:
+    """The script `motet`."""
+    run()
+
+
+if __name__ == "__main__":
+    main()

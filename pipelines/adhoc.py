@@ -1,0 +1,215 @@
+"""What a person asks for in between nights: read one corpus, try a model on it, ask a model about a recording.
+
+answers = answer("motet-root", None, [Path("kitchen.wav")], ["play some jazz"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pipelines import progress
+from pipelines.recipe import Recipe, RecipeError, parse
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pipelines.registry import Registry
+    from pipelines.store import Manifest, Store
+
+CONFIDENT = 0.5  # answers below it are dimmed in the table
+
+
+def ingest_one(root: str, corpus: Mapping[str, Any], settings: Sequence[str]) -> Manifest:
+    """One corpus into its utterance table. corpus: a recipe's entry; settings: 'options.hours=1' and the like.
+
+    Raises:
+        RecipeError: the corpus or a setting is not valid. IngestError: too much of it is in quarantine.
+    """
+    from pipelines.ingest import ingest
+    from pipelines.night import describe_corpus, step
+    from pipelines.store import Store
+
+    recipe = as_recipe(corpus, settings)
+    store = Store(root)
+    name = recipe.corpora[0].name
+    before = store.latest(f"utterances/{name}")
+    with step("ingest") as current, progress.current().bar(f"ingest {name}", "utt") as report:
+        manifest = ingest(recipe.corpora[0], recipe.quality, store, progress=report)
+        current.done(describe_corpus(manifest, before), None)
+    return manifest
+
+
+def as_recipe(corpus: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
+    """A recipe of one corpus, so that a corpus given by hand is checked like any other."""
+    content: dict[str, Any] = {"quality": {}, "options": {}}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        section, _, field = key.partition(".")
+        if not equals or not field or section not in content:
+            raise RecipeError(f"--set {setting!r}: expected options.KEY=VALUE or quality.KEY=VALUE")
+        content[section][field] = yaml.safe_load(value)
+    given = {key: value for key, value in corpus.items() if value is not None}
+    return parse(
+        {
+            "name": "adhoc",
+            "corpora": [{**given, "options": content["options"]}],
+            "quality": content["quality"],
+            "tasks": {"transcript": {}},
+        },
+        where="the command line",
+    )
+
+
+def evaluate_on(
+    root: str, model: str, corpus: Mapping[str, Any], split: str, settings: Sequence[str]
+) -> dict[str, Any]:
+    """Scores of a model on a split of any corpus, in percent, each with its 95 % interval and its number of rows.
+
+    Raises:
+        RegistryError: no such model. EvaluationError: the split has no rows.
+    """
+    from pipelines import findings
+    from pipelines.dataset import open_dataset
+    from pipelines.evaluate import evaluate
+    from pipelines.features import extract
+    from pipelines.night import step
+    from pipelines.recipe import Features
+    from pipelines.registry import Registry
+    from pipelines.store import Store
+
+    store = Store(root)
+    registry = Registry(store)
+    uri, recipe = model_uri(registry, model), as_recipe(corpus, settings)
+    predictor = registry.load(uri)
+    manifest = one_split(store, ingest_one(root, corpus, settings), split)
+    with step("features") as current, progress.current().bar("features", "rec") as report:
+        features = extract([manifest], Features(**asdict(predictor.features)), store, progress=report)
+        current.done(f"{features[0].meta['rows']:,} recordings", None)
+    with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
+        scores = evaluate(predictor, open_dataset(store, [manifest], features), recipe.loader, report)
+        current.done(f"{len(scores.table):,} rows", None)
+    rows = findings.table(scores)
+    return {
+        "model": uri,
+        "corpus": corpus["source"] or corpus["kind"],
+        "split": split,
+        "metrics": {
+            row.metric: {"value": row.value, "low": row.low, "high": row.high, "rows": row.rows} for row in rows
+        },
+        "cost": asdict(scores.cost),
+        "table": [
+            {key: line[key] for key in ("metric", "value, %", "low", "high", "rows")} for line in findings.plain(rows)
+        ],
+    }
+
+
+def one_split(store: Store, manifest: Manifest, split: str) -> Manifest:
+    """The rows of one split as a dataset of their own, so that no feature is made of the others."""
+    import pyarrow.compute as pc
+
+    from pipelines.evaluate import EvaluationError
+    from pipelines.ingest import utterances
+    from pipelines.store import fingerprint
+    from pipelines.table import SPLITS
+
+    if split == "all":
+        return manifest
+    if split not in SPLITS:
+        raise RecipeError(f"--split {split}: expected one of {', '.join(SPLITS)} or all")
+    table = utterances(store, manifest)
+    rows = table.filter(pc.equal(table["split"], split))
+    if not len(rows):
+        has = ", ".join(f"{name} {count:,}" for name, count in manifest.meta["splits"].items()) or "no rows"
+        raise EvaluationError(f"{manifest.dataset} has no rows in split {split!r}; it has {has}")
+    name, address = f"{manifest.dataset}-{split}", fingerprint(manifest.address, split)
+    key = f"{name}/{address}.parquet"
+    store.write_table(key, rows)
+    return store.commit(name, address, (key,), {manifest.dataset: manifest.address}, {"rows": len(rows)})
+
+
+def model_uri(registry: Registry, given: str | None) -> str:
+    """A model as people name it: nothing (the only one there is), NAME, NAME/3, NAME@challenger, a folder, a URI.
+
+    Raises:
+        RegistryError: no model, or several and none was named.
+    """
+    from pipelines.registry import CHAMPION, RegistryError
+
+    if given is None:
+        names = [name for name in registry.models() if registry.champion(name)]
+        if len(names) != 1:
+            there = f"there are {', '.join(names)}; name one" if names else "`motet nightly RECIPE` makes one"
+            raise RegistryError(f"{len(names)} models have a champion in {registry.uri}: {there}")
+        given = names[0]
+    if given.startswith("models:/") or Path(given).is_dir():
+        return given
+    if "@" in given or "/" in given:
+        return f"models:/{given}"
+    return f"models:/{given}@{CHAMPION}"
+
+
+def answer(root: str, model: str | None, files: Sequence[Path], texts: Sequence[str]) -> list[dict[str, Any]]:
+    """What a model says of recordings and sentences: one plain mapping an input, `input` and `model` among its keys.
+
+    Raises:
+        RegistryError: no such model. SoundError: a recording that cannot be read; it names the file.
+    """
+    from pipelines.registry import Registry
+    from pipelines.sound import SoundError, decode
+
+    registry = Registry(root)
+    uri = model_uri(registry, model)
+    predictor = registry.load(uri)
+    inputs: list[Any] = []
+    for file in files:
+        try:
+            inputs.append(decode(file, predictor.features.sample_rate))
+        except SoundError as error:
+            raise SoundError(error.reason, f"{file}: {error.detail}") from error
+    predictions = predictor.predict([*inputs, *texts])
+    names = [*map(str, files), *texts]
+    return [
+        {"input": name, "model": uri, **prediction.to_json()}
+        for name, prediction in zip(names, predictions, strict=True)
+    ]
+
+
+def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
+    """A block of lines for each input: task, answer, confidence."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for answered in answers:
+        table.add_row("[bold]input[/]", answered["input"], "")
+        if answered.get("text") is not None:
+            table.add_row("transcript", answered["text"] or "(nothing)", _mean_confidence(answered["words"]))
+        for task, value in answered.items():
+            if isinstance(value, dict):
+                dim = "" if value["confidence"] >= CONFIDENT else "[dim]"
+                table.add_row(task, f"{dim}{value['value']}", f"{value['confidence']:.2f}")
+        if "slots" in answered:
+            said = ", ".join(f"{item['slot']} = {item['value']}" for item in answered["slots"]) or "none"
+            table.add_row("slots", said, "")
+    return table
+
+
+def _mean_confidence(words: Sequence[Mapping[str, Any]]) -> str:
+    return f"{sum(word['confidence'] for word in words) / len(words):.2f}" if words else ""
+
+
+def speak(text: str, out: Path, voice: str | None) -> float:
+    """Writes a sentence spoken by eSpeak NG as a WAV file; returns its seconds. voice: a variant such as f3 or m4."""
+    import soundfile
+
+    from pipelines.corpora.espeak import SAMPLE_RATE, synthesize
+    from pipelines.corpora.voices import Voice
+
+    samples = synthesize(text, Voice(variant=voice) if voice else None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(out, samples, SAMPLE_RATE, subtype="PCM_16")
+    return len(samples) / SAMPLE_RATE

@@ -1,0 +1,415 @@
+"""The commands that need no Prefect: `flows.py` adds nightly, search, promote and deploy to this `app` and runs it.
+
+Results go to standard output, a table for people or `--json` for scripts; what a command is doing goes to standard
+error. Exit codes: 0 done, 1 failed or refused, 2 a wrong call (a recipe with a mistake in it is one).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from pipelines import environment
+from pipelines.progress import display
+
+ORDER = ("nightly", "search", "deploy", "ingest", "evaluate", "predict", "say", "leaderboard", "promote", "rollback")
+
+
+class InOrder(TyperGroup):
+    """Lists what a person starts with first."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), names.index(name)))
+
+
+app = typer.Typer(
+    name="motet",
+    cls=InOrder,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Trains one speech model for several tasks at once, every night, and promotes it when it is shown better.",
+)
+recipe_app = typer.Typer(no_args_is_help=True, help="Recipes: what ships, what a recipe says, what it may say.")
+app.add_typer(recipe_app, name="recipe")
+
+RootOption = Annotated[
+    str,
+    typer.Option("--root", metavar="URI", envvar="MOTET_ROOT", help="Folder or s3:// prefix that holds everything."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. trainer.epochs=3.")
+]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a YAML file.")]
+NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name in the registry: the recipe's name.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Kept in the ledger.")]
+
+
+def emit(result: Any, as_json: bool, table: Table | str) -> None:
+    """Prints the one or the other to standard output."""
+    if as_json:
+        print(json.dumps(result, indent=1, ensure_ascii=False, default=str))
+    elif isinstance(table, str):
+        print(table)
+    else:
+        console = Console()
+        # A pipe has no width of its own; a table cut to 80 columns would lose its numbers.
+        console.print(table, width=None if console.is_terminal else 160)
+
+
+def table_of(title: str, rows: Sequence[Mapping[str, Any]], right: Sequence[str] = ()) -> Table:
+    """A plain table; `right` names the columns of numbers."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    columns = list(rows[0]) if rows else []
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
+    return table
+
+
+def who() -> str:
+    """Whose decision it was, for the ledger."""
+    import getpass
+
+    try:
+        return os.environ.get("MOTET_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+@app.command()
+def ingest(
+    kind: Annotated[str, typer.Argument(metavar="CORPUS", help="librispeech, atis, manifest or espeak.")],
+    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="Folder, archive, URL or s3://.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name in tables and metrics; the kind if left out.")
+    ] = None,
+    root: RootOption = environment.ROOT,
+    checksum: Annotated[str | None, typer.Option("--checksum", help="sha256 of an archive or download.")] = None,
+    language: Annotated[str | None, typer.Option("--language", help="BCP 47 tag for rows without one.")] = None,
+    split_by: Annotated[str, typer.Option("--split-by", help="release, speaker or sentence.")] = "release",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="quality.* or options.* of the corpus.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reads one corpus into the utterance table; what cannot be used goes to quarantine, with its reason.
+
+    Example: `motet ingest manifest calls.jsonl --name calls --split-by speaker`
+    """
+    from pipelines.adhoc import ingest_one
+
+    environment.prepare(root)
+    config = {"name": name or kind, "kind": kind, "source": source, "checksum": checksum}
+    config |= {"language": language, "split_by": split_by}
+    with display(quiet=as_json):
+        manifest = ingest_one(root, config, settings or [])
+    rows = [{"reason": reason, "rows": count} for reason, count in manifest.meta["reasons"].items()]
+    emit(
+        {"dataset": manifest.dataset, "version": manifest.version, "address": manifest.address, **manifest.meta},
+        as_json,
+        table_of("quarantine", rows, right=("rows",)) if rows else f"{manifest.dataset} version {manifest.version}",
+    )
+
+
+@app.command()
+def predict(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE.wav …]", help="WAV, FLAC, OGG, MP3, AIFF.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="A sentence instead of a recording.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="URI", help="models:/NAME@champion, NAME, folder.")
+    ] = None,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """What a model hears or reads: transcript, intent, slots, domain, speaker … with confidences.
+
+    Example: `motet predict kitchen.wav` or `motet predict --text "play some jazz" --json`
+    """
+    from pipelines.adhoc import answer, answer_table
+
+    if not files and not text:
+        raise typer.BadParameter('give a recording or --text "…"')
+    environment.prepare(root)
+    answers = answer(root, model, list(files or []), list(text or []))
+    emit(answers, as_json, answer_table(answers))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="NAME, models:/NAME/3, models:/NAME@alias or a folder.")
+    ],
+    kind: Annotated[str, typer.Argument(metavar="CORPUS", help="librispeech, atis, manifest or espeak.")],
+    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="Folder, archive, URL or s3://.")] = None,
+    split: Annotated[str, typer.Option("--split", help="train, valid, test or all.")] = "test",
+    name: Annotated[str | None, typer.Option("--name", help="The corpus's name, if it is not its kind.")] = None,
+    split_by: Annotated[str, typer.Option("--split-by", help="release, speaker or sentence.")] = "release",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="quality.* or options.* of the corpus.")
+    ] = None,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Any registered model on any corpus: WER, CER, intent accuracy, slot F1 … with 95 % bootstrap intervals.
+
+    Example: `motet evaluate assistant librispeech /data/LibriSpeech --split test --json`
+    """
+    from pipelines.adhoc import evaluate_on
+
+    environment.prepare(root)
+    # A name of its own: another way of splitting must not become the newest version of what nights train on.
+    config = {"name": name or f"evaluation-{kind}", "kind": kind, "source": source, "split_by": split_by}
+    with display(quiet=as_json):
+        result = evaluate_on(root, model, config, split, settings or [])
+    emit(result, as_json, table_of(f"{result['model']} on {result['corpus']} ({split})", result["table"], NUMBERS))
+
+
+NUMBERS = ("value, %", "low", "high", "rows", "champion", "limit", "version", "number", "trial", "objective", "MB")
+
+
+@app.command()
+def leaderboard(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Name; all of them if left out.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Sort by it, e.g. transcript/wer.")] = None,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Registered versions with their test figures, the best first.
+
+    Example: `motet leaderboard assistant --metric transcript/wer`
+    """
+    from pipelines.listings import leaderboard_rows
+
+    environment.prepare(root)
+    rows = leaderboard_rows(root, model, metric)
+    shown = [{**{key: row[key] for key in ("model", "version", "alias", "created")}, **row["metrics"]} for row in rows]
+    columns = list(dict.fromkeys(key for row in shown for key in row))
+    table = [{column: row.get(column) for column in columns} for row in shown]
+    emit(rows, as_json, table_of("", table, right=columns[4:]) if table else "no model yet; `motet nightly` makes one")
+
+
+@app.command()
+def rollback(
+    model: NameArgument,
+    reason: ReasonOption = "by hand",
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Makes the champion before this one champion again.
+
+    Example: `motet rollback assistant --reason "hears alarms as calls"`
+    """
+    from pipelines.registry import Registry
+
+    environment.prepare(root)
+    line = Registry(root).rollback(model, reason, who())
+    emit(line.to_json(), as_json, f"{model} version {line.version} is champion again")
+
+
+@app.command()
+def history(model: NameArgument, root: RootOption = environment.ROOT, as_json: JsonOption = False) -> None:
+    """The ledger: who was champion when, and why.
+
+    Example: `motet history assistant`
+    """
+    from pipelines.registry import Registry
+
+    environment.prepare(root)
+    lines = Registry(root).history(model)
+    shown = [
+        {
+            "number": line.number,
+            "time": line.time,
+            "did": line.action if line.effective else f"{line.action} (overtaken)",
+            "version": line.version,
+            "by": line.by,
+            "reason": line.reason,
+        }
+        for line in lines
+    ]
+    table = table_of("", shown, NUMBERS) if shown else f"{model} has no history in {root}"
+    emit([line.to_json() for line in lines], as_json, table)
+
+
+@app.command()
+def runs(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Name; all of them if left out.")] = None,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """The nights that have ended: verdict, primary figure, report.
+
+    Example: `motet runs assistant`
+    """
+    from pipelines.listings import night_rows
+
+    rows = night_rows(root, recipe)
+    emit(
+        rows,
+        as_json,
+        table_of("", rows, NUMBERS) if rows else f"no night has ended in {root}; see `motet nightly --help`",
+    )
+
+
+@app.command()
+def versions(
+    dataset: Annotated[str | None, typer.Argument(metavar="[DATASET]", help="E.g. utterances/commands.")] = None,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Datasets of the store, or the versions of one.
+
+    Example: `motet versions utterances/commands`
+    """
+    from pipelines.listings import version_rows
+
+    rows = version_rows(root, dataset)
+    emit(rows, as_json, table_of("", rows, NUMBERS) if rows else f"{root} holds no {dataset or 'dataset'}")
+
+
+@app.command()
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it, only say what would be.")] = False,
+    older_than: Annotated[
+        float, typer.Option("--older-than", metavar="HOURS", help="Leave younger ones alone.")
+    ] = 24.0,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """What no version of any dataset reaches: shows it, or deletes it.
+
+    Example: `motet gc` then `motet gc --delete`
+    """
+    from pipelines.store import Store, collect_garbage
+
+    entries = collect_garbage(Store(root), dry_run=not delete, older_than_hours=older_than)
+    rows = [{"key": entry.key, "MB": round(entry.size / 1e6, 2)} for entry in entries]
+    verb = "deleted" if delete else "could be deleted (nothing was; take --delete)"
+    total = f"{len(rows):,} objects, {sum(entry.size for entry in entries) / 1e6:,.1f} MB {verb}"
+    emit({"deleted": delete, "objects": rows}, as_json, table_of(total, rows, NUMBERS) if rows else total)
+
+
+@app.command()
+def doctor(root: RootOption = environment.ROOT, as_json: JsonOption = False) -> None:
+    """What is wrong with this machine, and what to do about it; exit code 1 when something cannot work.
+
+    Example: `motet doctor --json`
+    """
+    from pipelines.doctor import FAIL, examine
+
+    checks = examine(root)
+    emit([check.to_json() for check in checks], as_json, table_of("", [check.to_json() for check in checks]))
+    if any(check.state == FAIL for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def up(
+    root: RootOption = environment.ROOT,
+    prefect_port: Annotated[int | None, typer.Option(help="Instead of 4200 or the next free one.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Instead of 5000 or the next free one.")] = None,
+    ray_port: Annotated[
+        int | None, typer.Option(help="Of the dashboard, instead of 8265 or the next free one.")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(help="Cores that Ray may use; all if left out.")] = None,
+) -> None:
+    """Prefect, MLflow and Ray with their pages, on loopback, until Ctrl-C.
+
+    Example: `motet up`, then in another terminal the printed exports and `motet nightly assistant`
+    """
+    from pipelines.stack import serve
+
+    serve(root, prefect_port, mlflow_port, ray_port, cpus)
+
+
+@app.command()
+def say(
+    text: Annotated[str, typer.Argument(metavar="TEXT")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.wav")],
+    voice: Annotated[str | None, typer.Option("--voice", help="eSpeak NG variant, e.g. f3 or m4.")] = None,
+) -> None:
+    """Speaks a sentence with eSpeak NG: a recording to try a model on.
+
+    Example: `motet say "turn on the light in the kitchen" light.wav`
+    """
+    from pipelines.adhoc import speak
+
+    seconds = speak(text, out, voice)
+    print(f"{out}: {seconds:.1f} s of synthetic speech")
+
+
+@recipe_app.command("list")
+def recipe_list(as_json: JsonOption = False) -> None:
+    """Recipes that ship.
+
+    Example: `motet recipe list`
+    """
+    import yaml
+
+    from pipelines.recipe import SHIPPED, shipped
+
+    # Read as it lies there: a recipe whose sources name an unset variable is listed too.
+    rows = [
+        {"recipe": name, "summary": yaml.safe_load((SHIPPED / f"{name}.yaml").read_text())["summary"]}
+        for name in shipped()
+    ]
+    emit(rows, as_json, table_of("", rows))
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: RecipeArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """A recipe with every default filled in.
+
+    Example: `motet recipe show assistant --set trainer.epochs=3`
+    """
+    from pipelines.recipe import load
+
+    loaded = load(recipe, settings or [])
+    emit(loaded.model_dump(mode="json"), as_json, f"# address {loaded.address()}\n{loaded.to_yaml().rstrip()}")
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """The JSON schema of recipes, for an editor.
+
+    Example: `motet recipe schema > recipe.schema.json`
+    """
+    from pipelines.recipe import Recipe
+
+    print(json.dumps(Recipe.model_json_schema(), indent=1))
+
+
+def run() -> None:
+    """Runs the command line; what a person can mend is told in a line, anything else keeps its traceback."""
+    from pipelines.recipe import RecipeError
+
+    try:
+        app()
+    except RecipeError as error:
+        print(f"motet: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        # Motet's own errors say what was wrong, where, and what to do.
+        if type(error).__module__.split(".")[0] not in ("pipelines", "mtl"):
+            raise
+        print(f"motet: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("motet: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,337 @@
+"""One night of one recipe, step by step: what the tasks of the DAG do, without Prefect.
+
+    with one_at_a_time(root, recipe.name):
+        utterances = [ingest(root, key, corpus.name) for corpus in recipe.corpora]
+        ...
+
+Steps take and return small plain values (a root, keys of the store, references to manifests), so that they can run in
+any process. Each tells the screen one line about what it did, and returns that line with its seconds.
+
+A night's identity is its recipe, its data and the versions of its stages. It names the training run: a night that
+was killed goes on where it was, and one that has been is found done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pipelines import progress
+from pipelines.recipe import Recipe, parse
+from pipelines.store import Manifest, Store, fingerprint
+
+if TYPE_CHECKING:
+    pass
+
+VERSION = 1  # of what a night does after training: its scores, its decision
+Ref = tuple[str, str]  # dataset, address: names a manifest
+
+# Errors of the file system that another attempt meets again.
+LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+NETWORK_LIBRARIES = ("aiohttp", "botocore", "fsspec", "httpcore", "httpx", "requests", "urllib3")
+
+
+class Busy(RuntimeError):
+    """Another night is at work on the same root."""
+
+
+class NoServer(RuntimeError):
+    """A command that needs a Prefect server was called without one."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step hands on: its value, and what the report says of it."""
+
+    stage: str
+    text: str
+    seconds: float
+    value: Any
+
+    def said(self) -> tuple[str, str, float]:
+        return self.stage, self.text, self.seconds
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a night came to. state: 'trained', or 'nothing new' with the numbers of the night that had done it."""
+
+    state: str
+    recipe: str
+    identity: str
+    name: str
+    model: str | None = None  # models:/assistant/3
+    promoted: bool | None = None
+    reason: str = ""
+    champion: str | None = None  # what it was compared with
+    metrics: dict[str, float] = field(default_factory=dict)
+    table: list[dict[str, Any]] = field(default_factory=list)
+    synthetic: bool = False
+    report: str | None = None
+    night: int | None = None  # version of nights/<recipe>
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def keep_recipe(store: Store, recipe: Recipe) -> str:
+    """Stores the recipe as it was read, and returns its key."""
+    text = recipe.to_yaml()
+    key = f"recipes/{recipe.name}-{fingerprint(text)}.yaml"
+    if not store.exists(key):
+        store.put_bytes(key, text.encode())
+    return key
+
+
+def kept_recipe(store: Store, key: str) -> Recipe:
+    return parse(yaml.safe_load(store.read_bytes(key)), where=key)
+
+
+def identity(recipe: Recipe, utterances: Sequence[Manifest]) -> str:
+    """Equal exactly when a second training could only give the same model."""
+    from pipelines import features, train
+
+    versions = {"features": features.VERSION, "train": train.VERSION, "night": VERSION}
+    return fingerprint(recipe.address(), sorted((item.dataset, item.address) for item in utterances), versions)
+
+
+def manifests(store: Store, refs: Sequence[Ref]) -> list[Manifest]:
+    """Raises LookupError when a reference leads nowhere."""
+    found = [store.find(dataset, address) for dataset, address in refs]
+    for ref, manifest in zip(refs, found, strict=True):
+        if manifest is None:
+            raise LookupError(f"{store.root} has no version {ref[1]} of {ref[0]}; was it deleted during the night?")
+    return [manifest for manifest in found if manifest is not None]
+
+
+def ref(manifest: Manifest) -> Ref:
+    return manifest.dataset, manifest.address
+
+
+def dataset(recipe: Recipe) -> str:
+    """Name of the dataset that holds the recipe's finished nights."""
+    return f"nights/{recipe.name}"
+
+
+def finished(store: Store, recipe: Recipe, utterances: Sequence[Manifest]) -> Manifest | None:
+    """The record of the night that did exactly this, if there was one."""
+    return store.find(dataset(recipe), identity(recipe, utterances))
+
+
+def nothing_new(record: Manifest) -> Outcome:
+    outcome = Outcome(**record.meta["outcome"])
+    return Outcome(**{**asdict(outcome), "state": "nothing new", "night": record.version, "seconds": 0.0})
+
+
+def training_name(store: Store, recipe: Recipe, identity_: str, again: bool) -> str:
+    """Name of the training run; with `again`, one that has not finished yet."""
+    from pipelines.train import finished as trained
+
+    name, attempt = f"{recipe.name}-{identity_}", 1
+    while again and trained(store, f"{name}-{attempt}") is not None:
+        attempt += 1
+    return f"{name}-{attempt}"
+
+
+@contextmanager
+def one_at_a_time(root: str, what: str, wait: bool = False) -> Iterator[None]:
+    """Holds the root's lock; the system lets go of it when this process ends, however that comes about.
+
+    It keeps apart the processes of one machine; over machines, the limit of the Prefect deployment does.
+
+    Raises:
+        Busy: somebody else holds it, with who and since when.
+    """
+    path = _lock_path(root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise Busy(
+                f"{root} is in use: {holder}. One night at a time; take --wait to wait for its end, or another --root"
+            ) from None
+        file.truncate(0)
+        file.write(f"{what}, process {os.getpid()} on {socket.gethostname()} since {_now()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _lock_path(root: str) -> Path:
+    if "://" in root:
+        return Path("~/.motet/locks").expanduser() / f"{fingerprint(root)}.lock"
+    return Path(root) / ".lock"
+
+
+def transient(error: BaseException | None) -> bool:
+    """Whether another attempt may go better: the network, or a busy disk, but not a missing file or a bad recipe."""
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, LASTING):
+            return False
+        library = type(error).__module__.split(".")[0]
+        if isinstance(error, OSError | TimeoutError) or library in NETWORK_LIBRARIES:
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False
+
+
+@contextmanager
+def step(stage: str) -> Iterator[Step]:
+    """Times a step; its line is shown when it ends well."""
+    running = Step(stage)
+    yield running
+    progress.current().line(stage, running.text, running.seconds)
+
+
+class Step:
+    def __init__(self, stage: str) -> None:
+        self.stage, self.text, self.value = stage, "", None
+        self._start = time.monotonic()
+        self._seconds: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start if self._seconds is None else self._seconds
+
+    def done(self, text: str, value: Any) -> Done:
+        self.text, self._seconds = text, self.seconds
+        return Done(self.stage, text, round(self.seconds, 2), value)
+
+
+def ingest(root: str, recipe_key: str, corpus: str) -> Done:
+    """One corpus into its utterance table. Value: a reference to its manifest."""
+    from pipelines.ingest import ingest as run
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    config = next(item for item in recipe.corpora if item.name == corpus)
+    before = store.latest(f"utterances/{corpus}")
+    with step("ingest") as current, progress.current().bar(f"ingest {corpus}", "utt") as report:
+        manifest = run(config, recipe.quality, store, progress=report)
+        return current.done(describe_corpus(manifest, before), ref(manifest))
+
+
+def describe_corpus(manifest: Manifest, before: Manifest | None) -> str:
+    meta = manifest.meta
+    name = manifest.dataset.split("/", 1)[1]
+    text = f"{name}: {meta['rows']:,} utterances, {meta.get('hours') or 0:.2f} h"
+    if meta.get("quarantined"):
+        text += f", {meta['quarantined']:,} in quarantine"
+    if before is None:
+        return f"{text}, all new"
+    if before.version == manifest.version:
+        return f"{text}, unchanged since version {manifest.version}"
+    return f"{text}, {meta['rows'] - before.meta['rows']:+,} rows against version {before.version}"
+
+
+def features(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
+    """log-mel of every recording that has none yet. Value: references to the features manifests."""
+    from pipelines.features import dataset_name, extract
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    tables = manifests(store, utterances)
+    before = [store.latest(dataset_name(recipe.features, item.dataset.split("/", 1)[1])) for item in tables]
+    with step("features") as current, progress.current().bar("features", "rec") as report:
+        found = extract(tables, recipe.features, store, progress=report)
+        new = sum(
+            item.meta["extracted"]
+            for item, old in zip(found, before, strict=True)
+            if old is None or old.version != item.version
+        )
+        rows = sum(item.meta["rows"] for item in found)
+        return current.done(f"{rows:,} recordings, {new:,} extracted", [ref(item) for item in found])
+
+
+def train(
+    root: str,
+    recipe_key: str,
+    name: str,
+    utterances: Sequence[Ref],
+    feature_refs: Sequence[Ref],
+    workers: int | None,
+    run: Mapping[str, str],
+) -> Done:
+    """The joint model. Value: the training run's name, by which its result is found in the store."""
+    from pipelines.train import train as fit
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    with step("train") as current, progress.current().bar("train", "epoch") as report:
+        result = fit(
+            recipe,
+            manifests(store, utterances),
+            manifests(store, feature_refs),
+            store,
+            name,
+            workers=workers,
+            tracking=run,
+            progress=report,
+        )
+        primary = result.metrics.get(f"valid/{recipe.gates.primary}")
+        shown = "" if primary is None else f", valid {recipe.gates.primary} {primary:.2f} %"
+        return current.done(f"{len(result.history)} epochs{shown}", result.name)
+
+
+def search(
+    root: str,
+    recipe_key: str,
+    utterances: Sequence[Ref],
+    feature_refs: Sequence[Ref],
+    trials: int | None,
+    resume: bool,
+) -> Done:
+    """The trials of a search. Value: leaderboard, winner (`--set` strings) and name, as plain data."""
+    from pipelines import tracking
+    from pipelines.search import search as run
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    tables, found = manifests(store, utterances), manifests(store, feature_refs)
+    name = f"search {recipe.name} {identity(recipe, tables)}"
+    tracked = tracking.start(root, recipe, name=name, manifests=[*tables, *found])
+    with step("search") as current, progress.current().bar("search", "epoch") as report:
+        try:
+            result = run(recipe, tables, found, store, trials, resume, tracking=tracked, progress=report)
+        except BaseException:
+            tracked.finish("FAILED")
+            raise
+        tracked.finish()
+        states = Counter(row["state"] for row in result.leaderboard)
+        text = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        return current.done(f"{len(result.leaderboard)} trials: {text}", result.to_json())
+
+
+def trial_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the leaderboard as it is printed."""
+    return {
+        "trial": row["trial"],
+        "objective": f"{row['objective']:.2f}",
+        "state": row["state"],
+        "epochs": row["epochs"],
+        "seconds": f"{row['seconds']:.0f}",
+        "point": "  ".join(row["overrides"]),
+        "error": row["error"],
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,100 @@
+"""A finished night as the report tells it: scores, decision, data and lineage gathered into plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pipelines import findings
+from pipelines.evaluate import Scores
+from pipelines.gates import Decision
+from pipelines.ingest import quarantine
+from pipelines.recipe import Recipe
+from pipelines.registry import Version
+from pipelines.report import Night
+from pipelines.store import Manifest, Store
+from pipelines.tracking import provenance
+from pipelines.train import finished
+
+SYNTHETIC = "espeak"  # corpora of this kind are nobody's voice
+QUARANTINE_SHOWN = 200  # rows
+
+
+@dataclass(frozen=True)
+class Story:
+    """One night: what it was, which model came of it, and what its steps said (stage, text, seconds)."""
+
+    store: Store
+    recipe: Recipe
+    identity: str
+    name: str  # of the training run
+    candidate: Version
+    run: Mapping[str, str]
+    said: Sequence[tuple[str, str, float]]
+
+    def tell(
+        self,
+        scores: Scores,
+        champion: Scores | None,
+        verdict: Mapping[str, Any],
+        utterances: Sequence[Manifest],
+        features: Sequence[Manifest],
+    ) -> Night:
+        """What the page shows. Raises LookupError when the training run left no result."""
+        trained = finished(self.store, self.name)
+        if trained is None:
+            raise LookupError(f"training {self.name} has no result in {self.store.root}; was it deleted meanwhile?")
+        decision = Decision.from_json(verdict["decision"])
+        shown, faulty = findings.faults(scores, self.store)
+        name = self.recipe.name
+        return Night(
+            name=self.name,
+            recipe=name,
+            recipe_yaml=self.recipe.to_yaml(),
+            identity=self.identity,
+            created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            synthetic=any(corpus.kind == SYNTHETIC for corpus in self.recipe.corpora),
+            seconds=round(sum(seconds for _, _, seconds in self.said), 1),
+            promoted=bool(verdict["promoted"]),
+            reason=verdict["reason"],
+            model=f"{name} v{self.candidate.version}",
+            champion="" if verdict["champion"] is None else f"{name} v{verdict['champion']}",
+            metrics=findings.table(scores, self.recipe.gates, champion, decision),
+            stages=[(stage, text, seconds) for stage, text, seconds in self.said],
+            history=trained.history,
+            confusions=findings.confusions(scores),
+            faults=shown,
+            faulty_rows=faulty,
+            corpora=[_corpus(manifest) for manifest in utterances],
+            quarantine=_quarantine(self.store, utterances),
+            decision=decision.to_json(),
+            lineage=self._lineage(scores, [*utterances, *features]),
+        )
+
+    def _lineage(self, scores: Scores, data: Sequence[Manifest]) -> dict[str, str]:
+        cost = scores.cost
+        speed = "" if not cost.real_time else f", {1 / cost.real_time:,.0f} times real time on {cost.device}"
+        return {
+            "night": self.identity,
+            "model": f"{self.candidate.uri}, weights {self.candidate.address}",
+            "parameters": f"{self.candidate.parameters:,}{speed}",
+            "MLflow run": f"{self.run['run_id']} at {self.run['uri']}",
+            **{tag.removeprefix("mlflow.").removeprefix("motet."): value for tag, value in provenance().items()},
+            **{manifest.dataset: f"v{manifest.version} {manifest.address}" for manifest in data},
+        }
+
+
+def _corpus(manifest: Manifest) -> dict[str, Any]:
+    name = manifest.dataset.split("/", 1)[1]
+    empty = {"hours": 0.0, "splits": {}, "quarantined": 0, "reasons": {}}
+    return {**empty, **manifest.meta, "name": name, "version": f"v{manifest.version} {manifest.address}"}
+
+
+def _quarantine(store: Store, tables: Sequence[Manifest]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for manifest in tables:
+        if manifest.meta.get("quarantined"):
+            found += quarantine(store, manifest).slice(0, QUARANTINE_SHOWN).to_pylist()
+    return found[:QUARANTINE_SHOWN]

@@ -1,0 +1,325 @@
+"""The second half of a night, step by step: package the model, score it, let the gate decide, tell the people.
+
+What is scored is the packaged model itself, loaded back from the registry, on the frozen test split, beside the
+champion on the same rows. See night.py for the first half and for what steps have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import environment, progress
+from pipelines.night import Done, Outcome, Ref, dataset, kept_recipe, manifests, step
+from pipelines.recipe import Features, Recipe
+from pipelines.store import Manifest, Store
+
+if TYPE_CHECKING:
+    from pipelines.evaluate import Scores
+    from pipelines.gates import Decision
+    from pipelines.ledger import Line
+    from pipelines.registry import Registry, Version
+    from pipelines.train import TrainResult
+
+RECIPE_TAG = "motet.recipe_key"  # of a registered version: the recipe it was trained by, in the store
+ATTEMPTS = 3  # at a decision, when the champion changes meanwhile
+
+
+def register(
+    root: str,
+    recipe_key: str,
+    name: str,
+    utterances: Sequence[Ref],
+    feature_refs: Sequence[Ref],
+    run: Mapping[str, str],
+) -> Done:
+    """The trained weights as the next version in the registry. Value: the version's number."""
+    from pipelines.registry import Registry
+    from pipelines.tracking import Run
+    from pipelines.train import finished
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    result = _result(finished(store, name), name)
+    with step("register") as current:
+        folder = store.fetch(result.files[0]).parent
+        for key in result.files[1:]:
+            folder = store.fetch(key).parent
+        lineage = manifests(store, [*utterances, *feature_refs])
+        version = Registry(store).register(
+            recipe.name, folder, Run(**run), lineage, {"motet.night": name, RECIPE_TAG: recipe_key}
+        )
+        return current.done(f"{version.uri}, {version.parameters:,} parameters, @challenger", version.version)
+
+
+def evaluate(root: str, recipe_key: str, version: int, utterances: Sequence[Ref], feature_refs: Sequence[Ref]) -> Done:
+    """The packaged candidate and the champion on the same test rows. Value: the champion's version, or None."""
+    from pipelines.registry import Registry
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    registry = Registry(store)
+    with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
+        candidate = registry.version(recipe.name, version)
+        champion = opponent(registry, recipe.name, version)
+        scores = score(store, registry, candidate, recipe, utterances, feature_refs, report)
+        if champion is not None:
+            reigning = registry.version(recipe.name, champion)
+            score(store, registry, reigning, recipe, utterances, feature_refs, report)
+        registry.record(candidate, scores.metrics)
+        primary = scores.metrics.get(recipe.gates.primary)
+        shown = f"{len(scores.table):,} test rows"
+        if primary is not None:
+            shown += f", {recipe.gates.primary} {primary:.2f} %"
+        return current.done(shown, champion)
+
+
+def opponent(registry: Registry, name: str, version: int) -> int | None:
+    """The champion that a version has to beat: the one that reigns, or the one it was judged against already."""
+    settled = judged(registry, name, version)
+    if settled is not None:
+        return settled.expects
+    champion = registry.champion(name)
+    return champion.version if champion else None
+
+
+def judged(registry: Registry, name: str, version: int) -> Line | None:
+    """The gate's last decision on a version: a night that was killed after it must not ask again."""
+    lines = [line for line in registry.history(name) if line.version == version and line.decision and line.effective]
+    return lines[-1] if lines else None
+
+
+def score(
+    store: Store,
+    registry: Registry,
+    version: Version,
+    recipe: Recipe,
+    utterances: Sequence[Ref],
+    feature_refs: Sequence[Ref],
+    report: progress.Report | None = None,
+) -> Scores:
+    """A registered model's scores on the night's test rows, with the features that this model was trained on."""
+    from pipelines.dataset import open_dataset
+    from pipelines.evaluate import evaluated
+    from pipelines.features import extract
+
+    tables, found = manifests(store, utterances), manifests(store, feature_refs)
+    predictor = registry.load(version.uri)
+    wanted = Features(**asdict(predictor.features))
+    if wanted != recipe.features:
+        found = extract(tables, wanted, store)
+    test = open_dataset(store, tables, found).split("test")
+    return evaluated(store, version.address, lambda: predictor, test, recipe.loader, report)
+
+
+def decide(
+    root: str,
+    recipe_key: str,
+    version: int,
+    utterances: Sequence[Ref],
+    feature_refs: Sequence[Ref],
+    by: str = "nightly",
+    again: bool = False,
+) -> Done:
+    """The gate's decision, recorded and acted on. Value: promoted, reason, champion (compared with), decision.
+
+    again: ask even though this version has been judged before.
+
+    Raises:
+        Overtaken: the champion changed faster than it could be judged against.
+    """
+    from pipelines.registry import Overtaken, Registry
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    registry = Registry(store)
+    with step("gate") as current:
+        line = None if again else judged(registry, recipe.name, version)
+        for attempt in range(1, ATTEMPTS + 1):
+            if line is not None:
+                break
+            champion = opponent(registry, recipe.name, version)
+            decision, rows = judge(store, registry, recipe, version, champion, utterances, feature_refs)
+            try:
+                line = registry.settle(recipe.name, version, decision, champion, rows, by)
+            except Overtaken:  # another champion reigns: judge against that one
+                if attempt == ATTEMPTS:
+                    raise
+        assert line is not None, "the loop ends with a line or raises"
+        promoted = line.action == "promote"
+        value = {"promoted": promoted, "reason": line.reason, "champion": line.expects, "decision": line.decision}
+        return current.done(f"{'promoted' if promoted else 'not promoted'}: {line.reason}", value)
+
+
+def judge(
+    store: Store,
+    registry: Registry,
+    recipe: Recipe,
+    version: int,
+    champion: int | None,
+    utterances: Sequence[Ref],
+    feature_refs: Sequence[Ref],
+) -> tuple[Decision, str]:
+    """What the gate says, and the identity of the rows that it looked at."""
+    from mtl.metrics import METRICS
+    from pipelines.gates import decide as gate
+
+    mine = score(store, registry, registry.version(recipe.name, version), recipe, utterances, feature_refs)
+    theirs = None
+    if champion is not None:
+        reigning = registry.version(recipe.name, champion)
+        theirs = score(store, registry, reigning, recipe, utterances, feature_refs).contender(
+            f"{recipe.name}/{champion}"
+        )
+    decision = gate(
+        mine.contender(f"{recipe.name}/{version}"),
+        theirs,
+        recipe.gates,
+        METRICS,
+        looks=registry.looks(recipe.name, mine.rows),
+        seed=recipe.seed,
+    )
+    return decision, mine.rows
+
+
+def promotion(root: str, model: str, version: int, force: bool, reason: str, by: str) -> Done:
+    """A version offered to the gate once more, or promoted on a person's word. Value: promoted, reason, champion.
+
+    Raises:
+        RegistryError: no such version, or it reigns already, or its data are gone.
+    """
+    from pipelines.registry import Registry, RegistryError
+
+    store = Store(root)
+    registry = Registry(store)
+    candidate, champion = registry.version(model, version), registry.champion(model)
+    if champion is not None and champion.version == version:
+        raise RegistryError(f"{model} version {version} is the champion already")
+    if not force:
+        recipe_key = candidate.tags.get(RECIPE_TAG)
+        if not recipe_key or not store.exists(recipe_key):
+            raise RegistryError(f"{candidate.uri} was not made by a night of {root}; `--force` takes your word for it")
+        refs = list(candidate.datasets.items())
+        tables = [ref for ref in refs if ref[0].startswith("utterances/")]
+        return decide(root, recipe_key, version, tables, [ref for ref in refs if ref not in tables], by, again=True)
+    with step("promote") as current:
+        line = registry.promote(model, version, reason, by)
+        value = {"promoted": True, "reason": line.reason, "champion": line.expects, "decision": None}
+        return current.done(f"{candidate.uri} by {by}: {reason}", value)
+
+
+def challenger(root: str, model: str) -> int:
+    """The version that waits. Raises RegistryError when none does."""
+    from pipelines.registry import CHALLENGER, Registry, RegistryError
+
+    registry = Registry(root)
+    for version in registry.versions(model):
+        if CHALLENGER in version.aliases:
+            return version.version
+    raise RegistryError(f"{model} has no challenger in {registry.uri}; name a version, see `motet leaderboard {model}`")
+
+
+def report(
+    root: str,
+    recipe_key: str,
+    identity: str,
+    name: str,
+    version: int,
+    verdict: Mapping[str, Any],
+    utterances: Sequence[Ref],
+    feature_refs: Sequence[Ref],
+    run: Mapping[str, str],
+    said: Sequence[tuple[str, str, float]],
+) -> Done:
+    """The page, in the store and in MLflow, and the record that makes this night a finished one. Value: an Outcome."""
+    from pipelines.findings import plain
+    from pipelines.registry import Registry
+    from pipelines.report import render
+    from pipelines.story import Story
+    from pipelines.tracking import Run
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    with step("report") as current:
+        tables, made = manifests(store, utterances), manifests(store, feature_refs)
+        registry = Registry(store)
+        candidate = registry.version(recipe.name, version)
+        scores = score(store, registry, candidate, recipe, utterances, feature_refs)
+        theirs = None
+        if verdict["champion"] is not None:
+            reigning = registry.version(recipe.name, verdict["champion"])
+            theirs = score(store, registry, reigning, recipe, utterances, feature_refs)
+        story = Story(store, recipe, identity, name, candidate, run, said)
+        night = story.tell(scores, theirs, verdict, tables, made)
+        page, key = render(night), f"reports/{recipe.name}/{name}.html"
+        store.put_bytes(key, page.encode())
+        tracked = Run(**run)
+        tracked.log_text(page, "report.html")
+        tracked.finish()
+        outcome = Outcome(
+            state="trained",
+            recipe=recipe.name,
+            identity=identity,
+            name=name,
+            model=f"models:/{recipe.name}/{version}",
+            promoted=bool(verdict["promoted"]),
+            reason=verdict["reason"],
+            champion=night.champion or None,
+            metrics={row.metric: round(row.value, 4) for row in night.metrics},
+            table=plain(night.metrics),
+            synthetic=night.synthetic,
+            report=place(store, key),
+            seconds=night.seconds,
+        )
+        record(store, recipe, outcome, [key, recipe_key], [*tables, *made])
+        return current.done(f"{outcome.report} ({len(page) / 1e6:.1f} MB)", outcome)
+
+
+def place(store: Store, key: str) -> str:
+    """Where a person finds a key: a path for a folder, a URI otherwise."""
+    return f"{store.root}/{key}" if "://" in store.root else str(Path(store.root) / key)
+
+
+def headline(outcome: Outcome) -> str:
+    """The sentence above the table of a night."""
+    state = (
+        "nothing new since the night of"
+        if outcome.state == "nothing new"
+        else "promoted"
+        if outcome.promoted
+        else "kept"
+    )
+    head = f"{outcome.model}: {state}{' ' + outcome.name if outcome.state == 'nothing new' else ''}"
+    label = "\nsynthetic speech: says that the system works, nothing about real voices" if outcome.synthetic else ""
+    return f"{head} ({outcome.reason}){label}"
+
+
+def where_to_look(outcome: Outcome, root: str) -> str:
+    """What a person does next."""
+    given = "" if root == environment.ROOT else f" --root {root}"
+    return "\n".join(
+        [
+            "",
+            f"report      {outcome.report}",
+            f"try it      motet predict FILE.wav{given}",
+            f"registry    motet leaderboard {outcome.recipe}{given}   motet history {outcome.recipe}{given}",
+            f"pages       motet up{given}   (Prefect, MLflow, Ray)",
+        ]
+    )
+
+
+def record(
+    store: Store, recipe: Recipe, outcome: Outcome, files: Sequence[str], made_from: Sequence[Manifest]
+) -> Manifest:
+    """Commits a finished night under its identity."""
+    parents = {manifest.dataset: manifest.address for manifest in made_from}
+    meta = {"outcome": outcome.to_json(), "recipe": recipe.address()}
+    return store.commit(dataset(recipe), outcome.identity, tuple(files), parents, meta)
+
+
+def _result(result: TrainResult | None, name: str) -> TrainResult:
+    if result is None:
+        raise LookupError(f"training {name} has no result in the store; was it deleted during the night?")
+    return result
