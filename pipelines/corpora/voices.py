@@ -14,7 +14,9 @@ and long-term spectrum compared with the plain voice and with every other varian
 - other timing than the rest: Marco and AnxiousAndy (a third slower), anika (every phrase in one melody);
 - Storm, which switches the language, and fast, which only switches the rate;
 - twins of a variant that is in (log spectra within 0.1): Gene2, steph2, steph3, klatt6, edward2, or in another split's
-  family: Henrique, gustave, robert, norbert, john, "Mr serious".
+  family: Henrique, gustave, robert, john, "Mr serious".
+
+Andy is in no split: a voice that neither training nor a test has heard, for trying things out.
 """
 
 from __future__ import annotations
