@@ -10,10 +10,11 @@ and long-term spectrum compared with the plain voice and with every other varian
 - whispers and creaks, which have next to no voiced frames: whisper, whisperf, croak, grandpa, klatt, klatt2, ian;
 - robots, effects and echoes that nobody sounds like: robosoft to robosoft8, UniRobot, anikaRobot, announcer,
   Demonic, RicishayMax to RicishayMax3, caleb (no voicing, 360 Hz), zac (360 Hz);
-- spectra far from speech or heavy clipping: ed, iven, iven2, iven3, paul, Jacky, norbert, kaukovalta;
+- spectra far from speech or heavy clipping: ed, iven, iven2, iven3, paul, Jacky, norbert, kaukovalta,
+  steph2, steph3;
 - other timing than the rest: Marco and AnxiousAndy (a third slower), anika (every phrase in one melody);
 - Storm, which switches the language, and fast, which only switches the rate;
-- twins of a variant that is in (log spectra within 0.1): Gene2, steph2, steph3, klatt6, edward2, or in another split's
+- twins of a variant that is in (log spectra within 0.15): Gene2, klatt6, edward2, or in another split's
   family: Henrique, gustave, robert, john, "Mr serious".
 
 Andy is in no split: a voice that neither training nor a test has heard, for trying things out.
