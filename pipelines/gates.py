@@ -308,7 +308,7 @@ def _merit(primary: Comparison, candidate: Contender, champion: Contender | None
         return False, f"{primary.metric}: no row was scored by both models, so nothing can be shown"
     told = (
         f"{primary.metric} {primary.champion:.2f} % -> {primary.candidate:.2f} %, "
-        f"gain {primary.gain:+.2f} (at least {_number(primary.low)}, p {primary.p:.3f}, {primary.rows} rows)"
+        f"gain {primary.gain:+.2f} (at least {_number(primary.low)}, p {primary.p:.2g}, {primary.rows} rows)"
     )
     if primary.verdict == "better":
         return True, f"significantly better: {told}"

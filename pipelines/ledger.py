@@ -68,9 +68,13 @@ class State:
     def number(self) -> int:
         return self.lines[-1].number if self.lines else 0
 
-    def challenges(self, rows: str | None) -> int:
-        """Candidates that the present champion has met on these test rows, and that lost: see `looks` in gates."""
-        return sum(line.action == "keep" and line.expects == self.champion and line.rows == rows for line in self.lines)
+    def challenges(self, rows: str | None, besides: int | None = None) -> int:
+        """Candidates, `besides` one, that the champion has met on these test rows and that lost: `looks` in gates.
+
+        A candidate that is judged twice on the same rows is still one.
+        """
+        lost = [line for line in self.lines if line.action == "keep" and line.expects == self.champion]
+        return len({line.version for line in lost if line.rows == rows} - {besides})
 
 
 class Ledger:

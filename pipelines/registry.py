@@ -188,9 +188,9 @@ class Registry:
         """Every line of the ledger, oldest first."""
         return list(self.state(name).lines)
 
-    def looks(self, name: str, rows: str | None) -> int:
-        """Which challenge of the champion on these test rows the next one is, from 1; for `gates.decide`."""
-        return self.state(name).challenges(rows) + 1
+    def looks(self, name: str, rows: str | None, version: int | None = None) -> int:
+        """Which challenger of the champion on these test rows `version` is, from 1; for `gates.decide`."""
+        return self.state(name).challenges(rows, besides=version) + 1
 
     def record(self, version: Version, metrics: Mapping[str, float], run: Run | None = None) -> None:
         """Keeps the packaged model's own test figures with its version, and as test/<metric> with its run."""

@@ -86,6 +86,7 @@ def test_a_life_of_promotions_and_rollbacks(registry: Registry, folders: list[Pa
     registry.settle(name, two, verdict(False), expects=one, rows="test")
     assert registry.looks(name, "test") == 2
     assert registry.looks(name, "other rows") == 1
+    assert registry.looks(name, "test", version=two) == 1  # offered again, it is still the first challenger
     registry.settle(name, three, verdict(True), expects=one, rows="test")
     assert aliases(registry, name) == {"champion": 3}
     assert registry.looks(name, "test") == 1
