@@ -5,16 +5,17 @@ bucket = new_bucket()           # "s3://motet-1", empty
 
 from __future__ import annotations
 
-import itertools
 import os
+import uuid
 from functools import lru_cache
-
-_numbers = itertools.count(1)
 
 
 @lru_cache(maxsize=1)
 def endpoint() -> str:
     """Starts the server and points AWS's usual variables at it."""
+    if given := os.environ.get("MOTET_TEST_S3"):
+        os.environ["AWS_ENDPOINT_URL"] = given
+        return given
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -36,6 +37,6 @@ def new_bucket() -> str:
     from pipelines.roots import s3_filesystem
 
     endpoint()
-    name = f"motet-{next(_numbers)}"
+    name = f"motet-{uuid.uuid4().hex[:12]}"
     s3_filesystem().mkdir(name)
     return f"s3://{name}"
