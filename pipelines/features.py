@@ -224,8 +224,22 @@ def _run(
 def _run_here(
     tasks: list[tuple[str, list[Piece]]], spec: recipe.Features, store: Store
 ) -> Iterator[tuple[str, list[int]]]:
-    for key, part in tasks:
-        yield key, extract_part(key, part, spec, store)
+    # A part is written, and synced to the disk, while the next one is decoded.
+    with ThreadPoolExecutor(1) as writer:
+        written: tuple[str, list[int], Future[None]] | None = None
+        for key, part in tasks:
+            table = make_part(part, spec, store)
+            writing = writer.submit(store.write_table, key, table, **PARQUET)
+            if written:
+                yield _when_written(*written)
+            written = key, table["frames"].to_pylist(), writing
+        if written:
+            yield _when_written(*written)
+
+
+def _when_written(key: str, frames: list[int], writing: Future[None]) -> tuple[str, list[int]]:
+    writing.result()
+    return key, frames
 
 
 def _run_on_ray(
@@ -249,14 +263,20 @@ def _run_on_ray(
 
 
 def extract_part(key: str, part: list[Piece], spec: recipe.Features, store: Store) -> list[int]:
-    """Decodes the recordings of one part, writes it under `key`, and gives the frame counts. Raises FeatureError."""
+    """Makes a part, writes it under `key`, and gives the frame counts: one Ray task. Raises FeatureError."""
+    table = make_part(part, spec, store)
+    store.write_table(key, table, **PARQUET)
+    frames: list[int] = table["frames"].to_pylist()
+    return frames
+
+
+def make_part(part: list[Piece], spec: recipe.Features, store: Store) -> pa.Table:
+    """Rows of PART. Raises FeatureError naming the recording that cannot be read."""
     features: list[np.ndarray] = []
     with _one_thread():
         for pieces, source in _recordings(part, store):
             features += (_features(piece, source, spec) for piece in pieces)
-    frames = [len(array) for array in features]
-    store.write_table(key, _part_table(part, frames, features), **PARQUET)
-    return frames
+    return _part_table(part, [len(array) for array in features], features)
 
 
 def _features(piece: Piece, source: bytes | Path, spec: recipe.Features) -> np.ndarray:

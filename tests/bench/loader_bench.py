@@ -112,11 +112,9 @@ def quiet_ray() -> None:
     cluster.connect(cpus=1)
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").propagate = False
+    logging.disable(logging.WARNING)
     context: Any = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.print_on_execution_start = False
 
 
 def main() -> None:
