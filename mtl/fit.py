@@ -166,13 +166,15 @@ class _Run:
         """Gradients of one micro-batch are added up; returns its summed losses (K,), detached."""
         tasks = self.model.config.tasks
         sums = torch.zeros_like(scale)
-        for batch in group:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                losses = self.model.losses(batch)
-            if losses:
-                torch.stack([scale[tasks.index(task)] * loss for task, (loss, _) in losses.items()]).sum().backward()
-            for task, (loss, _) in losses.items():
-                sums[tasks.index(task)] += loss.detach()
+        terms = []
+        # One context for all of the micro-batch's groups: autocast then casts each weight once.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            for losses in [self.model.losses(batch) for batch in group]:
+                for task, (loss, _) in losses.items():
+                    terms.append(scale[tasks.index(task)] * loss)
+                    sums[tasks.index(task)] += loss.detach()
+        if terms:
+            torch.stack(terms).sum().backward()
         return sums
 
     def _penalise(self) -> None:

@@ -65,7 +65,6 @@ class SpeechModel(nn.Module):
             tasks=config.tasks,
             encoder=encoder,
             width=config.width,
-            expansion=config.expansion,
             dropout=config.dropout,
             strength=config.strength,
             distance=config.distance,

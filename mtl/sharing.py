@@ -33,15 +33,17 @@ class Trunk(nn.Module):
 
 
 class HardTrunk(Trunk):
-    """Hard sharing: f_k(x) = h(g(x)) + t_k(g(x)), g the shared encoder, h a shared head, t_k the task's own."""
+    """Hard sharing: f_k(x) = h(g(x)) + t_k(g(x)), g the shared encoder, h a shared head, t_k the task's own.
 
-    def __init__(
-        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, expansion: int, dropout: float, **_: object
-    ) -> None:
+    The heads are as wide as the states: they run once per task on every frame, and at the encoder's expansion of 4
+    those of six tasks would cost as much as two more of its blocks.
+    """
+
+    def __init__(self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, **_: object) -> None:
         super().__init__(tasks)
         self.shared = encoder()
-        self.shared_head = FeedForward(width, expansion, dropout)
-        self.task_heads = nn.ModuleDict({task: FeedForward(width, expansion, dropout) for task in tasks})
+        self.shared_head = FeedForward(width, 1, dropout)
+        self.task_heads = nn.ModuleDict({task: FeedForward(width, 1, dropout) for task in tasks})
 
     def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
         shared = self.shared(x, lengths)

@@ -15,7 +15,7 @@ def encoder():
 
 def build(mode, **settings):
     torch.manual_seed(0)
-    return TRUNKS[mode](tasks=TASKS, encoder=encoder, width=8, expansion=2, dropout=0.0, strength=0.5, **settings)
+    return TRUNKS[mode](tasks=TASKS, encoder=encoder, width=8, dropout=0.0, strength=0.5, **settings)
 
 
 @pytest.mark.parametrize("mode", sorted(TRUNKS))
