@@ -32,6 +32,7 @@ from pipelines.commands import (
     SetOption,
     app,
     emit,
+    metrics_of,
     run,
     table_of,
     who,
@@ -136,7 +137,7 @@ def trained(
             said.append(train(root, key, name, utterances, made, workers, tracked))
             said.append(register(root, key, name, utterances, made, tracked))
             version: int = said[-1].value
-            said.append(evaluate(root, key, version, utterances, made))
+            said.append(evaluate(root, key, version, utterances, made, tracked))
             said.append(decide(root, key, version, utterances, made))
             lines = [done.said() for done in said]
             done = report(root, key, identity, name, version, said[-1].value, utterances, made, tracked, lines)
@@ -149,7 +150,9 @@ def trained(
 def publish(outcome: Outcome) -> None:
     """The night's artifacts in Prefect: its table, its verdict, its report."""
     create_table_artifact(
-        table=outcome.table, key=artifact_key("metrics", outcome.recipe), description=f"{outcome.model} on test, %"
+        table=metrics_of(outcome),
+        key=artifact_key("metrics", outcome.recipe),
+        description=f"{outcome.model} on test, %",
     )
     said = "nothing new: the night before stands" if outcome.state == "nothing new" else outcome.reason
     lines = [f"## {outcome.recipe}: {outcome.model}", "", said, "", f"night `{outcome.identity}`"]
@@ -266,7 +269,7 @@ def nightly_command(
     with display(quiet=as_json):
         result = nightly(recipe, root=root, overrides=settings or [], workers=workers, again=again, wait=wait)
     outcome = Outcome(**result)
-    emit(result, as_json, table_of(verdict.headline(outcome), outcome.table, NUMBERS))
+    emit(result, as_json, table_of(verdict.headline(outcome), metrics_of(outcome), NUMBERS))
     if not as_json:
         print(verdict.where_to_look(outcome, root))
 

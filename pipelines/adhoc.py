@@ -160,17 +160,12 @@ def answer(root: str, model: str | None, files: Sequence[Path], texts: Sequence[
         RegistryError: no such model. SoundError: a recording that cannot be read; it names the file.
     """
     from pipelines.registry import Registry
-    from pipelines.sound import SoundError, decode
+    from pipelines.sound import decode
 
     registry = Registry(root)
     uri = model_uri(registry, model)
     predictor = registry.load(uri)
-    inputs: list[Any] = []
-    for file in files:
-        try:
-            inputs.append(decode(file, predictor.features.sample_rate))
-        except SoundError as error:
-            raise SoundError(error.reason, f"{file}: {error.detail}") from error
+    inputs: list[Any] = [decode(file, predictor.features.sample_rate) for file in files]
     predictions = predictor.predict([*inputs, *texts])
     names = [*map(str, files), *texts]
     return [

@@ -19,8 +19,12 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from pipelines import environment
+from pipelines.listings import short_time
+from pipelines.night import Outcome
 from pipelines.progress import display
 
+COLUMNS = ("metric", "value, %", "low", "high", "champion", "limit", "rows", "verdict")
+PIPE_WIDTH = 220
 ORDER = ("nightly", "search", "deploy", "ingest", "evaluate", "predict", "say", "leaderboard", "promote", "rollback")
 
 
@@ -64,9 +68,8 @@ def emit(result: Any, as_json: bool, table: Table | str) -> None:
     elif isinstance(table, str):
         print(table)
     else:
-        console = Console()
-        # A pipe has no width of its own; a table cut to 80 columns would lose its numbers.
-        console.print(table, width=None if console.is_terminal else 160)
+        # A pipe has no width of its own, and one guessed at 80 columns would break numbers apart.
+        Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, soft_wrap=False).print(table)
 
 
 def table_of(title: str, rows: Sequence[Mapping[str, Any]], right: Sequence[str] = ()) -> Table:
@@ -78,6 +81,11 @@ def table_of(title: str, rows: Sequence[Mapping[str, Any]], right: Sequence[str]
     for row in rows:
         table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
     return table
+
+
+def metrics_of(outcome: Outcome) -> list[dict[str, Any]]:
+    """The table of a night, in the order in which it reads; a record in the store keeps no order."""
+    return [{column: row.get(column) for column in COLUMNS} for row in outcome.table]
 
 
 def who() -> str:
@@ -235,7 +243,7 @@ def history(model: NameArgument, root: RootOption = environment.ROOT, as_json: J
     shown = [
         {
             "number": line.number,
-            "time": line.time,
+            "time": short_time(line.time),
             "did": line.action if line.effective else f"{line.action} (overtaken)",
             "version": line.version,
             "by": line.by,
@@ -400,7 +408,7 @@ def run() -> None:
     from pipelines.recipe import RecipeError
 
     try:
-        app()
+        app(prog_name="motet")
     except RecipeError as error:
         print(f"motet: {error}", file=sys.stderr)
         sys.exit(2)

@@ -10,6 +10,11 @@ from pipelines.store import Store
 NIGHTS = "nights/"
 
 
+def short_time(moment: str) -> str:
+    """2026-11-20T22:48:42+00:00 -> 2026-11-20 22:48, UTC."""
+    return moment[:16].replace("T", " ")
+
+
 def leaderboard_rows(root: str, model: str | None, metric: str | None) -> list[dict[str, Any]]:
     """Versions of one model or of all, the best by `metric` first.
 
@@ -54,7 +59,7 @@ def night_rows(root: str, recipe: str | None) -> list[dict[str, Any]]:
                 {
                     "recipe": outcome["recipe"],
                     "night": outcome["identity"],
-                    "ended": manifest.created,
+                    "ended": short_time(manifest.created),
                     "model": outcome["model"],
                     "verdict": "promoted" if outcome["promoted"] else "kept the champion",
                     "reason": outcome["reason"],
@@ -76,9 +81,9 @@ def version_rows(root: str, dataset: str | None) -> list[dict[str, Any]]:
             "dataset": manifest.dataset,
             "version": manifest.version,
             "address": manifest.address,
-            "created": manifest.created,
+            "created": short_time(manifest.created),
             "files": len(manifest.files),
-            "rows": manifest.meta.get("rows"),
+            "rows": rows if isinstance(rows := manifest.meta.get("rows"), int) else None,
         }
         for manifest in manifests
     ]

@@ -150,9 +150,8 @@ def _throughput(history: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]
     names = {"utterances_per_second": "utterances per second", "padding": "padding, %", "seconds": "seconds per epoch"}
     drawn = []
     for key, name in names.items():
-        scale = 100.0 if key == "padding" else 1.0
         points = [
-            (float(epoch.get("epoch", position)), scale * float(epoch[key]))
+            (float(epoch.get("epoch", position)), float(epoch[key]))
             for position, epoch in enumerate(history, start=1)
             if key in epoch
         ]

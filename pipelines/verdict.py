@@ -54,9 +54,17 @@ def register(
         return current.done(f"{version.uri}, {version.parameters:,} parameters, @challenger", version.version)
 
 
-def evaluate(root: str, recipe_key: str, version: int, utterances: Sequence[Ref], feature_refs: Sequence[Ref]) -> Done:
+def evaluate(
+    root: str,
+    recipe_key: str,
+    version: int,
+    utterances: Sequence[Ref],
+    feature_refs: Sequence[Ref],
+    run: Mapping[str, str],
+) -> Done:
     """The packaged candidate and the champion on the same test rows. Value: the champion's version, or None."""
     from pipelines.registry import Registry
+    from pipelines.tracking import Run
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
@@ -68,7 +76,7 @@ def evaluate(root: str, recipe_key: str, version: int, utterances: Sequence[Ref]
         if champion is not None:
             reigning = registry.version(recipe.name, champion)
             score(store, registry, reigning, recipe, utterances, feature_refs, report)
-        registry.record(candidate, scores.metrics)
+        registry.record(candidate, scores.metrics, Run(**run))
         primary = scores.metrics.get(recipe.gates.primary)
         shown = f"{len(scores.table):,} test rows"
         if primary is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def ray_session() -> Iterator[Any]:
     import ray
 
     ray.init(
+        address="local",  # or Ray would join whatever cluster was started last on this machine
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
@@ -84,6 +86,25 @@ def prefect_session() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@dataclass(frozen=True)
+class FinishedNight:
+    """A root in which the small recipe has run its first night, and what that returned."""
+
+    root: str
+    recipe: str
+    outcome: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def finished_night(ray_session: Any, prefect_session: None, tmp_path_factory: pytest.TempPathFactory) -> FinishedNight:
+    """One real night, from synthesised speech to a promoted model; some 20 s, shared by all who look at it."""
+    from flows import nightly
+
+    root = str(tmp_path_factory.mktemp("night") / "root")
+    recipe = str(Path(__file__).parent / "night.yaml")
+    return FinishedNight(root, recipe, nightly(recipe, root=root))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -108,7 +108,7 @@ def night() -> Night:
                 "train/intent/loss": 1.0 / epoch**2,
                 "valid/intent/accuracy": 100 - 40 / epoch**2,
                 "utterances_per_second": 212.0,
-                "padding": 0.031,
+                "padding": 3.1,
             }
             for epoch in range(1, 13)
         ],

@@ -1,0 +1,254 @@
+"""The command line: help with an example, tables for people, JSON for scripts, exit codes, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import soundfile
+from click.testing import Result
+from conftest import ROOT, FinishedNight
+from typer.main import get_command
+from typer.testing import CliRunner
+
+import flows
+from pipelines import environment, progress
+from pipelines.commands import app
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def as_json(*arguments: str) -> Any:
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def motet(*arguments: str, cwd: Path, **environment_: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "flows.py"), *arguments]
+    variables = {**os.environ, **environment_}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables, timeout=300)
+
+
+COMMANDS = [[name] for name in get_command(app).commands if name != "recipe"] + [  # type: ignore[attr-defined]
+    ["recipe", "list"],
+    ["recipe", "show"],
+    ["recipe", "schema"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(command: list[str]) -> None:
+    result = call(*command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: motet {' '.join(command)}" in " ".join(result.output.split())
+
+
+def test_the_promised_commands_are_there_in_order() -> None:
+    output = call("--help").output
+    promised = "nightly search deploy ingest evaluate predict leaderboard promote rollback history up doctor gc".split()
+    places = [output.index(f" {name} ") for name in promised]
+    assert places[0] == min(places)
+
+
+def test_a_recipe_with_a_mistake_is_a_wrong_call(tmp_path: Path) -> None:
+    done = motet("nightly", "assistent", cwd=tmp_path)
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("motet: no recipe named 'assistent'; did you mean 'assistant'?")
+    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "motet-root").exists()
+
+
+def test_an_error_of_motet_is_one_line_and_code_1(tmp_path: Path) -> None:
+    done = motet("ingest", "manifest", "no/such/folder", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"motet: {tmp_path / 'no/such/folder'}: no such file or folder"
+
+
+def test_ingest_counts_what_it_turned_away(tmp_path: Path) -> None:
+    from pipelines.corpora.espeak import SAMPLE_RATE, synthesize
+
+    soundfile.write(tmp_path / "good.wav", synthesize("stop the music"), SAMPLE_RATE)
+    (tmp_path / "bad.wav").write_bytes(b"RIFF no more")
+    rows = [{"audio_filepath": f"{name}.wav", "text": "stop the music"} for name in ("good", "bad")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    root = str(tmp_path / "root")
+    options = ("--name", "calls", "--split-by", "sentence", "--root", root)
+    found = as_json(
+        "ingest", "manifest", str(tmp_path / "rows.jsonl"), *options, "--set", "quality.max_quarantined=0.5"
+    )
+    assert (found["dataset"], found["version"], found["rows"]) == ("utterances/calls", 1, 1)
+    assert found["reasons"] == {"undecodable": 1}
+    strict = call("ingest", "manifest", str(tmp_path / "rows.jsonl"), *options)
+    assert strict.exit_code == 1
+    assert "undecodable" in str(strict.exception)
+
+
+def test_settings_of_a_corpus_are_checked(tmp_path: Path) -> None:
+    from pipelines.recipe import RecipeError
+
+    result = call("ingest", "espeak", "--root", str(tmp_path), "--set", "hours=1")
+    assert isinstance(result.exception, RecipeError)
+    assert "options.KEY=VALUE" in str(result.exception)
+
+
+def test_say_speaks(tmp_path: Path) -> None:
+    result = call("say", "turn on the light", str(tmp_path / "new" / "light.wav"))
+    assert result.exit_code == 0
+    samples, rate = soundfile.read(tmp_path / "new" / "light.wav")
+    assert rate == 16000
+    assert 0.5 < len(samples) / rate < 4
+    assert abs(samples).max() > 0.05
+
+
+def test_predict_a_recording_and_a_sentence(finished_night: FinishedNight, tmp_path: Path) -> None:
+    call("say", "turn on the light", str(tmp_path / "light.wav"))
+    options = ("--root", finished_night.root, "--model", "small/1")
+    heard, read = as_json("predict", str(tmp_path / "light.wav"), "--text", "play some jazz", *options)
+    assert heard["input"] == str(tmp_path / "light.wav")
+    assert isinstance(heard["text"], str)
+    assert read["text"] is None
+    for answer in (heard, read):
+        assert answer["model"] == "models:/small/1"
+        assert 0 < answer["intent"]["confidence"] <= 1
+        assert isinstance(answer["slots"], list)
+    shown = call("predict", "--text", "play some jazz", *options)
+    assert "intent" in shown.stdout
+
+
+def test_predict_names_the_file_that_it_cannot_read(finished_night: FinishedNight, tmp_path: Path) -> None:
+    (tmp_path / "noise.wav").write_bytes(b"not a recording")
+    result = call("predict", str(tmp_path / "noise.wav"), "--root", finished_night.root, "--model", "small/1")
+    assert result.exit_code == 1
+    assert "noise.wav" in str(result.exception)
+
+
+def test_predict_without_input_is_a_wrong_call() -> None:
+    result = call("predict")
+    assert result.exit_code == 2
+    assert "give a recording" in result.output
+
+
+def test_predict_without_a_model_says_how_to_get_one(tmp_path: Path) -> None:
+    result = call("predict", "--text", "hello", "--root", str(tmp_path))
+    assert result.exit_code == 1
+    assert "`motet nightly RECIPE` makes one" in str(result.exception)
+
+
+def test_evaluate_gives_intervals(finished_night: FinishedNight) -> None:
+    options = ("--set", "options.utterances=4", "--set", "options.valid_utterances=4", "--set", "options.speakers=4")
+    options += ("--set", "options.test_utterances=12", "--set", "options.text_only_sentences=0")
+    found = as_json("evaluate", "small/1", "espeak", "--split", "test", "--root", finished_night.root, *options)
+    wer = found["metrics"]["transcript/wer"]
+    assert wer["rows"] == 12
+    assert wer["low"] <= wer["value"] <= wer["high"]
+    assert found["cost"]["parameters"] > 10_000
+
+
+def test_evaluate_on_an_empty_split_says_what_there_is(finished_night: FinishedNight, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("id,text,split\na,hello there,train\n")
+    options = ("--root", finished_night.root, "--split", "test")
+    result = call("evaluate", "small/1", "manifest", str(tmp_path / "rows.csv"), *options)
+    assert result.exit_code == 1
+    assert "no rows in split 'test'; it has train 1" in str(result.exception)
+
+
+def test_the_registry_is_listed(finished_night: FinishedNight) -> None:
+    rows = as_json("leaderboard", "small", "--metric", "transcript/wer", "--root", finished_night.root)
+    assert {"model", "version", "alias", "metrics"} <= set(rows[0])
+    assert "transcript/wer" in rows[0]["metrics"]
+    lines = as_json("history", "small", "--root", finished_night.root)
+    assert lines[0]["action"] == "promote"
+    assert lines[0]["decision"]["promote"] is True
+    assert "promote" in call("history", "small", "--root", finished_night.root).stdout
+    missing = call("leaderboard", "ghost", "--root", finished_night.root)
+    assert missing.exit_code == 1
+    assert "there are: small" in str(missing.exception)
+
+
+def test_nights_and_versions_are_listed(finished_night: FinishedNight) -> None:
+    nights = as_json("runs", "--root", finished_night.root)
+    assert finished_night.outcome["identity"] in [row["night"] for row in nights]
+    datasets = as_json("versions", "--root", finished_night.root)
+    assert {"utterances/commands", "nights/small"} <= {row["dataset"] for row in datasets}
+    assert [row["version"] for row in as_json("versions", "utterances/commands", "--root", finished_night.root)] == [1]
+
+
+def test_gc_is_a_dry_run_unless_told(finished_night: FinishedNight) -> None:
+    orphan = Path(finished_night.root) / "features" / "orphan.parquet"
+    orphan.write_bytes(b"nobody reaches me")
+    options = ("--older-than", "0", "--root", finished_night.root)
+    assert [row["key"] for row in as_json("gc", *options)["objects"]] == ["features/orphan.parquet"]
+    assert orphan.exists()
+    assert as_json("gc", "--delete", *options)["deleted"] is True
+    assert not orphan.exists()
+
+
+def test_promote_without_a_challenger_says_so(finished_night: FinishedNight) -> None:
+    result = call("promote", "ghost", "--root", finished_night.root)
+    assert result.exit_code == 1
+    assert "ghost has no challenger" in str(result.exception)
+
+
+def test_deploy_needs_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    result = call("deploy")
+    assert result.exit_code == 1
+    assert "PREFECT_API_URL is not set" in str(result.exception)
+
+
+def test_the_schema_describes_the_shipped_recipe() -> None:
+    schema = json.loads(call("recipe", "schema").stdout)
+    jsonschema.validate(as_json("recipe", "show", "assistant"), schema)
+    assert "assistant" in [row["recipe"] for row in as_json("recipe", "list")]
+
+
+def test_the_root_is_known_before_prefect_is_imported() -> None:
+    assert environment.root_from(["motet", "nightly", "x", "--root", "a"]) == "a"
+    assert environment.root_from(["motet", "--root=s3://b/c"]) == "s3://b/c"
+    assert environment.root_from(["motet", "runs"]) == environment.ROOT
+
+
+def test_prepare_keeps_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
+    environment.prepare(str(tmp_path))
+    assert os.environ["DO_NOT_TRACK"] == "0"
+    assert "PREFECT_HOME" not in os.environ
+
+
+def test_bars_are_drawn_on_a_terminal_and_lines_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    import io
+
+    from rich.console import Console
+
+    drawn, plain = io.StringIO(), io.StringIO()
+    for stream, terminal in ((drawn, True), (plain, False)):
+        screen = progress.Screen(console=Console(file=stream, force_terminal=terminal, width=120))
+        screen.start()
+        with screen.bar("features", unit="rec") as report:
+            report(5, 10, "a.wav")
+            screen._bars.refresh()
+        screen.line("features", "10 recordings [all new]", seconds=1.23)
+        screen.stop()
+    assert "5/10" in drawn.getvalue()
+    assert "ETA" in drawn.getvalue()
+    assert plain.getvalue() == "features   10 recordings [all new]  1.2 s\n"
+
+
+def test_the_script_is_main() -> None:
+    import tomllib
+
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"] == {"motet": "flows:main"}
+    assert callable(flows.main)

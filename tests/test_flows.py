@@ -1,0 +1,239 @@
+"""The DAG, for real and small: a night trains, the next finds nothing new, a killed one goes on, one runs at a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, FinishedNight
+
+import flows
+from pipelines import night, verdict
+from pipelines.ledger import Ledger
+from pipelines.recipe import load
+from pipelines.registry import Registry
+from pipelines.store import Store
+
+
+def test_the_first_night_trains_and_promotes(finished_night: FinishedNight) -> None:
+    outcome = finished_night.outcome
+    assert outcome["state"] == "trained"
+    assert outcome["promoted"] is True
+    assert outcome["model"] == "models:/small/1"
+    assert outcome["synthetic"] is True
+    assert set(outcome["metrics"]) >= {"transcript/wer", "transcript/cer", "intent/accuracy", "slots/f1"}
+    rows = {row["metric"]: row["rows"] for row in outcome["table"]}
+    assert rows["transcript/wer"] == "36"
+
+
+def test_the_promoted_model_answers(finished_night: FinishedNight) -> None:
+    registry = Registry(finished_night.root)
+    assert registry.champion("small").version == 1
+    prediction = registry.load("models:/small@champion").predict(["turn on the light"])[0]
+    assert 0 < prediction.labels["intent"].confidence <= 1
+
+
+def test_the_report_is_in_the_store_and_in_mlflow(finished_night: FinishedNight) -> None:
+    page = Path(finished_night.outcome["report"]).read_text()
+    assert "models:/small/1" in page
+    assert page.count("data:audio/flac;base64,") > 0
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    registry = Registry(finished_night.root)
+    run = registry.client.get_run(registry.version("small", 1).run_id)
+    assert run.info.status == "FINISHED"
+    assert "report.html" in [item.path for item in registry.client.list_artifacts(run.info.run_id)]
+    assert run.data.metrics["test/transcript/wer"] == pytest.approx(finished_night.outcome["metrics"]["transcript/wer"])
+
+
+def test_the_record_names_everything_the_night_was_made_from(finished_night: FinishedNight) -> None:
+    record = Store(finished_night.root).latest("nights/small")
+    assert record.address == finished_night.outcome["identity"]
+    kinds = {dataset.split("/")[0] for dataset in record.parents}
+    assert kinds == {"utterances", "features"}
+    stored = night.kept_recipe(Store(finished_night.root), record.files[1])
+    assert stored == load(finished_night.recipe)
+
+
+def test_nothing_new_trains_nothing(finished_night: FinishedNight, prefect_session: None) -> None:
+    store, registry = Store(finished_night.root), Registry(finished_night.root)
+    before = (len(store.list("train/")), len(registry.versions("small")), len(registry.history("small")))
+    again = flows.nightly(finished_night.recipe, root=finished_night.root)
+    assert again["state"] == "nothing new"
+    assert again["metrics"] == finished_night.outcome["metrics"]
+    assert (len(store.list("train/")), len(registry.versions("small")), len(registry.history("small"))) == before
+
+
+def test_prefect_shows_the_table_and_the_verdict(finished_night: FinishedNight) -> None:
+    from prefect.artifacts import Artifact
+
+    table = Artifact.get("metrics-small")
+    assert "transcript/wer" in [row["metric"] for row in json.loads(table.data)]
+    assert "models:/small/1" in str(Artifact.get("night-small").data)
+    assert finished_night.outcome["report"] in str(Artifact.get("report-small").data)
+
+
+def test_a_night_killed_before_its_record_goes_on_where_it_was(finished_night: FinishedNight) -> None:
+    # What a kill between gate and report leaves: everything but the record.
+    store, registry = Store(finished_night.root), Registry(finished_night.root)
+    record = store.latest("nights/small")
+    key = next(entry.key for entry in store.list("manifests/nights/small"))
+    store.delete(key)
+    resumed = flows.nightly(finished_night.recipe, root=finished_night.root)
+    assert resumed["state"] == "trained"
+    assert resumed["model"] == "models:/small/1"
+    assert len(registry.history("small")) == 1
+    assert store.latest("nights/small").address == record.address
+    assert resumed["metrics"] == finished_night.outcome["metrics"]
+
+
+def test_a_changed_recipe_meets_the_champion_at_the_gate(finished_night: FinishedNight) -> None:
+    changed = flows.nightly(finished_night.recipe, root=finished_night.root, overrides=["seed=7"])
+    assert changed["model"] == "models:/small/2"
+    assert changed["champion"] == "small v1"
+    assert changed["promoted"] is False
+    line = Ledger(Store(finished_night.root), "small").state().lines[-1]
+    assert (line.action, line.version, line.expects) == ("keep", 2, 1)
+    assert {row["metric"] for row in line.decision["comparisons"]} >= {"transcript/wer", "slots/f1"}
+    # Asked again, the gate is asked again, and refuses again; a person's word is taken.
+    refused = flows.promote("small", 2, root=finished_night.root, by="a test")
+    assert refused["promoted"] is False
+    forced = flows.promote("small", 2, root=finished_night.root, force=True, reason="trial", by="a test")
+    assert forced["promoted"] is True
+    assert Registry(finished_night.root).champion("small").version == 2
+    Registry(finished_night.root).rollback("small", "the trial is over", "a test")
+    assert Registry(finished_night.root).champion("small").version == 1
+
+
+def test_ten_new_utterances_extract_ten_rows(tmp_path: Path, ray_session: Any) -> None:
+    import soundfile
+
+    from pipelines.corpora.espeak import SAMPLE_RATE, synthesize
+
+    def say(first: int, last: int) -> None:
+        with open(tmp_path / "calls.jsonl", "a", encoding="utf-8") as manifest:
+            for number in range(first, last):
+                samples = synthesize(f"set a timer for {number} minutes")
+                soundfile.write(tmp_path / f"{number}.wav", samples, SAMPLE_RATE)
+                row = {"audio_filepath": f"{number}.wav", "text": f"set a timer for {number} minutes"}
+                manifest.write(json.dumps({**row, "duration": len(samples) / SAMPLE_RATE}) + "\n")
+
+    content = {
+        "name": "calls",
+        "corpora": [
+            {"name": "calls", "kind": "manifest", "source": str(tmp_path / "calls.jsonl"), "split_by": "sentence"}
+        ],
+        "tasks": {"transcript": {}},
+    }
+    file, root = tmp_path / "calls.yaml", str(tmp_path / "root")
+    file.write_text(yaml.safe_dump(content))
+    key = night.keep_recipe(Store(root), load(str(file)))
+    say(1, 31)
+    first = night.features(root, key, [night.ingest(root, key, "calls").value])
+    assert first.text == "30 recordings, 30 extracted"
+    say(31, 41)
+    second = night.features(root, key, [night.ingest(root, key, "calls").value])
+    assert second.text == "40 recordings, 10 extracted"
+
+
+def test_one_night_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pipelines.night import one_at_a_time\n"
+        f"with one_at_a_time({str(tmp_path)!r}, 'night of other'):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(night.Busy, match=f"night of other, process {holder.pid} on .* since"),
+            night.one_at_a_time(str(tmp_path), "mine"),
+        ):
+            pass
+        holder.kill()
+    with night.one_at_a_time(str(tmp_path), "mine"):  # a killed process leaves no lock behind
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionResetError("reset"), True),
+        (TimeoutError(), True),
+        (OSError(5, "I/O error"), True),
+        (FileNotFoundError("gone"), False),
+        (PermissionError("no"), False),
+        (ValueError("bad"), False),
+        (None, False),
+    ],
+)
+def test_what_may_pass(error: BaseException | None, expected: bool) -> None:
+    assert night.transient(error) is expected
+
+
+def test_a_fault_below_another_error_may_pass() -> None:
+    from pipelines.source import SourceError
+
+    error = SourceError("cannot read")
+    error.__cause__ = ConnectionResetError("reset")
+    assert night.transient(error)
+    error.__cause__ = FileNotFoundError("gone")
+    assert not night.transient(error)
+
+
+def test_tasks_retry_what_may_pass_and_nothing_else(prefect_session: None) -> None:
+    from prefect import flow
+
+    calls: list[str] = []
+
+    def flaky(error: str) -> str:
+        calls.append(error)
+        if error == "passes" and calls.count(error) < 3:
+            raise ConnectionResetError("the network")
+        if error == "lasts":
+            raise ValueError("the recipe")
+        return "done"
+
+    work = flows.stage("flaky")(flaky).with_options(retry_delay_seconds=[0.0, 0.0])
+
+    @flow
+    def tries() -> tuple[str, bool]:
+        return work("passes"), work("lasts", return_state=True).is_failed()
+
+    assert tries() == ("done", True)
+    assert calls == ["passes", "passes", "passes", "lasts"]
+
+
+def test_the_identity_follows_what_can_change_the_result(finished_night: FinishedNight) -> None:
+    store = Store(finished_night.root)
+    recipe, table = load(finished_night.recipe), store.latest("utterances/commands")
+    assert night.identity(recipe, [table]) == finished_night.outcome["identity"]
+    assert night.identity(load(finished_night.recipe, ["gates.confidence=0.9"]), [table]) == night.identity(
+        recipe, [table]
+    )
+    assert night.identity(load(finished_night.recipe, ["seed=1"]), [table]) != night.identity(recipe, [table])
+
+
+def test_deployments_fit_their_flows() -> None:
+    content = yaml.safe_load(flows.DEPLOYMENTS.read_text())
+    names = [entry["name"] for entry in content["deployments"]]
+    assert names == ["nightly", "search", "promote"]
+    for entry in content["deployments"]:
+        path, _, name = entry["entrypoint"].rpartition(":")
+        assert path == "flows.py"
+        given = entry["parameters"] | ({"model": "assistant", "version": 1} if name == "promote" else {})
+        getattr(flows, name).validate_parameters(given)
+        assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+    assert content["deployments"][0]["schedules"][0]["cron"] == "0 2 * * *"
+
+
+def test_the_headline_says_what_happened(finished_night: FinishedNight) -> None:
+    outcome = night.Outcome(**finished_night.outcome)
+    assert verdict.headline(outcome).startswith("models:/small/1: promoted (")
+    assert "synthetic speech" in verdict.headline(outcome)
+    assert outcome.report in verdict.where_to_look(outcome, finished_night.root)
