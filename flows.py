@@ -332,7 +332,7 @@ def deploy_command(
 ) -> None:
     """Serves the deployments of infra/prefect.yaml, the nightly cron among them, until Ctrl-C. Needs a Prefect server.
 
-    Example: `export PREFECT_API_URL=http://127.0.0.1:4200/api; motet deploy`
+    Example: `motet deploy --root s3://bucket/motet`, where PREFECT_API_URL names the server that `motet up` started
     """
     serve_deployments(file, root)
 

@@ -48,8 +48,9 @@ def test_a_port_in_use_is_seen() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert not doctor.port_free(taken.getsockname()[1])
-    assert doctor.port_free(taken.getsockname()[1])
+        port = taken.getsockname()[1]
+        assert not doctor.port_free(port)
+    assert doctor.port_free(port)
 
 
 def test_a_configured_server_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
