@@ -181,7 +181,7 @@ def _hashes(ids: list[str]) -> list[bytes]:
 
 
 def _without_labels(rows: pa.Table, task: str, corpora: tuple[str, ...]) -> pa.Table:
-    kept = pc.is_in(rows["corpus"], pa.array(corpora))
+    kept = pc.is_in(rows["corpus"], pa.array(corpora, pa.string()))
     if task == "transcript":  # the words stay for the text front-end and the slots: only the CTC target goes
         words = pc.if_else(
             pc.and_(pc.invert(kept), pc.is_null(rows["tokens"])), pc.split_pattern(rows["text"], " "), rows["tokens"]

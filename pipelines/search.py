@@ -167,25 +167,27 @@ def slots_of(nodes: Sequence[Mapping[str, float]], trials: int, gpus: bool | Non
     Raises:
         SearchError: trainer.gpus asks for GPUs that the cluster lacks.
     """
-    gpu = sum(int(node.get("GPU", 0)) for node in nodes)
-    use_gpu = gpu > 0 if gpus is None else gpus
-    if use_gpu and not gpu:
-        raise SearchError("trainer.gpus=true, but the Ray cluster has no GPU; set trainer.gpus=false or add nodes")
-    fits = [
-        min(
-            int(node.get("CPU", 0)),
-            int(node.get("GPU", 0)) if use_gpu else math.inf,
-            max(1, node.get("memory", math.inf) // TRIAL_BYTES),
+    use_gpu = any(node.get("GPU", 0) >= 1 for node in nodes) if gpus is None else gpus
+    fits = [(node, _trials_on(node, use_gpu)) for node in nodes]
+    places = sum(fit for _, fit in fits)
+    if not places:
+        raise SearchError(
+            f"a trial needs a CPU{' and a GPU' if use_gpu else ''}, which no node of the Ray cluster has free to give; "
+            f"{'set trainer.gpus=false or ' if use_gpu else ''}add nodes"
         )
-        for node in nodes
-    ]
-    places = int(sum(fits))
-    if places < 1:
-        raise SearchError("a trial needs one CPU" + (" and one GPU" if use_gpu else "") + "; the Ray cluster has none")
     concurrent = min(places, max(2, math.ceil(trials / 2)))
-    cpus = max(1, min(int(node["CPU"] // fit) for node, fit in zip(nodes, fits, strict=True) if fit >= 1))
-    cpus = max(cpus, int(sum(node.get("CPU", 0) for node in nodes)) // concurrent) if len(nodes) == 1 else cpus
+    # CPUs that no trial uses go to those that run, on one node: on several, Ray packs them as it likes.
+    cpus = min(int(node["CPU"] // (concurrent if len(nodes) == 1 else fit)) for node, fit in fits if fit)
     return Slots(concurrent, cpus, use_gpu)
+
+
+def _trials_on(node: Mapping[str, float], use_gpu: bool) -> int:
+    limits = [node.get("CPU", 0)]
+    if use_gpu:
+        limits.append(node.get("GPU", 0))
+    if "memory" in node:
+        limits.append(max(1, node["memory"] // TRIAL_BYTES))
+    return int(min(limits))
 
 
 def _name(

@@ -1,0 +1,154 @@
+"""A night small enough for a test: two minutes of the embedded corpus, a model of 60,000 weights, real everything.
+
+python tests/small_night.py train ROOT NAME        # a driver that a test can kill; prints a line an epoch
+python tests/small_night.py search ROOT
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines import features, tracking
+from pipelines.ingest import ingest
+from pipelines.recipe import Recipe, parse
+from pipelines.store import Manifest, Store
+
+SECOND_EPOCH, FOURTH_EPOCH = 8, 20  # steps in their middle
+COMMANDS = {"utterances": 40, "valid_utterances": 12, "test_utterances": 4, "text_only_sentences": 30, "speakers": 4}
+RECIPE: dict[str, Any] = {
+    "name": "small",
+    "corpora": [{"name": "commands", "kind": "espeak", "options": COMMANDS}],
+    "model": {"width": 16, "blocks": 1, "heads": 2, "kernel": 5},
+    "loader": {"batch_seconds": 12, "batch_tokens": 60, "time_masks": 1},
+    "tasks": {"transcript": {}, "intent": {"weight": 0.5}, "slots": {}},
+    # Two micro-batches a step, so that one worker or two may share it; a checkpoint every second.
+    "trainer": {"epochs": 6, "micro_batches": 2, "ema": 0.9, "checkpoint_minutes": 0.017, "gpus": False},
+    "search": {"trials": 3, "epochs": 3},
+}
+
+
+def recipe(**trainer: Any) -> Recipe:
+    return parse({**RECIPE, "trainer": {**RECIPE["trainer"], **trainer}})
+
+
+def data(store: Store) -> tuple[list[Manifest], list[Manifest]]:
+    """Utterance and feature manifests; made once in a store."""
+    small = recipe()
+    utterances = [ingest(corpus, small.quality, store) for corpus in small.corpora]
+    return utterances, features.extract(utterances, small.features, store, parallel="local")
+
+
+def loop_with_accident(marker: Path, step: int, act: Callable[[], None]) -> Callable[[dict[str, Any]], None]:
+    """The training function, with something that happens once, in the middle of an epoch, to the last worker."""
+
+    def loop(config: dict[str, Any]) -> None:  # local, so that it travels to the workers by value
+        import mtl.fit
+        from mtl import parallel
+        from pipelines import worker
+
+        take_step = mtl.fit._Run.train_step
+
+        def step_or_accident(run: Any, micro_batches: Any) -> None:
+            last = parallel.rank() == parallel.world_size() - 1
+            if run.step == step and last and not marker.exists():
+                marker.touch()
+                act()
+            take_step(run, micro_batches)
+
+        mtl.fit._Run.train_step = step_or_accident  # type: ignore[method-assign]
+        worker.loop(config)
+
+    return loop
+
+
+def hang() -> Callable[[], None]:
+    return lambda: threading.Event().wait()  # until the cluster is gone
+
+
+def die() -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def await_files(*paths: Path, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not all(path.exists() for path in paths):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:.0f} s for {', '.join(map(str, paths))}")
+        time.sleep(0.1)
+
+
+def start_driver(*arguments: str) -> subprocess.Popen[str]:
+    """This file as a process of its own, with its own Ray."""
+    return subprocess.Popen(
+        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
+
+
+def kill_driver(driver: subprocess.Popen[str]) -> None:
+    """SIGKILL, and then waits for its workers to notice: two clusters must not write to one run at a time."""
+    children, workers = descendants(driver.pid), descendants(driver.pid, "ray::")
+    driver.kill()
+    driver.wait()
+    agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # these outlive their cluster by a minute
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and any(title and not title.startswith(agents) for title in _titles(workers)):
+        time.sleep(0.2)
+    for pid, title in zip(children, _titles(children), strict=True):
+        if title.startswith(agents):
+            os.kill(pid, signal.SIGKILL)
+
+
+def descendants(parent: int, title: str = "") -> list[int]:
+    """Processes below `parent` whose command line begins with `title`."""
+    listing = subprocess.run(["ps", "-axo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listing.splitlines()]
+    parents = {int(row[0]): int(row[1]) for row in rows}
+    titles = {int(row[0]): row[2] if len(row) > 2 else "" for row in rows}
+
+    def is_below(pid: int) -> bool:
+        while pid in parents and pid != parent:
+            pid = parents[pid]
+        return pid == parent
+
+    return [pid for pid in parents if pid != parent and titles[pid].startswith(title) and is_below(pid)]
+
+
+def _titles(pids: list[int]) -> list[str]:
+    """Command line of each process, empty when it is gone or a zombie that nobody waited for."""
+    found = []
+    for pid in pids:
+        command = ["ps", "-o", "stat=,args=", "-p", str(pid)]
+        state, _, title = subprocess.run(command, capture_output=True, text=True).stdout.strip().partition(" ")
+        found.append("" if state.startswith("Z") else title.strip())
+    return found
+
+
+def main(kind: str, root: str, name: str = "search") -> None:
+    import ray
+
+    from pipelines import train
+    from pipelines.search import search
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    store = Store(root)
+    manifests = data(store)
+    run = tracking.start(root, recipe(), name)
+    if kind == "train":
+        train.loop = loop_with_accident(Path(root) / "hangs", SECOND_EPOCH, hang())
+        train.train(recipe(), *manifests, store, name, workers=1, tracking=run)
+    else:
+        search(
+            recipe(), *manifests, store, tracking=run, progress=lambda done, _, label: print(done, label, flush=True)
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

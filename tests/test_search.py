@@ -1,0 +1,164 @@
+"""Search on Ray Tune: killed and resumed it repeats nothing, and its winner is a recipe that can be trained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import small_night
+
+from pipelines import tracking
+from pipelines.recipe import parse
+from pipelines.search import SearchError, Slots, Space, search, slots_of
+from pipelines.store import Store
+from pipelines.trial import objective, overrides_of, with_overrides
+
+pytest.importorskip("espeakng_loader", reason="the small night is spoken by eSpeak NG: install motet[espeak]")
+
+
+def children(run: tracking.Run) -> dict[str, Any]:
+    """Nested MLflow runs by trial."""
+    found = run.client.search_runs([run.experiment_id], f"tags.`mlflow.parentRunId` = '{run.run_id}'")
+    return {child.info.run_name: child for child in found}
+
+
+def seconds_of(run: tracking.Run, child: Any) -> dict[int, set[float]]:
+    """Wall time of each epoch of a trial; an epoch that was trained twice has two."""
+    found: dict[int, set[float]] = {}
+    for metric in run.client.get_metric_history(child.info.run_id, "seconds"):
+        found.setdefault(metric.step, set()).add(metric.value)
+    return found
+
+
+def test_a_killed_search_goes_on_where_it_was(ray_session: Any, tmp_path: Path) -> None:
+    store, recipe = Store(str(tmp_path / "store")), small_night.recipe()
+    manifests = small_night.data(store)
+    with pytest.raises(SearchError, match="start it without --resume"):
+        search(recipe, *manifests, store, resume=True)
+
+    driver = small_night.start_driver("search", store.root)
+    assert driver.stdout is not None
+    lines = iter(driver.stdout.readline, "")
+    next(line for line in lines if line.rstrip().isdigit())  # progress has no label when a trial is complete
+    small_night.kill_driver(driver)
+    run = tracking.start(store.root, recipe, "search")
+    before = children(run)
+    done = [name for name, child in before.items() if child.info.status == "FINISHED"]
+    assert done
+    assert len(before) <= 3
+
+    counted: list[tuple[int, int]] = []
+    result = search(
+        recipe,
+        *manifests,
+        store,
+        resume=True,
+        tracking=run,
+        progress=lambda done, total, _: counted.append((done, total)),
+    )
+    after = children(run)
+    assert set(before) <= set(after)
+    assert sorted(after) == sorted(row["trial"] for row in result.leaderboard)
+    assert len(after) == 3
+    assert {child.info.status for child in after.values()} == {"FINISHED"}
+    for name in done:
+        assert after[name].info.run_id == before[name].info.run_id
+        assert all(len(times) == 1 for times in seconds_of(run, after[name]).values())
+    assert counted[-1] == (9, 9)
+
+    for row in result.leaderboard:
+        assert {"transcript/wer", "intent/accuracy", "slots/f1"} <= {
+            key[6:] for key in row["metrics"] if "valid/" in key
+        }
+        assert row["objective"] == pytest.approx(objective(row["metrics"]))
+        assert row["state"] == ("finished" if row["epochs"] == 3 else "stopped")
+        assert after[row["trial"]].data.params == dict(override.split("=", 1) for override in row["overrides"])
+        assert after[row["trial"]].data.metrics["objective"] == pytest.approx(row["objective"])
+    objectives = [row["objective"] for row in result.leaderboard]
+    assert objectives == sorted(objectives)
+    baseline = overrides_of(Space.of(recipe).baseline(recipe) or {})
+    assert list(baseline) in [row["overrides"] for row in result.leaderboard]
+
+    winner = with_overrides(recipe, result.winner)
+    assert winner.trainer.epochs == recipe.trainer.epochs
+    assert f"trainer.learning_rate={winner.trainer.learning_rate:.4g}" in result.winner
+    assert not [entry for entry in store.list("search/") if "/checkpoint_" in entry.key]
+    assert search(recipe, *manifests, store, resume=True) == result
+
+
+def test_the_objective_is_the_mean_error_of_the_tasks_whatever_their_weights() -> None:
+    metrics = {"valid/transcript/wer": 12.0, "valid/transcript/cer": 3.0, "valid/intent/accuracy": 96.0}
+    assert objective(metrics) == pytest.approx((12 + 4) / 2)
+    assert objective({**metrics, "valid/intent/text_accuracy": 50.0, "weight/intent": 9.0}) == pytest.approx(8)
+    assert objective({**metrics, "valid/slots/text_f1": 91.0}) == pytest.approx((12 + 4 + 9) / 3)
+    assert objective({"valid/transcript/wer": 250.0, "valid/intent/accuracy": 90.0}) == pytest.approx((100 + 10) / 2)
+    assert objective({"train/intent/loss": 1.0}) == 100.0
+
+
+def test_a_point_becomes_overrides_and_a_recipe() -> None:
+    point = {"trainer.learning_rate": 0.00123456, "tasks.intent.weight": 7.0, "sharing.mode": "soft"}
+    point["sharing.strength"] = 0.00001
+    overrides = overrides_of(point)
+    assert overrides == (
+        "sharing.mode=soft",
+        "sharing.strength=1.0e-05",
+        "tasks.intent.weight=7",
+        "trainer.learning_rate=0.001235",
+    )
+    changed = with_overrides(small_night.recipe(), overrides)
+    assert (changed.sharing.mode, changed.sharing.strength) == ("soft", 1e-5)
+    assert (changed.tasks["intent"].weight, changed.trainer.learning_rate) == (7.0, 0.001235)
+    assert changed.tasks["slots"] == small_night.recipe().tasks["slots"]
+
+
+def test_the_space_asks_for_a_strength_only_where_sharing_is_soft() -> None:
+    space = Space.of(small_night.recipe())
+    assert space.tasks == ("intent", "slots")  # the primary task's weight stays: only ratios matter
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(40):
+        trial = study.ask()
+        space(trial)
+        assert ("sharing.strength" in trial.params) == (trial.params["sharing.mode"] == "soft")
+        assert 3e-4 <= trial.params["trainer.learning_rate"] <= 3e-3
+        assert all(0.1 <= trial.params[f"tasks.{task}.weight"] <= 10 for task in space.tasks)
+    assert {trial.params["sharing.mode"] for trial in study.get_trials(deepcopy=False)} == {"hard", "soft"}
+    far = small_night.recipe(learning_rate=0.1)
+    assert Space.of(far).baseline(far) is None
+    alone = parse({**small_night.RECIPE, "tasks": {"transcript": {}}})
+    assert Space.of(alone).modes == ("hard",)  # nothing to share
+
+
+def test_as_many_trials_at_once_as_fit() -> None:
+    gib = 2**30
+    assert slots_of([{"CPU": 2.0, "memory": 16.0 * gib}], 8, None) == Slots(2, 1, False)
+    assert slots_of([{"CPU": 2.0, "memory": 3.0 * gib}], 8, None) == Slots(1, 2, False)  # by memory
+    assert slots_of([{"CPU": 64.0, "memory": 512.0 * gib}], 16, None) == Slots(8, 8, False)  # TPE learns from the rest
+    assert slots_of([{"CPU": 16.0, "GPU": 4.0}], 16, None) == Slots(4, 4, True)
+    assert slots_of([{"CPU": 16.0, "GPU": 4.0}, {"CPU": 4.0}], 16, True) == Slots(4, 4, True)
+    with pytest.raises(SearchError, match=r"trainer\.gpus=false or add nodes"):
+        slots_of([{"CPU": 2.0}], 8, True)
+
+
+def test_another_search_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.search import _name, _planned
+
+    store, recipe = Store(str(tmp_path)), small_night.recipe()
+    data: Any = ([SimpleNamespace(address="a")], [SimpleNamespace(address="b")])
+    first, resumed = _name(recipe, *data, store, resume=False)
+    assert not resumed
+    assert _planned(store, first, 8, old=False, asked=8) == 8
+    assert _name(recipe, *data, store, resume=True) == (first, True)
+    assert _planned(store, first, 16, old=True, asked=None) == 8
+    with pytest.raises(SearchError, match="was started with 8 trials"):
+        _planned(store, first, 16, old=True, asked=16)
+    second, _ = _name(recipe, *data, store, resume=False)
+    assert second == f"{first[:-1]}2"
+    with pytest.raises(SearchError, match="no search of recipe 'small'"):
+        _name(small_night.recipe(epochs=3), *data, store, resume=True)

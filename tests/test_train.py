@@ -1,0 +1,180 @@
+"""Training on Ray: whatever is killed on the way, the model is the one that a plain `fit` gives."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import small_night
+
+from mtl.fit import fit, kept_weights
+from pipelines import tracking
+from pipelines.dataset import open_dataset
+from pipelines.prepare import Job, UnlabelledTask, bounded, fit_config, labelled, prepare
+from pipelines.recipe import parse
+from pipelines.store import Store
+from pipelines.train import Share, TrainError, TrainResult, _best, finished, share_of, train
+
+pytest.importorskip("espeakng_loader", reason="the small night is spoken by eSpeak NG: install motet[espeak]")
+
+OF_THE_MACHINE = {"seconds", "utterances_per_second", "padding"}  # padding is of rank 0's share
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    store = Store(str(tmp_path_factory.mktemp("train") / "store"))
+    utterances, features = small_night.data(store)
+    return SimpleNamespace(store=store, utterances=utterances, features=features, recipe=small_night.recipe())
+
+
+def plain_fit(night: SimpleNamespace) -> tuple[list[dict[str, float]], list[dict[str, torch.Tensor]]]:
+    """History and kept weights of every epoch, in this process, without Ray."""
+    dataset = labelled(open_dataset(night.store, night.utterances, night.features), night.recipe)
+    codec, _, settings = prepare(night.recipe, dataset)
+    job = Job(night.recipe, night.utterances, night.features, night.store, codec.to_json())
+    model, loader, validate = job.open()
+    history, weights = [], []
+
+    def report(metrics: dict[str, float], state: dict[str, Any] | None) -> None:
+        if metrics and state:
+            history.append(metrics)
+            weights.append({name: tensor.clone() for name, tensor in kept_weights(state).items()})
+
+    fit(model, loader, settings, report=report, validate=validate)
+    return history, weights
+
+
+def train_night(night: SimpleNamespace, name: str, **options: Any) -> TrainResult:
+    return train(night.recipe, night.utterances, night.features, night.store, name, **options)
+
+
+def test_a_run_whose_driver_and_then_a_worker_are_killed_gives_the_plain_fit(
+    ray_session: Any, night: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, weights = plain_fit(night)
+    assert [row["step"] for row in expected][:4] == [6, 12, 18, 24]  # what the accidents' places rest on
+
+    # One worker, until its driver is killed in the second epoch …
+    driver = small_night.start_driver("train", night.store.root, "night-1")
+    folder = Path(night.store.root)
+    small_night.await_files(folder / "hangs", folder / "train/night-1/checkpoint_manager_snapshot.json")
+    small_night.kill_driver(driver)
+    assert finished(night.store, "night-1") is None
+
+    # … then two workers, one of which is killed in the fourth.
+    accident = small_night.loop_with_accident(tmp_path / "died", small_night.FOURTH_EPOCH, small_night.die())
+    monkeypatch.setattr("pipelines.train.loop", accident)
+    reported: list[float] = []
+    run = tracking.start(night.store.root, night.recipe, "night-1")
+    result = train_night(night, "night-1", workers=2, on_report=lambda row: reported.append(row["epoch"]), tracking=run)
+
+    assert (tmp_path / "died").exists()
+    assert min(reported) > 1  # nothing before the last checkpoint was done again
+    assert [row["epoch"] for row in result.history] == [row["epoch"] for row in expected]
+    for ours, theirs in zip(result.history, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - OF_THE_MACHINE:
+            # WER and F1 move in steps of one word; everything else is a sum in another order
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
+    kept = weights[int(result.metrics["epoch"]) - 1]
+    stored = load_file(night.store.fetch(f"{result.model_key}/weights.safetensors"))
+    assert stored.keys() == kept.keys()
+    for name, tensor in stored.items():
+        torch.testing.assert_close(tensor, kept[name], rtol=1e-3, atol=1e-4)
+    assert {metric.step for metric in run.client.get_metric_history(run.run_id, "valid/transcript/wer")} == set(
+        range(1, 7)
+    )
+
+    # Its lineage is written down, its checkpoints are gone, and asking again does nothing.
+    manifest = night.store.latest("models/small")
+    assert manifest is not None
+    assert manifest.files == result.files
+    assert manifest.parents == {m.dataset: m.address for m in (*night.utterances, *night.features)}
+    assert not night.store.list("train/night-1/checkpoint")
+    assert train_night(night, "night-1", on_report=reported.append) == result
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_once(ray_session: Any, night: SimpleNamespace) -> None:
+    hopeless = small_night.recipe(learning_rate=1e30, warmup=0.0)
+    with pytest.raises(TrainError, match=r"not finite at step \d+, on the batch of commands/") as caught:
+        train(hopeless, night.utterances, night.features, night.store, "night-2", 1)
+    assert "max_failures" not in str(caught.value)  # it was not tried again
+    assert finished(night.store, "night-2") is None
+    assert night.store.latest("models/hopeless") is None
+
+
+def test_what_cannot_start_says_what_is_missing(ray_session: Any, night: SimpleNamespace) -> None:
+    with pytest.raises(TrainError, match=r"micro_batches=2 cannot be dealt evenly over 3 workers"):
+        train_night(night, "night-3", workers=3)
+    crowd = SimpleNamespace(**{**vars(night), "recipe": small_night.recipe(micro_batches=64)})
+    with pytest.raises(TrainError, match="64 CPUs asked for"):
+        train_night(crowd, "night-4", workers=64)
+    silent = parse({**small_night.RECIPE, "tasks": {**small_night.RECIPE["tasks"], "speaker": {"corpora": []}}})
+    with pytest.raises(TrainError, match="no training row is labelled for the task 'speaker'"):
+        train(silent, night.utterances, night.features, night.store, "night-5")
+
+
+def test_workers_share_the_cluster_evenly() -> None:
+    one, two = [{"CPU": 16.0}], [{"CPU": 4.0}, {"CPU": 3.0}]
+    assert share_of(one, 1, None) == Share(16, False)
+    assert share_of(one, 3, None) == Share(5, False)
+    assert share_of(two, 2, None) == Share(3, False)
+    assert share_of(two, 3, None) == Share(2, False)
+    assert share_of([{"CPU": 16.0, "GPU": 2.0}], 2, None) == Share(8, True)
+    assert share_of([{"CPU": 16.0, "GPU": 2.0}], 4, False) == Share(4, False)
+    assert share_of([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 64.0}], 2, True) == Share(8, True)
+    with pytest.raises(TrainError, match="4 workers need 4 GPUs, the Ray cluster has 2"):
+        share_of([{"CPU": 16.0, "GPU": 2.0}], 4, None)
+    with pytest.raises(TrainError, match="take fewer --workers"):
+        share_of(two, 8, None)
+
+
+def test_the_best_epoch_is_kept_by_the_primary_metric_and_the_later_of_equals() -> None:
+    def outcome(metric: str, *values: float) -> Any:
+        rows = [(f"epoch-{epoch}", {"epoch": epoch, metric: value}) for epoch, value in enumerate(values, start=1)]
+        return SimpleNamespace(best_checkpoints=rows, checkpoint="latest", metrics={"epoch": 9})
+
+    assert _best(outcome("valid/transcript/wer", 9.0, 7.0, 7.0, 8.0), "transcript/wer")[0] == "epoch-3"
+    assert _best(outcome("valid/intent/accuracy", 90.0, 97.0, 80.0), "intent/accuracy")[0] == "epoch-2"
+    assert _best(outcome("valid/intent/accuracy", 90.0), "transcript/wer") == ("latest", {"epoch": 9})
+
+
+def test_labels_of_corpora_that_do_not_train_a_task_are_taken_away(night: SimpleNamespace) -> None:
+    dataset = open_dataset(night.store, night.utterances, night.features)
+    assert labelled(dataset, night.recipe) is dataset
+    tasks = {"transcript": {"corpora": []}, "intent": {}, "slots": {"corpora": ["commands"]}}
+    other = labelled(dataset, parse({**small_night.RECIPE, "tasks": tasks}))
+    assert other.rows["text"].null_count == len(other)
+    assert other.rows["tokens"].to_pylist() == [text.split() for text in dataset.rows["text"].to_pylist()]
+    assert other.rows["slots"].equals(dataset.rows["slots"])
+    assert other.identity != dataset.identity
+    with pytest.raises(UnlabelledTask, match="task 'transcript'"):
+        prepare(parse({**small_night.RECIPE, "tasks": tasks}), other)
+
+
+def test_validation_takes_the_same_bounded_sample(night: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = open_dataset(night.store, night.utterances, night.features).split("train").rows
+    assert bounded(rows) == list(range(len(rows)))
+    monkeypatch.setattr("pipelines.prepare.VALID_SECONDS", 20.0)
+    monkeypatch.setattr("pipelines.prepare.VALID_SENTENCES", 7)
+    chosen = rows.take(bounded(rows))
+    heard = [seconds for seconds in chosen["duration"].to_pylist() if seconds is not None]
+    assert len(chosen) - len(heard) == 7
+    assert 20.0 <= sum(heard) < 20.0 + max(heard)
+    shuffled = rows.take(list(reversed(range(len(rows)))))
+    assert set(shuffled.take(bounded(shuffled))["id"].to_pylist()) == set(chosen["id"].to_pylist())
+
+
+def test_settings_reach_fit() -> None:
+    settings = fit_config(small_night.recipe(learning_rate=2e-3, precision="bf16"))
+    assert settings.task_weights == {"transcript": 1.0, "intent": 0.5, "slots": 1.0}
+    assert (settings.learning_rate, settings.precision, settings.epochs, settings.ema) == (2e-3, "bf16", 6, 0.9)
+    assert settings.checkpoint_seconds == pytest.approx(1.02)
