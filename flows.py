@@ -42,12 +42,15 @@ from pipelines.progress import display
 from pipelines.recipe import Recipe, load
 from pipelines.store import Store
 
-environment.prepare(environment.root_from(sys.argv), verbose="-v" in sys.argv)  # before prefect reads its settings
+# Before prefect reads its settings. What is deployed logs to its server; a person sees our own lines.
+environment.prepare(environment.root_from(sys.argv), verbose=bool({"-v", "--verbose", "deploy"} & set(sys.argv)))
 
 from prefect import flow, serve, task  # noqa: E402
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.client.schemas.objects import ConcurrencyLimitConfig  # noqa: E402
+from prefect.deployments.runner import EntrypointType  # noqa: E402
+from prefect.schedules import Cron, Schedule  # noqa: E402
 from prefect.states import State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
@@ -68,6 +71,7 @@ def stage(name: str, retries: int = 2) -> Any:
     """A task of the DAG; with retries, for stages that read from afar or write to the store."""
     return task(
         name=name,
+        task_run_name=name,
         retries=retries,
         retry_delay_seconds=RETRY_SECONDS[:retries],
         retry_condition_fn=may_pass if retries else None,
@@ -225,10 +229,8 @@ class ray_of_our_own:
             ray.shutdown()
 
 
-def serve_deployments(file: Path, root: str) -> None:
-    """Runs the deployments of a prefect.yaml in this process: no work pool, and the same file as `prefect deploy`."""
-    if not os.environ.get("PREFECT_API_URL"):
-        raise night.NoServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
+def deployments(file: Path, root: str) -> list[Any]:
+    """The deployments of a prefect.yaml, to be run in this process: no work pool, and the file of `prefect deploy`."""
     flows: dict[str, Any] = {"nightly": nightly, "search": search, "promote": promote}
     served = []
     for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["deployments"]:
@@ -236,12 +238,18 @@ def serve_deployments(file: Path, root: str) -> None:
             name=entry["name"],
             description=entry.get("description"),
             tags=entry.get("tags"),
-            parameters={**entry.get("parameters", {}), "root": root},
-            schedules=entry.get("schedules"),
+            parameters={**entry.get("parameters", {}), "root": root if "://" in root else str(Path(root).resolve())},
+            schedules=[schedule_of(written) for written in entry.get("schedules", ())],
             concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
+            entrypoint_type=EntrypointType.MODULE_PATH,  # found wherever this is called from
         )
         served.append(made)
-    serve(*served)
+    return served
+
+
+def schedule_of(written: dict[str, Any]) -> Schedule:
+    settings = {key: value for key, value in written.items() if key != "cron"}
+    return Cron(written["cron"], **settings)
 
 
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Instead of the recipe's trainer.workers.")]
@@ -334,7 +342,9 @@ def deploy_command(
 
     Example: `motet deploy --root s3://bucket/motet`, where PREFECT_API_URL names the server that `motet up` started
     """
-    serve_deployments(file, root)
+    if not os.environ.get("PREFECT_API_URL"):
+        raise night.NoServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
+    serve(*deployments(file, root))
 
 
 def main() -> None:

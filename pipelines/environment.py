@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+LOGGER = "motet"  # what a night says goes there too: Prefect's pages show it with the run
 ROOT = "motet-root"  # in the current directory, unless --root or MOTET_ROOT says otherwise
 
 QUIET = {
@@ -20,6 +21,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output holds results alone
 }
 
 
@@ -35,6 +37,7 @@ def prepare(root: str, verbose: bool = False) -> None:
         defaults["PREFECT_HOME"] = str(home / "prefect")
         # The API in this process is given the time that a slow disk needs for the database's first migration.
         defaults["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+    defaults["PREFECT_LOGGING_EXTRA_LOGGERS"] = LOGGER
     if not verbose:
         defaults["PREFECT_LOGGING_LEVEL"] = "ERROR"
         defaults["PREFECT_LOGGING_TO_API_ENABLED"] = "true"

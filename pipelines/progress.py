@@ -11,6 +11,7 @@ only. One display lives per command: stages that run at the same time in threads
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from pipelines.environment import LOGGER
+
+logger = logging.getLogger(LOGGER)
 Report = Callable[[int, int, str], None]  # done, total, label
 
 
@@ -57,6 +61,7 @@ class Screen:
 
     def line(self, stage: str, text: str, seconds: float | None = None) -> None:
         """`ingest     12,000 utterances, none new   4.2 s`"""
+        logger.info("%s: %s%s", stage, text, "" if seconds is None else f" ({seconds:.1f} s)")
         if not self.quiet:
             took = "" if seconds is None else f"  [dim]{seconds:.1f} s[/]"
             self.console.print(f"[bold]{stage:<10}[/] {escape(text)}{took}")

@@ -232,6 +232,17 @@ def test_deployments_fit_their_flows() -> None:
     assert content["deployments"][0]["schedules"][0]["cron"] == "0 2 * * *"
 
 
+def test_what_is_served_is_what_the_file_says(tmp_path: Path) -> None:
+    served = {made.name: made for made in flows.deployments(flows.DEPLOYMENTS, str(tmp_path))}
+    assert set(served) == {"nightly", "search", "promote"}
+    nightly = served["nightly"]
+    assert nightly.entrypoint == "flows.nightly"
+    assert nightly.schedules[0].schedule.cron == "0 2 * * *"
+    assert nightly.concurrency_limit == 1
+    assert nightly.concurrency_options.collision_strategy == "ENQUEUE"
+    assert nightly.parameters == {"recipe": "assistant", "root": str(tmp_path)}
+
+
 def test_the_headline_says_what_happened(finished_night: FinishedNight) -> None:
     outcome = night.Outcome(**finished_night.outcome)
     assert verdict.headline(outcome).startswith("models:/small/1: promoted (")
