@@ -344,7 +344,7 @@ def deploy_command(
     """
     if not os.environ.get("PREFECT_API_URL"):
         raise night.NoServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
-    serve(*deployments(file, root))
+    serve(*deployments(file, root), pause_on_shutdown=False)  # a restart catches up with a night it missed
 
 
 def main() -> None:
