@@ -17,7 +17,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from pipelines.dataset import open_dataset
 from pipelines.prepare import Job, UnlabelledTask, labelled, prepare
 from pipelines.recipe import Recipe
 from pipelines.store import Manifest, Store, fingerprint
+from pipelines.tracking import PARENT_TAG
 from pipelines.train import nodes, quiet_ray, storage
 from pipelines.trial import WORST, numbers, overrides_of, run_trial
 
@@ -156,6 +157,7 @@ def search(
         store.put_bytes(f"search/{name}/leaderboard.json", json.dumps(result.to_json()).encode())
         _clear(store, name)
     if tracking:
+        _close(tracking, result.leaderboard)
         tracking.log_text(json.dumps(result.leaderboard, indent=1), "leaderboard.json")
         tracking.log({"objective": result.leaderboard[0]["objective"]}, step=0)
     return result
@@ -235,7 +237,7 @@ def _tuner(job: Job, slots: Slots, name: str, trials: int, tracking: Run | None,
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), slots.resources())
+    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job, search=name), slots.resources())
     place = storage(job.store, "search")
     path = f"{place['storage_path']}/{name}"
     if old and tune.Tuner.can_restore(path, place.get("storage_filesystem")):
@@ -270,7 +272,6 @@ def _tuner(job: Job, slots: Slots, name: str, trials: int, tracking: Run | None,
             verbose=0,
             callbacks=[_scribe(job.store.root, name, trials, job.recipe.search.epochs, tracking)],
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         ),
     )
 
@@ -384,7 +385,16 @@ def _row(result: Any, recipe: Recipe) -> dict[str, Any]:
 
 
 def _clear(store: Store, name: str) -> None:
-    """Removes the trials' checkpoints: a winner is trained anew, in full."""
+    """Removes the trials' states: a winner is trained anew, in full."""
     for entry in store.list(f"search/{name}/"):
-        if "/checkpoint_" in entry.key:
+        if "/state/" in entry.key:
             store.delete(entry.key)
+
+
+def _close(tracking: Run, leaderboard: list[dict[str, Any]]) -> None:
+    """Marks the runs of trials that were proposed in the second before a kill, and of which Tune knows nothing."""
+    trials = {row["trial"] for row in leaderboard}
+    nested = f"tags.`{PARENT_TAG}` = '{tracking.run_id}' and attributes.status = 'RUNNING'"
+    for child in tracking.client.search_runs([tracking.experiment_id], nested):
+        if child.info.run_name not in trials:
+            replace(tracking, run_id=child.info.run_id).finish("KILLED")

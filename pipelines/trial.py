@@ -21,6 +21,7 @@ from mtl.fit import NonFiniteLoss, fit
 from mtl.metrics import METRICS
 from pipelines.prepare import Job, fit_config
 from pipelines.recipe import Recipe, parse
+from pipelines.store import Store
 from pipelines.worker import HISTORY
 
 WORST = 100.0  # objective of a trial whose loss was not finite: every answer wrong
@@ -75,51 +76,70 @@ def _number(value: float) -> str:
     return text.replace("e", ".0e") if "e" in text and "." not in text else text
 
 
-def run_trial(config: dict[str, Any], job: Job) -> None:
-    """Trains one point of the space, and reports every epoch with a checkpoint to go on from."""
+def run_trial(config: dict[str, Any], job: Job, search: str) -> None:
+    """Trains one point of the space, and reports every epoch to Tune; goes on after the last one it had stored."""
+    import ray
     from ray import tune
 
     job = replace(job, recipe=with_overrides(job.recipe, overrides_of(config)))
     model, loader, validate = job.open()
-    # Checkpoints come with epochs alone: ASHA and Optuna want an objective in every report.
-    settings = replace(fit_config(job.recipe), epochs=job.recipe.search.epochs, checkpoint_seconds=math.inf)
-    report = _Reporter(sum(parameter.numel() for parameter in model.parameters()))
-    resume = report.restore(settings.epochs)
+    # A report for every epoch and for nothing else: ASHA and Optuna want an objective in each.
+    settings = replace(
+        fit_config(job.recipe),
+        epochs=job.recipe.search.epochs,
+        checkpoint_seconds=math.inf,
+        device="cuda" if ray.get_gpu_ids() else "cpu",  # what Ray lent, not what the machine has
+    )
+    state = TrialState(job.store, f"search/{search}/{tune.get_context().get_trial_id()}/state")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    row, resume = state.load()
+    if row:  # Tune may have been killed before it heard of this epoch
+        tune.report(row)
+
+    def report(metrics: dict[str, float], fitted: dict[str, Any] | None) -> None:
+        nonlocal row
+        row = {**metrics, "objective": objective(metrics), "parameters": parameters}
+        state.save(row, fitted or {})
+        tune.report(row)
+
     try:
         fit(model, loader, settings, report=report, validate=validate, resume=resume)
     except NonFiniteLoss as error:  # a bad point, and worth knowing: the searcher hears that it is the worst
-        tune.report({"epoch": report.epoch + 1, "objective": WORST, "error": str(error), "done": True})
+        tune.report({"epoch": row.get("epoch", 0) + 1, "objective": WORST, "error": str(error), "done": True})
 
 
-class _Reporter:
-    """mtl.fit's `report` for Ray Tune."""
+class TrialState:
+    """The last epoch of a trial in the store.
 
-    def __init__(self, parameters: int) -> None:
-        self.parameters = parameters
-        self.epoch = 0
+    Not one of Tune's checkpoints: of those Tune deletes the old one before it has noted down the new one, and a search
+    that is killed in between cannot be restored (Ray 2.60). Here the new epoch is whole before the old one goes.
+    """
 
-    def restore(self, epochs: int) -> dict[str, Any] | None:
-        """The state of the trial's last epoch, if it was killed after one."""
-        from ray import tune
+    def __init__(self, store: Store, prefix: str) -> None:
+        self.store, self.prefix = store, prefix
 
-        latest = tune.get_checkpoint()
-        if latest is None:
-            return None
-        with latest.as_directory() as folder:
-            row = json.loads((Path(folder) / HISTORY).read_text(encoding="utf-8"))
-            state = checkpoints.load(folder)
-        self.epoch = int(row["epoch"])
-        if self.epoch >= epochs:  # killed between its last epoch and Tune's note of it: fit has nothing left to say
-            tune.report(row)
-        return state
+    def save(self, row: dict[str, Any], state: dict[str, Any]) -> None:
+        old = [entry.key for entry in self.store.list(f"{self.prefix}/")]
+        folder = f"{self.prefix}/epoch-{int(row['epoch']):04d}"
+        with tempfile.TemporaryDirectory() as scratch:
+            checkpoints.save(scratch, state)
+            for path in Path(scratch).iterdir():
+                self.store.put_file(path, f"{folder}/{path.name}")
+        self.store.put_bytes(f"{folder}/{HISTORY}", json.dumps(row).encode())  # last: without it the epoch is not there
+        for key in old:
+            if not key.startswith(f"{folder}/"):
+                self.store.delete(key)
 
-    def __call__(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
-        from ray import tune
-
-        self.epoch = int(metrics["epoch"])
-        row = {**metrics, "objective": objective(metrics), "parameters": self.parameters}
-        with tempfile.TemporaryDirectory() as folder:
-            if state is not None:
-                checkpoints.save(folder, state)
-            (Path(folder) / HISTORY).write_text(json.dumps(row), encoding="utf-8")
-            tune.report(row, checkpoint=tune.Checkpoint.from_directory(folder))
+    def load(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The last report and the state behind it; nothing, if no epoch was finished."""
+        keys = [entry.key for entry in self.store.list(f"{self.prefix}/")]
+        whole = [key.rpartition("/")[0] for key in keys if key.endswith(f"/{HISTORY}")]
+        if not whole:
+            return {}, None
+        folder = max(whole)
+        with tempfile.TemporaryDirectory() as scratch:
+            for key in keys:
+                if key.startswith(f"{folder}/"):
+                    (Path(scratch) / key.rpartition("/")[2]).write_bytes(self.store.read_bytes(key))
+            row = json.loads((Path(scratch) / HISTORY).read_text(encoding="utf-8"))
+            return row, checkpoints.load(scratch)
