@@ -66,6 +66,9 @@ class NonFiniteLoss(ArithmeticError):
             "Lower trainer.learning_rate or trainer.clip_norm, or look at those recordings."
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NonFiniteLoss, (self.task, self.step, self.ids)  # its message is not what it is made from
+
 
 def fit(
     model: SpeechModel,

@@ -14,7 +14,8 @@ from mtl.text import UNKNOWN
 
 # Time strides of the convolutions for each subsampling factor; the mel axis is halved by each.
 STRIDES = {2: (2,), 3: (3,), 4: (2, 2), 6: (2, 3), 8: (2, 2, 2)}
-CHANNELS = 32
+CHANNELS_PER_WIDTH = 1 / 8  # of the convolutions: at 1/4 they cost a quarter of a small model's training step
+MIN_CHANNELS = 8
 MIN_DEVIATION = 0.1  # of a mel bin within an utterance, in nats: keeps a constant bin from being blown up
 
 
@@ -24,10 +25,11 @@ class AudioFrontend(nn.Module):
     def __init__(self, bins: int, width: int, subsampling: int, dropout: float) -> None:
         super().__init__()
         self.strides = STRIDES[subsampling]
-        layers, channels, height = [], 1, bins
+        layers, before, height = [], 1, bins
+        channels = max(MIN_CHANNELS, round(width * CHANNELS_PER_WIDTH))
         for stride in self.strides:
-            layers.append(nn.Conv2d(channels, CHANNELS, kernel_size=3, stride=(stride, 2), padding=1))
-            channels, height = CHANNELS, (height - 1) // 2 + 1
+            layers.append(nn.Conv2d(before, channels, kernel_size=3, stride=(stride, 2), padding=1))
+            before, height = channels, (height - 1) // 2 + 1
         self.convolutions = nn.ModuleList(layers)
         self.project = nn.Linear(channels * height, width)
         self.dropout = nn.Dropout(dropout)

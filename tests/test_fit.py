@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import socket
 from dataclasses import replace
 
@@ -51,11 +52,11 @@ def test_golden_losses():
 
 
 GOLDEN = {
-    "transcript": [5.772, 3.786, 3.335],
-    "intent": [1.1, 1.073, 1.018],
-    "slots": [1.353, 0.914, 0.813],
-    "domain": [0.694, 0.618, 0.611],
-    "speaker": [1.167, 1.11, 1.1],
+    "transcript": [6.743, 4.072, 3.539],
+    "intent": [1.129, 1.035, 0.999],
+    "slots": [1.108, 0.788, 0.699],
+    "domain": [0.747, 0.658, 0.667],
+    "speaker": [1.147, 1.116, 1.102],
 }
 
 
@@ -131,6 +132,7 @@ def test_not_a_number_names_task_and_rows_and_leaves_the_model():
     with pytest.raises(NonFiniteLoss, match=r"transcript.*step 2.*a3") as caught:
         fit(model, tiny.TinyLoader(micro_batches, 1), replace(CONFIG, epochs=1))
     assert "a3" in caught.value.ids
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # it travels between processes
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
