@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,14 +48,17 @@ environment.prepare(environment.root_from(sys.argv), verbose=bool({"-v", "--verb
 
 from prefect import flow, serve, task  # noqa: E402
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact  # noqa: E402
+from prefect.automations import Automation, EventTrigger, Posture, ResourceSpecification  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
-from prefect.client.schemas.objects import ConcurrencyLimitConfig  # noqa: E402
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType  # noqa: E402
 from prefect.deployments.runner import EntrypointType  # noqa: E402
+from prefect.events.actions import ChangeFlowRunState  # noqa: E402
 from prefect.schedules import Cron, Schedule  # noqa: E402
 from prefect.states import State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
 DEPLOYMENTS = Path(__file__).parent / "infra" / "prefect.yaml"
+SILENCE = 3 * environment.HEARTBEAT_SECONDS
 RETRY_SECONDS = [5.0, 30.0]
 INGESTS_AT_ONCE = 2  # corpora; each decodes with threads of its own
 
@@ -252,6 +256,34 @@ def schedule_of(written: dict[str, Any]) -> Schedule:
     return Cron(written["cron"], **settings)
 
 
+def mark_the_dead() -> None:
+    """Has the server mark a run crashed that fell silent: a machine that lost its power cannot say so itself.
+
+    Without it, such a run would count as running for ever, and the one night at a time would be that one.
+    """
+    ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+    automation: Any = Automation(
+        name="motet: a run without a heartbeat has crashed",
+        description=f"{SILENCE} s without a sign of life",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *ends},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENCE),
+        ),
+        actions=[
+            ChangeFlowRunState(name=None, state=StateType.CRASHED, message=f"silent for {SILENCE} s", force=False)
+        ],
+    )
+    try:
+        _: Any = Automation.read(name=automation.name)
+    except ValueError:  # Prefect's way of saying that there is none
+        automation.create()
+
+
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Instead of the recipe's trainer.workers.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for another night on this root instead of failing.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Show the logs of Prefect and Ray.")]
@@ -344,6 +376,7 @@ def deploy_command(
     """
     if not os.environ.get("PREFECT_API_URL"):
         raise night.NoServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
+    mark_the_dead()
     serve(*deployments(file, root), pause_on_shutdown=False)  # a restart catches up with a night it missed
 
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+HEARTBEAT_SECONDS = 30  # of a flow run; the least that Prefect takes
 LOGGER = "motet"  # what a night says goes there too: Prefect's pages show it with the run
 ROOT = "motet-root"  # in the current directory, unless --root or MOTET_ROOT says otherwise
 
@@ -37,6 +38,7 @@ def prepare(root: str, verbose: bool = False) -> None:
         defaults["PREFECT_HOME"] = str(home / "prefect")
         # The API in this process is given the time that a slow disk needs for the database's first migration.
         defaults["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+    defaults["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = str(HEARTBEAT_SECONDS)
     defaults["PREFECT_LOGGING_EXTRA_LOGGERS"] = LOGGER
     if not verbose:
         defaults["PREFECT_LOGGING_LEVEL"] = "ERROR"

@@ -209,6 +209,16 @@ def test_tasks_retry_what_may_pass_and_nothing_else(prefect_session: None) -> No
     assert calls == ["passes", "passes", "passes", "lasts"]
 
 
+@pytest.mark.slow
+def test_a_search_and_a_night_of_its_winner(ray_session: Any, prefect_session: None, tmp_path: Path) -> None:
+    recipe, root = str(ROOT / "tests" / "night.yaml"), str(tmp_path / "root")
+    found = flows.search(recipe, root=root, trials=2, train_winner=True)
+    assert len(found["leaderboard"]) == 2
+    assert found["night"]["state"] == "trained"
+    stored = night.kept_recipe(Store(root), Store(root).latest("nights/small").files[1])
+    assert stored == load(recipe, list(found["winner"]))
+
+
 def test_the_identity_follows_what_can_change_the_result(finished_night: FinishedNight) -> None:
     store = Store(finished_night.root)
     recipe, table = load(finished_night.recipe), store.latest("utterances/commands")
@@ -241,6 +251,21 @@ def test_what_is_served_is_what_the_file_says(tmp_path: Path) -> None:
     assert nightly.concurrency_limit == 1
     assert nightly.concurrency_options.collision_strategy == "ENQUEUE"
     assert nightly.parameters == {"recipe": "assistant", "root": str(tmp_path)}
+
+
+def test_a_silent_run_is_marked_crashed_by_one_automation(prefect_session: None) -> None:
+    from prefect.automations import Automation
+    from prefect.client.orchestration import get_client
+
+    flows.mark_the_dead()
+    flows.mark_the_dead()  # serving again adds no second one
+    with get_client(sync_client=True) as client:
+        found = client.request("POST", "/automations/filter", json={}).json()
+    assert [item["name"] for item in found] == ["motet: a run without a heartbeat has crashed"]
+    automation = Automation.read(name=found[0]["name"])
+    assert automation.trigger.within.total_seconds() == 90
+    assert "prefect.flow-run.Completed" in automation.trigger.expect
+    assert [action.state.value for action in automation.actions] == ["CRASHED"]
 
 
 def test_the_headline_says_what_happened(finished_night: FinishedNight) -> None:
