@@ -19,6 +19,7 @@ from pipelines import charts
 TEMPLATES = Path(__file__).parent / "templates"
 SYNTHETIC = "synthetic speech (eSpeak NG): figures say that the system works, and nothing about real voices"
 MAX_CLASSES = 30  # of a confusion matrix; beyond it, those that were confused most
+SLOT_SEPARATOR = " · "
 LOSSES = ("train", "valid")
 
 
@@ -184,19 +185,23 @@ def _confusion(item: Confusion) -> str:
 
 
 def diff(wanted: str, got: str) -> str:
-    """`got` with what is missing struck out and what was added marked, word by word, as HTML."""
+    """`got` with what is missing struck out and what was added marked, word by word, as HTML.
+
+    Slots ("room = kitchen · device = light") are compared whole, one by one.
+    """
     from html import escape
 
-    left, right = wanted.split(), got.split()
+    separator = SLOT_SEPARATOR if " = " in wanted + got else " "
+    left, right = ([part for part in text.split(separator) if part] for text in (wanted, got))
     parts = []
     for kind, i, j, k, m in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
         if kind == "equal":
-            parts.append(escape(" ".join(right[k:m])))
+            parts.append(escape(separator.join(right[k:m])))
             continue
         if j > i:
-            parts.append(f"<del>{escape(' '.join(left[i:j]))}</del>")
+            parts.append(f"<del>{escape(separator.join(left[i:j]))}</del>")
         if m > k:
-            parts.append(f"<ins>{escape(' '.join(right[k:m]))}</ins>")
+            parts.append(f"<ins>{escape(separator.join(right[k:m]))}</ins>")
     return " ".join(parts) or "<i>nothing</i>"
 
 

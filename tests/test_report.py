@@ -228,6 +228,12 @@ def test_curves_put_losses_of_a_task_together() -> None:
         ("a c", "a b c", "a <ins>b</ins> c"),
         ("a b", "", "<del>a b</del>"),
         ("", "", "<i>nothing</i>"),
+        (
+            "room = big hall · device = tv",
+            "room = big hall · device = tap",
+            "room = big hall <del>device = tv</del> <ins>device = tap</ins>",
+        ),
+        ("none", "time = noon", "<del>none</del> <ins>time = noon</ins>"),
         ("x<y", "x<z", "<del>x&lt;y</del> <ins>x&lt;z</ins>"),
     ],
 )
