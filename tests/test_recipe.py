@@ -206,11 +206,20 @@ def test_the_json_schema_accepts_what_parse_accepts() -> None:
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_shipped_recipes_load(name: str) -> None:
+def test_shipped_recipes_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTET_DATA", "/where/the/corpora/lie")
     loaded = load(name)
     assert loaded.name == name
     assert loaded.summary
     assert load(name, ["trainer.epochs=1"]).trainer.epochs == 1
+
+
+def test_sources_may_name_environment_variables(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORPORA", "/big/disk")
+    assert load(str(path), ["corpora.atis.source=$CORPORA/atis"]).corpora[1].source == "/big/disk/atis"
+    monkeypatch.delenv("CORPORA")
+    with pytest.raises(RecipeError, match=r"source of corpus 'atis' .* that variable is not set"):
+        load(str(path), ["corpora.atis.source=$CORPORA/atis"])
 
 
 def test_shipped_recipes_are_package_data() -> None:
