@@ -58,11 +58,16 @@ class Metric(Protocol):
 class Settings(Protocol):
     """The recipe's `gates` section."""
 
-    primary: str
-    tolerance: dict[str, float]
-    minimum: dict[str, float]
-    confidence: float
-    resamples: int
+    @property
+    def primary(self) -> str: ...
+    @property
+    def tolerance(self) -> dict[str, float]: ...
+    @property
+    def minimum(self) -> dict[str, float]: ...
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def resamples(self) -> int: ...
 
 
 @dataclass(frozen=True)

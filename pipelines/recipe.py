@@ -8,6 +8,7 @@ nearest valid one. `Recipe.address()` is the hash under which its results are st
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -275,7 +276,9 @@ def _find(name_or_path: str) -> Path:
     if not found.is_file():
         near = difflib.get_close_matches(name_or_path, shipped(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(f"no recipe named {name_or_path!r}{hint} Shipped: {', '.join(shipped())}; or give a .yaml file.")
+        raise RecipeError(
+            f"no recipe named {name_or_path!r}{hint} Shipped: {', '.join(shipped())}; or give a .yaml file."
+        )
     return found
 
 
@@ -293,10 +296,8 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override!r}: {value!r} is not a YAML value") from error
     if isinstance(parsed, str):
         # YAML 1.1 reads 1e-3 as a string; a person who types it means the number.
-        try:
+        with contextlib.suppress(ValueError):
             parsed = float(parsed)
-        except ValueError:
-            pass
     if isinstance(node, list):
         node[_position(node, keys[-1], path)] = parsed
     else:
@@ -320,7 +321,9 @@ def _position(items: list[Any], key: str, where: str) -> int:
         return names.index(key)
     if key.isdigit() and int(key) < len(items):
         return int(key)
-    raise RecipeError(f"--set {where}: no item {key!r}; expected one of {[n for n in names if n]} or 0..{len(items) - 1}")
+    raise RecipeError(
+        f"--set {where}: no item {key!r}; expected one of {[n for n in names if n]} or 0..{len(items) - 1}"
+    )
 
 
 def _explain(fault: Any) -> str:

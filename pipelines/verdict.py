@@ -186,7 +186,7 @@ def judge(
         theirs,
         recipe.gates,
         METRICS,
-        looks=registry.looks(recipe.name, mine.rows),
+        looks=registry.looks(recipe.name, mine.rows, version=version),
         seed=recipe.seed,
     )
     return decision, mine.rows
