@@ -79,8 +79,10 @@ def _mlflow(home: Path, port: int) -> Service:
     places = (
         "--backend-store-uri",
         f"sqlite:///{home / 'mlflow.db'}",
-        "--artifacts-destination",
-        f"{home / 'mlartifacts'}",
+        # Files, not the server's proxy: a night without the server must find the models of a night with it.
+        "--no-serve-artifacts",
+        "--default-artifact-root",
+        (home / "mlartifacts").as_uri(),
     )
     return Service(
         "MLflow",
