@@ -46,7 +46,7 @@ class FitConfig:
     warmup: float = 0.1  # share of all steps
     weight_decay: float = 1e-2
     clip_norm: float = 5.0
-    precision: str = "fp32"  # or "bf16"
+    precision: str = "fp32"  # or "bf16", or "auto": bf16 where the device multiplies it faster
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0: the weights themselves
     task_weights: dict[str, float] = field(default_factory=dict)
     balancing: str = "static"
@@ -111,6 +111,7 @@ class _Run:
     def __init__(self, model: SpeechModel, loader: StepLoader, config: FitConfig) -> None:
         self.config, self.loader = config, loader
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(self.device))
         self.model = model.to(self.device)
         self.balancer = Balancer(model.config.tasks, config.task_weights, config.balancing).to(self.device)
         self.optimiser = torch.optim.AdamW(_parameter_groups(model, self.balancer, config), betas=BETAS, fused=True)
@@ -171,7 +172,7 @@ class _Run:
         sums = torch.zeros_like(scale)
         terms = []
         # One context for all of the micro-batch's groups: autocast then casts each weight once.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             for losses in [self.model.losses(batch) for batch in group]:
                 for task, (loss, _) in losses.items():
                     terms.append(scale[tasks.index(task)] * loss)
@@ -296,6 +297,13 @@ class _Tally:
         for name, value in state.items():
             setattr(self, name, value.to(self.sums.device) if isinstance(value, Tensor) else value)
         self._mark = time.monotonic()
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware; where it does not, emulating it is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:

@@ -16,9 +16,8 @@ RULES = {
     # Slots.
     "artist": "<first> <last>|the <adjective> <animals>",
     "song": "(dancing|running|dreaming|waiting|falling) <where>|<adjective> (heart|river|dream)",
-    "genre": "jazz|rock|blues|country|folk|soul|disco|opera|techno|reggae|hip hop|heavy metal|classical",
-    "city": "london|paris|berlin|madrid|rome|tokyo|boston|chicago|dublin|oslo|vienna|toronto|sydney|lisbon"
-    "|seattle|cairo|new york|cape town",
+    "genre": "jazz|rock|blues|country|disco|opera|techno|reggae|hip hop|heavy metal",
+    "city": "london|paris|berlin|madrid|tokyo|boston|chicago|dublin|toronto|sydney|new york|cape town",
     "date": "today|tomorrow|tonight|<weekday>|next <weekday>|this weekend|the <ordinal> of <month>|next week"
     "|tomorrow <part>|<weekday> <part>",
     "time": "<hour>|<hour> (o'clock|thirty|fifteen|forty five)|(half past|quarter past|quarter to) <hour>|noon|midnight"
@@ -27,11 +26,11 @@ RULES = {
     "interval": "<count> (minute|second|hour)|one (minute|hour)|half hour",
     "room": "kitchen|bedroom|bathroom|living room|hallway|garage|garden|office|basement|dining room",
     "device": "lights|lamp|light|desk lamp|floor lamp|ceiling light|spotlights",
-    "color": "red|blue|green|yellow|orange|purple|pink|white|warm white|violet",
+    "color": "red|blue|green|yellow|orange|purple|white|warm white",
     "level": "<tens> percent|<tens> five percent|one hundred percent|maximum|minimum|half",
     "loudness": "level (one|two|three|four|five|six|seven|eight|nine|ten)|<tens> percent|maximum|half",
     "step": "<tens> percent|half",
-    "topic": "sports|politics|business|technology|science|health|football|tennis|culture|travel",
+    "topic": "sports|politics|business|technology|science|football|tennis|travel",
     "event": "birthday party|wedding|(team|school) meeting|(dentist|doctor) appointment|haircut|yoga class"
     "|piano lesson|job interview|(lunch|dinner|breakfast)|conference call",
     "task": "buy [some] (milk|bread|eggs|flowers|coffee|cheese)"
@@ -40,10 +39,10 @@ RULES = {
     "|book the (flight|hotel)|take my medicine",
     "person": "mom|dad|grandma|my (brother|sister)|<first>|<first> <last>",
     # Parts of slots.
-    "first": "anna|ben|clara|david|emma|frank|grace|henry|jack|martin|nina|oscar",
-    "last": "stone|winters|fields|hayes|carter|foster|hunter|king|morgan|walker",
-    "adjective": "silver|golden|wild|quiet|electric|broken",
-    "animals": "foxes|tigers|wolves|strangers|sailors|shadows",
+    "first": "anna|clara|david|emma|frank|henry|martin|oscar",
+    "last": "stone|winters|carter|foster|morgan|walker",
+    "adjective": "silver|golden|quiet|electric",
+    "animals": "foxes|tigers|strangers|sailors",
     "where": "in the rain|through the night|under the stars|with you|back home|by the sea",
     "weekday": "monday|tuesday|wednesday|thursday|friday|saturday|sunday",
     "part": "morning|afternoon|evening|night",
