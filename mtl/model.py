@@ -7,7 +7,7 @@ paths = model.predict(batch)             # {task: one prediction per row}
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from mtl.align import viterbi, word_spans
 from mtl.batch import Batch
+from mtl.decode import Path
 from mtl.encoder import Encoder
 from mtl.frontends import AudioFrontend, TextFrontend
 from mtl.sharing import TRUNKS, Trunk
 from mtl.tasks import Classification, States, Task, Transcript, Words, build_tasks
 from mtl.text import Codec
+
+Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,9 @@ class SpeechModel(nn.Module):
         return _words(rows, batch.slots.shape[1], batch.slots.device)
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> dict[str, list[Any]]:
-        """Decoded predictions of every task that listens to this batch's input group.
+    def predict(self, batch: Batch, recogniser: Recogniser | None = None) -> dict[str, list[Any]]:
+        """Decoded predictions of every task that listens to this batch's input group; `recogniser` in place of the
+        best path.
 
         "transcript": Paths; "words": (word, first frame, last frame) lists; "slots": (tags, probabilities);
         "voice": the speaker's embedding (D,); the rest: (class, probability).
@@ -137,7 +141,11 @@ class SpeechModel(nn.Module):
         states = self.encode(batch, tasks)
         found: dict[str, list[Any]] = {}
         if "transcript" in states:
-            found["transcript"] = self.task("transcript").decode(states["transcript"])
+            heard = cast(Transcript, self.task("transcript"))
+            if recogniser is None:
+                found["transcript"] = heard.decode(states["transcript"])
+            else:
+                found["transcript"] = recogniser(heard.log_probs(states["transcript"]), states["transcript"].lengths)
             found["words"] = [
                 word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in found["transcript"]
             ]

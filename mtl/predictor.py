@@ -19,11 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from mtl.audio import FeatureSpec, log_mel
 from mtl.batch import Batch, collate
+from mtl.beam import Beam, BeamConfig
 from mtl.model import ModelConfig, SpeechModel
+from mtl.ngram import NGram
 from mtl.tasks.slots import bio_values
 from mtl.text import Codec, normalise
 
-WEIGHTS, CONFIG = "weights.safetensors", "model.json"
+WEIGHTS, CONFIG, LANGUAGE = "weights.safetensors", "model.json", "language.arpa"
 FORMAT = 1
 BATCH_FRAMES = 12_000  # of one forward pass, padding counted: two minutes of audio at a 10 ms hop
 
@@ -69,8 +71,17 @@ class Prediction:
 class Predictor:
     """A trained model with what it needs to read its input: vocabularies and the log-mel setting."""
 
-    def __init__(self, model: SpeechModel, features: FeatureSpec) -> None:
+    def __init__(
+        self,
+        model: SpeechModel,
+        features: FeatureSpec,
+        language: NGram | None = None,
+        beam: BeamConfig = BeamConfig(),
+    ) -> None:
+        """With a language model the transcript comes from a beam search, without one from the best path."""
         self.model, self.codec, self.features = model.eval(), model.codec, features
+        self.language, self.beam = language, beam
+        self.recogniser = Beam(model.codec.units, language, beam) if language is not None else None
 
     def predict(self, inputs: Sequence[np.ndarray | str]) -> list[Prediction]:
         """One prediction per input: a waveform (N,) float32 at the features' sample rate, or a sentence."""
@@ -88,7 +99,7 @@ class Predictor:
     @torch.no_grad()
     def predict_batch(self, batch: Batch, tokens: Sequence[Sequence[str]] | None = None) -> list[Prediction]:
         """Predictions of a batch; for text, `tokens` are the words that its tags belong to."""
-        raw = self.model.predict(batch.to(self.model.device))
+        raw = self.model.predict(batch.to(self.model.device), self.recogniser)
         return [self._prediction(raw, row, tokens[row] if tokens is not None else None) for row in range(len(batch))]
 
     def _prediction(self, raw: dict[str, list[Any]], row: int, tokens: Sequence[str] | None) -> Prediction:
@@ -127,7 +138,7 @@ class Predictor:
         return self.features.hop_ms / 1000 * self.model.config.subsampling
 
     def save(self, folder: Path | str) -> None:
-        """weights.safetensors and model.json: all that `load` needs."""
+        """weights.safetensors, model.json and, with a language model, language.arpa: all that `load` needs."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, folder / WEIGHTS)
@@ -136,7 +147,10 @@ class Predictor:
             "model": self.model.config.to_json(),
             "features": asdict(self.features),
             "codec": self.codec.to_json(),
+            "beam": asdict(self.beam),
         }
+        if self.language is not None:
+            (folder / LANGUAGE).write_text(self.language.to_arpa(), encoding="utf-8")
         (folder / CONFIG).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
@@ -151,7 +165,9 @@ class Predictor:
         model = SpeechModel(ModelConfig.from_json(content["model"]), Codec.from_json(content["codec"]))
         model.load_state_dict(load_file(folder / WEIGHTS))
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(chosen), FeatureSpec(**content["features"]))
+        arpa = folder / LANGUAGE
+        language = NGram.from_arpa(arpa.read_text(encoding="utf-8")) if arpa.is_file() else None
+        return cls(model.to(chosen), FeatureSpec(**content["features"]), language, BeamConfig(**content["beam"]))
 
 
 def _chunks(heard: Mapping[int, np.ndarray]) -> list[list[int]]:

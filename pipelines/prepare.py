@@ -21,9 +21,11 @@ import pyarrow.compute as pc
 import torch
 
 from mtl.audio import FeatureSpec
+from mtl.beam import BeamConfig
 from mtl.fit import FitConfig
 from mtl.metrics import score_rows, summarise
 from mtl.model import ModelConfig, SpeechModel, build_model
+from mtl.ngram import NGram
 from mtl.predictor import Prediction, Predictor
 from mtl.text import CLASSIFICATION, Codec, tokens_of
 from pipelines.dataset import Dataset, open_dataset
@@ -117,6 +119,19 @@ def fit_config(recipe: Recipe) -> FitConfig:
         checkpoint_seconds=60 * trainer.checkpoint_minutes,
         seed=recipe.seed,
     )
+
+
+def language_model(recipe: Recipe, dataset: Dataset) -> NGram | None:
+    """The word n-gram model of the training sentences, heard or read; None where the recipe takes the best path."""
+    if recipe.decoding.beam == 1 or "transcript" not in recipe.tasks:
+        return None
+    texts = dataset.split("train").rows["text"].drop_null().to_pylist()
+    return NGram.train(texts, recipe.decoding.order) if texts else None
+
+
+def beam_config(recipe: Recipe) -> BeamConfig:
+    decoding = recipe.decoding
+    return BeamConfig(decoding.beam, decoding.weight, decoding.bonus, decoding.unknown)
 
 
 def feature_spec(recipe: Recipe) -> FeatureSpec:

@@ -132,6 +132,16 @@ class Balancing(Section):
     method: Literal["static", "uncertainty"] = "static"
 
 
+class Decoding(Section):
+    """How the shipped model writes down what it hears; validation during training takes the best path."""
+
+    beam: int = Field(16, ge=1, description="texts kept in the search; 1: the best path, without a language model")
+    order: int = Field(3, ge=1, le=5, description="of the word n-gram model, made from the training transcripts")
+    weight: float = Field(0.5, ge=0, description="of the language model beside the recogniser")
+    bonus: float = Field(1.0, description="for each word")
+    unknown: float = Field(-6.0, le=0, description="for a word that training never saw")
+
+
 class Trainer(Section):
     epochs: int = Field(20, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -182,6 +192,7 @@ class Recipe(Section):
     sharing: Sharing = Sharing()
     tasks: dict[Literal[TASK_KINDS], Task] = Field(min_length=1)  # type: ignore[valid-type]
     balancing: Balancing = Balancing()
+    decoding: Decoding = Decoding()
     trainer: Trainer = Trainer()
     search: Search = Search()
     gates: Gates = Gates()

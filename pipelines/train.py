@@ -30,7 +30,16 @@ from mtl.predictor import Predictor
 from mtl.text import Codec
 from pipelines import cluster
 from pipelines.dataset import open_dataset
-from pipelines.prepare import Job, UnlabelledTask, feature_spec, labelled, model_config, prepare
+from pipelines.prepare import (
+    Job,
+    UnlabelledTask,
+    beam_config,
+    feature_spec,
+    labelled,
+    language_model,
+    model_config,
+    prepare,
+)
 from pipelines.recipe import Recipe
 from pipelines.store import Manifest, Store, fingerprint
 from pipelines.worker import HISTORY, Lasting, Row, loop
@@ -338,7 +347,9 @@ def _keep(outcome: Result, job: Job, codec: Codec, name: str) -> TrainResult:
     with kept.as_directory() as folder:
         model.load_state_dict(kept_weights(checkpoints.load(folder)))
     with tempfile.TemporaryDirectory() as scratch:
-        Predictor(model, feature_spec(job.recipe)).save(scratch)
+        dataset = labelled(open_dataset(job.store, job.utterances, job.features), job.recipe)
+        language = language_model(job.recipe, dataset)
+        Predictor(model, feature_spec(job.recipe), language, beam_config(job.recipe)).save(scratch)
         files = sorted(path for path in Path(scratch).iterdir() if path.is_file())
         address = fingerprint([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
         key = f"models/{address}"
