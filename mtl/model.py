@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl.align import viterbi, word_spans
-from mtl.batch import Batch
+from mtl.batch import Batch, collate
 from mtl.decode import Path
 from mtl.encoder import Encoder
 from mtl.frontends import AudioFrontend, TextFrontend
@@ -130,9 +130,11 @@ class SpeechModel(nn.Module):
         return _words(rows, batch.slots.shape[1], batch.slots.device)
 
     @torch.no_grad()
-    def predict(self, batch: Batch, recogniser: Recogniser | None = None) -> dict[str, list[Any]]:
-        """Decoded predictions of every task that listens to this batch's input group; `recogniser` in place of the
-        best path.
+    def predict(self, batch: Batch, recogniser: Recogniser | None = None, reread: bool = False) -> dict[str, list[Any]]:
+        """Decoded predictions of every task that listens to this batch's input group.
+
+        recogniser: in place of the best path. reread: intent and the like of a recording are taken from its sound and
+        from its recognised words together, as a product of the two views' probabilities.
 
         "transcript": Paths; "words": (word, first frame, last frame) lists; "slots": (tags, probabilities);
         "voice": the speaker's embedding (D,); the rest: (class, probability).
@@ -149,6 +151,7 @@ class SpeechModel(nn.Module):
             found["words"] = [
                 word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in found["transcript"]
             ]
+        second = self._reread(found["words"]) if reread and "words" in found else {}
         for name in tasks:
             if name == "slots" and batch.group == "audio":
                 if "words" not in found:
@@ -156,10 +159,32 @@ class SpeechModel(nn.Module):
                 most = max(1, *(len(row) for row in found["words"]))
                 words = _words(found["words"], most, self.device)
                 states[name] = States(states[name].hidden, states[name].lengths, words)
-            if name != "transcript":
+            if name in second:
+                found[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
+            elif name != "transcript":
                 found[name] = self.task(name).decode(states[name])
         if "speaker" in states:
             found["voice"] = list(cast(Classification, self.task("speaker")).embed(states["speaker"]).cpu().numpy())
+        return found
+
+    def _reread(self, rows: list[list[tuple[str, int, int]]]) -> dict[str, Tensor]:
+        """Logits (B, classes) that the text front-end gives for recognised words; zeros for a row without any."""
+        heard = [row for row, words in enumerate(rows) if words]
+        tasks = [
+            name
+            for name in self.config.tasks
+            if isinstance(head := self.task(name), Classification) and "text" in head.groups
+        ]
+        if not heard or not tasks:
+            return {}
+        tokens = [[word for word, _, _ in rows[row]] for row in heard]
+        batch = collate([self.codec.encode({"tokens": words}) for words in tokens]).to(self.device)
+        found = {}
+        for name, states in self.encode(batch, tasks).items():
+            logits = cast(Classification, self.task(name)).logits(states).float()
+            found[name] = logits.new_zeros(len(rows), logits.shape[1]).index_copy(
+                0, torch.tensor(heard, device=logits.device), logits
+            )
         return found
 
     def penalty(self) -> Tensor:

@@ -77,10 +77,14 @@ class Predictor:
         features: FeatureSpec,
         language: NGram | None = None,
         beam: BeamConfig = BeamConfig(),
+        reread: bool = False,
     ) -> None:
-        """With a language model the transcript comes from a beam search, without one from the best path."""
+        """With a language model the transcript comes from a beam search, without one from the best path.
+
+        reread: recognised words go through the text front-end too, see SpeechModel.predict.
+        """
         self.model, self.codec, self.features = model.eval(), model.codec, features
-        self.language, self.beam = language, beam
+        self.language, self.beam, self.reread = language, beam, reread
         self.recogniser = Beam(model.codec.units, language, beam) if language is not None else None
 
     def predict(self, inputs: Sequence[np.ndarray | str]) -> list[Prediction]:
@@ -99,7 +103,7 @@ class Predictor:
     @torch.no_grad()
     def predict_batch(self, batch: Batch, tokens: Sequence[Sequence[str]] | None = None) -> list[Prediction]:
         """Predictions of a batch; for text, `tokens` are the words that its tags belong to."""
-        raw = self.model.predict(batch.to(self.model.device), self.recogniser)
+        raw = self.model.predict(batch.to(self.model.device), self.recogniser, self.reread)
         return [self._prediction(raw, row, tokens[row] if tokens is not None else None) for row in range(len(batch))]
 
     def _prediction(self, raw: dict[str, list[Any]], row: int, tokens: Sequence[str] | None) -> Prediction:
@@ -148,6 +152,7 @@ class Predictor:
             "features": asdict(self.features),
             "codec": self.codec.to_json(),
             "beam": asdict(self.beam),
+            "reread": self.reread,
         }
         if self.language is not None:
             (folder / LANGUAGE).write_text(self.language.to_arpa(), encoding="utf-8")
@@ -167,7 +172,8 @@ class Predictor:
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         arpa = folder / LANGUAGE
         language = NGram.from_arpa(arpa.read_text(encoding="utf-8")) if arpa.is_file() else None
-        return cls(model.to(chosen), FeatureSpec(**content["features"]), language, BeamConfig(**content["beam"]))
+        beam = BeamConfig(**content["beam"])
+        return cls(model.to(chosen), FeatureSpec(**content["features"]), language, beam, content["reread"])
 
 
 def _chunks(heard: Mapping[int, np.ndarray]) -> list[list[int]]:

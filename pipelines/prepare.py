@@ -88,6 +88,11 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
     tasks = tuple(recipe.tasks)
     train = dataset.split("train").rows
     _check_labels(train, recipe)
+    if recipe.decoding.reread and not train["audio"].null_count:
+        raise UnlabelledTask(
+            f"recipe {recipe.name!r}: decoding.reread needs training rows of text alone, so that the text front-end is "
+            "trained; there are none. Set decoding.reread=false, or add a corpus of sentences"
+        )
     columns = ["text", "tokens", *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
     codec = Codec.build(train.select(columns).to_pylist(), tasks, kind=recipe.text.units, pieces=recipe.text.pieces)
     return codec, model_config(recipe), fit_config(recipe)

@@ -140,6 +140,9 @@ class Decoding(Section):
     weight: float = Field(0.5, ge=0, description="of the language model beside the recogniser")
     bonus: float = Field(1.0, description="for each word")
     unknown: float = Field(-6.0, le=0, description="for a word that training never saw")
+    reread: bool = Field(
+        False, description="intent and the like from the recognised words too; needs sentences of text in training"
+    )
 
 
 class Trainer(Section):

@@ -349,7 +349,9 @@ def _keep(outcome: Result, job: Job, codec: Codec, name: str) -> TrainResult:
     with tempfile.TemporaryDirectory() as scratch:
         dataset = labelled(open_dataset(job.store, job.utterances, job.features), job.recipe)
         language = language_model(job.recipe, dataset)
-        Predictor(model, feature_spec(job.recipe), language, beam_config(job.recipe)).save(scratch)
+        Predictor(model, feature_spec(job.recipe), language, beam_config(job.recipe), job.recipe.decoding.reread).save(
+            scratch
+        )
         files = sorted(path for path in Path(scratch).iterdir() if path.is_file())
         address = fingerprint([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
         key = f"models/{address}"

@@ -7,6 +7,7 @@ import torch
 
 from mtl.audio import FeatureSpec
 from mtl.batch import collate
+from mtl.decode import Path
 from mtl.model import build_model
 from mtl.predictor import Predictor
 from mtl.tasks.slots import Words, pool_words
@@ -87,3 +88,21 @@ def test_words_carry_seconds(predictor):
     for word in prediction.words:
         assert 0 <= word.start < word.end <= 2.1
         assert 0 < word.confidence <= 1
+
+
+def test_rereading_multiplies_what_is_heard_with_what_is_read(predictor):
+    model = predictor.model
+    batch = collate([model.codec.encode({})] * 2, [tiny.features(tiny.HEARD[0]), tiny.features(tiny.HEARD[1])])
+    units = np.array(model.codec.units.encode("play jazz"))
+    spans = np.stack((np.arange(len(units)), np.arange(len(units)) + 1), axis=1)
+    silent = Path(np.zeros(0, np.int64), np.zeros((0, 2), np.int64), np.zeros(0))
+    heard = [Path(units, spans, np.ones(len(units))), silent]
+    with torch.no_grad():
+        sound = model.task("intent").logits(model.encode(batch, ["intent"])["intent"]).softmax(-1)
+        text = collate([model.codec.encode({"tokens": ["play", "jazz"]})])
+        read = model.task("intent").logits(model.encode(text, ["intent"])["intent"]).softmax(-1)
+    both = sound[0] * read[0] / (sound[0] * read[0]).sum()
+    found = model.predict(batch, lambda log_probs, lengths: heard, reread=True)["intent"]
+    assert found[0][0] == both.argmax().item()
+    assert found[0][1] == pytest.approx(both.max().item(), abs=1e-5)
+    assert found[1][1] == pytest.approx(sound[1].max().item(), abs=1e-5)  # nothing was heard: nothing is read

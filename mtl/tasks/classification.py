@@ -43,7 +43,8 @@ class Classification(Task):
         return cross_entropy(self.logits(states), batch.labels[self.name])
 
     @torch.no_grad()
-    def decode(self, states: States) -> list[tuple[int, float]]:
-        """Class and probability of each row."""
-        label, probability = confidences(self.logits(states))
+    def decode(self, states: States, second: Tensor | None = None) -> list[tuple[int, float]]:
+        """Class and probability of each row; `second` (B, classes) are logits of another view, added to these."""
+        logits = self.logits(states).float()
+        label, probability = confidences(logits if second is None else logits + second)
         return list(zip(label.tolist(), probability.tolist(), strict=True))
