@@ -108,11 +108,10 @@ class SpeechModel(nn.Module):
     def losses(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """Summed loss and count of each task that has labels in this batch."""
         labelled = [name for name, count in self.counts(batch).items() if count > 0]
-        needed = list(labelled)
         in_audio = batch.group == "audio"
         if in_audio and "slots" in labelled and "transcript" not in labelled:
             raise ValueError("slots in audio need the task 'transcript', which says where the words are")
-        states = self.encode(batch, needed) if needed else {}
+        states = self.encode(batch, labelled) if labelled else {}
         if in_audio and "slots" in labelled:
             words = self.reference_words(states["transcript"], batch)
             states["slots"] = States(states["slots"].hidden, states["slots"].lengths, words)
