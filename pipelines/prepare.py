@@ -48,7 +48,7 @@ class UnlabelledTask(ValueError):
 class Job:
     """All that a training process needs to know; plain data, so that it travels.
 
-    codec: the vocabularies as JSON. threads: of torch in one process.
+    codec: the vocabularies as JSON. threads: of torch in one process. share: of the training rows that are used.
     """
 
     recipe: Recipe
@@ -57,6 +57,7 @@ class Job:
     store: Store
     codec: dict[str, Any] = field(repr=False)
     threads: int = 1
+    share: float = 1.0
 
     def open(self, rank: int = 0, world_size: int = 1) -> tuple[SpeechModel, Loader, Validation | None]:
         """A fresh model, this rank's loader of the train split, and on rank 0 the validation."""
@@ -64,8 +65,9 @@ class Job:
         recipe = self.recipe
         dataset = labelled(open_dataset(self.store, self.utterances, self.features), recipe)
         codec = Codec.from_json(self.codec)
+        train = dataset.split("train")
         loader = Loader(
-            dataset.split("train"),
+            train if self.share == 1 else train.select(sampled(train.rows, self.share)),
             codec,
             recipe.loader,
             hop_ms=recipe.features.hop_ms,
@@ -194,6 +196,12 @@ def bounded(rows: pa.Table) -> list[int]:
             seconds += durations[position] or 0.0
             chosen.append(position)
     return sorted(chosen)
+
+
+def sampled(rows: pa.Table, share: float) -> list[int]:
+    """Positions of a fixed sample of the rows, `share` of them, at least one; a larger share holds a smaller one's."""
+    order = sorted(range(rows.num_rows), key=_hashes(rows["id"].to_pylist()).__getitem__)
+    return sorted(order[: max(1, round(share * rows.num_rows))])
 
 
 def _hashes(ids: list[str]) -> list[bytes]:

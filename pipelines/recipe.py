@@ -163,6 +163,7 @@ class Trainer(Section):
 class Search(Section):
     trials: int = Field(16, ge=1)
     epochs: int = Field(4, ge=1, description="budget of a trial that ASHA lets run to its end")
+    share: float = Field(1.0, gt=0, le=1, description="of the training rows, the same for every trial")
     reduction: int = Field(3, ge=2, description="ASHA's reduction factor")
     learning_rate: tuple[float, float] = (3e-4, 3e-3)
     task_weight: tuple[float, float] = (0.1, 10.0)

@@ -151,7 +151,7 @@ def search(
         except (cluster.ClusterError, UnlabelledTask) as error:
             raise SearchError(str(error)) from error
         slots = slots_of(nodes(), trials, recipe.trainer.gpus)
-        job = Job(recipe, utterances, features, store, codec.to_json(), slots.cpus)
+        job = Job(recipe, utterances, features, store, codec.to_json(), slots.cpus, recipe.search.share)
         tuner = _tuner(job, slots, name, trials, tracking, old)
         result = _rank(_run(tuner, name, progress), recipe, name)
         store.put_bytes(f"search/{name}/leaderboard.json", json.dumps(result.to_json()).encode())
