@@ -103,6 +103,15 @@ def test_atis_as_released(data: Path) -> None:
     assert all(len(row.tokens or ()) == len(row.slots or ()) for row in rows)
 
 
+def test_atis_takes_its_splits_from_the_recipe(tmp_path: Path) -> None:
+    for folder in ("train", "valid", "old"):
+        write(tmp_path / folder, {"seq.in": "a\n", "seq.out": "O\n", "label": "x\n"})
+    rows, _ = read("atis", tmp_path, options={"folders": {"train": "train", "valid": "test"}})
+    assert [(row.id, row.split) for row in rows] == [("train-00001", "train"), ("valid-00001", "test")]
+    with pytest.raises(CorpusError, match=r"options\.folders is \{'train': 'tests'\}; expected .* train, valid, test"):
+        read("atis", tmp_path, options={"folders": {"train": "tests"}})
+
+
 def test_atis_whose_files_differ_in_length_trusts_no_row(tmp_path: Path) -> None:
     write(
         tmp_path,

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
+import pyarrow as pa
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small_night
 
 from pipelines import tracking
+from pipelines.prepare import sampled
 from pipelines.recipe import parse
 from pipelines.search import SearchError, Slots, Space, search, slots_of
 from pipelines.store import Store
@@ -177,3 +179,13 @@ def test_another_search_is_not_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     assert second == f"{first[:-1]}2"
     with pytest.raises(SearchError, match="no search of recipe 'small'"):
         _name(small_night.recipe(epochs=3), *data, store, resume=True)
+
+
+def test_a_share_of_the_rows_is_fixed_and_nested() -> None:
+    rows = pa.table({"id": [f"u{number}" for number in range(40)]})
+    tenth, half = sampled(rows, 0.1), sampled(rows, 0.5)
+    assert (len(tenth), len(half)) == (4, 20)
+    assert set(tenth) < set(half)
+    assert sampled(rows, 1e-6) == [position for position in tenth if position in sampled(rows, 0.025)]
+    shuffled = rows.take(list(reversed(range(40))))
+    assert {shuffled["id"][i].as_py() for i in sampled(shuffled, 0.1)} == {rows["id"][i].as_py() for i in tenth}

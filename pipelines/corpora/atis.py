@@ -3,7 +3,8 @@
     name: atis, kind: atis, source: /data/atis
 
 Text alone: no audio, no speakers, one domain (so none is stated). Intents stay as they are; a double one such as
-"atis_flight#atis_airfare" is one label. The folders train, valid (or dev) and test are the splits.
+"atis_flight#atis_airfare" is one label. The folders train, valid (or dev) and test are the splits, unless
+`options.folders` says otherwise: {train: train, valid: test} judges by the valid folder where there is no test.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pipelines.corpora.base import (
 )
 from pipelines.recipe import Corpus
 from pipelines.source import Source
+from pipelines.table import SPLITS
 
 _FILES = ("seq.in", "seq.out", "label")
 
@@ -36,23 +38,35 @@ def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
         CorpusError: no folder with the three files, or an unknown option.
     """
     source = need_source(source, corpus)
-    check_options(corpus, ())
-    folders = _folders(source)
+    check_options(corpus, ("folders",))
+    names = _names(corpus)
+    folders = _folders(source, names)
     if not folders:
         raise CorpusError(
-            f"{source.uri}: no train, valid or test folder with {', '.join(_FILES)}; expected ATIS's layout"
+            f"{source.uri}: no folder {' or '.join(names)} with {', '.join(_FILES)}; expected ATIS's layout"
         )
     for folder in folders:
-        yield from _split(source, folder)
+        yield from _split(source, folder, names[PurePosixPath(folder).name])
 
 
-def _folders(source: Source) -> list[str]:
+def _names(corpus: Corpus) -> dict[str, str]:
+    """Folder to split, as options.folders has it or as the release names them."""
+    names = corpus.options.get("folders", SPLIT_NAMES)
+    if not isinstance(names, dict) or not names or not all(split in SPLITS for split in names.values()):
+        raise CorpusError(
+            f"corpora.{corpus.name}.options.folders is {names!r}; expected folders and their splits, "
+            f"such as {{train: train, valid: test}}, of {', '.join(SPLITS)}"
+        )
+    return {str(folder): split for folder, split in names.items()}
+
+
+def _folders(source: Source, names: dict[str, str]) -> list[str]:
     """Folders that are named like a split and hold at least the sentences."""
     paths = (PurePosixPath(file.path) for file in source.files())
-    return [str(path.parent) for path in paths if path.name == "seq.in" and path.parent.name in SPLIT_NAMES]
+    return [str(path.parent) for path in paths if path.name == "seq.in" and path.parent.name in names]
 
 
-def _split(source: Source, folder: str) -> Iterator[Utterance | Reject]:
+def _split(source: Source, folder: str, split: str) -> Iterator[Utterance | Reject]:
     present = {file.path for file in source.files()}
     paths = [f"{folder}/{name}" for name in _FILES]
     absent = [path for path in paths if path not in present]
@@ -63,16 +77,15 @@ def _split(source: Source, folder: str) -> Iterator[Utterance | Reject]:
     if not len(sentences) == len(tags) == len(intents):
         yield from _misaligned(source, paths[0], [sentences, tags, intents])
         return
-    split = PurePosixPath(folder).name
     where = source.locate(paths[0])
     for row, (sentence, slots, intent) in enumerate(zip(sentences, tags, intents, strict=True), start=1):
-        name = f"{split}-{row:05d}"
+        name = f"{PurePosixPath(folder).name}-{row:05d}"
         if not_utf8(sentence + slots + intent):
             yield Reject(where, row, name, "bad_row", f"{sentence!r} is not UTF-8")
             continue
         yield Utterance(
             id=name,
-            split=SPLIT_NAMES[split],
+            split=split,
             recording=None,
             text=sentence,
             tokens=sentence.split(),
