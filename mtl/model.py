@@ -8,7 +8,7 @@ paths = model.predict(batch)             # {task: one prediction per row}
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,7 @@ from mtl.align import viterbi, word_spans
 from mtl.batch import Batch, collate
 from mtl.decode import Path
 from mtl.encoder import Encoder
-from mtl.frontends import AudioFrontend, TextFrontend
+from mtl.frontends import AudioFrontend, TextFrontend, bin_statistics
 from mtl.sharing import TRUNKS, Trunk
 from mtl.tasks import Classification, States, Task, Transcript, Words, build_tasks
 from mtl.text import Codec
@@ -72,7 +72,7 @@ class SpeechModel(nn.Module):
             strength=config.strength,
             distance=config.distance,
         )
-        self.tasks = build_tasks(config.tasks, codec, config.width, config.dropout)
+        self.tasks = build_tasks(config.tasks, codec, config.width, config.bins, config.dropout)
 
     @property
     def device(self) -> torch.device:
@@ -98,12 +98,14 @@ class SpeechModel(nn.Module):
 
     def encode(self, batch: Batch, tasks: Iterable[str]) -> dict[str, States]:
         """The trunk's states for the named tasks."""
+        spectrum = None
         if batch.features is None:
             x, lengths = self.text(batch.words, batch.characters, batch.word_lengths)
         else:
             x, lengths = self.audio(batch.features, batch.feature_lengths)
+            spectrum = torch.cat(bin_statistics(batch.features.float(), batch.feature_lengths), dim=-1)
         hidden = self.trunk(x, lengths, tuple(tasks))
-        return {task: States(state, lengths) for task, state in hidden.items()}
+        return {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
 
     def losses(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """Summed loss and count of each task that has labels in this batch."""
@@ -114,7 +116,7 @@ class SpeechModel(nn.Module):
         states = self.encode(batch, labelled) if labelled else {}
         if in_audio and "slots" in labelled:
             words = self.reference_words(states["transcript"], batch)
-            states["slots"] = States(states["slots"].hidden, states["slots"].lengths, words)
+            states["slots"] = replace(states["slots"], words=words)
         return {name: self.task(name).loss(states[name], batch) for name in labelled}
 
     def reference_words(self, states: States, batch: Batch) -> Words:
@@ -157,7 +159,7 @@ class SpeechModel(nn.Module):
                     continue
                 most = max(1, *(len(row) for row in found["words"]))
                 words = _words(found["words"], most, self.device)
-                states[name] = States(states[name].hidden, states[name].lengths, words)
+                states[name] = replace(states[name], words=words)
             if name in second:
                 found[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
             elif name != "transcript":

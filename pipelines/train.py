@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from pipelines.tracking import Run
 
-VERSION = 1
+VERSION = 2
 START_ATTEMPTS = 3  # of a worker group that finds no place in the cluster
 POLL_SECONDS = 0.5
 

@@ -44,9 +44,7 @@ def register(
     recipe = kept_recipe(store, recipe_key)
     result = _result(finished(store, name), name)
     with step("register") as current:
-        folder = store.fetch(result.files[0]).parent
-        for key in result.files[1:]:
-            folder = store.fetch(key).parent
+        folder = store.fetch_folder(result.files)
         lineage = manifests(store, [*utterances, *feature_refs])
         version = Registry(store).register(
             recipe.name, folder, Run(**run), lineage, {"motet.night": name, RECIPE_TAG: recipe_key}
