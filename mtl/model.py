@@ -37,19 +37,27 @@ class ModelConfig:
     heads: int = 4
     kernel: int = 15
     expansion: int = 4
+    hidden: int | None = None  # units of the encoder's feed-forward layers, in place of expansion x width
     subsampling: int = 4
     dropout: float = 0.1
     word_dropout: float = 0.05
     sharing: str = "hard"
     strength: float = 1e-3  # lambda of the soft penalty
     distance: str = "l2"
+    experts: int = 4  # of mmoe
+    shared_experts: int = 1  # of ple, beside one for each task
+    expert_blocks: int = 1  # the last blocks, which are experts in mmoe and ple
+    bottleneck: int = 32  # units of an adapter, or of what makes an attention mask
+    graph: tuple[tuple[str, str], ...] | None = None  # pairs of tasks; None: mtl.sharing.graph.DEFAULT_GRAPH
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> ModelConfig:
-        return cls(**{**content, "tasks": tuple(content["tasks"])})
+        graph = content.get("graph")
+        pairs = None if graph is None else tuple((one, other) for one, other in graph)
+        return cls(**{**content, "tasks": tuple(content["tasks"]), "graph": pairs})
 
 
 class SpeechModel(nn.Module):
@@ -61,8 +69,16 @@ class SpeechModel(nn.Module):
             len(codec.words), len(codec.characters), config.width, config.dropout, config.word_dropout
         )
 
-        def encoder() -> Encoder:
-            return Encoder(config.blocks, config.width, config.heads, config.kernel, config.expansion, config.dropout)
+        def encoder(blocks: int | None = None) -> Encoder:
+            return Encoder(
+                blocks=config.blocks if blocks is None else blocks,
+                width=config.width,
+                heads=config.heads,
+                kernel=config.kernel,
+                expansion=config.expansion,
+                dropout=config.dropout,
+                hidden=config.hidden,
+            )
 
         self.trunk: Trunk = TRUNKS[config.sharing](
             tasks=config.tasks,
@@ -71,6 +87,11 @@ class SpeechModel(nn.Module):
             dropout=config.dropout,
             strength=config.strength,
             distance=config.distance,
+            experts=config.experts,
+            shared_experts=config.shared_experts,
+            expert_blocks=config.expert_blocks,
+            bottleneck=config.bottleneck,
+            graph=config.graph,
         )
         self.tasks = build_tasks(config.tasks, codec, config.width, config.bins, config.dropout)
 

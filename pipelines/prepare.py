@@ -106,8 +106,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
         bins=recipe.features.bins,
         **recipe.model.model_dump(),
         sharing=recipe.sharing.mode,
-        strength=recipe.sharing.strength,
-        distance=recipe.sharing.distance,
+        **recipe.sharing.model_dump(exclude={"mode"}),
     )
 
 

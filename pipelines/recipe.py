@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 SHIPPED = Path(__file__).parent / "recipes"
 CORPUS_KINDS = ("espeak", "librispeech", "atis", "manifest")
+SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
 TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language")
 
 
@@ -104,6 +105,9 @@ class Model(Section):
     heads: int = Field(4, ge=1)
     kernel: int = Field(15, ge=1, description="frames of the convolution in each block, odd")
     expansion: int = Field(4, ge=1, description="feed-forward width over model width")
+    hidden: int | None = Field(
+        None, ge=1, description="units of the feed-forward layers, in place of expansion x width"
+    )
     subsampling: Literal[2, 3, 4, 6, 8] = 4
     dropout: float = Field(0.1, ge=0, lt=1)
     word_dropout: float = Field(0.05, ge=0, lt=1, description="share of words read as unknown in training")
@@ -118,9 +122,24 @@ class Model(Section):
 
 
 class Sharing(Section):
-    mode: Literal["hard", "soft"] = "hard"
+    mode: Literal[SHARING_MODES] = "hard"  # type: ignore[valid-type]
     strength: float = Field(1e-3, ge=0, description="lambda of the soft penalty")
     distance: Literal["l2", "l1", "cosine"] = "l2"
+    experts: int = Field(4, ge=1, description="of mmoe")
+    shared_experts: int = Field(1, ge=1, description="of ple, beside one for each task")
+    expert_blocks: int = Field(1, ge=1, description="the model's last blocks, which are experts in mmoe and ple")
+    bottleneck: int = Field(32, ge=1, description="units of an adapter (adapter) or of what makes a mask (attention)")
+    graph: tuple[tuple[Literal[TASK_KINDS], Literal[TASK_KINDS]], ...] | None = Field(  # type: ignore[valid-type]
+        None, description="pairs of tasks that exchange messages; intent-slots and slots-domain if left out"
+    )
+
+    @field_validator("graph")
+    @classmethod
+    def _edges_join_two_tasks(cls, graph: tuple[tuple[str, str], ...] | None) -> tuple[tuple[str, str], ...] | None:
+        for one, other in graph or ():
+            if one == other:
+                raise ValueError(f"the pair [{one}, {other}] joins a task with itself, expected two different tasks")
+        return graph
 
 
 class Task(Section):
@@ -167,7 +186,7 @@ class Search(Section):
     reduction: int = Field(3, ge=2, description="ASHA's reduction factor")
     learning_rate: tuple[float, float] = (3e-4, 3e-3)
     task_weight: tuple[float, float] = (0.1, 10.0)
-    modes: tuple[Literal["hard", "soft"], ...] = ("hard", "soft")
+    modes: tuple[Literal[SHARING_MODES], ...] = Field(("hard", "soft"), min_length=1)  # type: ignore[valid-type]
     strength: tuple[float, float] = (1e-5, 1e-1)
 
 
@@ -217,6 +236,17 @@ class Recipe(Section):
             for corpus in config.corpora or ():
                 if corpus not in names:
                     raise ValueError(f"tasks.{task}.corpora names {corpus!r}; the recipe's corpora are {sorted(names)}")
+        for pair in self.sharing.graph or ():
+            if missing := set(pair) - set(self.tasks):
+                raise ValueError(
+                    f"sharing.graph names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
+                )
+        modes = {self.sharing.mode, *self.search.modes}
+        if modes & {"mmoe", "ple"} and self.sharing.expert_blocks > self.model.blocks:
+            raise ValueError(
+                f"sharing.expert_blocks is {self.sharing.expert_blocks}, but the model has {self.model.blocks} blocks; "
+                "lower it, or raise model.blocks"
+            )
         for metric in (self.gates.primary, *self.gates.tolerance, *self.gates.minimum):
             if metric.split("/")[0] not in self.tasks:
                 raise ValueError(f"gates name the metric {metric!r}, but its task is not among {sorted(self.tasks)}")

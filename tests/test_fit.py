@@ -96,7 +96,10 @@ def _rank(rank, world, port, folder, config, settings):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("balancing", "sharing"), [("static", "soft"), ("uncertainty", "hard")])
+@pytest.mark.parametrize(
+    ("balancing", "sharing"),
+    [("static", "soft"), ("uncertainty", "hard"), ("static", "mmoe"), ("static", "ple")],
+)
 def test_two_ranks_are_one(tmp_path, balancing, sharing):
     """Dropout on; in most steps one of the ranks lacks every label of some task."""
     config = replace(CONFIG, balancing=balancing)

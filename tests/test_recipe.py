@@ -9,7 +9,9 @@ import jsonschema
 import pytest
 import yaml
 
+from mtl.sharing import TRUNKS
 from pipelines import recipe as recipes
+from pipelines.prepare import model_config
 from pipelines.recipe import Recipe, RecipeError, load, parse, shipped
 
 SMALL = {
@@ -86,6 +88,17 @@ def test_a_mistyped_word_names_the_nearest(content: dict[str, object], near: str
         (changed(tasks={"intent": {"corpora": ["comands"]}}), r"tasks.intent.corpora names 'comands'"),
         (changed(tasks={"intent": {}}), "gates name the metric 'transcript/wer'"),
         (changed(corpora=[]), "corpora"),
+        (changed(sharing={"experts": 0}), r"sharing.experts: .*greater than or equal to 1 \(given 0\)"),
+        (changed(sharing={"graph": [["intent", "intent"]]}), r"\[intent, intent\] joins a task with itself"),
+        (
+            changed(sharing={"graph": [["intent", "slots"]]}),
+            r"sharing.graph names slots; the recipe's tasks are \['int",
+        ),
+        (changed(sharing={"graph": [["intent"]]}), r"sharing.graph.0.1: Field required"),
+        (changed(sharing={"graph": [["intent", "slotz"]]}), r"sharing.graph.0.1: 'slotz'.*did you mean 'slots'"),
+        (changed(sharing={"mode": "ple", "expert_blocks": 7}), "expert_blocks is 7, but the model has 6 blocks; lower"),
+        (changed(sharing={"expert_blocks": 7}, search={"modes": ["mmoe"]}), "expert_blocks is 7"),
+        (changed(search={"modes": []}), "search.modes"),
         (changed(name="Bad Name"), "name"),
     ],
 )
@@ -220,6 +233,27 @@ def test_sources_may_name_environment_variables(path: Path, monkeypatch: pytest.
     monkeypatch.delenv("CORPORA")
     with pytest.raises(RecipeError, match=r"source of corpus 'atis' .* that variable is not set"):
         load(str(path), ["corpora.atis.source=$CORPORA/atis"])
+
+
+def test_sharing_modes_are_those_of_the_trunks() -> None:
+    assert tuple(TRUNKS) == recipes.SHARING_MODES
+    everything = parse(changed(search={"modes": list(TRUNKS)}))
+    assert everything.search.modes == tuple(TRUNKS)
+
+
+def test_sharing_reaches_the_model() -> None:
+    sharing = {"mode": "graph", "graph": [["intent", "transcript"]], "experts": 2, "bottleneck": 8, "strength": 0.5}
+    config = model_config(parse(changed(sharing=sharing, model={"hidden": 100})))
+    assert (config.sharing, config.graph, config.experts, config.bottleneck, config.strength, config.hidden) == (
+        "graph",
+        (("intent", "transcript"),),
+        2,
+        8,
+        0.5,
+        100,
+    )
+    shared = parse(changed(sharing={"shared_experts": 2, "expert_blocks": 3}))
+    assert (model_config(shared).shared_experts, model_config(shared).expert_blocks) == (2, 3)
 
 
 def test_shipped_recipes_are_package_data() -> None:

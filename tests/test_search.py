@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import small_night
 
+from mtl.sharing import TRUNKS
 from pipelines import tracking
 from pipelines.prepare import sampled
 from pipelines.recipe import parse
@@ -138,6 +139,21 @@ def test_the_space_asks_for_a_strength_only_where_sharing_is_soft() -> None:
     assert Space.of(far).baseline(far) is None
     alone = parse({**small_night.RECIPE, "tasks": {"transcript": {}}})
     assert Space.of(alone).modes == ("hard",)  # nothing to share
+
+
+def test_every_sharing_mode_may_be_searched() -> None:
+    recipe = with_overrides(small_night.recipe(), (f"search.modes=[{', '.join(TRUNKS)}]",))
+    space = Space.of(recipe)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(60):
+        trial = study.ask()
+        space(trial)
+        changed = with_overrides(recipe, overrides_of(trial.params))
+        assert changed.sharing.mode == trial.params["sharing.mode"]
+        assert ("sharing.strength" in trial.params) == (changed.sharing.mode == "soft")
+        seen.add(changed.sharing.mode)
+    assert seen == set(TRUNKS)
 
 
 def test_as_many_trials_at_once_as_fit() -> None:
