@@ -155,7 +155,8 @@ class _Run:
         parallel.sum_gradients(self.model.parameters())
         self._penalise()
         losses = sums / counts.clamp(min=1)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        # Where no row of the step is labelled for any task, there is no gradient, and torch's zero lies on the CPU.
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm).to(self.device)
         self._check_finite(losses, norm, micro_batches)
         self.balancer.accumulate(losses, present)
         for group_ in self.optimiser.param_groups:

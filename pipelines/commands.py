@@ -1,4 +1,4 @@
-"""The commands that need no Prefect: `flows.py` adds nightly, search, promote and deploy to this `app` and runs it.
+"""The commands that need no Prefect: `flows.py` adds those that do (nightly, search, study …) to this `app`.
 
 Results go to standard output, a table for people or `--json` for scripts; what a command is doing goes to standard
 error. Exit codes: 0 done, 1 failed or refused, 2 a wrong call (a recipe with a mistake in it is one).
@@ -25,7 +25,10 @@ from pipelines.progress import display
 
 COLUMNS = ("metric", "value, %", "low", "high", "champion", "limit", "rows", "verdict")
 PIPE_WIDTH = 220
-ORDER = ("nightly", "search", "deploy", "ingest", "evaluate", "predict", "say", "leaderboard", "promote", "rollback")
+ORDER = (
+    "nightly", "search", "study", "deploy", "ingest", "evaluate", "predict", "say", "leaderboard", "promote",
+    "rollback",
+)  # fmt: skip
 
 
 class InOrder(TyperGroup):
@@ -188,7 +191,21 @@ def evaluate(
     emit(result, as_json, table_of(f"{result['model']} on {result['corpus']} ({split})", result["table"], NUMBERS))
 
 
-NUMBERS = ("value, %", "low", "high", "rows", "champion", "limit", "version", "number", "trial", "objective", "MB")
+NUMBERS = (
+    "value, %",
+    "single, %",
+    "gain, %",
+    "low",
+    "high",
+    "rows",
+    "champion",
+    "limit",
+    "version",
+    "number",
+    "trial",
+    "objective",
+    "MB",
+)
 
 
 @app.command()

@@ -145,14 +145,21 @@ def feature_spec(recipe: Recipe) -> FeatureSpec:
 
 
 def labelled(dataset: Dataset, recipe: Recipe) -> Dataset:
-    """The dataset with a task's labels removed on rows of corpora that the recipe does not train it on."""
+    """The dataset without the labels that the recipe does not train on.
+
+    A task's labels go on rows of corpora that it does not name, and on the training rows beyond its share `labels`.
+    """
     rows = dataset.rows
     for task, config in recipe.tasks.items():
         if config.corpora is not None:
-            rows = _without_labels(rows, str(task), config.corpora)
+            rows = _without_labels(rows, str(task), pc.is_in(rows["corpus"], pa.array(config.corpora, pa.string())))
+        if config.labels < 1:
+            rows = _without_labels(rows, str(task), _sparse(rows, str(task), config.labels))
     if rows is dataset.rows:
         return dataset
-    return dataset.relabelled(rows, str({task: config.corpora for task, config in recipe.tasks.items()}))
+    change = str({task: config.corpora for task, config in recipe.tasks.items()})
+    shares = {task: config.labels for task, config in recipe.tasks.items() if config.labels < 1}
+    return dataset.relabelled(rows, f"{change} {shares}" if shares else change)
 
 
 class Validation:
@@ -207,8 +214,8 @@ def _hashes(ids: list[str]) -> list[bytes]:
     return [hashlib.blake2b(id_.encode(), digest_size=8).digest() for id_ in ids]
 
 
-def _without_labels(rows: pa.Table, task: str, corpora: tuple[str, ...]) -> pa.Table:
-    kept = pc.is_in(rows["corpus"], pa.array(corpora, pa.string()))
+def _without_labels(rows: pa.Table, task: str, kept: Any) -> pa.Table:
+    """The rows with the task's labels on those where `kept` (N,) is true alone."""
     if task == "transcript":  # the words stay for the text front-end and the slots: only the CTC target goes
         words = pc.if_else(
             pc.and_(pc.invert(kept), pc.is_null(rows["tokens"])), pc.split_pattern(rows["text"], " "), rows["tokens"]
@@ -220,14 +227,34 @@ def _without_labels(rows: pa.Table, task: str, corpora: tuple[str, ...]) -> pa.T
     return rows.set_column(rows.schema.get_field_index(column), field, values)
 
 
+def trainable(rows: pa.Table, task: str) -> pa.ChunkedArray:
+    """(N,) bool: rows with a label that trains the task."""
+    found = pc.is_valid(rows[LABEL_COLUMNS[task]])
+    return pc.and_(found, pc.is_valid(rows["audio"])) if task == "transcript" else found  # CTC needs something to hear
+
+
+def _sparse(rows: pa.Table, task: str, share: float) -> pa.Array:
+    """(N,) bool: all rows but those whose training label goes.
+
+    The hash is not that of `sampled`, or a share of the rows would hold more than its share of the labels; it is
+    the same for every task, as when a share of the utterances was annotated.
+    """
+    eligible = pc.and_(pc.equal(rows["split"], "train"), trainable(rows, task)).to_numpy()
+    positions = np.flatnonzero(eligible)
+    if not len(positions):
+        return pa.array(~eligible)
+    hashes = _hashes([f"labels/{id_}" for id_ in rows["id"].take(pa.array(positions)).to_pylist()])
+    order = sorted(range(len(positions)), key=hashes.__getitem__)
+    kept = ~eligible
+    kept[positions[order[: max(1, round(share * len(positions)))]]] = True
+    return pa.array(kept)
+
+
 def _check_labels(train: pa.Table, recipe: Recipe) -> None:
     if not train.num_rows:
         raise UnlabelledTask(f"recipe {recipe.name!r}: no row has the split 'train'; look at the corpora's split_by")
     for task in recipe.tasks:
-        column = train[LABEL_COLUMNS[task]]
-        if task == "transcript":  # CTC needs something to listen to
-            column = column.filter(pc.is_valid(train["audio"]))
-        if column.null_count == len(column):
+        if not pc.any(trainable(train, task)).as_py():
             raise UnlabelledTask(
                 f"recipe {recipe.name!r}: no training row is labelled for the task {task!r}; remove tasks.{task}, "
                 "add a corpus that has such labels, or widen tasks." + f"{task}.corpora"

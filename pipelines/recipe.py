@@ -145,6 +145,12 @@ class Sharing(Section):
 class Task(Section):
     weight: float = Field(1.0, gt=0)
     corpora: tuple[str, ...] | None = Field(None, description="corpora whose labels train this task; all if left out")
+    labels: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of its training labels that are kept, by hash; a larger share holds a smaller",
+    )
 
 
 class Balancing(Section):
