@@ -252,9 +252,9 @@ def _fan_out(found: Study, job: Job, todo: list[tuple[Tasks, int]]) -> Iterator[
         raise StudyError(str(error)) from error
     import ray
 
-    gpus = 1 if slots.gpu else 0
-    remote = ray.remote(num_cpus=slots.cpus, num_gpus=gpus, max_retries=CELL_RETRIES)(run_cell)
-    shared = ray.put(replace(job, threads=slots.cpus))
+    gpus = 1 if slots.share.gpu else 0
+    remote = ray.remote(num_cpus=slots.share.cpus, num_gpus=gpus, max_retries=CELL_RETRIES)(run_cell)
+    shared = ray.put(replace(job, threads=slots.share.cpus))
     waiting = list(todo)
     running: dict[Any, tuple[Tasks, int]] = {}
     try:
