@@ -75,7 +75,7 @@ def relative_gain(value: np.ndarray, base: np.ndarray, better: Literal["lower", 
     sign = 1.0 if better == "higher" else -1.0
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = sign * 100.0 * (value - base) / base
-    return np.where(np.isfinite(gain), gain, np.nan)
+    return np.where(np.isfinite(gain), gain, np.nan) + 0.0  # no negative zero is shown
 
 
 def estimate(draws: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:

@@ -25,6 +25,7 @@ def test_a_gain_is_relative_to_the_single_task_model_and_positive_for_better() -
     ]
     assert np.mean(gains) == pytest.approx(12.5)
     assert math.isnan(relative_gain(np.array([1.0]), np.array([0.0]), "lower")[0])
+    assert f"{relative_gain(np.array([7.0]), np.array([7.0]), 'lower')[0]:+.1f}" == "+0.0"
 
 
 def test_the_first_draw_is_what_was_observed() -> None:
