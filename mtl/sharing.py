@@ -3,6 +3,7 @@
 A trunk's contract, for every mode:
     forward(x (B, T, D), lengths (B,), tasks) -> {task: (B, T, D)}   runs only what the named tasks need
     penalty() -> scalar                                              joins the loss once a step
+    shared_parameters()                                              whose gradients are balanced between tasks
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ class Trunk(nn.Module):
 
     def penalty(self) -> Tensor:
         return next(self.parameters()).new_zeros(())
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Those that several tasks train: all but what lies in a module named after a task.
+
+        A mode whose tasks reach into each other's modules gives its own answer.
+        """
+        return [p for name, p in self.named_parameters() if not set(name.split(".")) & set(self.tasks)]
 
 
 class HardTrunk(Trunk):
