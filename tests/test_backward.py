@@ -99,10 +99,10 @@ def test_accumulation_is_one_large_batch(method):
 
 @ALL_METHODS
 def test_resumed_is_uninterrupted(tmp_path, method):
-    """From the first step of the last epoch but one's middle; the checkpoint goes through the disk."""
+    """Broken off in mid-epoch; the checkpoint goes through the disk."""
     every_step = {"checkpoint_seconds": 0.0}
     weights, metrics, reports = train(method, per_step=2, changes=every_step)
-    in_mid_epoch = reports[-7]  # three steps and a report an epoch: the first step of the last epoch but one
+    in_mid_epoch = reports[-7]  # three steps and a report an epoch: two steps into the last but one
     assert in_mid_epoch[0] == {}
     checkpoint.save(tmp_path, in_mid_epoch[1])
     resumed, again, _ = train(method, per_step=2, changes=every_step, resume=checkpoint.load(tmp_path))
@@ -126,7 +126,8 @@ def test_rows_are_the_tasks_own_gradients():
 
 def test_a_task_s_own_parameters_get_their_plain_gradient():
     plain, projected = gradients("static", fresh()), gradients("mgda", fresh())
-    shared = {id(p) for p in (model := fresh()).shared_parameters()}
+    model = fresh()
+    shared = {id(p) for p in model.shared_parameters()}
     own = [name for name, p in model.named_parameters() if id(p) not in shared and plain[name] is not None]
     assert any(name.startswith("trunk.task_heads.intent") for name in own)
     assert any(name.startswith("tasks.slots") for name in own)

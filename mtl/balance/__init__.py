@@ -34,7 +34,7 @@ class Settings:
     temperature: float = 2.0  # dwa: higher is more even
     smoothing: float = 0.1  # stch: mu; lower is nearer to the worst loss alone
     radius: float = 0.5  # cagrad: c, how far from the mean gradient the step may be, as a share of its length
-    fairness: float = 2.0  # fairgrad: alpha; 0 the mean, 1 proportional fairness, towards infinity max-min
+    fairness: float = 2.0  # fairgrad: alpha; 1 is proportional fairness, infinity max-min
     asymmetry: float = 1.5  # gradnorm: alpha, how hard slow tasks are pulled along
     rate: float = 0.025  # famo, gradnorm: learning rate of their own weights
 

@@ -58,11 +58,9 @@ def _solve(hessian: np.ndarray, gradient: np.ndarray, simplex: bool) -> np.ndarr
 def fair(gramian: np.ndarray, alpha: float) -> np.ndarray:
     """x > 0 with G x = x^(-1/alpha): the minimum of x'Gx / 2 - sum phi(x), phi' = x^(-1/alpha), which is convex.
 
-    gramian (K, K) of size about 1. alpha = 0 gives 1/K, the mean.
+    gramian (K, K) of size about 1; alpha > 0.
     """
-    count, power = len(gramian), 1 / alpha if alpha else np.inf
-    if not alpha:
-        return np.full(count, 1 / count)
+    count, power = len(gramian), 1 / alpha
     gramian = gramian + RIDGE * np.eye(count)
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
