@@ -7,7 +7,7 @@ paths = model.predict(batch)             # {task: one prediction per row}
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -128,9 +128,10 @@ class SpeechModel(nn.Module):
         hidden = self.trunk(x, lengths, tuple(tasks))
         return {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
 
-    def losses(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Summed loss and count of each task that has labels in this batch."""
-        labelled = [name for name, count in self.counts(batch).items() if count > 0]
+    def losses(self, batch: Batch, labelled: Sequence[str] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """Summed loss and count of each task that has labels in this batch: `labelled`, where that is known."""
+        if labelled is None:
+            labelled = [name for name, count in self.counts(batch).items() if count > 0]
         in_audio = batch.group == "audio"
         if in_audio and "slots" in labelled and "transcript" not in labelled:
             raise ValueError("slots in audio need the task 'transcript', which says where the words are")
@@ -208,6 +209,10 @@ class SpeechModel(nn.Module):
                 0, torch.tensor(heard, device=logits.device), logits
             )
         return found
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The front-ends' and the trunk's shared ones: where tasks pull in different directions."""
+        return [*self.audio.parameters(), *self.text.parameters(), *self.trunk.shared_parameters()]
 
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""

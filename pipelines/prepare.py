@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import torch
 
 from mtl.audio import FeatureSpec
+from mtl.balance import Settings
 from mtl.beam import BeamConfig
 from mtl.fit import FitConfig
 from mtl.metrics import score_rows, summarise
@@ -122,6 +123,7 @@ def fit_config(recipe: Recipe) -> FitConfig:
         ema=trainer.ema,
         task_weights={str(task): config.weight for task, config in recipe.tasks.items()},
         balancing=recipe.balancing.method,
+        balancing_settings=Settings(**recipe.balancing.model_dump(exclude={"method"})),
         checkpoint_seconds=60 * trainer.checkpoint_minutes,
         seed=recipe.seed,
     )

@@ -22,6 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 SHIPPED = Path(__file__).parent / "recipes"
 CORPUS_KINDS = ("espeak", "librispeech", "atis", "manifest")
 SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
+BALANCING = (
+    *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
+    *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
+    *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
+)
 TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language")
 
 
@@ -154,7 +159,15 @@ class Task(Section):
 
 
 class Balancing(Section):
-    method: Literal["static", "uncertainty"] = "static"
+    """How tasks' losses or gradients become one step; see mtl.balance. Each number is read by the methods it names."""
+
+    method: Literal[BALANCING] = "static"  # type: ignore[valid-type]
+    temperature: float = Field(2.0, gt=0, description="dwa: higher is more even")
+    smoothing: float = Field(0.1, gt=0, description="stch: lower is nearer to the worst loss alone")
+    radius: float = Field(0.5, ge=0, lt=1, description="cagrad: how far from the mean gradient, a share of its length")
+    fairness: float = Field(2.0, ge=0.1, description="fairgrad: 1 is proportional, higher nearer to max-min")
+    asymmetry: float = Field(1.5, ge=0, description="gradnorm: how hard slow tasks are pulled along")
+    rate: float = Field(0.025, gt=0, description="famo, gradnorm: learning rate of their own weights")
 
 
 class Decoding(Section):

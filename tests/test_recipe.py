@@ -9,9 +9,10 @@ import jsonschema
 import pytest
 import yaml
 
+from mtl.balance import METHODS
 from mtl.sharing import TRUNKS
 from pipelines import recipe as recipes
-from pipelines.prepare import model_config
+from pipelines.prepare import fit_config, model_config
 from pipelines.recipe import Recipe, RecipeError, load, parse, shipped
 
 SMALL = {
@@ -56,6 +57,12 @@ def test_an_unknown_key_names_the_nearest(content: dict[str, object], key: str, 
     with pytest.raises(RecipeError) as caught:
         parse(content)
     assert f"{key}: unknown key; did you mean '{near}'?" in str(caught.value)
+
+
+def test_every_balancing_method_can_be_asked_for_and_gets_its_settings() -> None:
+    assert set(recipes.BALANCING) == set(METHODS)
+    config = fit_config(parse(changed(balancing={"method": "cagrad", "radius": 0.3})))
+    assert (config.balancing, config.balancing_settings.radius) == ("cagrad", 0.3)
 
 
 def test_a_key_like_no_other_lists_what_is_valid() -> None:

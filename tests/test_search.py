@@ -161,9 +161,7 @@ def test_as_many_trials_at_once_as_fit() -> None:
     assert slots_of([{"CPU": 2.0, "memory": 16.0 * gib}], 8, None) == Slots(2, Share(1, False))
     assert slots_of([{"CPU": 2.0, "memory": 3.0 * gib}], 8, None) == Slots(1, Share(2, False))  # by memory
     # Half of 16: TPE learns from the rest.
-    assert slots_of([{"CPU": 64.0, "memory": 512.0 * gib}], 16, None) == Slots(
-        8, Share(8, False)
-    )
+    assert slots_of([{"CPU": 64.0, "memory": 512.0 * gib}], 16, None) == Slots(8, Share(8, False))
     assert slots_of([{"CPU": 16.0, "GPU": 4.0}], 16, None) == Slots(4, Share(4, True))
     assert slots_of([{"CPU": 16.0, "GPU": 4.0}, {"CPU": 4.0}], 16, True) == Slots(4, Share(4, True))
     with pytest.raises(SearchError, match=r"trainer\.gpus=false or add nodes"):

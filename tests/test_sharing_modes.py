@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_sharing import TASKS, Times, build, encoder, rows, stirred
 
+from mtl.sharing import TRUNKS
 from mtl.sharing.adapter import Adapter
 from mtl.sharing.experts import Gate
 from mtl.sharing.graph import directed
@@ -258,3 +259,18 @@ def test_adapter_by_hand():
         adapter.up.weight.copy_(torch.tensor([[2.0], [0.0]]))
     # LayerNorm of (3, 1) is (1, -1); SiLU(1) = 1 / (1 + e^-1) = 0.73106.
     assert adapter(torch.tensor([[3.0, 1.0]]))[0].tolist() == pytest.approx([3 + 2 * 0.73106, 1.0], rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", sorted(TRUNKS))
+def test_what_is_not_shared_is_trained_by_one_task_alone(mode):
+    trunk = stirred(mode)
+    shared = {id(p) for p in trunk.shared_parameters()}
+    x, lengths = rows()
+    reached = {}
+    for task in TASKS:
+        trunk.zero_grad()
+        trunk(x, lengths, TASKS)[task].square().sum().backward()
+        reached[task] = {id(p) for p in trunk.parameters() if p.grad is not None}
+    several = {id(p) for p in trunk.parameters() if sum(id(p) in found for found in reached.values()) > 1}
+    # A message has one receiver here and may have more in a larger graph.
+    assert several <= shared if mode == "graph" else several == shared

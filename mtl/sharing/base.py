@@ -2,6 +2,7 @@
 
     forward(x (B, T, D), lengths (B,), tasks) -> {task: (B, T, D)}   runs only what the named tasks need
     penalty() -> scalar                                              joins the loss once a step
+    shared_parameters()                                              whose gradients are balanced between tasks
     picture() -> {name: small tensor}                                what a person may look at
 
 A mode is length-safe (what a row is given does not depend on the padding behind it), and gives a task the same
@@ -38,6 +39,17 @@ class Trunk(nn.Module):
 
     def penalty(self) -> Tensor:
         return next(self.parameters()).new_zeros(())
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Those that several tasks train: all but what lies in a module named after a task.
+
+        A mode whose tasks reach into each other's modules gives its own answer.
+        """
+        return self._outside_of(self.tasks)
+
+    def _outside_of(self, tasks: Iterable[str]) -> list[nn.Parameter]:
+        own = set(tasks)
+        return [p for name, p in self.named_parameters() if not own & set(name.split("."))]
 
     def picture(self) -> dict[str, Tensor]:
         """Small tensors on the CPU for a person to look at, detached. Tasks are in the order of `self.tasks`.

@@ -49,6 +49,10 @@ class CrossStitchTrunk(Trunk):
             states = mix(matrix if depth + 1 < self.blocks else matrix[asked], after).unbind()
         return {self.tasks[index]: state for index, state in zip(asked, states, strict=True)}
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """All: every encoder feeds every task."""
+        return list(self.parameters())
+
     def picture(self) -> dict[str, Tensor]:
         """units (blocks, K to, K from)."""
         return {"units": self.matrices().detach().float().cpu()}

@@ -72,6 +72,11 @@ class GraphTrunk(Trunk):
                 self._see_edge(source, target, message, before[target], lengths)
         return after
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The encoder, and what a sender's messages come from, which their receivers train too."""
+        senders = {source for source, _ in self.edges}
+        return self._outside_of(task for task in self.tasks if task not in senders)
+
     def _see_edge(self, source: str, target: str, message: Tensor, state: Tensor, lengths: Tensor) -> None:
         if self.training:
             return
