@@ -1,7 +1,7 @@
 """The automaton of hot words against a search that looks everywhere; what is lent, by hand."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl.hotwords import HotWordError, HotWords
@@ -20,6 +20,7 @@ def walk(hot, text):
     return seen, paid + hot.finish(state)
 
 
+@settings(deadline=None)
 @given(phrases=st.lists(sentences, max_size=5), text=sentences, weight=st.sampled_from([0.5, 1.0, 3.0]))
 def test_a_finished_text_has_gained_for_each_phrase_in_it_and_nothing_else(phrases, text, weight):
     _, total = walk(HotWords(phrases, weight), text)

@@ -4,7 +4,7 @@ import gzip
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl.ngram import END, UNKNOWN, NGram
@@ -26,6 +26,7 @@ def test_by_hand():
     assert model.vocabulary == {"a", "b", "c"}
 
 
+@settings(deadline=None)
 @given(texts=sentences, order=st.integers(1, 4), context=st.lists(st.sampled_from("abcdx"), max_size=4))
 def test_every_context_s_probabilities_sum_to_one(texts, order, context):
     model = NGram.train(texts, order)
@@ -33,6 +34,7 @@ def test_every_context_s_probabilities_sum_to_one(texts, order, context):
     assert sum(math.exp(model.score((*model.start, *context), word)) for word in words) == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(texts=sentences, order=st.integers(1, 4))
 def test_arpa_comes_back(texts, order):
     model = NGram.train(texts, order)
