@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -28,7 +29,7 @@ from mtl.metrics import score_rows, summarise
 from mtl.model import ModelConfig, SpeechModel, build_model
 from mtl.ngram import NGram
 from mtl.predictor import Prediction, Predictor
-from mtl.text import CLASSIFICATION, Codec, tokens_of
+from mtl.text import CLASSIFICATION, Characters, Codec, normalise, tokens_of
 from pipelines.dataset import Dataset, open_dataset
 from pipelines.loader import Loader, evaluation_batches
 from pipelines.recipe import Recipe
@@ -39,6 +40,10 @@ from pipelines.store import Manifest, Store
 VALID_SECONDS = 1800.0
 VALID_SENTENCES = 2000
 LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in CLASSIFICATION}}
+
+
+class LanguageModelError(ValueError):
+    """A language model that the recipe names and that cannot be used."""
 
 
 class UnlabelledTask(ValueError):
@@ -87,6 +92,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
 
     Raises:
         UnlabelledTask: a task has no labelled row to train on.
+        LanguageModelError: decoding.arpa is not what it says, or not in the recogniser's spelling.
     """
     tasks = tuple(recipe.tasks)
     train = dataset.split("train").rows
@@ -98,6 +104,8 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
         )
     columns = ["text", "tokens", *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
     codec = Codec.build(train.select(columns).to_pylist(), tasks, kind=recipe.text.units, pieces=recipe.text.pieces)
+    if recipe.decoding.arpa:
+        given_language_model(recipe, codec)  # a file that cannot be used must not be found out after the training
     return codec, model_config(recipe), fit_config(recipe)
 
 
@@ -129,17 +137,52 @@ def fit_config(recipe: Recipe) -> FitConfig:
     )
 
 
-def language_model(recipe: Recipe, dataset: Dataset) -> NGram | None:
-    """The word n-gram model of the training sentences, heard or read; None where the recipe takes the best path."""
+def language_model(recipe: Recipe, dataset: Dataset, codec: Codec) -> NGram | None:
+    """The word n-gram model of decoding.arpa, or of the training sentences, heard or read.
+
+    None where the recipe takes the best path. Raises LanguageModelError.
+    """
     if recipe.decoding.beam == 1 or "transcript" not in recipe.tasks:
         return None
+    if recipe.decoding.arpa:
+        return given_language_model(recipe, codec)
     texts = dataset.split("train").rows["text"].drop_null().to_pylist()
     return NGram.train(texts, recipe.decoding.order) if texts else None
 
 
+def given_language_model(recipe: Recipe, codec: Codec) -> NGram:
+    """What decoding.arpa holds, if it is still that file and most of its words can be written by the recogniser.
+
+    Raises:
+        LanguageModelError: no such file, no ARPA text, another file than the recipe was loaded with, another spelling.
+    """
+    path, wanted = Path(recipe.decoding.arpa or ""), recipe.decoding.arpa_checksum
+    try:
+        model = NGram.read(path)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        raise LanguageModelError(f"decoding.arpa: {error}") from None
+    if wanted is not None and found != wanted:
+        raise LanguageModelError(
+            f"decoding.arpa: {path} has sha256 {found}, the recipe says {wanted}; was it changed since the night began?"
+        )
+    odd = [word for word in model.vocabulary if word != normalise(word)]
+    if 2 * len(odd) > len(model.vocabulary):
+        raise LanguageModelError(
+            f"decoding.arpa: {len(odd):,} of the {len(model.vocabulary):,} words in {path} are written otherwise than "
+            f"transcripts are, for instance {min(odd)!r}; expected lower case without punctuation"
+        )
+    if isinstance(codec.units, Characters):
+        letters = set(codec.units.symbols)
+        if not any(letters.issuperset(word) for word in model.vocabulary):
+            raise LanguageModelError(f"decoding.arpa: no word in {path} is made of the letters of the transcripts")
+    return model
+
+
 def beam_config(recipe: Recipe) -> BeamConfig:
     decoding = recipe.decoding
-    return BeamConfig(decoding.beam, decoding.weight, decoding.bonus, decoding.unknown)
+    return BeamConfig(decoding.beam, decoding.weight, decoding.bonus, decoding.unknown, decoding.spelling)
 
 
 def feature_spec(recipe: Recipe) -> FeatureSpec:

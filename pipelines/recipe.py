@@ -178,6 +178,11 @@ class Decoding(Section):
     weight: float = Field(0.5, ge=0, description="of the language model beside the recogniser")
     bonus: float = Field(1.0, description="for each word")
     unknown: float = Field(-6.0, le=0, description="for a word that training never saw")
+    spelling: float = Field(-1.0, le=0, description="for each letter of such a word")
+    arpa: str | None = Field(
+        None, description="file of a word n-gram model (ARPA, gzipped or not) instead of one from the transcripts"
+    )
+    arpa_checksum: str | None = Field(None, description="sha256 of that file, hex; filled in when a recipe is loaded")
     reread: bool = Field(
         False, description="intent and the like from the recognised words too; needs sentences of text in training"
     )
@@ -276,6 +281,7 @@ class Recipe(Section):
         content = self.model_dump(mode="json", exclude={"summary", "search", "gates"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
+        content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
@@ -304,6 +310,7 @@ def load(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Reci
     for override in overrides:
         _override(content, override)
     _expand_sources(content, path)
+    _find_arpa(content, path)
     return parse(content, where=str(path))
 
 
@@ -328,6 +335,19 @@ def _expand_sources(content: dict[str, Any], path: Path) -> None:
                 f"export it, or give --set corpora.{corpus.get('name')}.source=FOLDER"
             )
         corpus["source"] = source
+
+
+def _find_arpa(content: dict[str, Any], path: Path) -> None:
+    """Expands `decoding.arpa` and fills in its checksum: another language model makes another recipe."""
+    decoding = content.get("decoding")
+    if not isinstance(decoding, dict) or not isinstance(decoding.get("arpa"), str):
+        return
+    arpa = Path(os.path.expanduser(os.path.expandvars(decoding["arpa"]))).resolve()
+    if not arpa.is_file():
+        raise RecipeError(f"{path}: decoding.arpa names {arpa}, which is no file; expected ARPA text, gzipped or not")
+    decoding["arpa"] = str(arpa)
+    with arpa.open("rb") as file:
+        decoding.setdefault("arpa_checksum", hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _find(name_or_path: str) -> Path:

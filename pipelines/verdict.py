@@ -78,8 +78,14 @@ def evaluate(
         primary = scores.metrics.get(recipe.gates.primary)
         shown = f"{len(scores.table):,} test rows"
         if primary is not None:
-            shown += f", {recipe.gates.primary} {primary:.2f} %"
+            shown += f", {recipe.gates.primary} {primary:.2f} %{_apart(scores, recipe.gates.primary)}"
         return current.done(shown, champion)
+
+
+def _apart(scores: Scores, metric: str) -> str:
+    """The metric for each corpus alone, where there are several."""
+    apart = {name: metrics[metric] for name, metrics in scores.by_corpus.items() if metric in metrics}
+    return f" ({', '.join(f'{name} {value:.2f}' for name, value in apart.items())})" if len(apart) > 1 else ""
 
 
 def opponent(registry: Registry, name: str, version: int) -> int | None:

@@ -148,7 +148,8 @@ def test_cosines_are_those_of_the_gradients():
 
     def direction(task):
         found = torch.autograd.grad(sums[task], shared, retain_graph=True, allow_unused=True)
-        return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(shared, found)])
+        pairs = zip(shared, found, strict=True)
+        return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in pairs])
 
     for one, other in (("transcript", "intent"), ("intent", "slots"), ("speaker", "domain")):
         expected = torch.cosine_similarity(direction(one), direction(other), dim=0)

@@ -265,3 +265,16 @@ def test_sharing_reaches_the_model() -> None:
 
 def test_shipped_recipes_are_package_data() -> None:
     assert recipes.SHIPPED.is_dir()
+
+
+def test_another_language_model_is_another_recipe(path: Path, tmp_path: Path) -> None:
+    arpa, moved = tmp_path / "lm.arpa", tmp_path / "moved.arpa"
+    arpa.write_text("one")
+    first = load(str(path), [f"decoding.arpa={arpa}"])
+    assert first.decoding.arpa_checksum == hashlib.sha256(b"one").hexdigest()
+    moved.write_text("one")
+    assert load(str(path), [f"decoding.arpa={moved}"]).address() == first.address() != load(str(path)).address()
+    arpa.write_text("two")
+    assert load(str(path), [f"decoding.arpa={arpa}"]).address() != first.address()
+    with pytest.raises(RecipeError, match=r"decoding.arpa names .*none.arpa, which is no file"):
+        load(str(path), ["decoding.arpa=none.arpa"])

@@ -270,7 +270,7 @@ def test_what_is_not_shared_is_trained_by_one_task_alone(mode):
     for task in TASKS:
         trunk.zero_grad()
         trunk(x, lengths, TASKS)[task].square().sum().backward()
-        reached[task] = {id(p) for p in trunk.parameters() if p.grad is not None}
+        reached[task] = {id(p) for p in trunk.parameters() if p.grad is not None and p.grad.any()}
     several = {id(p) for p in trunk.parameters() if sum(id(p) in found for found in reached.values()) > 1}
     # A message has one receiver here and may have more in a larger graph.
     assert several <= shared if mode == "graph" else several == shared
