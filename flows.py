@@ -2,6 +2,7 @@
 
     motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate -> report
     motet search assistant             Ray Tune over task weights, sharing mode and learning rate
+    motet study assistant              every task alone, all together, in pairs, each left out: which help which
     motet promote assistant 4          the gate for one version, or a person's word
     motet deploy                       serves the deployments of infra/prefect.yaml to a Prefect server
 
@@ -42,6 +43,7 @@ from pipelines.night import Done, Outcome, Ref
 from pipelines.progress import display
 from pipelines.recipe import Recipe, load
 from pipelines.store import Store
+from pipelines.study_table import KINDS, SEEDS, Split, gain_rows, group_lines
 
 # Before prefect reads its settings. What is deployed logs to its server; a person sees our own lines.
 environment.prepare(environment.root_from(sys.argv), verbose=bool({"-v", "--verbose", "deploy"} & set(sys.argv)))
@@ -92,6 +94,7 @@ evaluate = stage("evaluate")(verdict.evaluate)
 decide = stage("gate")(verdict.decide)
 report = stage("report")(verdict.report)
 searched = stage("search", retries=0)(night.search)  # Ray Tune retries its trials itself
+studied = stage("study", retries=0)(night.study)  # its Ray tasks are retried there; finished cells are kept
 promotion = stage("promotion")(verdict.promotion)
 
 
@@ -205,6 +208,34 @@ def search(
     return found
 
 
+@flow(name="study", flow_run_name="study {recipe}", task_runner=THREADS)
+def study(
+    recipe: str = "assistant",
+    root: str | None = None,
+    overrides: Sequence[str] = (),
+    seeds: int = SEEDS,
+    kinds: Sequence[str] = KINDS,
+    split: Split = "valid",
+    share: float = 1.0,
+    wait: bool = True,
+) -> dict[str, Any]:
+    """Which tasks help which: the recipe's tasks alone, together, in pairs, each left out. Goes on where it was."""
+    root = root or environment.default_root()
+    loaded, store = load(recipe, list(overrides)), Store(root)
+    with night.one_at_a_time(root, f"study of {loaded.name}", wait), display():
+        key = night.keep_recipe(store, loaded)
+        _, utterances = ingested(root, key, loaded)
+        with ray_of_our_own():
+            made: list[Ref] = features(root, key, utterances).value
+            found: dict[str, Any] = studied(root, key, utterances, made, seeds, list(kinds), split, share).value
+        create_table_artifact(
+            table=gain_rows(found), key=artifact_key("study", loaded.name), description="gain over single-task models"
+        )
+        lines = [f"- {line}" for line in (*found["advice"].values(), *group_lines(found))]
+        create_markdown_artifact("\n".join(lines), key=artifact_key("advice", loaded.name), description="task groups")
+    return found
+
+
 @flow(name="promote", flow_run_name="promote {model} {version}")
 def promote(
     model: str, version: int, root: str | None = None, force: bool = False, reason: str = "by hand", by: str = "unknown"
@@ -235,7 +266,7 @@ class ray_of_our_own:
 
 def deployments(file: Path, root: str) -> list[Any]:
     """The deployments of a prefect.yaml, to be run in this process: no work pool, and the file of `prefect deploy`."""
-    flows: dict[str, Any] = {"nightly": nightly, "search": search, "promote": promote}
+    flows: dict[str, Any] = {"nightly": nightly, "search": search, "study": study, "promote": promote}
     served = []
     for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["deployments"]:
         made = flows[entry["entrypoint"].rpartition(":")[2]].to_deployment(
@@ -338,6 +369,44 @@ def search_command(
     emit(found, as_json, table_of("trials, the best first (error on valid, %)", rows, NUMBERS))
     if not as_json:
         print(f"\nbest: motet nightly {recipe} " + " ".join(f"--set {setting}" for setting in found["winner"]))
+
+
+@app.command("study")
+def study_command(
+    recipe: RecipeArgument,
+    root: RootOption = environment.ROOT,
+    settings: SetOption = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Of each cell; fewer than 3 say little.")] = SEEDS,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of trainer.epochs.")] = None,
+    share: Annotated[
+        float, typer.Option("--share", min=1e-6, max=1.0, help="Of the training rows, the same for every cell.")
+    ] = 1.0,
+    cells: Annotated[
+        str, typer.Option("--cells", help="Some of single,joint,pairs,leave-one-out; single is always there.")
+    ] = ",".join(KINDS),
+    split: Annotated[Split, typer.Option("--split", help="Test rows are better kept for the gate.")] = "valid",
+    wait: WaitOption = False,
+    verbose: VerboseOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Which tasks help which: each alone, all together, in pairs, each left out; ends with task groups.
+
+    After an interruption the same call goes on; a finished cell is never trained again.
+
+    Example: `motet study assistant --seeds 3 --share 0.25` or `motet study assistant --set tasks.intent.labels=0.1`
+    """
+    kinds = [kind.strip() for kind in cells.split(",") if kind.strip()]
+    if unknown := sorted(set(kinds) - set(KINDS)):
+        raise typer.BadParameter(f"--cells {', '.join(unknown)}: expected some of {', '.join(KINDS)}")
+    overrides = [*(settings or []), *([f"trainer.epochs={epochs}"] if epochs else [])]
+    load(recipe, overrides)
+    environment.make_home(root)
+    with display(quiet=as_json):
+        found = study(recipe, root, overrides, seeds, kinds, split, share, wait)
+    title = f"gain over single-task models, % of their own figure, on {found['rows']:,} {split} rows"
+    emit(found, as_json, table_of(title, gain_rows(found), NUMBERS))
+    if not as_json:
+        print("\n".join(["", *found["advice"].values(), "", *group_lines(found), "", f"report      {found['report']}"]))
 
 
 @app.command("promote")

@@ -12,12 +12,30 @@ from mtl.text import BLANK
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A text that was considered, the transcript among them.
+
+    confidence: its share of the probability of all texts that the search held at its end, as the search scores them
+    (recogniser, language model, hot words). Those shares sum to one, so it says how clear the choice was, and not how
+    often such a choice is right. score: the natural logarithm that the shares are made from.
+    """
+
+    text: str
+    confidence: float
+    score: float
+
+
+@dataclass(frozen=True)
 class Path:
-    """One utterance's best path: units (U,), their first and one-past-last frames (U, 2), confidences (U,)."""
+    """One utterance's text: units (U,), their first and one-past-last frames (U, 2), confidences (U,).
+
+    alternatives: the n best texts, the first of them this one, where the search was asked for them.
+    """
 
     units: np.ndarray
     frames: np.ndarray
     confidence: np.ndarray
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @torch.no_grad()

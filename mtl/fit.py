@@ -3,9 +3,8 @@
     final = fit(model, loader, config, validate=..., report=..., resume=None)
 
 One optimiser step takes `micro_batches` micro-batches, dealt over ranks and accumulation, so the result does not
-depend on how many ranks there are. A micro-batch holds one batch per input group. Each task's summed loss is divided
-by the count of its labelled items in the whole step. The random state is set from (seed, step, micro-batch), so a run
-resumed in mid-epoch, or on another number of ranks, draws the same dropout masks.
+depend on how many ranks there are; see mtl.backward for its gradients. The random state is set from (seed, step,
+micro-batch), so a run resumed in mid-epoch, or on another number of ranks, draws the same dropout masks.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mtl import parallel
-from mtl.balance import Balancer
-from mtl.batch import Batch
+from mtl.backward import Backward, MicroBatch, Step
+from mtl.balance import Balancer, Settings
 from mtl.model import SpeechModel
 
 BETAS = (0.9, 0.98)  # of Adam, as for Transformers since Vaswani et al. 2017
-MicroBatch = tuple[Batch, ...]  # one batch per input group
 Report = Callable[[dict[str, float], dict[str, Any] | None], None]
 Validate = Callable[[SpeechModel], dict[str, float]]
 
@@ -50,6 +49,7 @@ class FitConfig:
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0: the weights themselves
     task_weights: dict[str, float] = field(default_factory=dict)
     balancing: str = "static"
+    balancing_settings: Settings = field(default_factory=Settings)
     checkpoint_seconds: float = 120.0  # besides one after every epoch
     seed: int = 0
     device: str | None = None  # cuda where there is one
@@ -113,13 +113,15 @@ class _Run:
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(self.device))
         self.model = model.to(self.device)
-        self.balancer = Balancer(model.config.tasks, config.task_weights, config.balancing).to(self.device)
+        tasks, weights = model.config.tasks, config.task_weights
+        self.balancer = Balancer(tasks, weights, config.balancing, config.balancing_settings).to(self.device)
+        self.backward = Backward(model, self.balancer, config.seed, self.bf16)
         self.optimiser = torch.optim.AdamW(_parameter_groups(model, self.balancer, config), betas=BETAS, fused=True)
         steps = [loader.steps(epoch) for epoch in range(config.epochs)]
         self.total_steps = sum(steps)
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()} if config.ema else None
         self.epoch = self.step = 0
-        self.tally = _Tally(len(model.config.tasks), self.device)
+        self.tally = _Tally(len(tasks), self.device)
 
     def train_epoch(self, report: Report) -> None:
         self.model.train()
@@ -133,53 +135,30 @@ class _Run:
             if due:
                 report({}, self.state_dict() if parallel.rank() == 0 else None)
                 saved = time.monotonic()
+        self.balancer.end_epoch()
         self.epoch += 1
 
     def train_step(self, micro_batches: list[MicroBatch]) -> None:
         """One optimiser step on this rank's share of the step's micro-batches."""
-        tasks = self.model.config.tasks
-        counts = torch.zeros(len(tasks), device=self.device)
-        for batch in (batch for group in micro_batches for batch in group):
-            for task, count in self.model.counts(batch).items():
-                counts[tasks.index(task)] += count
-        parallel.all_sum(counts)
-        present = counts > 0
-        scale = self.balancer.weights(present) / counts.clamp(min=1)  # (K,): dS/dL_k over the global count
-
-        sums = torch.zeros_like(counts)
-        for position, group in enumerate(micro_batches):
-            index = position * parallel.world_size() + parallel.rank()  # how the loader deals micro-batches
-            torch.manual_seed(hash((self.config.seed, self.step, index)) & 0x7FFFFFFF)
-            sums += self._backward(group, scale)
-        parallel.all_sum(sums)
-        parallel.sum_gradients(self.model.parameters())
+        step = self.backward(micro_batches, self.step)
         self._penalise()
-        losses = sums / counts.clamp(min=1)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self._check_finite(losses, norm, micro_batches)
-        self.balancer.accumulate(losses, present)
-        for group_ in self.optimiser.param_groups:
-            group_["lr"] = group_["peak"] * learning_rate_factor(self.step, self.total_steps, self.config.warmup)
+        # Where no row of the step is labelled for any task, there is no gradient, and torch's zero lies on the CPU.
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm).to(self.device)
+        self._check_finite(step.losses, norm, micro_batches)
+        self.balancer.accumulate(step.losses, step.present)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * learning_rate_factor(self.step, self.total_steps, self.config.warmup)
+        own = [parameter.detach().clone() for parameter in self.balancer.parameters()]
         self.optimiser.step()
+        self.balancer.hold(own, step.present)
         self.optimiser.zero_grad(set_to_none=True)
+        self.balancer.observe(step.losses, step.present)
+        if self.balancer.looks_back:
+            after = self.backward.losses(micro_batches, self.step, step.counts)
+            self.balancer.look_back(step.losses, after, step.present)
         self.step += 1
         self._average()
-        self.tally.add(sums, counts, norm, micro_batches)
-
-    def _backward(self, group: MicroBatch, scale: Tensor) -> Tensor:
-        """Gradients of one micro-batch are added up; returns its summed losses (K,), detached."""
-        tasks = self.model.config.tasks
-        sums = torch.zeros_like(scale)
-        terms = []
-        # One context for all of the micro-batch's groups: autocast then casts each weight once.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            for losses in [self.model.losses(batch) for batch in group]:
-                for task, (loss, _) in losses.items():
-                    terms.append(scale[tasks.index(task)] * loss)
-                    sums[tasks.index(task)] += loss.detach()
-        if terms:
-            torch.stack(terms).sum().backward()
-        return sums
+        self.tally.add(step, norm, micro_batches)
 
     def _penalise(self) -> None:
         """The trunk's penalty joins once a step, after the sum over ranks, on every rank alike."""
@@ -205,10 +184,11 @@ class _Run:
                 self.average[name].lerp_(parameter, 1 - decay)
 
     def use_average(self) -> dict[str, Tensor]:
-        """Puts the averaged weights into the model; returns the trained ones."""
+        """Puts the averaged weights into the model, where there are any; returns the trained ones in their place."""
+        if self.average is None:
+            return {}
         trained = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        if self.average is not None:
-            self.model.load_state_dict(self.average, strict=False)
+        self.model.load_state_dict(self.average, strict=False)
         return trained
 
     def epoch_metrics(self, validate: Validate | None) -> dict[str, float]:
@@ -216,14 +196,11 @@ class _Run:
         metrics.update(
             epoch=float(self.epoch), step=float(self.step), learning_rate=self.optimiser.param_groups[0]["lr"]
         )
-        weights = self.balancer.weights(torch.ones(len(self.model.config.tasks), device=self.device)).tolist()
-        metrics |= {f"weight/{task}": weight for task, weight in zip(self.model.config.tasks, weights, strict=True)}
         if validate is not None and parallel.rank() == 0:
-            trained = self.use_average() if self.average is not None else None
+            trained = self.use_average()
             self.model.eval()
             metrics.update(validate(self.model))
-            if trained is not None:
-                self.model.load_state_dict(trained, strict=False)
+            self.model.load_state_dict(trained, strict=False)
         self.tally = _Tally(len(self.model.config.tasks), self.device)
         return metrics
 
@@ -254,17 +231,23 @@ class _Tally:
     """Sums over an epoch, kept on the device until the epoch's end."""
 
     def __init__(self, tasks: int, device: torch.device) -> None:
-        self.sums = torch.zeros(tasks, dtype=torch.float64, device=device)
-        self.counts = torch.zeros(tasks, dtype=torch.float64, device=device)
+        self.sums, self.counts, self.weights, self.heard = torch.zeros(4, tasks, dtype=torch.float64, device=device)
+        # By pair of tasks: sum of their gradients' cosines, steps with a negative one, steps.
+        self.cosines = torch.zeros(3, tasks, tasks, dtype=torch.float64, device=device)
         self.norm = torch.zeros((), device=device)
         self.steps = self.utterances = 0
         self.frames = torch.zeros(2, device=device, dtype=torch.float64)  # real, padded
         self.seconds = 0.0
         self._mark = time.monotonic()
 
-    def add(self, sums: Tensor, counts: Tensor, norm: Tensor, micro_batches: list[MicroBatch]) -> None:
-        self.sums += sums
-        self.counts += counts
+    def add(self, step: Step, norm: Tensor, micro_batches: list[MicroBatch]) -> None:
+        self.sums += step.sums
+        self.counts += step.counts
+        self.weights += step.weights
+        self.heard += step.present
+        if step.cosines is not None:
+            known = ~step.cosines.isnan()
+            self.cosines += torch.stack((step.cosines.nan_to_num(), step.cosines < 0, known))
         self.norm += norm
         self.steps += 1
         for batch in (batch for group in micro_batches for batch in group):
@@ -287,10 +270,18 @@ class _Tally:
         for task, total, count in zip(tasks, self.sums.tolist(), self.counts.tolist(), strict=True):
             if count:
                 found[f"train/{task}/loss"] = total / count
+        for task, total, steps in zip(tasks, self.weights.tolist(), self.heard.tolist(), strict=True):
+            if steps:
+                found[f"weight/{task}"] = total / steps
+        cosines, conflicts, steps_of = self.cosines.tolist()
+        for (i, one), (j, other) in combinations(enumerate(tasks), 2):
+            if together := steps_of[i][j]:
+                found[f"cosine/{one}:{other}"] = cosines[i][j] / together
+                found[f"conflict/{one}:{other}"] = conflicts[i][j] / together
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        kept = ("sums", "counts", "norm", "frames", "steps", "utterances", "seconds")
+        kept = ("sums", "counts", "weights", "heard", "cosines", "norm", "frames", "steps", "utterances", "seconds")
         return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -54,11 +54,17 @@ class AudioFrontend(nn.Module):
 def normalise_bins(features: Tensor, lengths: Tensor) -> Tensor:
     """Each mel bin to zero mean and unit variance over its utterance's own frames; padding becomes zero."""
     mask = padding_mask(lengths, features.shape[1])[..., None]
-    count = lengths[:, None, None].clamp(min=1)
-    mean = (features * mask).sum(dim=1, keepdim=True) / count
-    centred = (features - mean) * mask
-    deviation = (centred.square().sum(dim=1, keepdim=True) / count).sqrt()
-    return centred / deviation.clamp(min=MIN_DEVIATION)
+    mean, deviation = bin_statistics(features, lengths)
+    return (features - mean[:, None]) * mask / deviation[:, None].clamp(min=MIN_DEVIATION)
+
+
+def bin_statistics(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each mel bin over its utterance's own frames: (B, T, F) -> two (B, F)."""
+    mask = padding_mask(lengths, features.shape[1])[..., None]
+    count = lengths[:, None].clamp(min=1)
+    mean = (features * mask).sum(dim=1) / count
+    variance = ((features - mean[:, None]) * mask).square().sum(dim=1) / count
+    return mean, variance.sqrt()
 
 
 class TextFrontend(nn.Module):

@@ -62,6 +62,8 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("transcript/wer", "lower", ("errors", "words"), ratio),
         Metric("transcript/cer", "lower", ("errors", "characters"), ratio),
+        Metric("transcript/biased_wer", "lower", ("errors", "words"), ratio),  # of hot words, see biased_errors
+        Metric("transcript/unbiased_wer", "lower", ("errors", "words"), ratio),  # of all others
         *(_accuracy(f"{task}/accuracy") for task in CLASSIFICATION),
         *(_accuracy(f"{task}/text_accuracy") for task in ("intent", "domain", "language")),
         Metric("slots/f1", "higher", ("matched", "predicted", "actual"), f1),  # audio: (slot, value) pairs
@@ -72,14 +74,17 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def score_rows(rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Counts]:
+def score_rows(
+    rows: Sequence[Row], predictions: Sequence[Prediction], hot_words: Sequence[str] = ()
+) -> dict[str, Counts]:
     """Counts of every metric that some row is labelled for; rows with audio and rows of text may be mixed.
 
-    A row is text when its `audio` is null. Its prediction must have been made from that input.
+    A row is text when its `audio` is null. Its prediction must have been made from that input. With hot words,
+    normalised, the word error rate is told for them and for all other words too.
     """
     found: dict[str, list[tuple[int, tuple[float, ...]]]] = defaultdict(list)
     for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
-        for metric, counts in _score(row, prediction).items():
+        for metric, counts in _score(row, prediction, hot_words).items():
             found[metric].append((position, counts))
     if identified := identify_speakers(rows, predictions):
         found["speaker/accuracy"] = identified
@@ -94,13 +99,16 @@ def summarise(scores: Mapping[str, Counts]) -> dict[str, float]:
     return {metric: float(METRICS[metric].value(counts.counts.sum(axis=0))) for metric, counts in scores.items()}
 
 
-def _score(row: Row, prediction: Prediction) -> dict[str, tuple[float, ...]]:
+def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[str, tuple[float, ...]]:
     heard = row.get("audio") is not None
     prefix = "" if heard else "text_"
     found: dict[str, tuple[float, ...]] = {}
     if heard and prediction.text is not None and row.get("text"):
         found["transcript/wer"] = (word_errors(row["text"], prediction.text), len(row["text"].split()))
         found["transcript/cer"] = (character_errors(row["text"], prediction.text), len(row["text"]))
+        if hot_words:
+            hot, other = biased_errors(row["text"], prediction.text, hot_words)
+            found["transcript/biased_wer"], found["transcript/unbiased_wer"] = hot, other
     for task, label in prediction.labels.items():
         metric = f"{task}/{prefix}accuracy"
         if task != "speaker" and row.get(task) is not None and metric in METRICS:
@@ -119,6 +127,35 @@ def word_errors(reference: str, hypothesis: str) -> int:
     """Substitutions, deletions and insertions of words on the cheapest alignment; reference not empty."""
     found = jiwer.process_words(reference, hypothesis)
     return found.substitutions + found.deletions + found.insertions
+
+
+def biased_errors(reference: str, hypothesis: str, hot_words: Sequence[str]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(errors, words) of the words in hot phrases, and of all others (Le et al. 2021: B-WER and U-WER).
+
+    An error belongs to the reference word that was substituted or deleted, an inserted word to itself.
+    """
+    wanted, got = reference.split(), hypothesis.split()
+    hot_wanted, hot_got = in_phrases(wanted, hot_words), in_phrases(got, hot_words)
+    errors = [0, 0]
+    for chunk in jiwer.process_words(reference, hypothesis).alignments[0]:
+        if chunk.type == "insert":
+            for position in range(chunk.hyp_start_idx, chunk.hyp_end_idx):
+                errors[hot_got[position]] += 1
+        elif chunk.type != "equal":
+            for position in range(chunk.ref_start_idx, chunk.ref_end_idx):
+                errors[hot_wanted[position]] += 1
+    return (errors[True], sum(hot_wanted)), (errors[False], len(wanted) - sum(hot_wanted))
+
+
+def in_phrases(words: Sequence[str], phrases: Sequence[str]) -> list[bool]:
+    """Whether each word stands in one of the phrases."""
+    inside = [False] * len(words)
+    for phrase in phrases:
+        sought = phrase.split()
+        for start in range(len(words) - len(sought) + 1):
+            if list(words[start : start + len(sought)]) == sought:
+                inside[start : start + len(sought)] = [True] * len(sought)
+    return inside
 
 
 def character_errors(reference: str, hypothesis: str) -> int:

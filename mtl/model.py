@@ -7,8 +7,8 @@ paths = model.predict(batch)             # {task: one prediction per row}
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,7 @@ from mtl.align import viterbi, word_spans
 from mtl.batch import Batch, collate
 from mtl.decode import Path
 from mtl.encoder import Encoder
-from mtl.frontends import AudioFrontend, TextFrontend
+from mtl.frontends import AudioFrontend, TextFrontend, bin_statistics
 from mtl.sharing import TRUNKS, Trunk
 from mtl.tasks import Classification, States, Task, Transcript, Words, build_tasks
 from mtl.text import Codec
@@ -37,19 +37,27 @@ class ModelConfig:
     heads: int = 4
     kernel: int = 15
     expansion: int = 4
+    hidden: int | None = None  # units of the encoder's feed-forward layers, in place of expansion x width
     subsampling: int = 4
     dropout: float = 0.1
     word_dropout: float = 0.05
     sharing: str = "hard"
     strength: float = 1e-3  # lambda of the soft penalty
     distance: str = "l2"
+    experts: int = 4  # of mmoe
+    shared_experts: int = 1  # of ple, beside one for each task
+    expert_blocks: int = 1  # the last blocks, which are experts in mmoe and ple
+    bottleneck: int = 32  # units of an adapter, or of what makes an attention mask
+    graph: tuple[tuple[str, str], ...] | None = None  # pairs of tasks; None: mtl.sharing.graph.DEFAULT_GRAPH
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> ModelConfig:
-        return cls(**{**content, "tasks": tuple(content["tasks"])})
+        graph = content.get("graph")
+        pairs = None if graph is None else tuple((one, other) for one, other in graph)
+        return cls(**{**content, "tasks": tuple(content["tasks"]), "graph": pairs})
 
 
 class SpeechModel(nn.Module):
@@ -61,8 +69,16 @@ class SpeechModel(nn.Module):
             len(codec.words), len(codec.characters), config.width, config.dropout, config.word_dropout
         )
 
-        def encoder() -> Encoder:
-            return Encoder(config.blocks, config.width, config.heads, config.kernel, config.expansion, config.dropout)
+        def encoder(blocks: int | None = None) -> Encoder:
+            return Encoder(
+                blocks=config.blocks if blocks is None else blocks,
+                width=config.width,
+                heads=config.heads,
+                kernel=config.kernel,
+                expansion=config.expansion,
+                dropout=config.dropout,
+                hidden=config.hidden,
+            )
 
         self.trunk: Trunk = TRUNKS[config.sharing](
             tasks=config.tasks,
@@ -71,8 +87,13 @@ class SpeechModel(nn.Module):
             dropout=config.dropout,
             strength=config.strength,
             distance=config.distance,
+            experts=config.experts,
+            shared_experts=config.shared_experts,
+            expert_blocks=config.expert_blocks,
+            bottleneck=config.bottleneck,
+            graph=config.graph,
         )
-        self.tasks = build_tasks(config.tasks, codec, config.width, config.dropout)
+        self.tasks = build_tasks(config.tasks, codec, config.width, config.bins, config.dropout)
 
     @property
     def device(self) -> torch.device:
@@ -98,23 +119,26 @@ class SpeechModel(nn.Module):
 
     def encode(self, batch: Batch, tasks: Iterable[str]) -> dict[str, States]:
         """The trunk's states for the named tasks."""
+        spectrum = None
         if batch.features is None:
             x, lengths = self.text(batch.words, batch.characters, batch.word_lengths)
         else:
             x, lengths = self.audio(batch.features, batch.feature_lengths)
+            spectrum = torch.cat(bin_statistics(batch.features.float(), batch.feature_lengths), dim=-1)
         hidden = self.trunk(x, lengths, tuple(tasks))
-        return {task: States(state, lengths) for task, state in hidden.items()}
+        return {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
 
-    def losses(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Summed loss and count of each task that has labels in this batch."""
-        labelled = [name for name, count in self.counts(batch).items() if count > 0]
+    def losses(self, batch: Batch, labelled: Sequence[str] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """Summed loss and count of each task that has labels in this batch: `labelled`, where that is known."""
+        if labelled is None:
+            labelled = [name for name, count in self.counts(batch).items() if count > 0]
         in_audio = batch.group == "audio"
         if in_audio and "slots" in labelled and "transcript" not in labelled:
             raise ValueError("slots in audio need the task 'transcript', which says where the words are")
         states = self.encode(batch, labelled) if labelled else {}
         if in_audio and "slots" in labelled:
             words = self.reference_words(states["transcript"], batch)
-            states["slots"] = States(states["slots"].hidden, states["slots"].lengths, words)
+            states["slots"] = replace(states["slots"], words=words)
         return {name: self.task(name).loss(states[name], batch) for name in labelled}
 
     def reference_words(self, states: States, batch: Batch) -> Words:
@@ -157,7 +181,7 @@ class SpeechModel(nn.Module):
                     continue
                 most = max(1, *(len(row) for row in found["words"]))
                 words = _words(found["words"], most, self.device)
-                states[name] = States(states[name].hidden, states[name].lengths, words)
+                states[name] = replace(states[name], words=words)
             if name in second:
                 found[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
             elif name != "transcript":
@@ -185,6 +209,10 @@ class SpeechModel(nn.Module):
                 0, torch.tensor(heard, device=logits.device), logits
             )
         return found
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The front-ends' and the trunk's shared ones: where tasks pull in different directions."""
+        return [*self.audio.parameters(), *self.text.parameters(), *self.trunk.shared_parameters()]
 
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""

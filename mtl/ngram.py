@@ -3,6 +3,7 @@
     model = NGram.train(["turn on the light", "turn it off"], order=3)
     model.score(("turn", "on"), "the")         # natural logarithm of P(the | turn on)
     NGram.from_arpa(model.to_arpa())
+    NGram.read("lm.arpa.gz")                   # what KenLM's lmplz or SRILM's ngram-count wrote
 
 Interpolated Witten-Bell smoothing (Witten and Bell 1991; Chen and Goodman 1998): a context that has gone on in many
 different ways leaves more to the shorter context. Good on the small corpora that a recipe trains from.
@@ -10,14 +11,22 @@ different ways leaves more to the shorter context. Good on the small corpora tha
 
 from __future__ import annotations
 
+import gzip
 import math
+import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 LN10 = math.log(10)
+NO_UNKNOWN = -100.0  # log10 P(<unk>) of a model without <unk>, as KenLM has it
+_GAP = re.compile(r"[ \t]+")
+_COUNT = re.compile(r"ngram +(\d+) *= *(\d+)")
+_SECTION = re.compile(r"\\(\d+)-grams:")
 Gram = tuple[str, ...]
 
 
@@ -62,6 +71,22 @@ class NGram:
         """Every word that it knows."""
         return frozenset(gram[0] for gram in self.log_prob if len(gram) == 1) - {START, END, UNKNOWN}
 
+    @cached_property
+    def best_by_prefix(self) -> Mapping[str, float]:
+        """The highest unigram score among the words that begin so, for every beginning of a known word."""
+        best: dict[str, float] = {}
+        for word in self.vocabulary:
+            score = self.log_prob[(word,)]
+            for end in range(len(word) + 1):
+                if score > best.get(word[:end], -math.inf):
+                    best[word[:end]] = score
+        return best
+
+    @classmethod
+    def silent(cls) -> NGram:
+        """A model that knows no word and finds all of them equally good."""
+        return cls(1, {(UNKNOWN,): 0.0}, {})
+
     @property
     def start(self) -> Gram:
         """The context of a sentence's first word."""
@@ -96,27 +121,61 @@ class NGram:
         return "\n".join([*lines, "", "\\end\\", ""])
 
     @classmethod
+    def read(cls, path: Path | str) -> NGram:
+        """An ARPA file, gzipped or not. Raises OSError, or ValueError naming the file and the line."""
+        content = Path(path).read_bytes()
+        try:
+            return cls.from_arpa((gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8"))
+        except (ValueError, EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
     def from_arpa(cls, text: str) -> NGram:
-        """Reads ARPA text of any order. Raises ValueError naming the line that it cannot read."""
+        """Reads ARPA text of any order, fields parted by tabs or spaces, back-off weights left out where they are 0.
+
+        Raises:
+            ValueError: a line that cannot be read, which it names, or not as many n-grams as the text says it has.
+        """
         prob: dict[Gram, float] = {}
         backoff: dict[Gram, float] = {}
-        size = order = 0
-        for number, line in enumerate(text.splitlines(), start=1):
-            if line.startswith("\\") and line.endswith("-grams:"):
-                size = int(line[1 : -len("-grams:")])
-                order = max(order, size)
-            elif line.strip() == "\\end\\":
-                break
-            elif size and line.strip():
-                fields = line.split("\t") if "\t" in line else line.split(maxsplit=1)
-                gram = tuple(fields[1].split()) if len(fields) > 1 else ()
-                if len(gram) != size:
-                    raise ValueError(
-                        f"ARPA line {number}: expected a {size}-gram with its log probability, got {line!r}"
-                    )
-                prob[gram] = float(fields[0]) * LN10
-                if len(fields) > 2:
-                    backoff[gram] = float(fields[2]) * LN10
-        if not order:
-            raise ValueError("this is no ARPA text: it has no \\1-grams: section")
-        return cls(order, prob, backoff)
+        stated: dict[int, int] = {}
+        found: Counter[int] = Counter()
+        size, ended = 0, False
+        for number, line in enumerate(text.split("\n"), start=1):  # a word may hold what splitlines takes for an end
+            line = line.strip(" \t\r")
+            if not line or ended:
+                continue
+            if section := _SECTION.fullmatch(line):
+                size = int(section[1])
+            elif line == "\\end\\":
+                ended = True
+            elif size:
+                gram, log_prob, weight = _entry(line, size, number)
+                prob[gram] = log_prob * LN10
+                if weight is not None:
+                    backoff[gram] = weight * LN10
+                found[size] += 1
+            elif count := _COUNT.fullmatch(line):
+                stated[int(count[1])] = int(count[2])
+        if not found[1]:
+            raise ValueError("this is no ARPA text: it has no \\1-grams: section with words in it")
+        if not ended or any(found[order] != stated.get(order, 0) for order in {*found, *stated}):
+            told = ", ".join(f"{found[order]:,} {order}-grams of {stated.get(order, 0):,}" for order in sorted(found))
+            end = "" if ended else " and no \\end\\"
+            raise ValueError(f"the ARPA text was cut off or edited: it has {told} that its head promises{end}")
+        prob.setdefault((UNKNOWN,), NO_UNKNOWN * LN10)
+        return cls(max(found), prob, backoff)
+
+
+def _entry(line: str, size: int, number: int) -> tuple[Gram, float, float | None]:
+    """An n-gram with the base-10 logarithms of its probability and, where it has one, its back-off weight."""
+    fields = _GAP.split(line)
+    try:
+        if len(fields) not in (size + 1, size + 2):
+            raise ValueError
+        weight = float(fields[-1]) if len(fields) == size + 2 else None
+        return tuple(fields[1 : size + 1]), float(fields[0]), weight
+    except ValueError:
+        raise ValueError(
+            f"ARPA line {number}: expected a log probability, {size} words and a back-off weight or none, got {line!r}"
+        ) from None

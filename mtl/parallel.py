@@ -24,6 +24,13 @@ def all_sum(x: Tensor) -> Tensor:
     return x
 
 
+def from_first(x: Tensor) -> Tensor:
+    """Rank 0's values, in place: what decides between branches must not differ by a rounding."""
+    if world_size() > 1:
+        dist.broadcast(x, src=0)
+    return x
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sums every gradient over ranks, in one message.
 

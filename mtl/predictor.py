@@ -3,6 +3,7 @@
 predictor = Predictor.load("folder")
 prediction, = predictor.predict([waveform])       # (N,) float32 at predictor.features.sample_rate
 prediction, = predictor.predict(["play some jazz"])
+predictor.listening(hot_words=["anna karenina"], n_best=3).predict([waveform])
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from safetensors.torch import load_file, save_file
 
 from mtl.audio import FeatureSpec, log_mel
 from mtl.batch import Batch, collate
-from mtl.beam import Beam, BeamConfig
-from mtl.model import ModelConfig, SpeechModel
+from mtl.beam import NO_HOT_WORDS, Beam, BeamConfig
+from mtl.decode import Alternative
+from mtl.hotwords import WEIGHT, HotWords
+from mtl.model import ModelConfig, Recogniser, SpeechModel
 from mtl.ngram import NGram
 from mtl.tasks.slots import bio_values
 from mtl.text import Codec, normalise
 
 WEIGHTS, CONFIG, LANGUAGE = "weights.safetensors", "model.json", "language.arpa"
 FORMAT = 1
+MOST_TEXTS = 100  # alternatives that may be asked for: the search is as wide, and a request must not choose its cost
 BATCH_FRAMES = 12_000  # of one forward pass, padding counted: two minutes of audio at a 10 ms hop
 
 
@@ -38,7 +42,11 @@ class Label:
 
 @dataclass(frozen=True)
 class Word:
-    """A recognised word; start and end in seconds."""
+    """A recognised word; start and end in seconds, from the first frame of its first unit to the last of its last.
+
+    confidence: the recogniser's own probability of each unit, averaged over the unit's frames and then over the word's
+    units; the language model has no say in it.
+    """
 
     text: str
     start: float
@@ -50,7 +58,8 @@ class Word:
 class Prediction:
     """What a model says of one input; a task that the model lacks, or that cannot hear this input, is absent.
 
-    voice: the speaker's embedding (D,), comparable by cosine.
+    voice: the speaker's embedding (D,), comparable by cosine. alternatives: the n best transcripts, `text` first, with
+    what mtl.decode.Alternative calls their confidence; empty unless they were asked for.
     """
 
     text: str | None
@@ -59,9 +68,12 @@ class Prediction:
     tags: tuple[str, ...] | None
     slots: tuple[tuple[str, str], ...]
     voice: np.ndarray | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"text": self.text, "words": [asdict(word) for word in self.words]}
+        if self.alternatives:
+            found["n_best"] = [asdict(alternative) for alternative in self.alternatives]
         found |= {task: asdict(label) for task, label in self.labels.items()}
         if self.tags is not None:
             found["slots"] = [{"slot": slot, "value": value} for slot, value in self.slots]
@@ -85,7 +97,36 @@ class Predictor:
         """
         self.model, self.codec, self.features = model.eval(), model.codec, features
         self.language, self.beam, self.reread = language, beam, reread
-        self.recogniser = Beam(model.codec.units, language, beam) if language is not None else None
+        self.recogniser: Recogniser | None = None
+        if language is not None:
+            self.recogniser = Beam(model.codec.units, language, beam)
+
+    def listening(
+        self, hot_words: Sequence[str] = (), hot_weight: float = WEIGHT, n_best: int = 1, greedy: bool = False
+    ) -> Predictor:
+        """The same model with another ear.
+
+        hot_words: words and phrases to be expected, each of their characters worth hot_weight (see mtl.hotwords).
+        n_best: so many transcripts, best first. greedy: the best path, so that the recogniser alone is heard.
+
+        Raises:
+            ValueError: a hot word without a letter, n_best out of range, or greedy together with what needs a search.
+        """
+        if not 1 <= n_best <= MOST_TEXTS:
+            raise ValueError(f"n_best is {n_best}, expected 1 to {MOST_TEXTS}")
+        if greedy and (hot_words or n_best > 1):
+            raise ValueError("the best path knows neither hot words nor alternatives; leave greedy out, or those")
+        other = Predictor(self.model, self.features, self.language, self.beam, self.reread)
+        if greedy:
+            other.recogniser = None
+        elif hot_words or n_best > 1:
+            other.recogniser = self.searching(hot_words, hot_weight, n_best)
+        return other
+
+    def searching(self, hot_words: Sequence[str], hot_weight: float, n_best: int = 1) -> Beam:
+        """The search that `listening` puts in; by the sound alone where the model has no language model."""
+        hot = HotWords(hot_words, hot_weight) if hot_words else NO_HOT_WORDS
+        return Beam(self.codec.units, self.language, self.beam, hot, n_best)
 
     def predict(self, inputs: Sequence[np.ndarray | str]) -> list[Prediction]:
         """One prediction per input: a waveform (N,) float32 at the features' sample rate, or a sentence."""
@@ -101,9 +142,14 @@ class Predictor:
         return [found[i] for i in range(len(inputs))]
 
     @torch.no_grad()
-    def predict_batch(self, batch: Batch, tokens: Sequence[Sequence[str]] | None = None) -> list[Prediction]:
-        """Predictions of a batch; for text, `tokens` are the words that its tags belong to."""
-        raw = self.model.predict(batch.to(self.model.device), self.recogniser, self.reread)
+    def predict_batch(
+        self, batch: Batch, tokens: Sequence[Sequence[str]] | None = None, recogniser: Recogniser | None = None
+    ) -> list[Prediction]:
+        """Predictions of a batch; for text, `tokens` are the words that its tags belong to.
+
+        recogniser: instead of the predictor's own, for this batch.
+        """
+        raw = self.model.predict(batch.to(self.model.device), recogniser or self.recogniser, self.reread)
         return [self._prediction(raw, row, tokens[row] if tokens is not None else None) for row in range(len(batch))]
 
     def _prediction(self, raw: dict[str, list[Any]], row: int, tokens: Sequence[str] | None) -> Prediction:
@@ -124,6 +170,7 @@ class Predictor:
             tags=tags,
             slots=tuple(bio_values(heard[: len(tags)], list(tags))) if tags is not None else (),
             voice=raw["voice"][row] if "voice" in raw else None,
+            alternatives=raw["transcript"][row].alternatives if "transcript" in raw else (),
         )
 
     def _words(self, raw: dict[str, list[Any]], row: int) -> tuple[Word, ...]:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mtl.hotwords import WEIGHT
 from pipelines import progress
 from pipelines.recipe import Recipe, RecipeError, parse
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from pipelines.evaluate import Expected
     from pipelines.registry import Registry
     from pipelines.store import Manifest, Store
 
@@ -66,9 +68,17 @@ def as_recipe(corpus: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
 
 
 def evaluate_on(
-    root: str, model: str, corpus: Mapping[str, Any], split: str, settings: Sequence[str]
+    root: str,
+    model: str,
+    corpus: Mapping[str, Any],
+    split: str,
+    settings: Sequence[str],
+    expected: Expected | None = None,
+    greedy: bool = False,
 ) -> dict[str, Any]:
     """Scores of a model on a split of any corpus, in percent, each with its 95 % interval and its number of rows.
+
+    expected: hot words; every score then stands beside the one without them. greedy: by the recogniser's best path.
 
     Raises:
         RegistryError: no such model. EvaluationError: the split has no rows.
@@ -85,27 +95,47 @@ def evaluate_on(
     store = Store(root)
     registry = Registry(store)
     uri, recipe = model_uri(registry, model), as_recipe(corpus, settings)
-    predictor = registry.load(uri)
+    predictor = registry.load(uri).listening(greedy=greedy)
     manifest = one_split(store, ingest_one(root, corpus, settings), split)
     with step("features") as current, progress.current().bar("features", "rec") as report:
         features = extract([manifest], Features(**asdict(predictor.features)), store, progress=report)
         current.done(f"{features[0].meta['rows']:,} recordings", None)
+    dataset = open_dataset(store, [manifest], features)
     with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
-        scores = evaluate(predictor, open_dataset(store, [manifest], features), recipe.loader, report)
+        scores = evaluate(predictor, dataset, recipe.loader, report, expected)
         current.done(f"{len(scores.table):,} rows", None)
+    without: dict[str, float] = {}
+    if expected:
+        with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
+            without = evaluate(predictor, dataset, recipe.loader, report, expected, boosted=False).metrics
+            current.done(f"{len(scores.table):,} rows, without hot words", None)
     rows = findings.table(scores)
+    table = [{key: line[key] for key in ("metric", "value, %", "low", "high", "rows")} for line in findings.plain(rows)]
+    if expected:
+        table = [{**line, "without": f"{without[line['metric']]:.2f}"} for line in table]
     return {
         "model": uri,
         "corpus": corpus["source"] or corpus["kind"],
         "split": split,
         "metrics": {
-            row.metric: {"value": row.value, "low": row.low, "high": row.high, "rows": row.rows} for row in rows
+            row.metric: {
+                "value": row.value,
+                "low": row.low,
+                "high": row.high,
+                "rows": row.rows,
+                **({"without": without[row.metric]} if expected else {}),
+            }
+            for row in rows
         },
         "cost": asdict(scores.cost),
-        "table": [
-            {key: line[key] for key in ("metric", "value, %", "low", "high", "rows")} for line in findings.plain(rows)
-        ],
+        "table": table,
     }
+
+
+def hot_phrases(given: Sequence[str], file: Path | None) -> list[str]:
+    """Phrases given one by one, and those of a UTF-8 file, one a line."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    return [*given, *(line.strip() for line in lines if line.strip())]
 
 
 def one_split(store: Store, manifest: Manifest, split: str) -> Manifest:
@@ -153,18 +183,27 @@ def model_uri(registry: Registry, given: str | None) -> str:
     return f"models:/{given}@{CHAMPION}"
 
 
-def answer(root: str, model: str | None, files: Sequence[Path], texts: Sequence[str]) -> list[dict[str, Any]]:
+def answer(
+    root: str,
+    model: str | None,
+    files: Sequence[Path],
+    texts: Sequence[str],
+    hot_words: Sequence[str] = (),
+    hot_weight: float = WEIGHT,
+    n_best: int = 1,
+) -> list[dict[str, Any]]:
     """What a model says of recordings and sentences: one plain mapping an input, `input` and `model` among its keys.
 
     Raises:
         RegistryError: no such model. SoundError: a recording that cannot be read; it names the file.
+        HotWordError: a hot word without a letter.
     """
     from pipelines.registry import Registry
     from pipelines.sound import decode
 
     registry = Registry(root)
     uri = model_uri(registry, model)
-    predictor = registry.load(uri)
+    predictor = registry.load(uri).listening(hot_words, hot_weight, n_best)
     inputs: list[Any] = [decode(file, predictor.features.sample_rate) for file in files]
     predictions = predictor.predict([*inputs, *texts])
     names = [*map(str, files), *texts]
@@ -183,6 +222,8 @@ def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row("[bold]input[/]", answered["input"], "")
         if answered.get("text") is not None:
             table.add_row("transcript", answered["text"] or "(nothing)", _mean_confidence(answered["words"]))
+        for number, other in enumerate(answered.get("n_best", ()), start=1):
+            table.add_row(f"  {number}", other["text"] or "(nothing)", f"{other['confidence']:.2f}")
         for task, value in answered.items():
             if isinstance(value, dict):
                 dim = "" if value["confidence"] >= CONFIDENT else "[dim]"

@@ -14,6 +14,7 @@ from html import escape
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 30
 CELL = 26  # of a confusion matrix, in SVG units
+WIDE_CELL = 52  # of a heat map: wide enough for "+12.3*"
 COLOURS = 6  # classes s0..s5 that a style sheet has to define
 
 Point = tuple[float, float]
@@ -110,6 +111,40 @@ def _cell(margin: float, row: int, column: int, count: int, share: float, labels
         return square
     strong = " strong" if share > 0.5 else ""
     return square + f'<text class="count{strong}" x="{x + CELL / 2:.1f}" y="{y + CELL / 2 + 4:.1f}">{count}</text>'
+
+
+def heat_map(
+    labels: Sequence[str], values: Sequence[Sequence[float | None]], sure: Sequence[Sequence[bool]], tooltip: str
+) -> str:
+    """Gains and losses: rows act on columns; the shade is the size, a star a value that is `sure`, None a dash.
+
+    tooltip: of a cell, with {row}, {column} and {value} to be filled in.
+    """
+    margin = 12 + 6.4 * max((len(label) for label in labels), default=0)
+    width, height = margin + WIDE_CELL * len(labels) + 4, 22 + CELL * len(labels) + 4
+    size = f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" style="max-width:{width * 1.2:.0f}px"'
+    largest = max((abs(value) for line in values for value in line if value is not None), default=0.0) or 1.0
+    parts = [f'<svg class="confusion" {size}>']
+    for position, label in enumerate(labels):
+        x, y = margin + (position + 0.5) * WIDE_CELL, 22 + (position + 0.5) * CELL + 4
+        shown = label if len(label) <= 9 else f"{label[:8]}…"
+        parts.append(f'<text class="tick" x="{margin - 6:.1f}" y="{y:.1f}" text-anchor="end">{escape(label)}</text>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="16" text-anchor="middle">{escape(shown)}</text>')
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            x, y = margin + column * WIDE_CELL, 22 + row * CELL
+            middle = f'x="{x + WIDE_CELL / 2:.1f}" y="{y + CELL / 2 + 4:.1f}"'
+            if value is None:
+                parts.append(f'<text class="count" {middle}>–</text>')
+                continue
+            told = escape(tooltip.format(row=labels[row], column=labels[column], value=f"{value:+.1f} %"))
+            opacity = 0.08 + 0.6 * abs(value) / largest
+            parts.append(
+                f'<rect class="cell {"right" if value >= 0 else "wrong"}" x="{x:.1f}" y="{y:.1f}" '
+                f'width="{WIDE_CELL - 1}" height="{CELL - 1}" fill-opacity="{opacity:.2f}"><title>{told}</title></rect>'
+                f'<text class="count" {middle}>{value:+.1f}{"*" if sure[row][column] else ""}</text>'
+            )
+    return "".join([*parts, "</svg>"])
 
 
 def interval_bar(low: float, high: float, value: float, champion: float | None, scale: tuple[float, float]) -> str:

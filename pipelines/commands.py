@@ -1,4 +1,4 @@
-"""The commands that need no Prefect: `flows.py` adds nightly, search, promote and deploy to this `app` and runs it.
+"""The commands that need no Prefect: `flows.py` adds those that do (nightly, search, study …) to this `app`.
 
 Results go to standard output, a table for people or `--json` for scripts; what a command is doing goes to standard
 error. Exit codes: 0 done, 1 failed or refused, 2 a wrong call (a recipe with a mistake in it is one).
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from mtl.hotwords import WEIGHT
 from pipelines import environment
 from pipelines.listings import short_time
 from pipelines.night import Outcome
@@ -25,7 +26,10 @@ from pipelines.progress import display
 
 COLUMNS = ("metric", "value, %", "low", "high", "champion", "limit", "rows", "verdict")
 PIPE_WIDTH = 220
-ORDER = ("nightly", "search", "deploy", "ingest", "evaluate", "predict", "say", "leaderboard", "promote", "rollback")
+ORDER = (
+    "nightly", "search", "study", "deploy", "ingest", "evaluate", "predict", "say", "leaderboard", "promote",
+    "rollback",
+)  # fmt: skip
 
 
 class InOrder(TyperGroup):
@@ -58,6 +62,16 @@ SetOption = Annotated[
 ]
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a YAML file.")]
 NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name in the registry: the recipe's name.")]
+HotWordOption = Annotated[
+    list[str] | None, typer.Option("--hot-word", metavar="PHRASE", help="To be expected in recordings; repeatable.")
+]
+HotWordsOption = Annotated[
+    Path | None,
+    typer.Option("--hot-words", metavar="FILE", exists=True, dir_okay=False, help="Such phrases, one a line."),
+]
+HotWeightOption = Annotated[
+    float, typer.Option("--hot-weight", min=0, help="What a character of a hot word is worth, in natural logarithms.")
+]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Kept in the ledger.")]
 
 
@@ -142,19 +156,26 @@ def predict(
     model: Annotated[
         str | None, typer.Option("--model", metavar="URI", help="models:/NAME@champion, NAME, folder.")
     ] = None,
+    hot_word: HotWordOption = None,
+    hot_words: HotWordsOption = None,
+    hot_weight: HotWeightOption = WEIGHT,
+    n_best: Annotated[
+        int, typer.Option("--n-best", min=1, max=100, help="Transcripts of a recording, with confidences.")
+    ] = 1,
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
     """What a model hears or reads: transcript, intent, slots, domain, speaker … with confidences.
 
-    Example: `motet predict kitchen.wav` or `motet predict --text "play some jazz" --json`
+    Example: `motet predict kitchen.wav --hot-word "anna karenina"` or `motet predict --text "play some jazz" --json`
     """
-    from pipelines.adhoc import answer, answer_table
+    from pipelines.adhoc import answer, answer_table, hot_phrases
 
     if not files and not text:
         raise typer.BadParameter('give a recording or --text "…"')
     environment.prepare(root)
-    answers = answer(root, model, list(files or []), list(text or []))
+    phrases = hot_phrases(hot_word or [], hot_words)
+    answers = answer(root, model, list(files or []), list(text or []), phrases, hot_weight, n_best)
     emit(answers, as_json, answer_table(answers))
 
 
@@ -171,24 +192,57 @@ def evaluate(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="quality.* or options.* of the corpus.")
     ] = None,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Best path: the recogniser alone, without a language model.")
+    ] = False,
+    hot_word: HotWordOption = None,
+    hot_words: HotWordsOption = None,
+    hot_weight: HotWeightOption = WEIGHT,
+    distractors: Annotated[
+        int, typer.Option("--distractors", min=0, help="For each row, so many hot words more that it does not hold.")
+    ] = 0,
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
     """Any registered model on any corpus: WER, CER, intent accuracy, slot F1 … with 95 % bootstrap intervals.
 
+    With hot words the error rate of their words (biased_wer) and of all others, and each figure without them.
+
     Example: `motet evaluate assistant librispeech /data/LibriSpeech --split test --json`
     """
-    from pipelines.adhoc import evaluate_on
+    from pipelines.adhoc import evaluate_on, hot_phrases
+    from pipelines.evaluate import Expected
 
+    phrases = tuple(hot_phrases(hot_word or [], hot_words))
+    if greedy and phrases:
+        raise typer.BadParameter("the best path knows no hot words; leave out --greedy or them")
+    if distractors and not phrases:
+        raise typer.BadParameter("--distractors go with hot words; give --hot-word or --hot-words")
+    expected = Expected(phrases, hot_weight, distractors) if phrases else None
     environment.prepare(root)
     # A name of its own: another way of splitting must not become the newest version of what nights train on.
     config = {"name": name or f"evaluation-{kind}", "kind": kind, "source": source, "split_by": split_by}
     with display(quiet=as_json):
-        result = evaluate_on(root, model, config, split, settings or [])
+        result = evaluate_on(root, model, config, split, settings or [], expected, greedy)
     emit(result, as_json, table_of(f"{result['model']} on {result['corpus']} ({split})", result["table"], NUMBERS))
 
 
-NUMBERS = ("value, %", "low", "high", "rows", "champion", "limit", "version", "number", "trial", "objective", "MB")
+NUMBERS = (
+    "value, %",
+    "single, %",
+    "gain, %",
+    "low",
+    "high",
+    "without",
+    "rows",
+    "champion",
+    "limit",
+    "version",
+    "number",
+    "trial",
+    "objective",
+    "MB",
+)
 
 
 @app.command()

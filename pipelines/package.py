@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtl.hotwords import WEIGHT
 from pipelines.tracking import quiet_mlflow
 
 if TYPE_CHECKING:
@@ -76,9 +77,13 @@ def save_package(folder: Path, package: Path, model_id: str | None = None, run_i
 
 
 def signature(tasks: tuple[str, ...]) -> ModelSignature:
-    """Inputs `audio` and `text`, of which a row has one; outputs by task, each null where the task is silent."""
+    """Inputs `audio` and `text`, of which a row has one; outputs by task, each null where the task is silent.
+
+    A model that transcribes has parameters for a whole call: hot words, what their characters are worth, and how many
+    transcripts are wanted; see packaged_model.py.
+    """
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     def optional(name: str, kind: DataType = DataType.string) -> ColSpec:
         return ColSpec(kind, name, required=False)
@@ -86,11 +91,20 @@ def signature(tasks: tuple[str, ...]) -> ModelSignature:
     inputs: list[Any] = [optional("audio"), optional("text")]
     outputs: list[Any] = []
     for task in tasks:
-        if task in ("transcript", "slots"):
-            outputs.append(optional("text" if task == "transcript" else task))
+        if task == "transcript":
+            outputs += [optional("text"), optional("words"), optional("n_best")]
+        elif task == "slots":
+            outputs.append(optional(task))
         else:
             outputs += [optional(task), optional(f"{task}_confidence", DataType.double)]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+    params = ParamSchema(
+        [
+            ParamSpec("hot_words", DataType.string, [], shape=(-1,)),
+            ParamSpec("hot_weight", DataType.double, WEIGHT),
+            ParamSpec("n_best", DataType.long, 1),
+        ]
+    )
+    return ModelSignature(Schema(inputs), Schema(outputs), params if "transcript" in tasks else None)
 
 
 def example(tasks: tuple[str, ...]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
     model = mlflow.pyfunc.load_model("models:/assistant@champion")
     model.predict(pandas.DataFrame({"text": ["turn on the light"]}))
     model.predict(pandas.DataFrame({"audio": [base64 of a WAV or FLAC file, or the path of one]}))
+    model.predict(recordings, params={"hot_words": ["anna karenina"], "hot_weight": 1.0, "n_best": 3})
 
 MLflow stores this file in the package (models-from-code) with `mtl` and the folder of the Predictor beside it. It is
 run wherever the package is loaded, so it imports nothing but mtl, numpy, pandas, mlflow and, for sound,
@@ -20,6 +21,7 @@ import io
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from mtl.hotwords import WEIGHT
 from mtl.predictor import Prediction, Predictor
 
 ARTIFACT = "predictor"
@@ -44,14 +47,21 @@ class SpeechService(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Columns `text`, then each task and `<task>_confidence`, then `slots` as JSON; null where a task is silent.
+        """A column `text`, each task and `<task>_confidence`; `words` with their times, `slots` and, where more than
+        one transcript is wanted, `n_best` as JSON; null where a task is silent.
 
         Raises:
             ValueError: a row with neither or both inputs, or a recording that cannot be read; it names the row.
         """
         rate = self.predictor.features.sample_rate
+        asked = {name: value for name, value in (params or {}).items() if value is not None}
+        predictor = self.predictor.listening(
+            [str(phrase) for phrase in asked.get("hot_words", ())],
+            float(asked.get("hot_weight", WEIGHT)),
+            int(asked.get("n_best", 1)),
+        )
         inputs = [_input(row, number, rate) for number, row in enumerate(model_input.to_dict("records"))]
-        predictions = self.predictor.predict(inputs)
+        predictions = predictor.predict(inputs)
         return as_table(predictions, self.predictor.model.config.tasks, model_input.index)
 
 
@@ -61,6 +71,8 @@ def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any =
     for task in tasks:
         if task == "transcript":
             columns["text"] = [prediction.text for prediction in predictions]
+            columns["words"] = [_listed(prediction.words) for prediction in predictions]
+            columns["n_best"] = [_listed(prediction.alternatives) for prediction in predictions]
         elif task == "slots":
             columns["slots"] = [_slots(prediction) for prediction in predictions]
         else:
@@ -119,6 +131,10 @@ def _recording(audio: str) -> bytes | str:
 def paths_allowed() -> bool:
     serving = "mlflow.pyfunc.scoring_server.app" in sys.modules
     return not serving or os.environ.get("MOTET_SERVE_PATHS") == "1"
+
+
+def _listed(items: tuple[Any, ...]) -> str | None:
+    return json.dumps([asdict(item) for item in items], ensure_ascii=False) if items else None
 
 
 def _slots(prediction: Prediction) -> str | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -21,13 +22,14 @@ import pyarrow.compute as pc
 import torch
 
 from mtl.audio import FeatureSpec
+from mtl.balance import Settings
 from mtl.beam import BeamConfig
 from mtl.fit import FitConfig
 from mtl.metrics import score_rows, summarise
 from mtl.model import ModelConfig, SpeechModel, build_model
 from mtl.ngram import NGram
 from mtl.predictor import Prediction, Predictor
-from mtl.text import CLASSIFICATION, Codec, tokens_of
+from mtl.text import CLASSIFICATION, Characters, Codec, normalise, tokens_of
 from pipelines.dataset import Dataset, open_dataset
 from pipelines.loader import Loader, evaluation_batches
 from pipelines.recipe import Recipe
@@ -38,6 +40,10 @@ from pipelines.store import Manifest, Store
 VALID_SECONDS = 1800.0
 VALID_SENTENCES = 2000
 LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in CLASSIFICATION}}
+
+
+class LanguageModelError(ValueError):
+    """A language model that the recipe names and that cannot be used."""
 
 
 class UnlabelledTask(ValueError):
@@ -86,6 +92,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
 
     Raises:
         UnlabelledTask: a task has no labelled row to train on.
+        LanguageModelError: decoding.arpa is not what it says, or not in the recogniser's spelling.
     """
     tasks = tuple(recipe.tasks)
     train = dataset.split("train").rows
@@ -97,6 +104,8 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
         )
     columns = ["text", "tokens", *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
     codec = Codec.build(train.select(columns).to_pylist(), tasks, kind=recipe.text.units, pieces=recipe.text.pieces)
+    if recipe.decoding.arpa:
+        given_language_model(recipe, codec)  # a file that cannot be used must not be found out after the training
     return codec, model_config(recipe), fit_config(recipe)
 
 
@@ -106,8 +115,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
         bins=recipe.features.bins,
         **recipe.model.model_dump(),
         sharing=recipe.sharing.mode,
-        strength=recipe.sharing.strength,
-        distance=recipe.sharing.distance,
+        **recipe.sharing.model_dump(exclude={"mode"}),
     )
 
 
@@ -123,22 +131,58 @@ def fit_config(recipe: Recipe) -> FitConfig:
         ema=trainer.ema,
         task_weights={str(task): config.weight for task, config in recipe.tasks.items()},
         balancing=recipe.balancing.method,
+        balancing_settings=Settings(**recipe.balancing.model_dump(exclude={"method"})),
         checkpoint_seconds=60 * trainer.checkpoint_minutes,
         seed=recipe.seed,
     )
 
 
-def language_model(recipe: Recipe, dataset: Dataset) -> NGram | None:
-    """The word n-gram model of the training sentences, heard or read; None where the recipe takes the best path."""
+def language_model(recipe: Recipe, dataset: Dataset, codec: Codec) -> NGram | None:
+    """The word n-gram model of decoding.arpa, or of the training sentences, heard or read.
+
+    None where the recipe takes the best path. Raises LanguageModelError.
+    """
     if recipe.decoding.beam == 1 or "transcript" not in recipe.tasks:
         return None
+    if recipe.decoding.arpa:
+        return given_language_model(recipe, codec)
     texts = dataset.split("train").rows["text"].drop_null().to_pylist()
     return NGram.train(texts, recipe.decoding.order) if texts else None
 
 
+def given_language_model(recipe: Recipe, codec: Codec) -> NGram:
+    """What decoding.arpa holds, if it is still that file and most of its words can be written by the recogniser.
+
+    Raises:
+        LanguageModelError: no such file, no ARPA text, another file than the recipe was loaded with, another spelling.
+    """
+    path, wanted = Path(recipe.decoding.arpa or ""), recipe.decoding.arpa_checksum
+    try:
+        model = NGram.read(path)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        raise LanguageModelError(f"decoding.arpa: {error}") from None
+    if wanted is not None and found != wanted:
+        raise LanguageModelError(
+            f"decoding.arpa: {path} has sha256 {found}, the recipe says {wanted}; was it changed since the night began?"
+        )
+    odd = [word for word in model.vocabulary if word != normalise(word)]
+    if 2 * len(odd) > len(model.vocabulary):
+        raise LanguageModelError(
+            f"decoding.arpa: {len(odd):,} of the {len(model.vocabulary):,} words in {path} are written otherwise than "
+            f"transcripts are, for instance {min(odd)!r}; expected lower case without punctuation"
+        )
+    if isinstance(codec.units, Characters):
+        letters = set(codec.units.symbols)
+        if not any(letters.issuperset(word) for word in model.vocabulary):
+            raise LanguageModelError(f"decoding.arpa: no word in {path} is made of the letters of the transcripts")
+    return model
+
+
 def beam_config(recipe: Recipe) -> BeamConfig:
     decoding = recipe.decoding
-    return BeamConfig(decoding.beam, decoding.weight, decoding.bonus, decoding.unknown)
+    return BeamConfig(decoding.beam, decoding.weight, decoding.bonus, decoding.unknown, decoding.spelling)
 
 
 def feature_spec(recipe: Recipe) -> FeatureSpec:
@@ -146,14 +190,21 @@ def feature_spec(recipe: Recipe) -> FeatureSpec:
 
 
 def labelled(dataset: Dataset, recipe: Recipe) -> Dataset:
-    """The dataset with a task's labels removed on rows of corpora that the recipe does not train it on."""
+    """The dataset without the labels that the recipe does not train on.
+
+    A task's labels go on rows of corpora that it does not name, and on the training rows beyond its share `labels`.
+    """
     rows = dataset.rows
     for task, config in recipe.tasks.items():
         if config.corpora is not None:
-            rows = _without_labels(rows, str(task), config.corpora)
+            rows = _without_labels(rows, str(task), pc.is_in(rows["corpus"], pa.array(config.corpora, pa.string())))
+        if config.labels < 1:
+            rows = _without_labels(rows, str(task), _sparse(rows, str(task), config.labels))
     if rows is dataset.rows:
         return dataset
-    return dataset.relabelled(rows, str({task: config.corpora for task, config in recipe.tasks.items()}))
+    change = str({task: config.corpora for task, config in recipe.tasks.items()})
+    shares = {task: config.labels for task, config in recipe.tasks.items() if config.labels < 1}
+    return dataset.relabelled(rows, f"{change} {shares}" if shares else change)
 
 
 class Validation:
@@ -208,8 +259,8 @@ def _hashes(ids: list[str]) -> list[bytes]:
     return [hashlib.blake2b(id_.encode(), digest_size=8).digest() for id_ in ids]
 
 
-def _without_labels(rows: pa.Table, task: str, corpora: tuple[str, ...]) -> pa.Table:
-    kept = pc.is_in(rows["corpus"], pa.array(corpora, pa.string()))
+def _without_labels(rows: pa.Table, task: str, kept: Any) -> pa.Table:
+    """The rows with the task's labels on those where `kept` (N,) is true alone."""
     if task == "transcript":  # the words stay for the text front-end and the slots: only the CTC target goes
         words = pc.if_else(
             pc.and_(pc.invert(kept), pc.is_null(rows["tokens"])), pc.split_pattern(rows["text"], " "), rows["tokens"]
@@ -221,14 +272,34 @@ def _without_labels(rows: pa.Table, task: str, corpora: tuple[str, ...]) -> pa.T
     return rows.set_column(rows.schema.get_field_index(column), field, values)
 
 
+def trainable(rows: pa.Table, task: str) -> pa.ChunkedArray:
+    """(N,) bool: rows with a label that trains the task."""
+    found = pc.is_valid(rows[LABEL_COLUMNS[task]])
+    return pc.and_(found, pc.is_valid(rows["audio"])) if task == "transcript" else found  # CTC needs something to hear
+
+
+def _sparse(rows: pa.Table, task: str, share: float) -> pa.Array:
+    """(N,) bool: all rows but those whose training label goes.
+
+    The hash is not that of `sampled`, or a share of the rows would hold more than its share of the labels; it is
+    the same for every task, as when a share of the utterances was annotated.
+    """
+    eligible = pc.and_(pc.equal(rows["split"], "train"), trainable(rows, task)).to_numpy()
+    positions = np.flatnonzero(eligible)
+    if not len(positions):
+        return pa.array(~eligible)
+    hashes = _hashes([f"labels/{id_}" for id_ in rows["id"].take(pa.array(positions)).to_pylist()])
+    order = sorted(range(len(positions)), key=hashes.__getitem__)
+    kept = ~eligible
+    kept[positions[order[: max(1, round(share * len(positions)))]]] = True
+    return pa.array(kept)
+
+
 def _check_labels(train: pa.Table, recipe: Recipe) -> None:
     if not train.num_rows:
         raise UnlabelledTask(f"recipe {recipe.name!r}: no row has the split 'train'; look at the corpora's split_by")
     for task in recipe.tasks:
-        column = train[LABEL_COLUMNS[task]]
-        if task == "transcript":  # CTC needs something to listen to
-            column = column.filter(pc.is_valid(train["audio"]))
-        if column.null_count == len(column):
+        if not pc.any(trainable(train, task)).as_py():
             raise UnlabelledTask(
                 f"recipe {recipe.name!r}: no training row is labelled for the task {task!r}; remove tasks.{task}, "
                 "add a corpus that has such labels, or widen tasks." + f"{task}.corpora"

@@ -21,6 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 SHIPPED = Path(__file__).parent / "recipes"
 CORPUS_KINDS = ("espeak", "librispeech", "atis", "manifest")
+SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
+BALANCING = (
+    *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
+    *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
+    *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
+)
 TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language")
 
 
@@ -104,6 +110,9 @@ class Model(Section):
     heads: int = Field(4, ge=1)
     kernel: int = Field(15, ge=1, description="frames of the convolution in each block, odd")
     expansion: int = Field(4, ge=1, description="feed-forward width over model width")
+    hidden: int | None = Field(
+        None, ge=1, description="units of the feed-forward layers, in place of expansion x width"
+    )
     subsampling: Literal[2, 3, 4, 6, 8] = 4
     dropout: float = Field(0.1, ge=0, lt=1)
     word_dropout: float = Field(0.05, ge=0, lt=1, description="share of words read as unknown in training")
@@ -118,18 +127,47 @@ class Model(Section):
 
 
 class Sharing(Section):
-    mode: Literal["hard", "soft"] = "hard"
+    mode: Literal[SHARING_MODES] = "hard"  # type: ignore[valid-type]
     strength: float = Field(1e-3, ge=0, description="lambda of the soft penalty")
     distance: Literal["l2", "l1", "cosine"] = "l2"
+    experts: int = Field(4, ge=1, description="of mmoe")
+    shared_experts: int = Field(1, ge=1, description="of ple, beside one for each task")
+    expert_blocks: int = Field(1, ge=1, description="the model's last blocks, which are experts in mmoe and ple")
+    bottleneck: int = Field(32, ge=1, description="units of an adapter (adapter) or of what makes a mask (attention)")
+    graph: tuple[tuple[Literal[TASK_KINDS], Literal[TASK_KINDS]], ...] | None = Field(  # type: ignore[valid-type]
+        None, description="pairs of tasks that exchange messages; intent-slots and slots-domain if left out"
+    )
+
+    @field_validator("graph")
+    @classmethod
+    def _edges_join_two_tasks(cls, graph: tuple[tuple[str, str], ...] | None) -> tuple[tuple[str, str], ...] | None:
+        for one, other in graph or ():
+            if one == other:
+                raise ValueError(f"the pair [{one}, {other}] joins a task with itself, expected two different tasks")
+        return graph
 
 
 class Task(Section):
     weight: float = Field(1.0, gt=0)
     corpora: tuple[str, ...] | None = Field(None, description="corpora whose labels train this task; all if left out")
+    labels: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of its training labels that are kept, by hash; a larger share holds a smaller",
+    )
 
 
 class Balancing(Section):
-    method: Literal["static", "uncertainty"] = "static"
+    """How tasks' losses or gradients become one step; see mtl.balance. Each number is read by the methods it names."""
+
+    method: Literal[BALANCING] = "static"  # type: ignore[valid-type]
+    temperature: float = Field(2.0, gt=0, description="dwa: higher is more even")
+    smoothing: float = Field(0.1, gt=0, description="stch: lower is nearer to the worst loss alone")
+    radius: float = Field(0.5, ge=0, lt=1, description="cagrad: how far from the mean gradient, a share of its length")
+    fairness: float = Field(2.0, ge=0.1, description="fairgrad: 1 is proportional, higher nearer to max-min")
+    asymmetry: float = Field(1.5, ge=0, description="gradnorm: how hard slow tasks are pulled along")
+    rate: float = Field(0.025, gt=0, description="famo, gradnorm: learning rate of their own weights")
 
 
 class Decoding(Section):
@@ -140,6 +178,11 @@ class Decoding(Section):
     weight: float = Field(0.5, ge=0, description="of the language model beside the recogniser")
     bonus: float = Field(1.0, description="for each word")
     unknown: float = Field(-6.0, le=0, description="for a word that training never saw")
+    spelling: float = Field(-1.0, le=0, description="for each letter of such a word")
+    arpa: str | None = Field(
+        None, description="file of a word n-gram model (ARPA, gzipped or not) instead of one from the transcripts"
+    )
+    arpa_checksum: str | None = Field(None, description="sha256 of that file, hex; filled in when a recipe is loaded")
     reread: bool = Field(
         False, description="intent and the like from the recognised words too; needs sentences of text in training"
     )
@@ -167,7 +210,7 @@ class Search(Section):
     reduction: int = Field(3, ge=2, description="ASHA's reduction factor")
     learning_rate: tuple[float, float] = (3e-4, 3e-3)
     task_weight: tuple[float, float] = (0.1, 10.0)
-    modes: tuple[Literal["hard", "soft"], ...] = ("hard", "soft")
+    modes: tuple[Literal[SHARING_MODES], ...] = Field(("hard", "soft"), min_length=1)  # type: ignore[valid-type]
     strength: tuple[float, float] = (1e-5, 1e-1)
 
 
@@ -217,6 +260,17 @@ class Recipe(Section):
             for corpus in config.corpora or ():
                 if corpus not in names:
                     raise ValueError(f"tasks.{task}.corpora names {corpus!r}; the recipe's corpora are {sorted(names)}")
+        for pair in self.sharing.graph or ():
+            if missing := set(pair) - set(self.tasks):
+                raise ValueError(
+                    f"sharing.graph names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
+                )
+        modes = {self.sharing.mode, *self.search.modes}
+        if modes & {"mmoe", "ple"} and self.sharing.expert_blocks > self.model.blocks:
+            raise ValueError(
+                f"sharing.expert_blocks is {self.sharing.expert_blocks}, but the model has {self.model.blocks} blocks; "
+                "lower it, or raise model.blocks"
+            )
         for metric in (self.gates.primary, *self.gates.tolerance, *self.gates.minimum):
             if metric.split("/")[0] not in self.tasks:
                 raise ValueError(f"gates name the metric {metric!r}, but its task is not among {sorted(self.tasks)}")
@@ -227,6 +281,7 @@ class Recipe(Section):
         content = self.model_dump(mode="json", exclude={"summary", "search", "gates"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
+        content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
@@ -255,6 +310,7 @@ def load(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Reci
     for override in overrides:
         _override(content, override)
     _expand_sources(content, path)
+    _find_arpa(content, path)
     return parse(content, where=str(path))
 
 
@@ -279,6 +335,19 @@ def _expand_sources(content: dict[str, Any], path: Path) -> None:
                 f"export it, or give --set corpora.{corpus.get('name')}.source=FOLDER"
             )
         corpus["source"] = source
+
+
+def _find_arpa(content: dict[str, Any], path: Path) -> None:
+    """Expands `decoding.arpa` and fills in its checksum: another language model makes another recipe."""
+    decoding = content.get("decoding")
+    if not isinstance(decoding, dict) or not isinstance(decoding.get("arpa"), str):
+        return
+    arpa = Path(os.path.expanduser(os.path.expandvars(decoding["arpa"]))).resolve()
+    if not arpa.is_file():
+        raise RecipeError(f"{path}: decoding.arpa names {arpa}, which is no file; expected ARPA text, gzipped or not")
+    decoding["arpa"] = str(arpa)
+    with arpa.open("rb") as file:
+        decoding.setdefault("arpa_checksum", hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _find(name_or_path: str) -> Path:

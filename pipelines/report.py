@@ -12,9 +12,12 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines import charts
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 SYNTHETIC = "synthetic speech (eSpeak NG): figures say that the system works, and nothing about real voices"
@@ -104,27 +107,38 @@ class Night:
         )
 
 
-def render(night: Night) -> str:
-    """The page."""
+def environment() -> Environment:
+    """Templates of pages, with what is shown escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
+    found = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "figure": charts.number}
-    environment.filters["diff"] = lambda pair: Markup(diff(pair[0], pair[1]))
-    return environment.get_template("report.html.j2").render(
-        night=night,
-        note=SYNTHETIC,
-        intervals={row.metric: Markup(_interval(row)) for row in night.metrics},
-        curves={task: [Markup(chart) for chart in drawn] for task, drawn in curves(night.history).items()},
-        throughput=[(name, Markup(chart)) for name, chart in _throughput(night.history)],
-        confusions=[(item.task, Markup(_confusion(item)), len(item.labels)) for item in night.confusions],
+    found.filters |= {"percent": percent, "figure": charts.number}
+    found.filters["diff"] = lambda pair: Markup(diff(pair[0], pair[1]))
+    return found
+
+
+def render(night: Night) -> str:
+    """The page."""
+    from markupsafe import Markup
+
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            night=night,
+            note=SYNTHETIC,
+            intervals={row.metric: Markup(_interval(row)) for row in night.metrics},
+            curves={task: [Markup(chart) for chart in drawn] for task, drawn in curves(night.history).items()},
+            throughput=[(name, Markup(chart)) for name, chart in _throughput(night.history)],
+            confusions=[(item.task, Markup(_confusion(item)), len(item.labels)) for item in night.confusions],
+        )
     )
 
 

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import cluster
 from pipelines.dataset import open_dataset
-from pipelines.prepare import Job, UnlabelledTask, labelled, prepare
+from pipelines.prepare import Job, LanguageModelError, UnlabelledTask, labelled, prepare
 from pipelines.recipe import Recipe
 from pipelines.store import Manifest, Store, fingerprint
 from pipelines.tracking import PARENT_TAG
-from pipelines.train import nodes, quiet_ray, storage
+from pipelines.train import Share, nodes, quiet_ray, storage
 from pipelines.trial import WORST, numbers, overrides_of, run_trial
 
 if TYPE_CHECKING:
@@ -114,11 +114,7 @@ class Slots:
     """How many trials run at once, and what one of them gets."""
 
     concurrent: int
-    cpus: int
-    gpu: bool
-
-    def resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus, **({"GPU": 1} if self.gpu else {})}
+    share: Share
 
 
 def search(
@@ -148,10 +144,10 @@ def search(
         try:
             cluster.connect(cpus=1)
             codec = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))[0]
-        except (cluster.ClusterError, UnlabelledTask) as error:
+        except (cluster.ClusterError, UnlabelledTask, LanguageModelError) as error:
             raise SearchError(str(error)) from error
         slots = slots_of(nodes(), trials, recipe.trainer.gpus)
-        job = Job(recipe, utterances, features, store, codec.to_json(), slots.cpus, recipe.search.share)
+        job = Job(recipe, utterances, features, store, codec.to_json(), slots.share.cpus, recipe.search.share)
         tuner = _tuner(job, slots, name, trials, tracking, old)
         result = _rank(_run(tuner, name, progress), recipe, name)
         store.put_bytes(f"search/{name}/leaderboard.json", json.dumps(result.to_json()).encode())
@@ -180,7 +176,7 @@ def slots_of(nodes: Sequence[Mapping[str, float]], trials: int, gpus: bool | Non
     concurrent = min(places, max(2, math.ceil(trials / 2)))
     # CPUs that no trial uses go to those that run, on one node: on several, Ray packs them as it likes.
     cpus = min(int(node["CPU"] // (concurrent if len(nodes) == 1 else fit)) for node, fit in fits if fit)
-    return Slots(concurrent, cpus, use_gpu)
+    return Slots(concurrent, Share(cpus, use_gpu))
 
 
 def _trials_on(node: Mapping[str, float], use_gpu: bool) -> int:
@@ -237,7 +233,7 @@ def _tuner(job: Job, slots: Slots, name: str, trials: int, tracking: Run | None,
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job, search=name), slots.resources())
+    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job, search=name), slots.share.resources())
     place = storage(job.store, "search")
     path = f"{place['storage_path']}/{name}"
     if old and tune.Tuner.can_restore(path, place.get("storage_filesystem")):

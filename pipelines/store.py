@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -132,6 +132,11 @@ class Store:
             finally:
                 temporary.unlink(missing_ok=True)
         return copy
+
+    def fetch_folder(self, keys: Sequence[str]) -> Path:
+        """A local folder that holds the named keys of one folder of the store; see `fetch`."""
+        (folder,) = {self.fetch(key).parent for key in keys}
+        return folder
 
     def write_table(self, key: str, table: pa.Table, **options: Any) -> None:
         """The table as Parquet; `options` go to pyarrow.parquet.write_table."""

@@ -32,6 +32,7 @@ from pipelines import cluster
 from pipelines.dataset import open_dataset
 from pipelines.prepare import (
     Job,
+    LanguageModelError,
     UnlabelledTask,
     beam_config,
     feature_spec,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     from pipelines.tracking import Run
 
-VERSION = 1
+VERSION = 2
 START_ATTEMPTS = 3  # of a worker group that finds no place in the cluster
 POLL_SECONDS = 0.5
 
@@ -192,7 +193,7 @@ def _codec(recipe: Recipe, utterances: list[Manifest], features: list[Manifest],
     if not store.exists(key):
         try:
             codec, _, _ = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))
-        except UnlabelledTask as error:
+        except (UnlabelledTask, LanguageModelError) as error:
             raise TrainError(str(error)) from error
         store.put_bytes(key, json.dumps(codec.to_json(), ensure_ascii=False).encode())
     return Codec.from_json(json.loads(store.read_bytes(key)))
@@ -348,7 +349,7 @@ def _keep(outcome: Result, job: Job, codec: Codec, name: str) -> TrainResult:
         model.load_state_dict(kept_weights(checkpoints.load(folder)))
     with tempfile.TemporaryDirectory() as scratch:
         dataset = labelled(open_dataset(job.store, job.utterances, job.features), job.recipe)
-        language = language_model(job.recipe, dataset)
+        language = language_model(job.recipe, dataset, codec)
         Predictor(model, feature_spec(job.recipe), language, beam_config(job.recipe), job.recipe.decoding.reread).save(
             scratch
         )

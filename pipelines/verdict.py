@@ -44,9 +44,7 @@ def register(
     recipe = kept_recipe(store, recipe_key)
     result = _result(finished(store, name), name)
     with step("register") as current:
-        folder = store.fetch(result.files[0]).parent
-        for key in result.files[1:]:
-            folder = store.fetch(key).parent
+        folder = store.fetch_folder(result.files)
         lineage = manifests(store, [*utterances, *feature_refs])
         version = Registry(store).register(
             recipe.name, folder, Run(**run), lineage, {"motet.night": name, RECIPE_TAG: recipe_key}
@@ -80,8 +78,14 @@ def evaluate(
         primary = scores.metrics.get(recipe.gates.primary)
         shown = f"{len(scores.table):,} test rows"
         if primary is not None:
-            shown += f", {recipe.gates.primary} {primary:.2f} %"
+            shown += f", {recipe.gates.primary} {primary:.2f} %{_apart(scores, recipe.gates.primary)}"
         return current.done(shown, champion)
+
+
+def _apart(scores: Scores, metric: str) -> str:
+    """The metric for each corpus alone, where there are several."""
+    apart = {name: metrics[metric] for name, metrics in scores.by_corpus.items() if metric in metrics}
+    return f" ({', '.join(f'{name} {value:.2f}' for name, value in apart.items())})" if len(apart) > 1 else ""
 
 
 def opponent(registry: Registry, name: str, version: int) -> int | None:

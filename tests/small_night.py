@@ -2,6 +2,7 @@
 
 python tests/small_night.py train ROOT NAME        # a driver that a test can kill; prints a line an epoch
 python tests/small_night.py search ROOT
+python tests/small_night.py study ROOT
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ RECIPE: dict[str, Any] = {
 
 def recipe(**trainer: Any) -> Recipe:
     return parse({**RECIPE, "trainer": {**RECIPE["trainer"], **trainer}})
+
+
+def two_tasks() -> Recipe:
+    """For a study: six small models, if each is trained with two seeds."""
+    return parse({**RECIPE, "tasks": {"transcript": {}, "intent": {}}, "trainer": {**RECIPE["trainer"], "epochs": 1}})
 
 
 def data(store: Store) -> tuple[list[Manifest], list[Manifest]]:
@@ -144,18 +150,24 @@ def main(kind: str, root: str, name: str = "search") -> None:
 
     from pipelines import train
     from pipelines.search import search
+    from pipelines.study import study
+
+    def shown(done: int, total: int, label: str) -> None:
+        print(done, label, flush=True)
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     store = Store(root)
     manifests = data(store)
+    if kind == "study":
+        run = tracking.start(root, two_tasks(), "study")
+        study(two_tasks(), *manifests, store, seeds=2, tracking=run, progress=shown)
+        return
     run = tracking.start(root, recipe(), name)
     if kind == "train":
         train.loop = loop_with_accident(Path(root) / "hangs", SECOND_EPOCH, hang())
         train.train(recipe(), *manifests, store, name, workers=1, tracking=run)
     else:
-        search(
-            recipe(), *manifests, store, tracking=run, progress=lambda done, _, label: print(done, label, flush=True)
-        )
+        search(recipe(), *manifests, store, tracking=run, progress=shown)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
 
 def test_the_promised_commands_are_there_in_order() -> None:
     output = call("--help").output
-    first = ["nightly", "search", "deploy", "ingest", "evaluate", "predict"]
+    first = ["nightly", "search", "study", "deploy", "ingest", "evaluate", "predict"]
     promised = [*first, "leaderboard", "promote", "rollback", "history", "up", "doctor", "gc"]
     places = [output.index(f" {name} ") for name in promised]
     assert places[0] == min(places)
@@ -132,6 +132,12 @@ def test_predict_names_the_file_that_it_cannot_read(finished_night: FinishedNigh
     result = call("predict", str(tmp_path / "noise.wav"), "--root", finished_night.root, "--model", "small/1")
     assert result.exit_code == 1
     assert "noise.wav" in str(result.exception)
+
+
+def test_a_study_of_cells_that_there_are_not_is_a_wrong_call() -> None:
+    result = call("study", "assistant", "--cells", "pairs,triples")
+    assert result.exit_code == 2
+    assert "triples: expected some of single, joint, pairs, leave-one-out" in " ".join(result.output.split())
 
 
 def test_predict_without_input_is_a_wrong_call() -> None:

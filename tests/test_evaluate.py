@@ -23,7 +23,7 @@ from mtl.predictor import Prediction, Predictor
 from mtl.text import Codec, tokens_of
 from pipelines import recipe
 from pipelines.dataset import Dataset, open_dataset
-from pipelines.evaluate import EvaluationError, Scores, evaluate, evaluated, rows_identity
+from pipelines.evaluate import EvaluationError, Expected, Scores, evaluate, evaluated, rows_identity
 from pipelines.features import extract
 from pipelines.gates import decide
 from pipelines.store import Store
@@ -231,3 +231,34 @@ def test_what_does_not_go_together_is_refused(dataset: Dataset, predictor: Predi
     coarse = open_dataset(store, manifest, extract(manifest, SPEC.model_copy(update={"hop_ms": 20.0}), store, "local"))
     with pytest.raises(EvaluationError, match=r"hop_ms is 20.0 and the model wants 10.0"):
         evaluate(predictor, coarse, CONFIG)
+
+
+def test_distractors_are_other_rows_words_and_the_same_each_time() -> None:
+    texts = ["call anna", "play jazz", "play rock now", ""]
+    expected = Expected(("Anna",), distractors=2, seed=3)
+    lists = expected.rows(texts)
+    assert lists == expected.rows(texts)
+    assert lists != Expected(("Anna",), distractors=2, seed=4).rows(texts)
+    for text, phrases in zip(texts, lists, strict=True):
+        drawn = phrases[1:]
+        assert phrases[0] == "Anna"
+        assert len(set(drawn)) == 2
+        assert set(drawn) <= {"call", "play", "jazz", "rock", "now"} - set(text.split())
+    assert sorted(Expected(("anna",), distractors=99).rows(texts)[0][1:]) == ["jazz", "now", "play", "rock"]
+
+
+def test_hot_words_are_heard_and_counted_apart(predictor: Predictor, dataset: Dataset) -> None:
+    word = dataset.rows["text"][0].as_py().split()[0]
+    expected = Expected((word,), weight=8.0, distractors=2)
+    without = evaluate(predictor, dataset, CONFIG, expected=expected, boosted=False)
+    boosted = evaluate(predictor, dataset, CONFIG, expected=expected)
+    plain = evaluate(predictor, dataset, CONFIG).metrics
+    assert {metric: value for metric, value in without.metrics.items() if "biased" not in metric} == plain
+    counts = {metric: boosted.counts[f"transcript/{metric}"].counts.sum(axis=0) for metric in COUNTED}
+    assert (counts["biased_wer"] + counts["unbiased_wer"]).tolist() == counts["wer"].tolist()
+    said = [text for row in boosted.answers() if (text := row[1].get("text"))]
+    assert any(word in text.split() for text in said)
+    assert not any(word in row[1]["text"].split() for row in without.answers() if row[1].get("text"))
+
+
+COUNTED = ("wer", "biased_wer", "unbiased_wer")

@@ -219,6 +219,26 @@ def test_a_search_and_a_night_of_its_winner(ray_session: Any, prefect_session: N
     assert stored == load(recipe, list(found["winner"]))
 
 
+@pytest.mark.slow
+def test_a_study_is_shown_and_found_done(ray_session: Any, prefect_session: None, tmp_path: Path) -> None:
+    from prefect.artifacts import Artifact
+
+    recipe, root = str(ROOT / "tests" / "night.yaml"), str(tmp_path / "root")
+    found = flows.study(recipe, root=root, seeds=1, kinds=["pairs"])
+    assert found["tasks"] == ["transcript", "intent", "slots"]
+    assert [row["cell"] for row in found["cells"]][-1] == "transcript+intent+slots"  # the pair of intent and slots
+    assert found["matrix"]["transcript"]["slots"] is None
+    assert set(found["advice"]) == set(found["tasks"])
+    page = Path(found["report"]).read_text()
+    assert "every cell with slots trains transcript too" in page
+    assert "http" not in page
+    assert len(json.loads(Artifact.get("study-small").data)) == len(found["gains"]) + len(found["means"])
+    assert "slots" in str(Artifact.get("advice-small").data)
+    before = {entry.key: entry.modified for entry in Store(root).list("study/")}
+    assert flows.study(recipe, root=root, seeds=1, kinds=["pairs"]) == found
+    assert {entry.key: entry.modified for entry in Store(root).list("study/")} == before
+
+
 def test_the_identity_follows_what_can_change_the_result(finished_night: FinishedNight) -> None:
     store = Store(finished_night.root)
     recipe, table = load(finished_night.recipe), store.latest("utterances/commands")

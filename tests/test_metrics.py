@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 
-from mtl.metrics import METRICS, identify_speakers, score_rows, summarise
+from mtl.metrics import METRICS, biased_errors, identify_speakers, score_rows, summarise
 from mtl.predictor import Label, Prediction
 from mtl.tasks.slots import bio_values
 
@@ -84,3 +84,17 @@ def test_speakers_are_enrolled_then_identified():
 def test_one_speaker_cannot_be_told_apart():
     rows = [{"id": str(i), "corpus": "c", "speaker": "x"} for i in range(5)]
     assert identify_speakers(rows, [Prediction(None, (), {}, None, (), voice=np.ones(2))] * 5) == []
+
+
+def test_errors_of_hot_words_and_of_the_others_by_hand():
+    reference, hot = "call anna stone and ben now", ["anna stone", "ben"]
+    assert biased_errors(reference, reference, hot) == ((0, 3), (0, 3))
+    assert biased_errors(reference, "call anna phone and ben now", hot) == ((1, 3), (0, 3))  # stone
+    assert biased_errors(reference, "call anna stone and now", hot) == ((1, 3), (0, 3))  # ben
+    assert biased_errors(reference, "fall anna stone and ben ben now", hot) == ((1, 3), (1, 3))  # fall; a second ben
+    assert biased_errors(reference, "call stone anna stone and ben now", hot) == ((0, 3), (1, 3))  # stone by itself
+    rows = [{"audio": "x", "text": reference}, {"audio": "y", "text": "stop"}]
+    found = summarise(score_rows(rows, [heard("call anna phone and ben now"), heard("stop it")], hot))
+    assert found["transcript/biased_wer"] == pytest.approx(100 / 3)
+    assert found["transcript/unbiased_wer"] == pytest.approx(100 / 4)
+    assert "transcript/biased_wer" not in summarise(score_rows(rows, [heard("call"), heard("stop")]))

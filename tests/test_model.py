@@ -1,5 +1,7 @@
 """The composition: who is trained by what, words in audio, packaging round trip."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny
@@ -8,8 +10,9 @@ import torch
 from mtl.audio import FeatureSpec
 from mtl.batch import collate
 from mtl.decode import Path
-from mtl.model import build_model
+from mtl.model import ModelConfig, build_model
 from mtl.predictor import Predictor
+from mtl.sharing import TRUNKS
 from mtl.tasks.slots import Words, pool_words
 
 SPEC = FeatureSpec(bins=tiny.BINS, low_hz=100.0)
@@ -106,3 +109,26 @@ def test_rereading_multiplies_what_is_heard_with_what_is_read(predictor):
     assert found[0][0] == both.argmax().item()
     assert found[0][1] == pytest.approx(both.max().item(), abs=1e-5)
     assert found[1][1] == pytest.approx(sound[1].max().item(), abs=1e-5)  # nothing was heard: nothing is read
+
+
+@pytest.mark.parametrize("sharing", sorted(TRUNKS))
+def test_every_sharing_mode_makes_a_model(sharing):
+    config = tiny.config(sharing=sharing, blocks=2, graph=(("intent", "speaker"),))
+    assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    torch.manual_seed(0)
+    model = build_model(config, tiny.codec())
+    for batch in tiny.joined(model.codec):
+        losses = model.losses(batch)
+        assert set(losses) == {task for task, count in model.counts(batch).items() if count}
+        total = sum(loss for loss, _ in losses.values())
+        assert torch.isfinite(total)
+        total.backward()
+    predicted = model.eval().predict(collate([model.codec.encode({"tokens": ["stop"]})]))
+    assert set(predicted) == {"intent", "slots", "domain"}
+
+
+def test_a_config_from_before_a_setting_was_known_means_its_default():
+    content = tiny.config().to_json()
+    for setting in ("hidden", "experts", "shared_experts", "expert_blocks", "bottleneck", "graph"):
+        content.pop(setting)
+    assert ModelConfig.from_json(content) == tiny.config()

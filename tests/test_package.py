@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,18 @@ def expected(predictor: Predictor, recordings: list[Path], sentence: str) -> lis
     waveforms = [decode(path, predictor.features.sample_rate) for path in recordings]
     found = []
     for prediction in predictor.predict([*waveforms, sentence]):
-        row: dict[str, Any] = {"text": prediction.text}
+        words = json.dumps([asdict(word) for word in prediction.words]) if prediction.words else None
+        row: dict[str, Any] = {"text": prediction.text, "words": words, "n_best": None}
         for task in ("intent", "domain", "speaker"):
             label = prediction.labels.get(task)
             row |= {task: label.value if label else None, f"{task}_confidence": label.confidence if label else None}
         row["slots"] = json.dumps([{"slot": slot, "value": value} for slot, value in prediction.slots])
         found.append(row)
     return found
+
+
+def flat(words: str) -> dict[str, float | str]:
+    return {f"{n}/{key}": value for n, word in enumerate(json.loads(words)) for key, value in word.items()}
 
 
 def agree(answer: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
@@ -96,6 +102,8 @@ def agree(answer: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
         for column, value in row.items():
             if isinstance(value, float):
                 assert given[column] == pytest.approx(value, abs=1e-4), column
+            elif column == "words" and value:
+                assert flat(given[column]) == pytest.approx(flat(value), abs=1e-4)
             else:
                 assert given[column] == value, column
 
@@ -147,6 +155,14 @@ def test_serves_a_request(predictor: Predictor, package: Path, recordings: list[
         reply = httpx.post(f"{url}/invocations", json={"dataframe_records": records}, timeout=60)
         assert reply.status_code == 200, reply.text
         agree(reply.json()["predictions"], expected(predictor, recordings, "play soft jazz"))
+        asked = {"hot_words": ["soft jazz"], "hot_weight": 9.0, "n_best": 2}
+        body = {"dataframe_records": records[:1], "params": asked}
+        reply = httpx.post(f"{url}/invocations", json=body, timeout=60)
+        assert reply.status_code == 200, reply.text
+        (heard,) = predictor.listening(["soft jazz"], 9.0, 2).predict([decode(recordings[0], 16000)])
+        texts = [other["text"] for other in json.loads(reply.json()["predictions"][0]["n_best"])]
+        assert texts == [other.text for other in heard.alternatives]
+        assert len(texts) == 2
         # A column that no row needs may be left out.
         reply = httpx.post(f"{url}/invocations", json={"dataframe_records": [{"text": "stop now"}]}, timeout=60)
         assert reply.json()["predictions"][0]["intent"] == predictor.predict(["stop now"])[0].labels["intent"].value
@@ -190,6 +206,8 @@ def test_holds_no_pickle_and_says_what_it_needs(package: Path) -> None:
     assert signature.outputs.input_names() == [
         *(
             "text",
+            "words",
+            "n_best",
             "intent",
             "intent_confidence",
             "slots",

@@ -9,7 +9,10 @@ import jsonschema
 import pytest
 import yaml
 
+from mtl.balance import METHODS
+from mtl.sharing import TRUNKS
 from pipelines import recipe as recipes
+from pipelines.prepare import fit_config, model_config
 from pipelines.recipe import Recipe, RecipeError, load, parse, shipped
 
 SMALL = {
@@ -56,6 +59,12 @@ def test_an_unknown_key_names_the_nearest(content: dict[str, object], key: str, 
     assert f"{key}: unknown key; did you mean '{near}'?" in str(caught.value)
 
 
+def test_every_balancing_method_can_be_asked_for_and_gets_its_settings() -> None:
+    assert set(recipes.BALANCING) == set(METHODS)
+    config = fit_config(parse(changed(balancing={"method": "cagrad", "radius": 0.3})))
+    assert (config.balancing, config.balancing_settings.radius) == ("cagrad", 0.3)
+
+
 def test_a_key_like_no_other_lists_what_is_valid() -> None:
     with pytest.raises(RecipeError, match="valid keys: mode, strength, distance"):
         parse(changed(sharing={"zzzz": 1}))
@@ -86,6 +95,17 @@ def test_a_mistyped_word_names_the_nearest(content: dict[str, object], near: str
         (changed(tasks={"intent": {"corpora": ["comands"]}}), r"tasks.intent.corpora names 'comands'"),
         (changed(tasks={"intent": {}}), "gates name the metric 'transcript/wer'"),
         (changed(corpora=[]), "corpora"),
+        (changed(sharing={"experts": 0}), r"sharing.experts: .*greater than or equal to 1 \(given 0\)"),
+        (changed(sharing={"graph": [["intent", "intent"]]}), r"\[intent, intent\] joins a task with itself"),
+        (
+            changed(sharing={"graph": [["intent", "slots"]]}),
+            r"sharing.graph names slots; the recipe's tasks are \['int",
+        ),
+        (changed(sharing={"graph": [["intent"]]}), r"sharing.graph.0.1: Field required"),
+        (changed(sharing={"graph": [["intent", "slotz"]]}), r"sharing.graph.0.1: 'slotz'.*did you mean 'slots'"),
+        (changed(sharing={"mode": "ple", "expert_blocks": 7}), "expert_blocks is 7, but the model has 6 blocks; lower"),
+        (changed(sharing={"expert_blocks": 7}, search={"modes": ["mmoe"]}), "expert_blocks is 7"),
+        (changed(search={"modes": []}), "search.modes"),
         (changed(name="Bad Name"), "name"),
     ],
 )
@@ -222,5 +242,39 @@ def test_sources_may_name_environment_variables(path: Path, monkeypatch: pytest.
         load(str(path), ["corpora.atis.source=$CORPORA/atis"])
 
 
+def test_sharing_modes_are_those_of_the_trunks() -> None:
+    assert tuple(TRUNKS) == recipes.SHARING_MODES
+    everything = parse(changed(search={"modes": list(TRUNKS)}))
+    assert everything.search.modes == tuple(TRUNKS)
+
+
+def test_sharing_reaches_the_model() -> None:
+    sharing = {"mode": "graph", "graph": [["intent", "transcript"]], "experts": 2, "bottleneck": 8, "strength": 0.5}
+    config = model_config(parse(changed(sharing=sharing, model={"hidden": 100})))
+    assert (config.sharing, config.graph, config.experts, config.bottleneck, config.strength, config.hidden) == (
+        "graph",
+        (("intent", "transcript"),),
+        2,
+        8,
+        0.5,
+        100,
+    )
+    shared = parse(changed(sharing={"shared_experts": 2, "expert_blocks": 3}))
+    assert (model_config(shared).shared_experts, model_config(shared).expert_blocks) == (2, 3)
+
+
 def test_shipped_recipes_are_package_data() -> None:
     assert recipes.SHIPPED.is_dir()
+
+
+def test_another_language_model_is_another_recipe(path: Path, tmp_path: Path) -> None:
+    arpa, moved = tmp_path / "lm.arpa", tmp_path / "moved.arpa"
+    arpa.write_text("one")
+    first = load(str(path), [f"decoding.arpa={arpa}"])
+    assert first.decoding.arpa_checksum == hashlib.sha256(b"one").hexdigest()
+    moved.write_text("one")
+    assert load(str(path), [f"decoding.arpa={moved}"]).address() == first.address() != load(str(path)).address()
+    arpa.write_text("two")
+    assert load(str(path), [f"decoding.arpa={arpa}"]).address() != first.address()
+    with pytest.raises(RecipeError, match=r"decoding.arpa names .*none.arpa, which is no file"):
+        load(str(path), ["decoding.arpa=none.arpa"])

@@ -16,11 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import small_night
 
+from mtl.sharing import TRUNKS
 from pipelines import tracking
 from pipelines.prepare import sampled
 from pipelines.recipe import parse
 from pipelines.search import SearchError, Slots, Space, search, slots_of
 from pipelines.store import Store
+from pipelines.train import Share
 from pipelines.trial import TrialState, objective, overrides_of, with_overrides
 
 pytest.importorskip("espeakng_loader", reason="the small night is spoken by eSpeak NG: install motet[espeak]")
@@ -139,13 +141,29 @@ def test_the_space_asks_for_a_strength_only_where_sharing_is_soft() -> None:
     assert Space.of(alone).modes == ("hard",)  # nothing to share
 
 
+def test_every_sharing_mode_may_be_searched() -> None:
+    recipe = with_overrides(small_night.recipe(), (f"search.modes=[{', '.join(TRUNKS)}]",))
+    space = Space.of(recipe)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(60):
+        trial = study.ask()
+        space(trial)
+        changed = with_overrides(recipe, overrides_of(trial.params))
+        assert changed.sharing.mode == trial.params["sharing.mode"]
+        assert ("sharing.strength" in trial.params) == (changed.sharing.mode == "soft")
+        seen.add(changed.sharing.mode)
+    assert seen == set(TRUNKS)
+
+
 def test_as_many_trials_at_once_as_fit() -> None:
     gib = 2**30
-    assert slots_of([{"CPU": 2.0, "memory": 16.0 * gib}], 8, None) == Slots(2, 1, False)
-    assert slots_of([{"CPU": 2.0, "memory": 3.0 * gib}], 8, None) == Slots(1, 2, False)  # by memory
-    assert slots_of([{"CPU": 64.0, "memory": 512.0 * gib}], 16, None) == Slots(8, 8, False)  # TPE learns from the rest
-    assert slots_of([{"CPU": 16.0, "GPU": 4.0}], 16, None) == Slots(4, 4, True)
-    assert slots_of([{"CPU": 16.0, "GPU": 4.0}, {"CPU": 4.0}], 16, True) == Slots(4, 4, True)
+    assert slots_of([{"CPU": 2.0, "memory": 16.0 * gib}], 8, None) == Slots(2, Share(1, False))
+    assert slots_of([{"CPU": 2.0, "memory": 3.0 * gib}], 8, None) == Slots(1, Share(2, False))  # by memory
+    # Half of 16: TPE learns from the rest.
+    assert slots_of([{"CPU": 64.0, "memory": 512.0 * gib}], 16, None) == Slots(8, Share(8, False))
+    assert slots_of([{"CPU": 16.0, "GPU": 4.0}], 16, None) == Slots(4, Share(4, True))
+    assert slots_of([{"CPU": 16.0, "GPU": 4.0}, {"CPU": 4.0}], 16, True) == Slots(4, Share(4, True))
     with pytest.raises(SearchError, match=r"trainer\.gpus=false or add nodes"):
         slots_of([{"CPU": 2.0}], 8, True)
 

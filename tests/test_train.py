@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,7 +19,7 @@ import small_night
 from mtl.fit import fit, kept_weights
 from pipelines import tracking
 from pipelines.dataset import open_dataset
-from pipelines.prepare import Job, UnlabelledTask, bounded, fit_config, labelled, prepare
+from pipelines.prepare import Job, UnlabelledTask, bounded, fit_config, labelled, prepare, sampled, trainable
 from pipelines.recipe import parse
 from pipelines.store import Store
 from pipelines.train import Share, TrainError, TrainResult, _best, finished, share_of, train
@@ -158,6 +159,34 @@ def test_labels_of_corpora_that_do_not_train_a_task_are_taken_away(night: Simple
     assert other.identity != dataset.identity
     with pytest.raises(UnlabelledTask, match="task 'transcript'"):
         prepare(parse({**small_night.RECIPE, "tasks": tasks}), other)
+
+
+def test_a_share_of_the_training_labels_is_kept_and_a_larger_share_holds_a_smaller(night: SimpleNamespace) -> None:
+    dataset = open_dataset(night.store, night.utterances, night.features)
+
+    def rows_with(task: str, share: float, split: str = "train") -> set[str]:
+        tasks = {**small_night.RECIPE["tasks"], task: {"labels": share}}
+        rows = labelled(dataset, parse({**small_night.RECIPE, "tasks": tasks})).split(split).rows
+        return set(rows.filter(trainable(rows, task))["id"].to_pylist())
+
+    everything = rows_with("intent", 1.0)
+    tenth, half = rows_with("intent", 0.1), rows_with("intent", 0.5)
+    assert (len(tenth), len(half)) == (round(0.1 * len(everything)), round(0.5 * len(everything)))
+    assert tenth < half < everything
+    assert rows_with("slots", 0.1) <= half  # the same utterances are annotated, whatever the task
+    assert rows_with("intent", 1e-6)  # never none
+    assert rows_with("intent", 0.1, "valid") == rows_with("intent", 1.0, "valid")
+
+    heard = rows_with("transcript", 1.0)
+    assert len(rows_with("transcript", 0.25)) == round(0.25 * len(heard))
+    tasks = {**small_night.RECIPE["tasks"], "transcript": {"labels": 0.25}}
+    sparse = labelled(dataset, parse({**small_night.RECIPE, "tasks": tasks}))
+    assert sparse.rows["tokens"].null_count <= dataset.rows["tokens"].null_count  # words stay for the other tasks
+    assert sparse.identity not in (dataset.identity, labelled(dataset, night.recipe).identity)
+    train = sparse.split("train").rows
+    few = train.take(sampled(train, 0.4))
+    share = pc.sum(trainable(few, "transcript")).as_py() / pc.sum(pc.is_valid(few["audio"])).as_py()
+    assert share < 0.5  # drawn by another hash than the rows of a search, which would hold all the labels
 
 
 def test_validation_takes_the_same_bounded_sample(night: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from mtl.text import CLASSIFICATION, Codec
 __all__ = ["Classification", "Slots", "States", "Task", "Transcript", "Words", "build_tasks"]
 
 
-def build_tasks(names: Sequence[str], codec: Codec, width: int, dropout: float) -> nn.ModuleDict:
+def build_tasks(names: Sequence[str], codec: Codec, width: int, bins: int, dropout: float) -> nn.ModuleDict:
     """The heads that a model needs, in the order given. Raises ValueError for a task of no known kind or no labels."""
     heads: dict[str, Task] = {}
     for name in names:
@@ -30,5 +30,5 @@ def build_tasks(names: Sequence[str], codec: Codec, width: int, dropout: float) 
         elif name == "slots":
             heads[name] = Slots(name, width, len(codec.labels[name]), dropout)
         else:
-            heads[name] = Classification(name, width, len(codec.labels[name]), dropout)
+            heads[name] = Classification(name, width, bins, len(codec.labels[name]), dropout)
     return nn.ModuleDict(heads)

@@ -27,11 +27,15 @@ class Words:
 
 @dataclass(frozen=True)
 class States:
-    """What the trunk gives one task: hidden (B, T, D), lengths (B,); for slots in audio, the words' places too."""
+    """What one task is given: the trunk's hidden (B, T, D), lengths (B,); for slots in audio, the words' places too.
+
+    spectrum (B, 2F): in audio, mean and deviation of each mel bin, which the front-end takes out of the states.
+    """
 
     hidden: Tensor
     lengths: Tensor
     words: Words | None = None
+    spectrum: Tensor | None = None
 
 
 class Task(nn.Module):

@@ -1,0 +1,149 @@
+"""Experts behind gates: MMoE (multi-gate mixture of experts, Ma et al. 2018) and PLE (Tang et al. 2020).
+
+An expert is made of Conformer blocks. All but the last `expert_blocks` of the encoder's blocks are shared below the
+experts: what turns sound into states is dear, and common to all tasks. A gate reads the mean of a row's states over the
+frames that exist, so it decides once for an utterance and does not see the padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mtl.encoder import Encoder, padding_mask
+from mtl.sharing.base import MakeEncoder, Trunk, mix, pool
+
+SHARED = ""  # in place of a task's name
+
+
+class Gate(nn.Module):
+    """Softmax over experts of a linear layer on the pooled states: (B, D) -> (B, N), fp32. Starts even."""
+
+    def __init__(self, width: int, experts: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, experts)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return torch.softmax(self.linear(pooled).float(), dim=-1)
+
+
+def split_encoder(encoder: MakeEncoder, expert_blocks: int) -> tuple[Encoder, Encoder]:
+    """The shared blocks and one expert, cut from one encoder. Raises ValueError where there is nothing to cut."""
+    stem = encoder()
+    depth = len(stem.blocks)
+    if not 1 <= expert_blocks <= depth:
+        raise ValueError(f"expert_blocks is {expert_blocks}, expected 1 to {depth}, the encoder's number of blocks")
+    expert = encoder(0)
+    expert.blocks = stem.blocks[depth - expert_blocks :]
+    stem.blocks = stem.blocks[: depth - expert_blocks]
+    return stem, expert
+
+
+class MMoETrunk(Trunk):
+    """f_k(x) = sum_e gate_k(s)[e] x expert_e(s), s = stem(x). Every expert runs, once for all tasks asked for."""
+
+    def __init__(
+        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, experts: int, expert_blocks: int, **_: object
+    ) -> None:
+        super().__init__(tasks)
+        self.stem, first = split_encoder(encoder, expert_blocks)
+        self.experts = nn.ModuleList([first, *(encoder(expert_blocks) for _ in range(experts - 1))])
+        self.gates = nn.ModuleDict({task: Gate(width, experts) for task in tasks})
+
+    def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
+        tasks = tuple(tasks)
+        if not tasks:
+            return {}
+        x = self.stem(x, lengths)
+        pooled = pool(x, padding_mask(lengths, x.shape[1]))
+        weights = [self.gates[task](pooled) for task in tasks]
+        for task, weight in zip(tasks, weights, strict=True):
+            self.see(task, weight, lengths > 0)
+        states = mix(torch.stack(weights, dim=1), [expert(x, lengths) for expert in self.experts])
+        return dict(zip(tasks, states, strict=True))
+
+    def picture(self) -> dict[str, Tensor]:
+        """gates (K, experts): mean gate of each task."""
+        gates = self.seen(self.tasks, len(self.experts))
+        return {} if gates is None else {"gates": gates}
+
+
+class Extraction(nn.Module):
+    """One level of PLE: an expert for each task beside shared ones, a gate for each task over its own and the shared.
+
+    Below the last level a shared gate over all experts makes the shared experts' next input.
+    """
+
+    def __init__(self, tasks: Sequence[str], encoder: MakeEncoder, width: int, shared: int, last: bool) -> None:
+        super().__init__()
+        self.task_experts = nn.ModuleDict({task: encoder(1) for task in tasks})
+        self.shared_experts = nn.ModuleList(encoder(1) for _ in range(shared))
+        self.gates = nn.ModuleDict({task: Gate(width, 1 + shared) for task in tasks})
+        self.shared_gate = None if last else Gate(width, len(tasks) + shared)
+
+    def forward(
+        self, own: Mapping[str, Tensor], shared: Tensor, lengths: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+        """The tasks' states and the shared ones, (B, T, D) each -> the same, and the gates (B, N) by task or SHARED."""
+        mask = padding_mask(lengths, shared.shape[1])
+        common = [expert(shared, lengths) for expert in self.shared_experts]
+        experts = {task: self.task_experts[task](state, lengths) for task, state in own.items()}
+        gates = {task: self.gates[task](pool(state, mask)) for task, state in own.items()}
+        states = {task: mix(gates[task][:, None], [experts[task], *common])[0] for task in own}
+        if self.shared_gate is not None:
+            gates[SHARED] = self.shared_gate(pool(shared, mask))
+            shared = mix(gates[SHARED][:, None], [*experts.values(), *common])[0]
+        return states, shared, gates
+
+
+class PLETrunk(Trunk):
+    """Levels of task experts and shared experts above the shared blocks, one block each.
+
+    The last level runs the experts of the tasks asked for. With `expert_blocks` of 2 and more the lower levels run
+    those of every task, because their shared gate mixes all of them.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        encoder: MakeEncoder,
+        width: int,
+        shared_experts: int,
+        expert_blocks: int,
+        **_: object,
+    ) -> None:
+        super().__init__(tasks)
+        self.stem, _first = split_encoder(encoder, expert_blocks)
+        self.shared_experts = shared_experts
+        self.levels = nn.ModuleList(
+            Extraction(tasks, encoder, width, shared_experts, last=level + 1 == expert_blocks)
+            for level in range(expert_blocks)
+        )
+
+    def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
+        shared = self.stem(x, lengths)
+        states = dict.fromkeys(self.tasks, shared)
+        for depth, level in enumerate(self.levels):
+            if depth + 1 == len(self.levels):
+                states = {task: states[task] for task in tasks}
+            states, shared, gates = level(states, shared, lengths)
+            for name, gate in gates.items():
+                self.see(f"{depth} {name}", gate, lengths > 0)
+        return states
+
+    def picture(self) -> dict[str, Tensor]:
+        """gates (levels, K, 1 + shared): mean gate of each task, its own expert first. With several levels also
+        shared_gates (levels - 1, K + shared)."""
+        size, depths = 1 + self.shared_experts, range(len(self.levels))
+        found = {}
+        gates = self.seen([f"{depth} {task}" for depth in depths for task in self.tasks], size)
+        if gates is not None:
+            found["gates"] = gates.view(len(self.levels), len(self.tasks), size)
+        shared = self.seen([f"{depth} {SHARED}" for depth in depths[:-1]], len(self.tasks) + self.shared_experts)
+        if shared is not None:
+            found["shared_gates"] = shared
+        return found

@@ -1,0 +1,29 @@
+"""Hard sharing: one encoder for all tasks (Caruana 1997), and a small head for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+from mtl.encoder import FeedForward
+from mtl.sharing.base import MakeEncoder, Trunk
+
+
+class HardTrunk(Trunk):
+    """f_k(x) = h(g(x)) + t_k(g(x)), g the shared encoder, h a shared head with a residual path, t_k the task's own.
+
+    The heads are as wide as the states: they run once per task on every frame, and at the encoder's expansion of 4
+    those of six tasks would cost as much as two more of its blocks.
+    """
+
+    def __init__(self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, **_: object) -> None:
+        super().__init__(tasks)
+        self.shared = encoder()
+        self.shared_head = FeedForward(width, 1, dropout)
+        self.task_heads = nn.ModuleDict({task: FeedForward(width, 1, dropout) for task in tasks})
+
+    def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
+        shared = self.shared(x, lengths)
+        common = shared + self.shared_head(shared)
+        return {task: common + self.task_heads[task](shared) for task in tasks}

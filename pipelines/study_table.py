@@ -1,0 +1,57 @@
+"""A study as it is asked for and as it is printed. Needs nothing else, so that the command line starts quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+SEEDS = 3
+KINDS = ("single", "joint", "pairs", "leave-one-out")  # of cells
+Split = Literal["valid", "test"]
+
+
+def gain_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of gains as it is printed, from Findings as JSON."""
+    return [
+        {
+            "trained together": row["cell"],
+            "metric": row["metric"],
+            "value, %": f"{row['value']:.2f}",
+            "single, %": f"{row['single']:.2f}",
+            "gain, %": _signed(row["gain"]),
+            "low": _signed(row["low"]),
+            "high": _signed(row["high"]),
+        }
+        for row in content["gains"]
+    ] + [
+        {
+            "trained together": row["cell"],
+            "metric": "mean of tasks",
+            "value, %": "",
+            "single, %": "",
+            "gain, %": _signed(row["gain"]),
+            "low": _signed(row["low"]),
+            "high": _signed(row["high"]),
+        }
+        for row in content["means"]
+    ]
+
+
+def group_lines(content: Mapping[str, Any]) -> list[str]:
+    """A line for each number of models."""
+    found = []
+    for group in content["groups"]:
+        models = " | ".join(_model(model) for model in group["models"])
+        mark = "  <- suggested" if group["suggested"] else ""
+        found.append(f"{len(group['models'])} model(s), mean gain {_signed(group['gain'])} %: {models}{mark}")
+    return found
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    beside = [task for task in model["trains"] if task not in model["serves"]]
+    text = ", ".join(model["serves"]) + (f" (training {', '.join(beside)} beside)" if beside else "")
+    return text if model["measured"] else f"{text} [estimated from pairs]"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}"
