@@ -127,6 +127,27 @@ def test_predict_a_recording_and_a_sentence(finished_night: FinishedNight, tmp_p
     assert "intent" in shown.stdout
 
 
+def test_predict_with_hot_words_and_alternatives(finished_night: FinishedNight, tmp_path: Path) -> None:
+    call("say", "turn on the light", str(tmp_path / "light.wav"))
+    (tmp_path / "hot.txt").write_text("anna stone\n\nturn on\n")
+    options = ("--root", finished_night.root, "--model", "small/1", "--n-best", "3", "--hot-weight", "20")
+    hot = ("--hot-word", "zanzibar", "--hot-words", str(tmp_path / "hot.txt"))
+    (plain,) = as_json("predict", str(tmp_path / "light.wav"), *options)
+    (heard,) = as_json("predict", str(tmp_path / "light.wav"), *options, *hot)
+    assert len(plain["n_best"]) == len(heard["n_best"]) == 3
+    shares = [other["confidence"] for other in heard["n_best"]]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) <= 1 + 1e-9
+    assert heard["text"] == heard["n_best"][0]["text"]
+    assert any(phrase in heard["text"] for phrase in ("zanzibar", "anna stone", "turn on"))
+    for word in heard["words"]:
+        assert 0 <= word["start"] < word["end"]
+    shown = call("predict", str(tmp_path / "light.wav"), *options)
+    assert plain["n_best"][1]["text"] in shown.stdout
+    wrong = call("predict", str(tmp_path / "light.wav"), *options, "--hot-word", "?!")
+    assert "'?!' has no letter" in str(wrong.exception)
+
+
 def test_predict_names_the_file_that_it_cannot_read(finished_night: FinishedNight, tmp_path: Path) -> None:
     (tmp_path / "noise.wav").write_bytes(b"not a recording")
     result = call("predict", str(tmp_path / "noise.wav"), "--root", finished_night.root, "--model", "small/1")
@@ -160,6 +181,19 @@ def test_evaluate_gives_intervals(finished_night: FinishedNight) -> None:
     assert wer["rows"] == 12
     assert wer["low"] <= wer["value"] <= wer["high"]
     assert found["cost"]["parameters"] > 10_000
+
+
+def test_evaluate_by_the_best_path_and_with_hot_words(finished_night: FinishedNight) -> None:
+    options = ("--set", "options.utterances=4", "--set", "options.valid_utterances=4", "--set", "options.speakers=4")
+    options += ("--set", "options.test_utterances=12", "--set", "options.text_only_sentences=0")
+    asked = ("evaluate", "small/1", "espeak", "--split", "test", "--root", finished_night.root, *options)
+    greedy = as_json(*asked, "--greedy")["metrics"]["transcript/wer"]
+    hot = as_json(*asked, "--hot-word", "the", "--distractors", "3")["metrics"]
+    assert hot["transcript/biased_wer"]["rows"] == 12
+    assert {"value", "without"} <= set(hot["transcript/unbiased_wer"])
+    assert greedy["value"] != hot["transcript/wer"]["without"]
+    for options in (("--greedy", "--hot-word", "the"), ("--distractors", "3")):
+        assert call(*asked, *options).exit_code == 2
 
 
 def test_evaluate_on_an_empty_split_says_what_there_is(finished_night: FinishedNight, tmp_path: Path) -> None:
