@@ -19,6 +19,7 @@ import contextlib
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Balancer(nn.Module):
         self.tasks = tuple(tasks)
         self.static: Tensor
         self.register_buffer("static", torch.tensor([float(weights.get(task, 1.0)) for task in tasks]))
-        self.method = METHODS[method](len(self.tasks), settings or Settings())
+        self.method: Any = METHODS[method](len(self.tasks), settings or Settings())
 
     @property
     def needs(self) -> str:

@@ -6,6 +6,8 @@ is taken to the CPU in fp64: K is small, and several methods invert or factorise
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -94,10 +96,9 @@ class GradVac(GramianMethod):
     def __init__(self, count: int) -> None:
         super().__init__()
         self.register_buffer("targets", torch.zeros(count, count, dtype=torch.float64))
-        self._weighting = [aggregation.GradVacWeighting()]  # in a list: its state is not to be in the state_dict
 
     def of_present(self, gramian: Tensor, losses: Tensor, index: Tensor) -> Tensor:
-        (weighting,) = self._weighting
+        weighting: Any = aggregation.GradVacWeighting()
         pairs = (index[:, None], index[None, :])
         targets = self.targets.cpu()
         weighting._phi_t, weighting._state_key = targets[pairs], (len(index), gramian.dtype)

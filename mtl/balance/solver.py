@@ -72,11 +72,23 @@ def fair(gramian: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def bounded_quadratic(gramian: np.ndarray, lowest: np.ndarray) -> np.ndarray:
-    """min w'Gw / 2 over w >= lowest; gramian (K, K) of size about 1."""
+    """min w'Gw over w >= lowest, by an active set (Lawson and Hanson 1974); gramian (K, K) of size about 1."""
     gramian = gramian + RIDGE * np.eye(len(gramian))
-
-    def objective(x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        product = gramian @ (lowest + x)
-        return 0.5 * (lowest + x) @ product, product, gramian
-
-    return lowest + minimise(objective, np.full(len(gramian), 0.1))
+    offset = gramian @ lowest
+    x, free = np.zeros(len(lowest)), np.zeros(len(lowest), dtype=bool)  # w - lowest; which of it is not held at 0
+    for _ in range(MOST_STEPS):
+        fall = np.where(free, -np.inf, -(gramian @ x + offset))
+        if fall.max() <= 1e-12:
+            break
+        free[fall.argmax()] = True
+        while free.any():
+            target = np.zeros_like(x)
+            target[free] = np.linalg.solve(gramian[np.ix_(free, free)], -offset[free])
+            over = free & (target <= 0)
+            if not over.any():
+                x = target
+                break
+            x = x + (x[over] / (x[over] - target[over])).min() * (target - x)
+            free &= x > 1e-14
+            x = np.where(free, x, 0.0)
+    return lowest + x
