@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -233,6 +234,8 @@ def _tuner(job: Job, slots: Slots, name: str, trials: int, tracking: Run | None,
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A resumed trial says its last epoch again, since Tune may not have heard of it.
+    warnings.filterwarnings("ignore", "The reported value is ignored because this `step=", UserWarning)
     trainable = tune.with_resources(tune.with_parameters(run_trial, job=job, search=name), slots.share.resources())
     place = storage(job.store, "search")
     path = f"{place['storage_path']}/{name}"
