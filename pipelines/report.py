@@ -81,6 +81,7 @@ class Night:
     model: str  # "assistant v3"
     champion: str  # what it was compared with, or empty
     metrics: list[Row]
+    by_corpus: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics of each, where there are several
     stages: list[tuple[str, str, float]] = field(default_factory=list)  # stage, what it did, seconds
     history: list[dict[str, float]] = field(default_factory=list)
     confusions: list[Confusion] = field(default_factory=list)

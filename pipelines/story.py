@@ -62,6 +62,7 @@ class Story:
             model=f"{name} v{self.candidate.version}",
             champion="" if verdict["champion"] is None else f"{name} v{verdict['champion']}",
             metrics=findings.table(scores, self.recipe.gates, champion, decision),
+            by_corpus=scores.by_corpus if len(scores.by_corpus) > 1 else {},
             stages=[(stage, text, seconds) for stage, text, seconds in self.said],
             history=trained.history,
             confusions=findings.confusions(scores),

@@ -178,6 +178,15 @@ def test_the_page_shows_verdict_numbers_and_label(night: Night) -> None:
     assert "synthetic speech" not in " ".join(read(render(replace(night, synthetic=False))).text)
 
 
+def test_several_corpora_are_shown_apart(night: Night) -> None:
+    apart = {"an4": {"transcript/wer": 20.8}, "atis": {"intent/accuracy": 98.0, "slots/f1": 97.17}}
+    text = " ".join(" ".join(read(render(replace(night, by_corpus=apart))).text).split())
+    assert (
+        "Each corpus alone metric, % an4 atis transcript/wer 20.80 – intent/accuracy – 98.00 slots/f1 – 97.17" in text
+    )
+    assert "Each corpus alone" not in render(night)
+
+
 def test_a_refused_first_model_has_no_champion(night: Night) -> None:
     refused = replace(night, promoted=False, champion="", reason="slots/f1 is 80 %, expected at least 90 %")
     text = " ".join(" ".join(read(render(refused)).text).split())
