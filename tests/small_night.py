@@ -50,7 +50,7 @@ def recipe(**trainer: Any) -> Recipe:
 
 def two_tasks() -> Recipe:
     """For a study: six small models, if each is trained with two seeds."""
-    return parse({**RECIPE, "tasks": {"transcript": {}, "intent": {}}, "trainer": {**RECIPE["trainer"], "epochs": 1}})
+    return parse({**RECIPE, "tasks": {"transcript": {}, "intent": {}}, "trainer": {**RECIPE["trainer"], "epochs": 2}})
 
 
 def data(store: Store) -> tuple[list[Manifest], list[Manifest]]:
