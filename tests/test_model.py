@@ -9,8 +9,10 @@ import torch
 
 from mtl.audio import FeatureSpec
 from mtl.batch import collate
+from mtl.beam import BeamConfig
 from mtl.decode import Path
 from mtl.model import ModelConfig, build_model
+from mtl.ngram import NGram
 from mtl.predictor import Predictor
 from mtl.sharing import TRUNKS
 from mtl.tasks.slots import Words, pool_words
@@ -132,3 +134,14 @@ def test_a_config_from_before_a_setting_was_known_means_its_default():
     for setting in ("hidden", "experts", "shared_experts", "expert_blocks", "bottleneck", "graph"):
         content.pop(setting)
     assert ModelConfig.from_json(content) == tiny.config()
+
+
+def test_greedy_is_the_recogniser_without_its_language_model():
+    torch.manual_seed(1)
+    model, spec = build_model(tiny.config(), tiny.codec()), FeatureSpec(bins=tiny.BINS)
+    fluent = Predictor(model, spec, NGram.train(["soft jazz", "stop now"], 2), BeamConfig(8, 3.0))
+    wave = np.random.default_rng(0).normal(size=16000).astype(np.float32)
+    (heard,), (alone,) = fluent.listening(greedy=True).predict([wave]), Predictor(model, spec).predict([wave])
+    assert heard.text == alone.text != fluent.predict([wave])[0].text
+    with pytest.raises(ValueError, match="the best path knows neither hot words nor alternatives"):
+        fluent.listening(["jazz"], greedy=True)
