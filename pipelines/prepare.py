@@ -12,6 +12,7 @@ Training and every trial of a search start here, so that they differ in nothing 
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -68,6 +69,9 @@ class Job:
     def open(self, rank: int = 0, world_size: int = 1) -> tuple[SpeechModel, Loader, Validation | None]:
         """A fresh model, this rank's loader of the train split, and on rank 0 the validation."""
         torch.set_num_threads(self.threads)
+        # oneDNN keeps what it has compiled for each of its last 1024 shapes. Batches of speech hardly repeat a shape:
+        # a worker grew by a gigabyte within minutes, and is no slower with a small cache. Read at its first use.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
         recipe = self.recipe
         dataset = labelled(open_dataset(self.store, self.utterances, self.features), recipe)
         codec = Codec.from_json(self.codec)
