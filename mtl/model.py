@@ -120,7 +120,7 @@ class SpeechModel(nn.Module):
     def encode(self, batch: Batch, tasks: Iterable[str]) -> dict[str, States]:
         """The trunk's states for the named tasks."""
         spectrum = None
-        if batch.features is None:
+        if batch.features is None or batch.feature_lengths is None:
             x, lengths = self.text(batch.words, batch.characters, batch.word_lengths)
         else:
             x, lengths = self.audio(batch.features, batch.feature_lengths)

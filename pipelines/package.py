@@ -104,7 +104,8 @@ def signature(tasks: tuple[str, ...]) -> ModelSignature:
             ParamSpec("n_best", DataType.long, 1),
         ]
     )
-    return ModelSignature(Schema(inputs), Schema(outputs), params if "transcript" in tasks else None)
+    heard = {"params": params} if "transcript" in tasks else {}
+    return ModelSignature(Schema(inputs), Schema(outputs), **heard)
 
 
 def example(tasks: tuple[str, ...]) -> pd.DataFrame:
