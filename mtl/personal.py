@@ -203,7 +203,9 @@ def read_header(path: Path | str) -> dict[str, Any]:
     except Exception as error:  # safetensors' own class is not importable by name in every version
         raise PersonalError(f"{path} is no adapter: {error}") from None
     if header is None:
-        raise PersonalError(f"{path} is no adapter: it has no {_KEY!r} in its header, expected what Personal.save wrote")
+        raise PersonalError(
+            f"{path} is no adapter: it has no {_KEY!r} in its header, expected what Personal.save wrote"
+        )
     content: dict[str, Any] = json.loads(header)
     if content["format"] != FORMAT:
         raise PersonalError(f"{path} has format {content['format']}, this version reads {FORMAT}; update Motet")

@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.gates import Decision
 from pipelines.ledger import Action, Ledger, Line, State
-from pipelines.package import PackageError, describe, predictor_folder, save_package
+from pipelines.package import (
+    PackageError,
+    adapter_file,
+    describe,
+    predictor_folder,
+    save_adapter_package,
+    save_package,
+)
 from pipelines.roots import cache_folder
 from pipelines.store import Store
 from pipelines.tracking import (
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
     from pipelines.store import Manifest
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+BASE_TAG = "motet.base"  # of an adapter's version: the model that it is for
 _TAG_CHARACTERS = 5000
 _MODELS_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 
@@ -106,23 +114,63 @@ class Registry:
         for version in self.versions(name):
             if version.address == described.address and version.run_id == (run.run_id if run else None):
                 return version
-        lineage = {manifest.dataset: manifest.address for manifest in manifests}
         labels = {
             "motet.address": described.address,
             "motet.parameters": str(described.parameters),
             "motet.tasks": ",".join(described.tasks),
-            "motet.datasets": _short(json.dumps(lineage)),
+            **_lineage(manifests),
             **provenance(),
             **(tags or {}),
         }
-        model_id = self._store_package(name, folder, run, labels)
+
+        def save(package: Path, model_id: str, run_id: str | None) -> None:
+            save_package(folder, package, model_id, run_id)
+
+        made = self._create(name, save, run, labels)
+        self.client.set_registered_model_alias(name, CHALLENGER, str(made))
+        return self.version(name, made)
+
+    def register_adapter(
+        self,
+        name: str,
+        file: Path,
+        base: Version,
+        tags: Mapping[str, str],
+        manifests: Iterable[Manifest] = (),
+    ) -> Version:
+        """Packages a user's adapter as the next version of `name`, without an alias; its tags name the base."""
+        described = describe(self.folder(base.uri))
+        labels = {
+            "motet.address": hashlib.sha256(file.read_bytes()).hexdigest()[:16],
+            "motet.tasks": ",".join(described.tasks),
+            BASE_TAG: base.name,
+            "motet.base_version": str(base.version),
+            "motet.base_digest": described.address,
+            **_lineage(manifests),
+            **provenance(),
+            **tags,
+        }
+
+        def save(package: Path, model_id: str, run_id: str | None) -> None:
+            save_adapter_package(file, described, package, model_id, run_id)
+
+        return self.version(name, self._create(name, save, None, labels))
+
+    def _create(
+        self, name: str, save: Callable[[Path, str, str | None], None], run: Run | None, labels: Mapping[str, str]
+    ) -> int:
+        """A new version of `name` around a package that `save` writes."""
+        model_id = self._store_package(name, save, run, labels)
         self._ensure_name(name)
         with as_default(self.uri):  # where MLflow looks the model's id up
             made = self.client.create_model_version(
-                name, source=f"models:/{model_id}", run_id=run.run_id if run else None, tags=labels, model_id=model_id
+                name,
+                source=f"models:/{model_id}",
+                run_id=run.run_id if run else None,
+                tags=dict(labels),
+                model_id=model_id,
             )
-        self.client.set_registered_model_alias(name, CHALLENGER, made.version)
-        return self.version(name, int(made.version))
+        return int(made.version)
 
     def settle(
         self,
@@ -229,10 +277,38 @@ class Registry:
         return sorted(found, key=lambda version: sign * version.metrics.get(metric, sign * float("inf")))
 
     def load(self, uri: str, device: str | None = None) -> Predictor:
-        """See `load`."""
+        """See `load`. A user's adapter comes with the base that it was made for."""
         from mtl.predictor import Predictor
 
-        return Predictor.load(self.folder(uri), device)
+        adapter = self.adapter(uri)
+        if adapter is None:
+            return Predictor.load(self.folder(uri), device)
+        from mtl.personal import read_header
+
+        about = read_header(adapter)["about"]
+        return self.personal(uri, f"models:/{about['base']}/{about['version']}", device)
+
+    def personal(self, uri: str, base: str, device: str | None = None) -> Predictor:
+        """The model `base` as it hears through the adapter `uri`. Raises PersonalError when it is for another base."""
+        from mtl.address import folder_address
+        from mtl.personal import Personal, PersonalPredictor, check_base
+        from mtl.predictor import Predictor
+
+        adapter = self.adapter(uri)
+        if adapter is None:
+            raise RegistryError(f"{uri} is a model and no user's adapter; `motet personalise` makes those")
+        personal, folder = Personal.load(adapter), self.folder(base)
+        check_base(personal.about, folder_address(folder))
+        return PersonalPredictor(Predictor.load(folder, device), personal)
+
+    def adapter(self, uri: str) -> Path | None:
+        """The file of a user's adapter behind models:/name@alias, models:/name/3 or a package's folder, if it is one."""
+        return adapter_file(self._package(uri))
+
+    def named(self, uri: str) -> Version:
+        """What the registry knows of models:/name@alias or models:/name/3. Raises RegistryError."""
+        found = self._find(_matched(uri))
+        return self.version(found.name, int(found.version))
 
     def folder(self, uri: str) -> Path:
         """The Predictor folder behind models:/name@alias, models:/name/3, a packaged model's folder, or itself.
@@ -240,13 +316,10 @@ class Registry:
         Raises:
             RegistryError: no such model, alias or folder.
         """
-        if not uri.startswith("models:/"):
-            return _inside(Path(uri))
-        match = _MODELS_URI.match(uri)
-        if match is None:
-            raise RegistryError(f"{uri!r} names no model; expected models:/NAME@champion, models:/NAME/3 or a folder")
-        found = self._find(match)
-        return _inside(self._local_package(found))
+        return _inside(self._package(uri))
+
+    def _package(self, uri: str) -> Path:
+        return self._local_package(self._find(_matched(uri))) if uri.startswith("models:/") else Path(uri)
 
     def _find(self, match: re.Match[str]) -> ModelVersion:
         mlflow = quiet_mlflow()
@@ -286,17 +359,24 @@ class Registry:
                     Path(place).rename(copy)
         return copy
 
-    def _store_package(self, name: str, folder: Path, run: Run | None, labels: Mapping[str, str]) -> str:
+    def _store_package(
+        self, name: str, save: Callable[[Path, str, str | None], None], run: Run | None, labels: Mapping[str, str]
+    ) -> str:
         """Uploads the package as an MLflow model and returns its id."""
         from mlflow.entities import LoggedModelOutput
 
-        experiment = run.experiment_id if run else experiment_named(self.client, name, self.store.root)
+        base, _, _ = name.partition(".")  # a user's adapter lies in its base's experiment
+        experiment = run.experiment_id if run else experiment_named(self.client, base, self.store.root)
         logged = self.client.create_logged_model(
-            experiment, name=name, source_run_id=run.run_id if run else None, tags=dict(labels), model_type="speech"
+            experiment,
+            name=name.replace(".", "-"),
+            source_run_id=run.run_id if run else None,
+            tags=dict(labels),
+            model_type="speech",
         )
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / "package"
-            save_package(folder, package, model_id=logged.model_id, run_id=run.run_id if run else None)
+            save(package, logged.model_id, run.run_id if run else None)
             self.client.log_model_artifacts(logged.model_id, str(package))
         self.client.finalize_logged_model(logged.model_id, "READY")
         if run:
@@ -350,6 +430,17 @@ def load(uri: str, root: str | None = None, device: str | None = None) -> Predic
             raise RegistryError(f"{uri} is looked up in the registry of a root, and none was given")
         return Predictor.load(_inside(Path(uri)), device)
     return Registry(root).load(uri, device)
+
+
+def _matched(uri: str) -> re.Match[str]:
+    match = _MODELS_URI.match(uri)
+    if match is None:
+        raise RegistryError(f"{uri!r} names no model; expected models:/NAME@champion, models:/NAME/3 or a folder")
+    return match
+
+
+def _lineage(manifests: Iterable[Manifest]) -> dict[str, str]:
+    return {"motet.datasets": _short(json.dumps({manifest.dataset: manifest.address for manifest in manifests}))}
 
 
 def _made(folder: Path) -> Path:
