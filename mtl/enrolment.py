@@ -187,10 +187,12 @@ def _drawn(heard: Sequence[Utterance], spec: FeatureSpec, fitting: Fitting, gene
         speed(utterance.features, float(factor), spec) for utterance, factor in zip(chosen, factors, strict=True)
     ]
     batch = _batch([utterance.example for utterance in chosen], [array.numpy() for array in features])
-    assert batch.features is not None and batch.feature_lengths is not None, "made from features"
+    frames, lengths = batch.features, batch.feature_lengths
+    assert frames is not None, "made from features"
+    assert lengths is not None, "likewise"
     spec_augment(
-        batch.features,
-        batch.feature_lengths,
+        frames,
+        lengths,
         generator,
         time_masks=fitting.time_masks,
         freq_masks=fitting.freq_masks,

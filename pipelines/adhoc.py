@@ -199,7 +199,8 @@ def answer(
     personal: the user through whose adapter it listens.
 
     Raises:
-        RegistryError: no such model or adapter. PersonalError: the adapter was made for another version of the model. SoundError: a recording that cannot be read; it names the file.
+        RegistryError: no such model or adapter. PersonalError: the adapter was made for another version of the model.
+        SoundError: a recording that cannot be read; it names the file.
         HotWordError: a hot word without a letter.
     """
     from pipelines.personal import load_personal

@@ -22,6 +22,7 @@ from mtl.hotwords import WEIGHT
 from pipelines import environment
 from pipelines.listings import short_time
 from pipelines.night import Outcome
+from pipelines.personal import STEPS
 from pipelines.progress import display
 
 COLUMNS = ("metric", "value, %", "low", "high", "champion", "limit", "rows", "verdict")
@@ -195,6 +196,9 @@ def personalise(
         Path | None,
         typer.Option("--words", metavar="FILE", exists=True, dir_okay=False, help="Phrases the user says, one a line."),
     ] = None,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Most steps of a fit; fewer where the held-back loss says so.")
+    ] = STEPS,
     significant: Annotated[
         bool, typer.Option("--significant", help="Promote only a gain that is significant at 95 %.")
     ] = False,
@@ -213,7 +217,7 @@ def personalise(
 
     environment.prepare(root)
     with display(quiet=as_json):
-        outcome = make(root, model, manifest, speaker, hot_phrases([], words), significant=significant)
+        outcome = make(root, model, manifest, speaker, hot_phrases([], words), steps, significant)
     emit(outcome.to_json(), as_json, outcome_lines(outcome))
     if not outcome.promoted:
         raise typer.Exit(1)

@@ -59,7 +59,7 @@ def save_package(folder: Path, package: Path, model_id: str | None = None, run_i
 def save_adapter_package(
     adapter: Path, base: Description, package: Path, model_id: str | None = None, run_id: str | None = None
 ) -> None:
-    """The same around a user's adapter (mtl.personal). The base is not in it: it is named there, and found when loaded."""
+    """The same around a user's adapter (mtl.personal). The base is named in it, and found when it is loaded."""
     _save(ADAPTER, adapter, base, package, model_id, run_id)
 
 

@@ -12,7 +12,6 @@ words, and if no other task is worse by more than its tolerance. Else it is kept
 from __future__ import annotations
 
 import math
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import progress
 from pipelines.night import step
-from pipelines.recipe import Features, Gates
-from pipelines.store import Store, fingerprint
+from pipelines.recipe import Gates
 
 if TYPE_CHECKING:
     import torch
@@ -31,21 +29,14 @@ if TYPE_CHECKING:
     from mtl.ngram import NGram
     from mtl.personal import About, Personal
     from mtl.predictor import Prediction, Predictor
-    from pipelines.dataset import Dataset
+    from pipelines.enrolment import Enrolled
     from pipelines.gates import Decision
     from pipelines.registry import Registry, Version
-    from pipelines.store import Manifest
 
-FEWEST = 5  # utterances: of fewer, hardly anything is left to judge by
+STEPS = 120  # most of a fit
+LOOKS = 6  # at the held-back loss
 RARE = 1e-3  # probability of a word in its place, in the mean over a phrase, below which a phrase is a hot one
-VOICES = 60  # training speakers whose voices make the mean voice
-VOICES_EACH = 2  # utterances of each
 PRIMARY = "transcript/wer"
-_NAME = re.compile(r"[\w-][\w.-]*")
-
-
-class PersonaliseError(ValueError):
-    """Utterances or a model that no adapter can be made of; the message says what was expected."""
 
 
 @dataclass(frozen=True)
@@ -69,41 +60,34 @@ class Outcome:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Enrolled:
-    """A user's utterances: rows of the utterance table, and the same as the recogniser is fed."""
-
-    speaker: str
-    manifest: Manifest
-    dataset: Dataset
-    rows: list[dict[str, Any]]
-    utterances: list[Utterance]
-
-
 def personalise(
     root: str,
     model: str,
     source: str,
     speaker: str | None = None,
     words: Sequence[str] = (),
-    fitting: Fitting | None = None,
+    steps: int | None = None,
     significant: bool = False,
+    fitting: Fitting | None = None,
 ) -> Outcome:
     """An adapter for the speaker of a manifest, as a version of `<model>.<speaker>`.
 
-    speaker: what to call the user where the manifest names none. words: phrases that the user says. significant: be
-    promoted only when the gain is significant at 95 %.
+    speaker: what to call the user where the manifest names none. words: phrases that the user says. steps: most of a
+    fit, with a look every sixth of them. significant: be promoted only when the gain is significant at 95 %.
 
     Raises:
         PersonaliseError: the model does not transcribe, or the manifest does not fit. IngestError: a recording cannot
         be used; it names each. RegistryError: no such model.
     """
     from mtl.enrolment import Fitting
+    from pipelines.enrolment import base_of, enrol, voices
     from pipelines.registry import Registry
 
     registry = Registry(root)
     base, predictor = base_of(registry, model)
     fitting = fitting or Fitting()
+    if steps is not None:
+        fitting = replace(fitting, steps=steps, look=max(1, steps // LOOKS))
     given = enrol(registry.store, predictor, source, speaker)
     with step("voice") as current:
         voice, mean = voices(registry, base, predictor, given.utterances)
@@ -120,129 +104,6 @@ def personalise(
         decision = judge(predictor, made, given, significant)
         current.done(decision.reason, None)
     return _registered(registry, base, made, given, decision)
-
-
-def base_of(registry: Registry, model: str) -> tuple[Version, Predictor]:
-    """A registered model that transcribes, by its name, models:/NAME/3 and the like. Raises PersonaliseError."""
-    from pipelines.adhoc import model_uri
-
-    uri = model_uri(registry, model)
-    if not uri.startswith("models:/"):
-        raise PersonaliseError(f"{model} is a folder; an adapter names its base, so expected a model of the registry")
-    base = registry.named(uri)
-    if registry.adapter(uri) is not None:
-        raise PersonaliseError(f"{model} is a user's adapter itself; name its base, {base.tags.get('motet.base')}")
-    predictor = registry.load(base.uri)
-    tasks = predictor.model.config.tasks
-    if "transcript" not in tasks:
-        raise PersonaliseError(f"{base.uri} has the tasks {', '.join(tasks)}; an adapter needs one with 'transcript'")
-    return base, predictor
-
-
-def enrol(store: Store, predictor: Predictor, source: str, speaker: str | None = None) -> Enrolled:
-    """Reads a manifest (pipelines/corpora/manifest.py) of one user. Raises PersonaliseError, IngestError."""
-    import numpy as np
-
-    from mtl.enrolment import Utterance
-    from pipelines.adhoc import ingest_one
-    from pipelines.dataset import open_dataset
-    from pipelines.features import extract
-
-    # A name that no recipe's corpus has: what one user says must not become what nights train on.
-    corpus = {"name": f"personal-{fingerprint(str(source))}", "kind": "manifest", "source": str(source)}
-    manifest = ingest_one(store.root, corpus, ["quality.max_quarantined=0"])
-    features = extract([manifest], Features(**asdict(predictor.features)), store, parallel="local")
-    dataset = open_dataset(store, [manifest], features)
-    rows = dataset.rows.to_pylist()
-    chosen = [n for n, row in enumerate(rows) if row["audio"] is not None and row["text"]]
-    name = _one_speaker(rows, source, speaker)
-    if len(chosen) < FEWEST:
-        raise PersonaliseError(
-            f"{source} holds {len(rows)} utterances, {len(chosen)} of them with sound and transcript; expected at least "
-            f"{FEWEST}, better 10 to 20"
-        )
-    dataset = dataset.select(chosen)
-    heard = [np.asarray(array, dtype=np.float32) for array in dataset.features(range(len(chosen)))]
-    rows = [rows[n] for n in chosen]
-    utterances = [Utterance(x, predictor.codec.encode(row)) for x, row in zip(heard, rows, strict=True)]
-    return Enrolled(name, manifest, dataset, rows, utterances)
-
-
-def _one_speaker(rows: Sequence[dict[str, Any]], source: str, given: str | None) -> str:
-    names = sorted({row["speaker"] for row in rows if row["speaker"] is not None})
-    if len(names) > 1:
-        raise PersonaliseError(
-            f"{source} holds {len(names)} speakers ({', '.join(names[:5])}{' …' if names[5:] else ''}); an adapter is one "
-            "person's: give a manifest for each"
-        )
-    name = given or (names[0] if names else None)
-    if name is None:
-        raise PersonaliseError(f"{source} does not say who speaks; add a column 'speaker', or give --speaker NAME")
-    if not _NAME.fullmatch(name):
-        raise PersonaliseError(
-            f"the speaker {name!r} cannot be part of a model's name; give --speaker with letters, digits, '.', '_', '-'"
-        )
-    return name
-
-
-def voices(
-    registry: Registry, base: Version, predictor: Predictor, utterances: Sequence[Utterance]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The user's voice and the mean voice of the base's training speakers, (E,) each.
-
-    (1,) and (0,) where the base embeds no voices, or its training rows are not in this store any more.
-    """
-    import torch
-
-    training = _training_rows(registry, base) if "speaker" in predictor.model.config.tasks else None
-    if training is None:
-        return torch.ones(1), torch.zeros(1)
-    theirs = [training.features([n])[0] for n in _some_of_each(training)]
-    strangers = _mean_voice(predictor, [array.astype("float32") for array in theirs])
-    return _mean_voice(predictor, [utterance.features for utterance in utterances]), strangers
-
-
-def _training_rows(registry: Registry, base: Version) -> Dataset | None:
-    """Rows with a voice among those that the base was trained on; None where they are gone."""
-    import pyarrow.compute as pc
-
-    from pipelines.dataset import DatasetError, open_dataset
-    from pipelines.night import manifests
-
-    refs = list(base.datasets.items())
-    try:
-        tables = manifests(registry.store, [ref for ref in refs if ref[0].startswith("utterances/")])
-        features = manifests(registry.store, [ref for ref in refs if ref[0].startswith("features/")])
-        dataset = open_dataset(registry.store, tables, features).split("train") if tables and features else None
-    except (LookupError, DatasetError, OSError):
-        return None
-    if dataset is None:
-        return None
-    voiced = pc.and_(pc.is_valid(dataset.rows["audio"]), pc.is_valid(dataset.rows["speaker"])).to_numpy()
-    return dataset.select(voiced.nonzero()[0]) if voiced.any() else None
-
-
-def _some_of_each(dataset: Dataset) -> list[int]:
-    """Positions of a few rows of each of some speakers, the same every time."""
-    found: dict[str, list[int]] = {}
-    for position, speaker in enumerate(dataset.rows["speaker"].to_pylist()):
-        found.setdefault(speaker, []).append(position)
-    chosen = sorted(found, key=lambda name: fingerprint("voice", name))[:VOICES]
-    return [position for name in chosen for position in found[name][:VOICES_EACH]]
-
-
-def _mean_voice(predictor: Predictor, features: Sequence[Any]) -> torch.Tensor:
-    """The mean of the recordings' embeddings, (E,)."""
-    import numpy as np
-    import torch
-
-    from mtl.batch import collate
-
-    greedy, found = predictor.listening(greedy=True), []
-    for array in features:  # one at a time: no padding to pay for
-        batch = collate([predictor.codec.encode({})], [array])
-        found.append(greedy.predict_batch(batch)[0].voice)
-    return torch.from_numpy(np.mean(found, axis=0, dtype=np.float64)).float()
 
 
 def _about(base: Version, folder: Path, given: Enrolled) -> About:
@@ -438,7 +299,8 @@ def load_personal(registry: Registry, uri: str, speaker: str) -> Predictor:
     if registry.champion(name) is None:
         if tried := registry.versions(name):
             raise RegistryError(
-                f"no adapter of {speaker!r} beat {base.name}: {len(tried)} tried, none promoted; see `motet history {name}`"
+                f"no adapter of {speaker!r} beat {base.name}: {len(tried)} tried, none promoted; "
+                f"see `motet history {name}`"
             )
         prefix = personal_name(base.name, "")
         people = ", ".join(other.removeprefix(prefix) for other in registry.models() if other.startswith(prefix))

@@ -302,7 +302,7 @@ class Registry:
         return PersonalPredictor(Predictor.load(folder, device), personal)
 
     def adapter(self, uri: str) -> Path | None:
-        """The file of a user's adapter behind models:/name@alias, models:/name/3 or a package's folder, if it is one."""
+        """The file of a user's adapter behind models:/name@alias, models:/name/3 or a package, if it is one."""
         return adapter_file(self._package(uri))
 
     def named(self, uri: str) -> Version:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtl.audio import FeatureSpec
 from mtl.batch import Batch, collate
-from mtl.enrolment import Fitting, Folds, Fold, Utterance, cross_fit, fit, frozen, split
+from mtl.enrolment import Fitting, Fold, Folds, Utterance, cross_fit, fit, frozen, split
 from mtl.model import SpeechModel, build_model
 from mtl.personal import (
     LIMIT,
@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_refused(model: SpeechModel, tmp_path: Path) -> Non
     from safetensors.torch import save_file
 
     save_file({"x": torch.ones(1)}, tmp_path / "other")
-    with pytest.raises(PersonalError, match="expected what Personal.save wrote"):
+    with pytest.raises(PersonalError, match=r"expected what Personal\.save wrote"):
         Personal.load(tmp_path / "other")
     with pytest.raises(PersonalError, match="mean voice itself"):
         Personal.beside(model, ABOUT, torch.ones(4), torch.ones(4))

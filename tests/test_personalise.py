@@ -29,10 +29,11 @@ from mtl.ngram import NGram
 from mtl.personal import LIMIT, Personal, PersonalError, PersonalPredictor
 from mtl.predictor import Predictor
 from mtl.text import Codec
-from pipelines import personal
+from pipelines import enrolment, personal
 from pipelines.commands import app
+from pipelines.enrolment import PersonaliseError, enrol
 from pipelines.ingest import IngestError
-from pipelines.personal import PersonaliseError, enrol, hot_words, personalise
+from pipelines.personal import hot_words, personalise
 from pipelines.registry import Registry, RegistryError
 from pipelines.store import Store
 
@@ -216,7 +217,19 @@ def _scored_on_the_truth(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, A
 
 def test_the_command_says_so_and_exits_with_1(root: str, tmp_path: Path) -> None:
     given = manifest(tmp_path, None, TEXTS[:5])
-    refused = call("personalise", "tones", str(given), "--speaker", "gil", "--significant", "--root", root, "--json")
+    refused = call(
+        "personalise",
+        "tones",
+        str(given),
+        "--speaker",
+        "gil",
+        "--significant",
+        "--steps",
+        "6",
+        "--root",
+        root,
+        "--json",
+    )
     assert refused.exit_code == 1, refused.output
     outcome = json.loads(refused.stdout)
     assert not outcome["promoted"]  # five utterances, most of them right before
@@ -319,7 +332,7 @@ def test_a_voice_stands_beside_the_mean_of_the_training_speakers(root: str, tmp_
     base = registry.register("lineage", folder, manifests=[table, *features])
     predictor = registry.load(base.uri)
     given = enrol(store, predictor, str(manifest(tmp_path, "ana", TEXTS, 1.6)))
-    voice, mean = personal.voices(registry, base, predictor, given.utterances)
+    voice, mean = enrolment.voices(registry, base, predictor, given.utterances)
     embedded = []
     for row in rows[:2] + rows[3:5]:  # two of each
         sound, _ = soundfile.read(tmp_path / row["audio_filepath"], dtype="float32")
@@ -327,5 +340,5 @@ def test_a_voice_stands_beside_the_mean_of_the_training_speakers(root: str, tmp_
     np.testing.assert_allclose(mean.numpy(), np.mean(embedded, axis=0), atol=0.02)  # features are kept in float16
     assert voice.shape == mean.shape == (32,)
     gone = replace(base, datasets={"utterances/two": "0" * 16})
-    alone = personal.voices(registry, gone, predictor, given.utterances)
+    alone = enrolment.voices(registry, gone, predictor, given.utterances)
     assert [tensor.tolist() for tensor in alone] == [[1.0], [0.0]]
