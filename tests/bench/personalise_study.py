@@ -3,11 +3,11 @@
     motet nightly an4.yaml --root ROOT                # any recipe with a task 'transcript' that splits AN4 by speaker
     python tests/bench/personalise_study.py ROOT an4 --out study.jsonl
 
-Each speaker of the valid and test rows with more than HEARD utterances gives HEARD of them (by the hash of their ids) to
-`motet personalise`'s own functions; the others are recognised by the base and by the adapter, with the shipped search and
-by the best path. "cross" are the figures of the HEARD utterances themselves, each by an adapter that did not hear it: what the
-gate goes by. The relative cut in word errors is bootstrapped over speakers, and over utterances within each. A line
-of `--out` is a speaker; a speaker that is there is not done again. Minutes a speaker: no part of `make bench`.
+Each speaker of the valid and test rows with more than HEARD utterances gives HEARD of them (by the hash of their ids)
+to `motet personalise`'s own functions; the others are recognised by the base and by the adapter, with the shipped search
+and by the best path. "cross" are the figures of the HEARD utterances themselves, each by an adapter that did not hear
+it: what the gate goes by. The relative cut in word errors is bootstrapped over speakers, and over utterances within
+each. A line of `--out` is a speaker; one that is there is not done again. Minutes a speaker: no part of `make bench`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipelines import enrolment, personal
 from pipelines.dataset import Dataset, open_dataset
 from pipelines.night import manifests
 from pipelines.registry import Registry, Version
-from pipelines.store import fingerprint
+from pipelines.store import Manifest, fingerprint
 
 HEARD = 10
 RESAMPLES = 10_000
@@ -47,7 +47,7 @@ def speakers(dataset: Dataset, splits: list[str]) -> dict[str, list[int]]:
 
 
 def enrolled(
-    dataset: Dataset, rows: list[int], predictor: Predictor, speaker: str, manifest: Any
+    dataset: Dataset, rows: list[int], predictor: Predictor, speaker: str, manifest: Manifest
 ) -> enrolment.Enrolled:
     chosen = dataset.select(rows)
     content = chosen.rows.to_pylist()
@@ -139,13 +139,15 @@ def cut(rows: list[dict[str, Any]], kind: str, gated: bool = False) -> dict[str,
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    print(f"{len(rows)} speakers, {sum(row['promoted'] for row in rows)} promoted, "
-          f"median {np.median([row['cpu_seconds'] for row in rows]):.0f} s CPU, {max(r['bytes'] for r in rows):,} bytes")  # fmt: skip
+    seconds, size = np.median([row["cpu_seconds"] for row in rows]), max(row["bytes"] for row in rows)
+    promoted = sum(row["promoted"] for row in rows)
+    print(f"{len(rows)} speakers, {promoted} promoted, median {seconds:.0f} s CPU, {size:,} bytes")
     for kind in ("beam", "beam, no hot words", "greedy", "cross"):
         for gated in (False, True):
             found = cut(rows, kind, gated)
-            print(f"{kind + (', gated' if gated else ''):28} WER {found['before']:6.2f} -> {found['after']:6.2f} %   "
-                  f"cut {found['cut']:+6.1f} % ({found['low']:+.1f} to {found['high']:+.1f}), {found['words']:.0f} words")  # fmt: skip
+            rates = f"WER {found['before']:6.2f} -> {found['after']:6.2f} %"
+            cuts = f"cut {found['cut']:+6.1f} % ({found['low']:+.1f} to {found['high']:+.1f})"
+            print(f"{kind + (', gated' if gated else ''):28} {rates}   {cuts}, {found['words']:.0f} words")
 
 
 def main() -> None:
