@@ -43,11 +43,15 @@ VALID_SENTENCES = 2000
 LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in CLASSIFICATION}}
 
 
-class LanguageModelError(ValueError):
+class PrepareError(ValueError):
+    """A recipe and rows that cannot be trained together; the message says what to change."""
+
+
+class LanguageModelError(PrepareError):
     """A language model that the recipe names and that cannot be used."""
 
 
-class UnlabelledTask(ValueError):
+class UnlabelledTask(PrepareError):
     """A task of the recipe that no training row is labelled for."""
 
 

@@ -32,8 +32,7 @@ from pipelines import cluster
 from pipelines.dataset import open_dataset
 from pipelines.prepare import (
     Job,
-    LanguageModelError,
-    UnlabelledTask,
+    PrepareError,
     beam_config,
     feature_spec,
     labelled,
@@ -108,8 +107,9 @@ def train(
     from this process alone (a pipelines.tracking.Run, or its `to_json`). Ray must be connected, or is started here.
 
     Raises:
-        TrainError: no label for a task, too few CPUs or GPUs, a loss that is not finite, or more failures than
-            trainer.max_failures. Calling again with the same name goes on from the last checkpoint.
+        TrainError: no label for a task, a language model that cannot be used, too few CPUs or GPUs, a loss that is
+            not finite, or more failures than trainer.max_failures. Calling again with the same name goes on from
+            the last checkpoint.
     """
     run = _run_of(tracking)
     result = finished(store, name)
@@ -193,7 +193,7 @@ def _codec(recipe: Recipe, utterances: list[Manifest], features: list[Manifest],
     if not store.exists(key):
         try:
             codec, _, _ = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))
-        except (UnlabelledTask, LanguageModelError) as error:
+        except PrepareError as error:
             raise TrainError(str(error)) from error
         store.put_bytes(key, json.dumps(codec.to_json(), ensure_ascii=False).encode())
     return Codec.from_json(json.loads(store.read_bytes(key)))
