@@ -34,6 +34,7 @@ from mtl.text import CLASSIFICATION, Characters, Codec, normalise, tokens_of
 from pipelines.dataset import Dataset, open_dataset
 from pipelines.loader import Loader, evaluation_batches
 from pipelines.recipe import Recipe
+from pipelines.roots import sha256
 from pipelines.store import Manifest, Store
 
 # Validation runs after every epoch while the other ranks wait, so its cost is bounded whatever the corpora's size:
@@ -167,8 +168,7 @@ def given_language_model(recipe: Recipe, codec: Codec) -> NGram:
     path, wanted = Path(recipe.decoding.arpa or ""), recipe.decoding.arpa_checksum
     try:
         model = NGram.read(path)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256(path)
     except (OSError, ValueError) as error:
         raise LanguageModelError(f"decoding.arpa: {error}") from None
     if wanted is not None and found != wanted:

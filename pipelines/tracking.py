@@ -11,7 +11,6 @@ key exists goes on in the same run, so that a crashed night leaves one run and n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.recipe import Recipe
+from pipelines.roots import sha256
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -306,7 +306,7 @@ def lock_hash() -> str | None:
     for name in LOCK_FILES:
         path = PROJECT / name
         if path.is_file():
-            return f"{name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+            return f"{name}:{sha256(path)[:16]}"
     return None
 
 

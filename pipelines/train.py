@@ -10,7 +10,6 @@ Checkpoints lie in <root>/train/<name>/ until the run has finished; then its bes
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -41,6 +40,7 @@ from pipelines.prepare import (
     prepare,
 )
 from pipelines.recipe import Recipe
+from pipelines.roots import sha256
 from pipelines.store import Manifest, Store, fingerprint
 from pipelines.worker import HISTORY, Lasting, Row, loop
 
@@ -354,7 +354,7 @@ def _keep(outcome: Result, job: Job, codec: Codec, name: str) -> TrainResult:
             scratch
         )
         files = sorted(path for path in Path(scratch).iterdir() if path.is_file())
-        address = fingerprint([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+        address = fingerprint([[path.name, sha256(path)] for path in files])
         key = f"models/{address}"
         for path in files:
             job.store.put_file(path, f"{key}/{path.name}")
