@@ -143,8 +143,8 @@ def trained(
         said.append(features(root, key, utterances))
         made: list[Ref] = said[-1].value
         data = [*tables, *night.manifests(store, made)]
-        tracked = tracking.start(root, recipe, name=name, manifests=data, tags={"motet.night": identity}).to_json()
-        try:
+        with tracking.start(root, recipe, name=name, manifests=data, tags={"motet.night": identity}) as opened:
+            tracked = opened.to_json()
             said.append(train(root, key, name, utterances, made, workers, tracked))
             said.append(register(root, key, name, utterances, made, tracked))
             version: int = said[-1].value
@@ -152,9 +152,6 @@ def trained(
             said.append(decide(root, key, version, utterances, made))
             lines = [done.said() for done in said]
             done = report(root, key, identity, name, version, said[-1].value, utterances, made, tracked, lines)
-        except BaseException:
-            tracking.Run(**tracked).finish("FAILED")
-            raise
     return done.value
 
 

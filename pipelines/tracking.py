@@ -1,8 +1,7 @@
 """MLflow runs: where they are kept, what stands in them, and one writer for each.
 
-    run = start(root, recipe, name="assistant-3f2a", manifests=[*utterances, *features])
-    run.log({"train/loss": 1.2, "valid/transcript/wer": 9.8}, step=3)
-    run.finish()
+    with start(root, recipe, name="assistant-3f2a", manifests=[*utterances, *features]) as run:
+        run.log({"train/loss": 1.2, "valid/transcript/wer": 9.8}, step=3)
 
 `Run` is plain strings: it travels to another process (Ray Train's controller) and writes from there. Whoever holds it
 is the only writer; workers report to it and never open MLflow. A run has a key: starting one again whose
@@ -49,11 +48,17 @@ class TrackingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """One MLflow run, as three strings."""
+    """One MLflow run, as three strings; `with run:` marks it FAILED when the block raises, and else FINISHED."""
 
     uri: str
     experiment_id: str
     run_id: str
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        self.finish("FAILED" if kind else "FINISHED")
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)

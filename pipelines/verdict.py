@@ -269,7 +269,7 @@ def report(
         store.put_bytes(key, page.encode())
         tracked = Run(**run)
         tracked.log_text(page, "report.html")
-        tracked.finish()
+        tracked.finish()  # before the record: a night that is found done has no run left open
         outcome = Outcome(
             state="trained",
             recipe=recipe.name,
