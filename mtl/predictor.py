@@ -8,6 +8,7 @@ predictor.listening(hot_words=["anna karenina"], n_best=3).predict([waveform])
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -116,7 +117,7 @@ class Predictor:
             raise ValueError(f"n_best is {n_best}, expected 1 to {MOST_TEXTS}")
         if greedy and (hot_words or n_best > 1):
             raise ValueError("the best path knows neither hot words nor alternatives; leave greedy out, or those")
-        other = Predictor(self.model, self.features, self.language, self.beam, self.reread)
+        other = copy.copy(self)
         if greedy:
             other.recogniser = None
         elif hot_words or n_best > 1:
