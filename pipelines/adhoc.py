@@ -203,7 +203,7 @@ def answer(
         SoundError: a recording that cannot be read; it names the file.
         HotWordError: a hot word without a letter.
     """
-    from pipelines.personal import load_personal
+    from pipelines.adapters import load_personal
     from pipelines.registry import Registry
     from pipelines.sound import decode
 

@@ -47,6 +47,7 @@ class Enrolled:
 
 def base_of(registry: Registry, model: str) -> tuple[Version, Predictor]:
     """A registered model that transcribes, by its name, models:/NAME/3 and the like. Raises PersonaliseError."""
+    from pipelines.adapters import BASE_TAG
     from pipelines.adhoc import model_uri
 
     uri = model_uri(registry, model)
@@ -54,7 +55,7 @@ def base_of(registry: Registry, model: str) -> tuple[Version, Predictor]:
         raise PersonaliseError(f"{model} is a folder; an adapter names its base, so expected a model of the registry")
     base = registry.named(uri)
     if registry.adapter(uri) is not None:
-        raise PersonaliseError(f"{model} is a user's adapter itself; name its base, {base.tags.get('motet.base')}")
+        raise PersonaliseError(f"{model} is a user's adapter itself; name its base, {base.tags.get(BASE_TAG)}")
     predictor = registry.load(base.uri)
     tasks = predictor.model.config.tasks
     if "transcript" not in tasks:

@@ -248,12 +248,10 @@ def _contender(name: str, predictions: Sequence[Prediction], given: Enrolled, pr
     return Contender(name, counts, sum(parameter.numel() for parameter in predictor.model.parameters()))
 
 
-def personal_name(base: str, speaker: str) -> str:
-    return f"{base}.{speaker}"
-
-
 def _registered(registry: Registry, base: Version, made: Fitted, given: Enrolled, decision: Decision) -> Outcome:
     """The adapter as a version, the decision in its ledger, the alias only if it was promoted."""
+    from pipelines.adapters import personal_name, register_adapter
+
     name = personal_name(base.name, given.speaker)
     with step("register") as current, tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "adapter.safetensors"
@@ -263,7 +261,7 @@ def _registered(registry: Registry, base: Version, made: Fitted, given: Enrolled
             "motet.speaker": given.speaker,
             "motet.parameters": str(sum(parameter.numel() for parameter in made.personal.parameters())),
         }
-        version = registry.register_adapter(name, file, base, tags, [given.manifest])
+        version = register_adapter(registry, name, file, base, tags, [given.manifest])
         metrics = {row.metric: row.candidate for row in decision.comparisons if row.candidate is not None}
         registry.record(version, metrics)
         champion = registry.state(name).champion
@@ -284,31 +282,6 @@ def _registered(registry: Registry, base: Version, made: Fitted, given: Enrolled
         wer=primary.candidate or 0.0,
         decision=decision.to_json(),
     )
-
-
-def load_personal(registry: Registry, uri: str, speaker: str) -> Predictor:
-    """A model as it hears through a user's promoted adapter.
-
-    Raises:
-        RegistryError: that user has none for this model. PersonalError: theirs was made for another version.
-    """
-    from pipelines.registry import CHAMPION, RegistryError
-
-    base = registry.named(uri)
-    name = personal_name(base.name, speaker)
-    if registry.champion(name) is None:
-        if tried := registry.versions(name):
-            raise RegistryError(
-                f"no adapter of {speaker!r} beat {base.name}: {len(tried)} tried, none promoted; "
-                f"see `motet history {name}`"
-            )
-        prefix = personal_name(base.name, "")
-        people = ", ".join(other.removeprefix(prefix) for other in registry.models() if other.startswith(prefix))
-        raise RegistryError(
-            f"{base.name} knows no {speaker!r}; it knows {people or 'nobody'}; "
-            f"`motet personalise {base.name} MANIFEST` makes an adapter"
-        )
-    return registry.personal(f"models:/{name}@{CHAMPION}", base.uri)
 
 
 def outcome_lines(outcome: Outcome) -> str:

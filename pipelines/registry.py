@@ -29,7 +29,6 @@ from pipelines.package import (
     adapter_file,
     describe,
     predictor_folder,
-    save_adapter_package,
     save_package,
 )
 from pipelines.roots import cache_folder
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
     from pipelines.store import Manifest
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-BASE_TAG = "motet.base"  # of an adapter's version: the model that it is for
 _TAG_CHARACTERS = 5000
 _MODELS_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 
@@ -118,7 +116,7 @@ class Registry:
             "motet.address": described.address,
             "motet.parameters": str(described.parameters),
             "motet.tasks": ",".join(described.tasks),
-            **_lineage(manifests),
+            **lineage(manifests),
             **provenance(),
             **(tags or {}),
         }
@@ -126,40 +124,14 @@ class Registry:
         def save(package: Path, model_id: str, run_id: str | None) -> None:
             save_package(folder, package, model_id, run_id)
 
-        made = self._create(name, save, run, labels)
+        made = self.create(name, save, run, labels)
         self.client.set_registered_model_alias(name, CHALLENGER, str(made))
         return self.version(name, made)
 
-    def register_adapter(
-        self,
-        name: str,
-        file: Path,
-        base: Version,
-        tags: Mapping[str, str],
-        manifests: Iterable[Manifest] = (),
-    ) -> Version:
-        """Packages a user's adapter as the next version of `name`, without an alias; its tags name the base."""
-        described = describe(self.folder(base.uri))
-        labels = {
-            "motet.address": hashlib.sha256(file.read_bytes()).hexdigest()[:16],
-            "motet.tasks": ",".join(described.tasks),
-            BASE_TAG: base.name,
-            "motet.base_version": str(base.version),
-            "motet.base_digest": described.address,
-            **_lineage(manifests),
-            **provenance(),
-            **tags,
-        }
-
-        def save(package: Path, model_id: str, run_id: str | None) -> None:
-            save_adapter_package(file, described, package, model_id, run_id)
-
-        return self.version(name, self._create(name, save, None, labels))
-
-    def _create(
+    def create(
         self, name: str, save: Callable[[Path, str, str | None], None], run: Run | None, labels: Mapping[str, str]
     ) -> int:
-        """A new version of `name` around a package that `save` writes."""
+        """A new version of `name`, without an alias, around a package that `save` writes."""
         model_id = self._store_package(name, save, run, labels)
         self._ensure_name(name)
         with as_default(self.uri):  # where MLflow looks the model's id up
@@ -280,26 +252,11 @@ class Registry:
         """See `load`. A user's adapter comes with the base that it was made for."""
         from mtl.predictor import Predictor
 
-        adapter = self.adapter(uri)
-        if adapter is None:
+        if self.adapter(uri) is None:
             return Predictor.load(self.folder(uri), device)
-        from mtl.personal import read_header
+        from pipelines.adapters import load_with_own_base
 
-        about = read_header(adapter)["about"]
-        return self.personal(uri, f"models:/{about['base']}/{about['version']}", device)
-
-    def personal(self, uri: str, base: str, device: str | None = None) -> Predictor:
-        """The model `base` as it hears through the adapter `uri`. Raises PersonalError when it is for another base."""
-        from mtl.address import folder_address
-        from mtl.personal import Personal, PersonalPredictor, check_base
-        from mtl.predictor import Predictor
-
-        adapter = self.adapter(uri)
-        if adapter is None:
-            raise RegistryError(f"{uri} is a model and no user's adapter; `motet personalise` makes those")
-        personal, folder = Personal.load(adapter), self.folder(base)
-        check_base(personal.about, folder_address(folder))
-        return PersonalPredictor(Predictor.load(folder, device), personal)
+        return load_with_own_base(self, uri, device)
 
     def adapter(self, uri: str) -> Path | None:
         """The file of a user's adapter behind models:/name@alias, models:/name/3 or a package, if it is one."""
@@ -439,7 +396,8 @@ def _matched(uri: str) -> re.Match[str]:
     return match
 
 
-def _lineage(manifests: Iterable[Manifest]) -> dict[str, str]:
+def lineage(manifests: Iterable[Manifest]) -> dict[str, str]:
+    """The tag that names the datasets a model was made from."""
     return {"motet.datasets": _short(json.dumps({manifest.dataset: manifest.address for manifest in manifests}))}
 
 

@@ -4,7 +4,7 @@
     python tests/bench/personalise_study.py ROOT an4 --out study.jsonl
 
 Each speaker of the valid and test rows with more than HEARD utterances gives HEARD of them (by the hash of their ids)
-to `motet personalise`'s own functions; the others are recognised by the base and by the adapter, with the shipped search
+to what `motet personalise` calls; the others are recognised by the base and by the adapter, with the shipped search
 and by the best path. "cross" are the figures of the HEARD utterances themselves, each by an adapter that did not hear
 it: what the gate goes by. The relative cut in word errors is bootstrapped over speakers, and over utterances within
 each. A line of `--out` is a speaker; one that is there is not done again. Minutes a speaker: no part of `make bench`.
