@@ -41,7 +41,7 @@ RATE = 16000
 SPEC = FeatureSpec(bins=tiny.BINS)
 WORDS = {"low": 300.0, "high": 1800.0, "soft": 700.0}  # Hz of the tone that stands for each
 TEXTS = ["low", "high", "soft low", "high low", "low high", "soft", "high soft", "soft high"]
-QUICK = Fitting(steps=60, look=20, learning_rate=1e-2, folds=4, speed=(1.0, 1.0), time_masks=0, freq_masks=0)
+QUICK = Fitting(steps=40, look=20, learning_rate=2e-2, folds=4, speed=(1.0, 1.0), time_masks=0, freq_masks=0)
 
 
 def tone(text: str, shift: float, seed: int) -> np.ndarray:
@@ -104,7 +104,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
 def ana(root: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What personalising came to for a user whose tones are higher than any in training."""
     folder = tmp_path_factory.mktemp("ana")
-    given = manifest(folder, "ana", TEXTS, shift=1.3)
+    given = manifest(folder, "ana", 2 * TEXTS, shift=1.6)
     base = Registry(root).folder("models:/tones/1")
     before = folder_address(base)
     outcome = personalise(root, "tones", str(given), words=["Zanzibar!"], fitting=QUICK)
@@ -120,7 +120,6 @@ def test_it_is_a_version_of_its_own_that_names_its_base(root: str, ana: dict[str
     outcome, registry = ana["outcome"], Registry(root)
     assert (outcome.model, outcome.base) == ("models:/tones.ana/1", "models:/tones/1")
     assert outcome.promoted, outcome.reason
-    assert outcome.wer < outcome.base_wer
     version = registry.champion("tones.ana")
     assert version is not None
     tags = {key: version.tags[f"motet.{key}"] for key in ("speaker", "base", "base_version", "base_digest")}
@@ -128,6 +127,7 @@ def test_it_is_a_version_of_its_own_that_names_its_base(root: str, ana: dict[str
     assert tags == {"speaker": "ana", "base": "tones", "base_version": "1", "base_digest": digest}
     assert digest == registry.version("tones", 1).address
     assert [name for name in version.datasets if name.startswith("utterances/personal-")]
+    assert outcome.wer < 0.7 * outcome.base_wer
     assert version.metrics["transcript/wer"] == pytest.approx(outcome.wer, abs=1e-3)
     (line,) = registry.history("tones.ana")
     assert (line.action, line.by, line.reason) == ("promote", "personalise", outcome.reason)
