@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -255,9 +255,3 @@ class PersonalPredictor(Predictor):
     ) -> list[Prediction]:
         with self.personal.on(self.model):
             return super().predict_batch(batch, tokens, recogniser)
-
-
-def renamed(personal: Personal, **changes: Any) -> Personal:
-    """The same adapter with other facts about it; its tensors are shared."""
-    personal.about = replace(personal.about, **changes)
-    return personal
