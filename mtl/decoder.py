@@ -44,7 +44,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class State:
-    """What decoding keeps between steps. mask (B, 1, 1, T); by block: memory over the trunk's states, past over units."""
+    """What decoding keeps between steps: mask (B, 1, 1, T); of each block, the trunk's states and the units so far."""
 
     mask: Tensor
     memory: tuple[Pair, ...]
@@ -96,16 +96,16 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
-        self.project = nn.Linear(width, 2 * width)
+        self.key = nn.Linear(width, width, bias=False)  # softmax would not see a bias, and Adam would move it by noise
+        self.value = nn.Linear(width, width)
         self.merge = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def memory(self, hidden: Tensor) -> Pair:
         """Keys and values of the states (B, T, D), which are the same at every step."""
         batch, frames, width = hidden.shape
-        parts = self.project(hidden).view(batch, frames, 2, self.heads, width // self.heads)
-        key, value = parts.permute(2, 0, 3, 1, 4)
-        return key, value
+        shape = (batch, frames, self.heads, width // self.heads)
+        return self.key(hidden).view(shape).transpose(1, 2), self.value(hidden).view(shape).transpose(1, 2)
 
     def forward(self, x: Tensor, memory: Pair, mask: Tensor) -> Tensor:
         """x (B, L, D), mask (B, 1, 1, T) -> (B, L, D)."""
@@ -145,7 +145,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, hidden: Tensor, lengths: Tensor, units: Tensor) -> Tensor:
-        """Logits (B, L, V) of what follows each unit: hidden (B, T, D), lengths (B,); units (B, L), the first BORDER."""
+        """Logits (B, L, V) of what follows each unit: hidden (B, T, D), lengths (B,); units (B, L), BORDER first."""
         return self._run(units, self.begin(hidden, lengths))[0]
 
     def begin(self, hidden: Tensor, lengths: Tensor) -> State:

@@ -23,7 +23,8 @@ def rotate(x: Tensor, start: int = 0) -> Tensor:
     """Rotary position embedding of queries or keys, (B, H, T, D/H) -> the same shape; start: the first's position."""
     half = x.shape[-1] // 2
     frequency = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * frequency  # (T, D/2H)
+    position = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
+    angle = position[:, None] * frequency  # (T, D/2H)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)

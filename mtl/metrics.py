@@ -2,8 +2,8 @@
 
 A metric is the value of summed counts: WER is errors over words, F1 comes from matched, predicted and actual slots.
 Rows that are not labelled for a metric are absent. Labels are compared as strings, so one that training never saw
-counts as an error. All values are percentages. BLEU (Papineni et al. 2002) and chrF (Popović 2015) are sacrebleu's, with
-its defaults: of whole corpora, case-sensitive, BLEU over 13a's tokens.
+counts as an error. All values are percentages. BLEU (Papineni et al. 2002) and chrF (Popović 2015) are sacrebleu's,
+with its defaults: of whole corpora, case-sensitive, BLEU over 13a's tokens.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import jiwer
 import numpy as np
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
 
 from mtl.predictor import Prediction
 from mtl.tasks.slots import bio_values
 from mtl.text import CLASSIFICATION, tokens_of
 
 Row = Mapping[str, Any]
-_BLEU, _CHRF = BLEU(force=True), CHRF()
+CHRF_BETA = 2  # recall counts so much more than precision: chrF2, as usual
 ENROLMENT = 3  # utterances that a speaker is enrolled with before being identified
 
 
@@ -84,8 +83,7 @@ def chrf(counts: np.ndarray) -> np.ndarray:
         orders = there.sum(axis=-1)
         precision = np.where(there, both / answer, 0.0).sum(axis=-1) / orders
         recall = np.where(there, both / wanted, 0.0).sum(axis=-1) / orders
-        beta = _CHRF.beta**2
-        value = 100 * (1 + beta) * precision * recall / (beta * precision + recall)
+        value = 100 * (1 + CHRF_BETA**2) * precision * recall / (CHRF_BETA**2 * precision + recall)
     none = (orders == 0) | (both == 0).all(axis=-1)
     return np.where(wanted.sum(axis=-1) > 0, np.where(none, 0.0, value), np.nan)
 
@@ -173,8 +171,15 @@ def translation_counts(reference: str, hypothesis: str) -> dict[str, tuple[float
     """What BLEU and chrF are summed from, of one sentence; sacrebleu's own bootstrap takes it from the same place."""
     return {
         name: tuple(metric._extract_corpus_statistics([hypothesis], [[reference]])[0])
-        for name, metric in (("bleu", _BLEU), ("chrf", _CHRF))
+        for name, metric in _translation_metrics().items()
     }
+
+
+@cache
+def _translation_metrics() -> dict[str, Any]:
+    from sacrebleu.metrics import BLEU, CHRF  # it takes as long to import as all the rest of this file
+
+    return {"bleu": BLEU(force=True), "chrf": CHRF(beta=CHRF_BETA)}
 
 
 def word_errors(reference: str, hypothesis: str) -> int:

@@ -8,7 +8,7 @@ paths = model.predict(batch)             # {task: one prediction per row}
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -50,7 +50,7 @@ class ModelConfig:
     expert_blocks: int = 1  # the last blocks, which are experts in mmoe and ple
     bottleneck: int = 32  # units of an adapter, or of what makes an attention mask
     graph: tuple[tuple[str, str], ...] | None = None  # pairs of tasks; None: mtl.sharing.graph.DEFAULT_GRAPH
-    decoder: DecoderConfig = DecoderConfig()  # of the task "translation"
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)  # of the task "translation"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -120,9 +120,7 @@ class Predictor:
             raise ValueError(f"n_best is {n_best}, expected 1 to {MOST_TEXTS}")
         if greedy and (hot_words or n_best > 1):
             raise ValueError("the best path knows neither hot words nor alternatives; leave greedy out, or those")
-        other = Predictor(
-            self.model, self.features, self.language, self.beam, self.reread, self.search and not greedy
-        )
+        other = Predictor(self.model, self.features, self.language, self.beam, self.reread, self.search and not greedy)
         if greedy:
             other.recogniser = None
         elif hot_words or n_best > 1:

@@ -41,7 +41,7 @@ from pipelines.loader import evaluation_batches
 from pipelines.store import Store, fingerprint
 
 VERSION = 2  # bump when the same model on the same rows would get other figures
-REFERENCE = ("text", "tokens", "slots", "intent", "domain", "speaker", "emotion", "language")
+REFERENCE = ("text", "tokens", "slots", "intent", "domain", "speaker", "emotion", "language", "translation")
 KEPT = ("id", "corpus", "audio", "start", "duration", "digest")
 
 
@@ -308,7 +308,7 @@ def _summarise(counts: Mapping[str, RowCounts]) -> dict[str, float]:
 def _fault(metric: str, counts: list[float]) -> float:
     """How wrong a row is on a metric, 0 to about 1; nothing to be right or wrong about is no fault."""
     value = float(METRICS[metric].value(np.asarray(counts)))
-    if not np.isfinite(value):
+    if not np.isfinite(value) or not METRICS[metric].by_row:
         return 0.0
     return value / 100 if METRICS[metric].better == "lower" else 1 - value / 100
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import cluster
 from pipelines.dataset import open_dataset
-from pipelines.prepare import Job, LanguageModelError, UnlabelledTask, labelled, prepare
+from pipelines.prepare import Job, LanguageModelError, UnlabelledTask, VocabularyError, labelled, prepare
 from pipelines.recipe import Recipe
 from pipelines.store import Manifest, Store, fingerprint
 from pipelines.tracking import PARENT_TAG
@@ -145,7 +145,7 @@ def search(
         try:
             cluster.connect(cpus=1)
             codec = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))[0]
-        except (cluster.ClusterError, UnlabelledTask, LanguageModelError) as error:
+        except (cluster.ClusterError, UnlabelledTask, VocabularyError, LanguageModelError) as error:
             raise SearchError(str(error)) from error
         slots = slots_of(nodes(), trials, recipe.trainer.gpus)
         job = Job(recipe, utterances, features, store, codec.to_json(), slots.share.cpus, recipe.search.share)

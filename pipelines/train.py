@@ -34,6 +34,7 @@ from pipelines.prepare import (
     Job,
     LanguageModelError,
     UnlabelledTask,
+    VocabularyError,
     beam_config,
     feature_spec,
     labelled,
@@ -193,7 +194,7 @@ def _codec(recipe: Recipe, utterances: list[Manifest], features: list[Manifest],
     if not store.exists(key):
         try:
             codec, _, _ = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))
-        except (UnlabelledTask, LanguageModelError) as error:
+        except (UnlabelledTask, VocabularyError, LanguageModelError) as error:
             raise TrainError(str(error)) from error
         store.put_bytes(key, json.dumps(codec.to_json(), ensure_ascii=False).encode())
     return Codec.from_json(json.loads(store.read_bytes(key)))

@@ -1,16 +1,24 @@
-"""Translation as a task: its loss by hand, labels that are missing, learning by heart, and a package that says the same."""
+"""Translation as a task: its loss by hand, missing labels, learning by heart, a package that says the same."""
 
 import json
 import math
+import os
+import socket
+from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
+from mtl import checkpoint
 from mtl.audio import FeatureSpec
 from mtl.batch import IGNORE, collate
 from mtl.decoder import DecoderConfig
+from mtl.fit import FitConfig, fit
 from mtl.metrics import score_rows, summarise
 from mtl.model import ModelConfig, build_model
 from mtl.predictor import Predictor
@@ -24,6 +32,7 @@ GERMAN = {
     "a1": "Spiel Jazz!", "a2": "Halt!", "a3": "Spiel Softrock!", "a5": "Stell den Wecker!",
     "t1": "Spiel jetzt Rock!", "t2": "Halt jetzt!", "t3": "Stell den Wecker!", "t5": "Weck mich!",
 }  # fmt: skip
+FIT = FitConfig(epochs=2, learning_rate=1e-2, device="cpu", seed=7)
 SETTINGS = {"tasks": TASKS, "decoder": DecoderConfig(blocks=1, heads=2, expansion=2, longest=24)}
 
 
@@ -163,3 +172,79 @@ def test_a_codec_from_before_translation_is_read():
     content = Codec.build(rows(), ("transcript",)).to_json()
     content.pop("targets")
     assert Codec.from_json(content).targets is None
+
+
+def micro_batches(codec):
+    """Four micro-batches of three heard and three read rows; in one of them nothing heard is translated."""
+    found = rows()
+    order = (("a1", "a2", "a5", "t1", "t4", "t5"), ("a4", "a6", "a6", "t2", "t3", "t6"))
+    made = []
+    for names in order * 2:
+        chosen = [next(row for row in found if row["id"] == name) for name in names]
+        heard, read = chosen[:3], chosen[3:]
+        sounds = [tiny.features(row) for row in heard]
+        made.append(
+            (collate([codec.encode(row) for row in heard], sounds), collate([codec.encode(row) for row in read]))
+        )
+    return made
+
+
+def assert_same(one, other):
+    for (name, a), (_, b) in zip(one.items(), other.items(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_accumulation_is_one_large_batch():
+    still = {"dropout": 0.0, "word_dropout": 0.0, "decoder": DecoderConfig(blocks=1, heads=2, dropout=0.0)}
+    one, other = model(**still), model(**still)
+    parts = micro_batches(one.codec)[:2]
+    fit(one, tiny.TinyLoader(parts, 2), FIT)
+    whole = tuple(
+        collate(
+            [one.codec.encode(row) for row in group],
+            [tiny.features(row) for row in group] if group[0]["audio"] else None,
+        )
+        for group in ([row_of(id_) for batch in pair for id_ in batch.ids] for pair in zip(*parts, strict=True))
+    )
+    fit(other, tiny.TinyLoader([whole], 1), FIT)
+    assert_same(one.state_dict(), other.state_dict())
+
+
+def row_of(id_):
+    return next(row for row in rows() if row["id"] == id_)
+
+
+def test_resumed_is_uninterrupted(tmp_path):
+    whole, states = model(), []
+    config = replace(FIT, checkpoint_seconds=0.0)
+    fit(whole, tiny.TinyLoader(micro_batches(whole.codec), 2), config, lambda _, state: states.append(deepcopy(state)))
+    checkpoint.save(tmp_path, states[3])  # in mid-epoch: two steps and a report an epoch
+    resumed = model()
+    loader = tiny.TinyLoader(micro_batches(resumed.codec), 2)
+    fit(resumed, loader, config, resume=checkpoint.load(tmp_path))
+    for (name, a), (_, b) in zip(whole.state_dict().items(), resumed.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def _rank(rank, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    made = model()
+    metrics = fit(made, tiny.TinyLoader(micro_batches(made.codec), 2, rank, 2), FIT)
+    checkpoint.save(f"{folder}/{rank}", {"model": dict(made.state_dict()), "metrics": metrics})
+    dist.destroy_process_group()
+
+
+def test_two_ranks_are_one(tmp_path):
+    """Dropout on; one rank's recordings are never translated."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_rank, (port, str(tmp_path)), nprocs=2)
+    alone = model()
+    metrics = fit(alone, tiny.TinyLoader(micro_batches(alone.codec), 2), FIT)
+    ranks = [checkpoint.load(tmp_path / str(rank)) for rank in range(2)]
+    assert_same(ranks[0]["model"], alone.state_dict())
+    assert_same(ranks[1]["model"], alone.state_dict())
+    assert ranks[1]["metrics"]["train/translation/loss"] == pytest.approx(metrics["train/translation/loss"], rel=1e-4)
