@@ -8,6 +8,7 @@ predictor.listening(hot_words=["anna karenina"], n_best=3).predict([waveform])
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -120,9 +121,9 @@ class Predictor:
             raise ValueError(f"n_best is {n_best}, expected 1 to {MOST_TEXTS}")
         if greedy and (hot_words or n_best > 1):
             raise ValueError("the best path knows neither hot words nor alternatives; leave greedy out, or those")
-        other = Predictor(self.model, self.features, self.language, self.beam, self.reread, self.search and not greedy)
+        other = copy.copy(self)
         if greedy:
-            other.recogniser = None
+            other.recogniser, other.search = None, False
         elif hot_words or n_best > 1:
             other.recogniser = self.searching(hot_words, hot_weight, n_best)
         return other
@@ -220,11 +221,7 @@ class Predictor:
     def load(cls, folder: Path | str, device: str | None = None) -> Predictor:
         """As it is shipped: with its searches on. Raises ValueError when the folder was written by a newer format."""
         folder = Path(folder)
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError(
-                f"{folder / CONFIG} has format {content['format']}, this version reads {FORMAT}; update Motet"
-            )
+        content = _content(folder)
         model = SpeechModel(ModelConfig.from_json(content["model"]), Codec.from_json(content["codec"]))
         model.load_state_dict(load_file(folder / WEIGHTS))
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -233,6 +230,18 @@ class Predictor:
         beam = BeamConfig(**content["beam"])
         spec = FeatureSpec(**content["features"])
         return cls(model.to(chosen), spec, language, beam, content["reread"], search=True)
+
+
+def features_of(folder: Path | str) -> FeatureSpec:
+    """The log-mel setting of a saved predictor, without loading its weights. Raises ValueError as `Predictor.load`."""
+    return FeatureSpec(**_content(Path(folder))["features"])
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if content["format"] != FORMAT:
+        raise ValueError(f"{folder / CONFIG} has format {content['format']}, this version reads {FORMAT}; update Motet")
+    return content
 
 
 def _chunks(heard: Mapping[int, np.ndarray]) -> list[list[int]]:
