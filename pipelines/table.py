@@ -28,8 +28,22 @@ UTTERANCES = pa.schema(
         pa.field("speaker", pa.string()),  # unique within the corpus
         pa.field("emotion", pa.string()),
         pa.field("language", pa.string()),  # BCP 47
+        pa.field("translation", pa.string()),  # normalised; the sentence in another language
     ]
 )
+# Columns that older tables lack. Such a table reads as one whose rows state nothing here, and a null here is left out
+# of a row's hash: a new column makes no version of what it says nothing about.
+ADDED = ("translation",)
+
+
+
+def conform(rows: pa.Table) -> pa.Table:
+    """A stored utterance table in today's schema, whichever columns there were when it was written."""
+    for name in ADDED:
+        if name not in rows.schema.names:
+            rows = rows.append_column(UTTERANCES.field(name), pa.nulls(len(rows), UTTERANCES.field(name).type))
+    return rows.select(UTTERANCES.names).cast(UTTERANCES)
+
 
 QUARANTINE = pa.schema(
     [
