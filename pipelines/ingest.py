@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtl.text import normalise
+from mtl.text import tidy
 from pipelines.corpora import CORPORA
 from pipelines.corpora.base import Reject, Utterance, not_utf8
 from pipelines.labels import LabelError, clean, rejected
@@ -30,7 +30,7 @@ from pipelines.recordings import Facts, Key, from_table, inspect, to_table
 from pipelines.source import Source, open_source
 from pipelines.splits import overrides, settle
 from pipelines.store import Manifest, Store, fingerprint
-from pipelines.table import ADDED, QUARANTINE, SPLITS, UTTERANCES, conform
+from pipelines.table import QUARANTINE, SPLITS, UTTERANCES, conform, stated
 
 VERSION = 1  # raise when the same source would give other rows
 _LABELS = ("intent", "domain", "speaker", "emotion")
@@ -182,7 +182,7 @@ def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, 
         "tokens": tokens,
         "slots": slots,
         "language": utterance.language or corpus.language,
-        "translation": normalise(utterance.translation or "") or None,
+        "translation": tidy(utterance.translation or "") or None,
         **{label: getattr(utterance, label) for label in _LABELS},
     }
 
@@ -308,8 +308,3 @@ def _lines(table: pa.Table) -> Iterator[bytes]:
     for batch in table.to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
             yield json.dumps(stated(row), sort_keys=True).encode()
-
-
-def stated(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as it is hashed: without the nulls of columns that older tables lack."""
-    return {name: value for name, value in row.items() if value is not None or name not in ADDED}
