@@ -38,7 +38,7 @@ class PackageError(ValueError):
 
 @dataclass(frozen=True)
 class Description:
-    """What a Predictor folder says of itself. address: hash of its files; units: kind of its CTC units."""
+    """What a Predictor folder says of itself. address: hash of its files; units: "sentencepiece" where any are."""
 
     address: str
     parameters: int
@@ -150,13 +150,14 @@ def describe(folder: Path) -> Description:
     if not (folder / "model.json").is_file():
         raise PackageError(f"{folder} holds no model.json; expected a folder that Predictor.save wrote")
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    kinds = {(content["codec"].get(of) or {}).get("kind") for of in ("units", "targets")}
     with safe_open(folder / "weights.safetensors", framework="numpy") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 (it is no mapping)
     return Description(
         address=folder_address(folder),
         parameters=sum(math.prod(shape) for shape in shapes),
         tasks=tuple(content["model"]["tasks"]),
-        units=content["codec"]["units"]["kind"],
+        units="sentencepiece" if "sentencepiece" in kinds else "characters",
     )
 
 
