@@ -7,7 +7,8 @@ paths = model.predict(batch)             # {task: one prediction per row}
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
@@ -218,8 +219,19 @@ class SpeechModel(nn.Module):
         return found
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The front-ends' and the trunk's shared ones: where tasks pull in different directions."""
-        return [*self.audio.parameters(), *self.text.parameters(), *self.trunk.shared_parameters()]
+        """The trunk's shared ones: where tasks' gradients are compared. The front-ends follow what is decided there."""
+        return self.trunk.shared_parameters()
+
+    def front_parameters(self) -> list[nn.Parameter]:
+        """Those before the trunk, which all tasks share."""
+        return [*self.audio.parameters(), *self.text.parameters()]
+
+    @contextmanager
+    def entries(self) -> Iterator[list[Tensor]]:
+        """The trunk's inputs (B, T, D), one for each forward pass within the block, with their graphs."""
+        found: list[Tensor] = []
+        with self.trunk.register_forward_pre_hook(lambda _, arguments: found.append(arguments[0])):
+            yield found
 
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""
