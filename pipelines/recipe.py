@@ -19,6 +19,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mtl import curriculum
+
 SHIPPED = Path(__file__).parent / "recipes"
 CORPUS_KINDS = ("espeak", "librispeech", "atis", "manifest")
 SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
@@ -188,8 +190,31 @@ class Decoding(Section):
     )
 
 
+class Understanding(Section):
+    """On which words the heads that read words are trained; see mtl.recognised."""
+
+    recognised: float = Field(
+        0.0, ge=0, le=1, description="share of recordings trained on the words that the recogniser hears; 0: true words"
+    )
+    error_limit: float = Field(
+        0.5, gt=0, lt=1, description="word errors per true word beyond which a recording keeps its true words"
+    )
+    read: bool = Field(False, description="the text front-end is trained on the recordings' words too")
+
+
+class Stage(Section):
+    """Some epochs of training before all tasks train together; see mtl.curriculum."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    tasks: tuple[Literal[TASK_KINDS], ...] = Field(min_length=1)  # type: ignore[valid-type]
+    epochs: int = Field(ge=1)
+    train: Literal["all", "heads"] = Field("all", description="heads: what tasks share rests")
+
+
 class Trainer(Section):
     epochs: int = Field(20, ge=1)
+    curriculum: tuple[Stage, ...] = Field((), description="stages before the joint one, which takes the other epochs")
+    restart: bool = Field(False, description="the learning rate's schedule begins anew in each stage")
     learning_rate: float = Field(1e-3, gt=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
     weight_decay: float = Field(1e-2, ge=0)
@@ -239,6 +264,7 @@ class Recipe(Section):
     sharing: Sharing = Sharing()
     tasks: dict[Literal[TASK_KINDS], Task] = Field(min_length=1)  # type: ignore[valid-type]
     balancing: Balancing = Balancing()
+    understanding: Understanding = Understanding()
     decoding: Decoding = Decoding()
     trainer: Trainer = Trainer()
     search: Search = Search()
@@ -265,6 +291,9 @@ class Recipe(Section):
                 raise ValueError(
                     f"sharing.graph names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
                 )
+        self._has_its_stages()
+        if (self.understanding.recognised or self.understanding.read) and "transcript" not in self.tasks:
+            raise ValueError("understanding trains on what the recogniser hears; add tasks.transcript, or leave it out")
         modes = {self.sharing.mode, *self.search.modes}
         if modes & {"mmoe", "ple"} and self.sharing.expert_blocks > self.model.blocks:
             raise ValueError(
@@ -275,6 +304,14 @@ class Recipe(Section):
             if metric.split("/")[0] not in self.tasks:
                 raise ValueError(f"gates name the metric {metric!r}, but its task is not among {sorted(self.tasks)}")
         return self
+
+    def _has_its_stages(self) -> None:
+        """Raises ValueError where trainer.curriculum cannot be followed."""
+        stages = tuple(curriculum.Stage(**stage.model_dump()) for stage in self.trainer.curriculum)
+        try:
+            curriculum.Curriculum(stages, tuple(self.tasks), self.trainer.epochs)
+        except ValueError as error:
+            raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
 
     def address(self) -> str:
         """Hash of everything in the recipe that can change a result: all but its summary, search space and gates."""
