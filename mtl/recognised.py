@@ -73,8 +73,8 @@ def aligned(wanted: Sequence[str], got: Sequence[str]) -> tuple[list[tuple[int |
 
 
 def projected(tags: Sequence[str | None], pairs: Sequence[tuple[int | None, int]]) -> list[str | None]:
-    """BIO tags of the recognised words: a word, right or wrong, keeps the tag of the one that it stands for; one that was
-    inserted continues the slot that it lies within, and is O elsewhere; what was deleted is dropped.
+    """BIO tags of the recognised words: a word, right or wrong, keeps the tag of the one that it stands for; an
+    inserted one continues the slot that it lies within, and is O elsewhere; what was deleted is dropped.
 
     A slot whose first word was deleted begins with the next one that was heard. None: not labelled.
     """

@@ -20,8 +20,10 @@ COLOURS = 6  # classes s0..s5 that a style sheet has to define
 Point = tuple[float, float]
 
 
-def line_chart(series: Mapping[str, Sequence[Point]], x_label: str = "epoch", y_label: str = "") -> str:
-    """One line a series, with a dot and a tooltip on each point, and the last value beside the legend.
+def line_chart(
+    series: Mapping[str, Sequence[Point]], x_label: str = "epoch", y_label: str = "", marks: Sequence[float] = ()
+) -> str:
+    """One line a series, with a dot and a tooltip on each point, the last value beside the legend, an upright at `marks`.
 
     Points that are not finite are left out; a chart without any point is an empty string.
     """
@@ -51,6 +53,10 @@ def line_chart(series: Mapping[str, Sequence[Point]], x_label: str = "epoch", y_
             parts.append(
                 f'<text class="tick" x="{x}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{number(tick)}</text>'
             )
+    for mark in marks:
+        if x_low <= mark <= x_high:
+            x, _ = place((mark, y_low))
+            parts.append(f'<line class="grid between" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="tick" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>')
     for position, (name, points) in enumerate(drawn.items()):

@@ -105,7 +105,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
     if recipe.decoding.reread and not (train["audio"].null_count or recipe.understanding.read):
         raise UnlabelledTask(
             f"recipe {recipe.name!r}: decoding.reread needs training rows of text alone, so that the text front-end is "
-            "trained; there are none. Set decoding.reread=false or understanding.read=true, or add a corpus of sentences"
+            "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
     columns = ["text", "tokens", *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
     codec = Codec.build(train.select(columns).to_pylist(), tasks, kind=recipe.text.units, pieces=recipe.text.pieces)

@@ -474,5 +474,5 @@ def _keys_at(path: list[Any]) -> list[str]:
         if isinstance(part, int) or part in TASK_KINDS:
             continue
         annotation = model.model_fields[part].annotation
-        model = {"corpora": Corpus, "tasks": Task}.get(str(part), annotation)
+        model = {"corpora": Corpus, "tasks": Task, "curriculum": Stage}.get(str(part), annotation)
     return list(model.model_fields)
