@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,11 +170,7 @@ def curves(history: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
 
 def _stage_borders(history: Sequence[Mapping[str, float]]) -> list[float]:
     """Between which epochs a curriculum's stages change: 2.5 is between the second and the third."""
-    return [
-        after["epoch"] - 0.5
-        for before, after in zip(history, history[1:], strict=False)
-        if before.get("stage") != after.get("stage")
-    ]
+    return [after["epoch"] - 0.5 for before, after in pairwise(history) if before.get("stage") != after.get("stage")]
 
 
 def _throughput(history: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
