@@ -23,7 +23,7 @@ Point = tuple[float, float]
 def line_chart(
     series: Mapping[str, Sequence[Point]], x_label: str = "epoch", y_label: str = "", marks: Sequence[float] = ()
 ) -> str:
-    """One line a series, with a dot and a tooltip on each point, the last value beside the legend, an upright at `marks`.
+    """One line a series: a dot and a tooltip on each point, the last value in the legend; an upright at each mark.
 
     Points that are not finite are left out; a chart without any point is an empty string.
     """
