@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,6 +131,15 @@ def ingested(root: str, key: str, recipe: Recipe) -> tuple[list[Done], list[Ref]
     return said, [done.value for done in said]
 
 
+@contextmanager
+def extracted(root: str, recipe: Recipe) -> Iterator[tuple[str, list[Ref], list[Ref]]]:
+    """The recipe's key, utterances and features, in a Ray session that lasts as long as the block."""
+    key = night.keep_recipe(Store(root), recipe)
+    _, utterances = ingested(root, key, recipe)
+    with ray_of_our_own():
+        yield key, utterances, features(root, key, utterances).value
+
+
 def trained(
     root: str, key: str, recipe: Recipe, said: list[Done], utterances: list[Ref], workers: int | None, again: bool
 ) -> Outcome:
@@ -144,8 +154,8 @@ def trained(
         said.append(features(root, key, utterances))
         made: list[Ref] = said[-1].value
         data = [*tables, *night.manifests(store, made)]
-        tracked = tracking.start(root, recipe, name=name, manifests=data, tags={"motet.night": identity}).to_json()
-        try:
+        with tracking.start(root, recipe, name=name, manifests=data, tags={"motet.night": identity}) as opened:
+            tracked = opened.to_json()
             said.append(train(root, key, name, utterances, made, workers, tracked))
             said.append(register(root, key, name, utterances, made, tracked))
             version: int = said[-1].value
@@ -153,9 +163,6 @@ def trained(
             said.append(decide(root, key, version, utterances, made))
             lines = [done.said() for done in said]
             done = report(root, key, identity, name, version, said[-1].value, utterances, made, tracked, lines)
-        except BaseException:
-            tracking.Run(**tracked).finish("FAILED")
-            raise
     return done.value
 
 
@@ -194,12 +201,9 @@ def search(
 ) -> dict[str, Any]:
     """Trials of the recipe's search space; with `train_winner`, a night of its best point afterwards."""
     root = root or environment.default_root()
-    loaded, store = load(recipe, list(overrides)), Store(root)
+    loaded = load(recipe, list(overrides))
     with night.one_at_a_time(root, f"search of {loaded.name}", wait), display():
-        key = night.keep_recipe(store, loaded)
-        _, utterances = ingested(root, key, loaded)
-        with ray_of_our_own():
-            made: list[Ref] = features(root, key, utterances).value
+        with extracted(root, loaded) as (key, utterances, made):
             found = searched(root, key, utterances, made, trials, resume).value
         rows = [night.trial_row(row) for row in found["leaderboard"]]
         create_table_artifact(table=rows, key=artifact_key("search", loaded.name), description="trials, best first")
@@ -227,12 +231,9 @@ def study(
     labels: instead, the tasks `sparse` alone and all together, with these shares of the labels of `sparse`.
     """
     root = root or environment.default_root()
-    loaded, store = load(recipe, list(overrides)), Store(root)
+    loaded = load(recipe, list(overrides))
     with night.one_at_a_time(root, f"study of {loaded.name}", wait), display():
-        key = night.keep_recipe(store, loaded)
-        _, utterances = ingested(root, key, loaded)
-        with ray_of_our_own():
-            made: list[Ref] = features(root, key, utterances).value
+        with extracted(root, loaded) as (key, utterances, made):
             if labels:
                 arguments = (list(labels), list(sparse), seeds, split, share)
                 found: dict[str, Any] = studied_by_labels(root, key, utterances, made, *arguments).value

@@ -145,7 +145,7 @@ class _Run:
 
     def _enter(self, stage: Stage) -> None:
         self.backward.active = frozenset(stage.tasks)
-        for parameter in self.model.shared_parameters():
+        for parameter in (*self.model.front_parameters(), *self.model.shared_parameters()):
             parameter.requires_grad_(stage.train == "all")
 
     def train_step(self, micro_batches: list[MicroBatch]) -> None:
@@ -164,7 +164,7 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         self.balancer.observe(step.losses, step.present)
         if self.balancer.looks_back:
-            after = self.backward.losses(micro_batches, self.step, step.counts)
+            after = self.backward.losses_again(micro_batches, self.step, step)
             self.balancer.look_back(step.losses, after, step.present)
         self.step += 1
         self._average()
