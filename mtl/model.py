@@ -196,10 +196,11 @@ class SpeechModel(nn.Module):
 
     def _tagged(self, heard: list[Heard], batch: Batch) -> Words:
         """The words' places; their tags too, where some of them are not the true ones."""
-        width = max(batch.slots.shape[1], *(len(one.spans) for one in heard))
-        words = _words([one.spans for one in heard], width, batch.slots.device)
+        spans, width = [one.spans for one in heard], batch.slots.shape[1]
         if not any(one.recognised for one in heard):
-            return words
+            return _words(spans, width, batch.slots.device)
+        width = max(width, *map(len, spans))
+        words = _words(spans, width, batch.slots.device)
         placed = Transcript.alignable(batch, self.lengths(batch))
         tags = tags_of(heard, self.codec, width).to(batch.slots.device).masked_fill(~placed[:, None], IGNORE)
         return replace(words, tags=tags)

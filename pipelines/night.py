@@ -379,27 +379,24 @@ def study_labels(
     tables, found = manifests(store, utterances), manifests(store, feature_refs)
     shown = ",".join(f"{part:g}" for part in labels)
     name = f"study {recipe.name} {identity(recipe, tables)} labels {shown} {split} {share:g}"
-    tracked = tracking.start(root, recipe, name=name, manifests=[*tables, *found])
-    with step("study") as current, progress.current().bar("study", "cell") as report:
-        try:
-            studies = study_by_labels(
-                recipe, tables, found, store, labels, sparse, seeds, split, share, tracking=tracked, progress=report
-            )
-            made = sparse_of(studies, tables, found)
-        except BaseException:
-            tracked.finish("FAILED")
-            raise
+    with (
+        tracking.start(root, recipe, name=name, manifests=[*tables, *found]) as tracked,
+        step("study") as current,
+        progress.current().bar("study", "cell") as report,
+    ):
+        studies = study_by_labels(
+            recipe, tables, found, store, labels, sparse, seeds, split, share, tracking=tracked, progress=report
+        )
+        made = sparse_of(studies, tables, found)
         content, page = made.to_json(), render(made)
         key = f"reports/{recipe.name}/labels-{fingerprint(content)}"
         store.put_bytes(f"{key}.json", json.dumps(content).encode())
         store.put_bytes(f"{key}.html", page.encode())
         tracked.log_text(json.dumps(content, indent=1), "labels.json")
         tracked.log_text(page, "labels.html")
-        tracked.finish()
-        cells = sum(len(one.cells) * len(one.seeds) for one in studies.values())
-        return current.done(
-            f"{cells} models, {made.rows:,} {split} rows", {**content, "report": place(store, f"{key}.html")}
-        )
+        models = sum(len(one.cells) * len(one.seeds) for one in studies.values())
+        text = f"{models} models, {made.rows:,} {split} rows"
+        return current.done(text, {**content, "report": place(store, f"{key}.html")})
 
 
 def trial_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,9 +135,8 @@ def search(
 
     Raises:
         SearchError: nothing to resume, another number of trials than the search was started with, a task without
-            labels, search.epochs too few for trainer.curriculum, a language model that cannot be used, a cluster too small,
-            an interruption, or no trial that
-            finished an epoch.
+            labels, a language model that cannot be used, search.epochs too few for trainer.curriculum, a cluster too
+            small, an interruption, or no trial that finished an epoch.
     """
     name, old = _name(recipe, utterances, features, store, resume)
     result = _finished(store, name) if old else None

@@ -85,6 +85,11 @@ class Study:
     def name(self, cell: Tasks) -> str:
         return cell_name(self.tasks, cell)
 
+    def run_name(self, cell: Tasks, seed: int) -> str:
+        """The cell's name in MLflow, where studies of several shares of the labels may be nested in one run."""
+        shares = sorted({config.labels for config in self.recipe.tasks.values() if config.labels < 1})
+        return "-".join([self.name(cell), str(seed), *(f"labels-{share:g}" for share in shares)])
+
     def scores(self, cell: Tasks, seed: int) -> Scores:
         return Scores.load(self.store, f"{_key(self.identity, self.name(cell), seed)}.parquet")
 
@@ -342,7 +347,7 @@ def _note_missing(found: Study, done: list[tuple[Tasks, int]], tracking: Run) ->
     pages = tracking.client.search_runs([tracking.experiment_id], nested, max_results=10_000)
     written = {run.info.run_name for run in pages}
     for cell, seed in done:
-        if f"{found.name(cell)}-{seed}" not in written:
+        if found.run_name(cell, seed) not in written:
             _note(found, cell, seed, tracking)
 
 
@@ -350,7 +355,7 @@ def _note(found: Study, cell: Tasks, seed: int, tracking: Run) -> None:
     record = found.record(cell, seed)
     params = {name: record[name] for name in ("tasks", "seed", "parameters", "device")}
     try:
-        run = start_child(found.store.root, tracking, f"{found.name(cell)}-{seed}", params)
+        run = start_child(found.store.root, tracking, found.run_name(cell, seed), params)
         for row in record["history"]:
             run.log(row, step=int(row["epoch"]))
         scored = {f"{found.split}/{metric}": value for metric, value in record["metrics"].items()}
