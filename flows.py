@@ -3,7 +3,7 @@
     motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate -> report
     motet search assistant             Ray Tune over task weights, sharing mode and learning rate
     motet study assistant              every task alone, all together, in pairs, each left out: which help which
-    motet study assistant --labels 0.01,0.1,1      how few labels will do, for all tasks together and for each alone
+    motet study assistant --labels 0.01,0.1,1     how few labels will do, for all tasks together and for each alone
     motet promote assistant 4          the gate for one version, or a person's word
     motet deploy                       serves the deployments of infra/prefect.yaml to a Prefect server
 
