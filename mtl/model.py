@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from mtl.align import viterbi, word_spans
 from mtl.batch import IGNORE, Batch, collate
 from mtl.decode import Path, best_path
+from mtl.decoder import DecoderConfig
 from mtl.encoder import Encoder
 from mtl.frontends import AudioFrontend, TextFrontend
 from mtl.recognised import Heard, choose, read, readable, tags_of
 from mtl.sharing import TRUNKS, Trunk
-from mtl.tasks import Classification, States, Task, Transcript, Words, build_tasks
+from mtl.tasks import Classification, States, Task, Transcript, Translation, Words, build_tasks
 from mtl.text import Codec
 
 Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
@@ -54,6 +55,7 @@ class ModelConfig:
     recognised: float = 0.0  # share of recordings that are trained on the words that the recogniser hears
     error_limit: float = 0.5  # word errors per true word beyond which a recording keeps its true words
     read: bool = False  # recordings train the text front-end too, by their words
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)  # of the task "translation"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,7 +64,8 @@ class ModelConfig:
     def from_json(cls, content: dict[str, Any]) -> ModelConfig:
         graph = content.get("graph")
         pairs = None if graph is None else tuple((one, other) for one, other in graph)
-        return cls(**{**content, "tasks": tuple(content["tasks"]), "graph": pairs})
+        decoder = DecoderConfig(**content.get("decoder", {}))
+        return cls(**{**content, "tasks": tuple(content["tasks"]), "graph": pairs, "decoder": decoder})
 
 
 class SpeechModel(nn.Module):
@@ -98,7 +101,7 @@ class SpeechModel(nn.Module):
             bottleneck=config.bottleneck,
             graph=config.graph,
         )
-        self.tasks = build_tasks(config.tasks, codec, config.width, config.bins, config.dropout)
+        self.tasks = build_tasks(config.tasks, codec, config.width, config.bins, config.dropout, config.decoder)
 
     @property
     def device(self) -> torch.device:
@@ -206,14 +209,17 @@ class SpeechModel(nn.Module):
         return replace(words, tags=tags)
 
     @torch.no_grad()
-    def predict(self, batch: Batch, recogniser: Recogniser | None = None, reread: bool = False) -> dict[str, list[Any]]:
+    def predict(
+        self, batch: Batch, recogniser: Recogniser | None = None, reread: bool = False, search: bool = False
+    ) -> dict[str, list[Any]]:
         """Decoded predictions of every task that listens to this batch's input group.
 
         recogniser: in place of the best path. reread: intent and the like of a recording are taken from its sound and
-        from its recognised words together, as a product of the two views' probabilities.
+        from its recognised words together, as a product of the two views' probabilities. search: a translation is the
+        best of a beam search, in place of the likeliest unit at every step.
 
         "transcript": Paths; "words": (word, first frame, last frame) lists; "slots": (tags, probabilities);
-        "voice": the speaker's embedding (D,); the rest: (class, probability).
+        "translation": Generated; "voice": the speaker's embedding (D,); the rest: (class, probability).
         """
         tasks = [name for name in self.config.tasks if batch.group in self.task(name).groups]
         states = self.encode(batch, tasks)
@@ -237,6 +243,8 @@ class SpeechModel(nn.Module):
                 states[name] = replace(states[name], words=words)
             if name in second:
                 found[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
+            elif name == "translation":
+                found[name] = cast(Translation, self.task(name)).decode(states[name], search)
             elif name != "transcript":
                 found[name] = self.task(name).decode(states[name])
         if "speaker" in states:

@@ -22,7 +22,7 @@ from mtl.batch import IGNORE, Batch, Example, collate
 from mtl.text import Codec
 
 Span = tuple[str, int, int]  # a word with its first frame and one past its last
-NO_UNITS = np.zeros(0, dtype=np.int64)
+NONE = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -122,24 +122,32 @@ def tags_of(rows: Sequence[Heard], codec: Codec, width: int) -> Tensor:
 
 def readable(batch: Batch, rows: Tensor) -> Batch:
     """A batch of recordings as one of sentences: their true words, and the labels of `rows` (B,) alone."""
-    labels = {task: label.masked_fill(~rows, IGNORE) for task, label in batch.labels.items()}
-    slots = batch.slots.masked_fill(~rows[:, None], IGNORE)
-    return replace(batch, features=None, feature_lengths=None, slots=slots, labels=labels)
+    return replace(
+        batch,
+        features=None,
+        feature_lengths=None,
+        slots=batch.slots.masked_fill(~rows[:, None], IGNORE),
+        target_lengths=batch.target_lengths * rows,
+        labels={task: label.masked_fill(~rows, IGNORE) for task, label in batch.labels.items()},
+    )
 
 
 def read(batch: Batch, rows: Tensor, heard: Sequence[Heard], codec: Codec) -> Batch:
     """Those rows (B,) of a batch of recordings as sentences, in the words that they are trained on."""
     words, characters = batch.words.cpu().numpy(), batch.characters.cpu().numpy()
     lengths, slots = batch.word_lengths.tolist(), batch.slots.cpu().numpy()
-    labels = {task: label.tolist() for task, label in batch.labels.items()}
+    chosen = rows.nonzero()[:, 0]
     examples = []
-    for row in rows.nonzero()[:, 0].tolist():
-        one, length = heard[row], lengths[row]
-        known = {"id": batch.ids[row], "labels": {task: label[row] for task, label in labels.items()}}
+    for row in chosen.tolist():
+        one, end = heard[row], lengths[row]
         if one.recognised:
             example = codec.encode({"tokens": [word for word, _, _ in one.spans], "slots": one.tags})
-            examples.append(replace(example, **known))
         else:
-            own = words[row, :length], characters[row, :length], slots[row, :length]
-            examples.append(Example(**known, units=NO_UNITS, words=own[0], characters=own[1], slots=own[2]))
-    return collate(examples).to(batch.words.device)
+            example = Example("", NONE, words[row, :end], characters[row, :end], slots[row, :end], NONE, {})
+        examples.append(replace(example, id=batch.ids[row], labels={}))
+    return replace(
+        collate(examples).to(batch.words.device),
+        targets=batch.targets[chosen],
+        target_lengths=batch.target_lengths[chosen],
+        labels={task: label[chosen] for task, label in batch.labels.items()},
+    )

@@ -23,14 +23,14 @@ from mtl import curriculum
 from pipelines.roots import sha256
 
 SHIPPED = Path(__file__).parent / "recipes"
-CORPUS_KINDS = ("espeak", "librispeech", "atis", "manifest")
+CORPUS_KINDS = ("espeak", "librispeech", "atis", "covost", "manifest")
 SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
 BALANCING = (
     *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
     *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
     *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
 )
-TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language")
+TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation")
 
 
 class RecipeError(ValueError):
@@ -212,6 +212,21 @@ class Stage(Section):
     train: Literal["all", "heads"] = Field("all", description="heads: what tasks share rests")
 
 
+class Translation(Section):
+    """The decoder of the task `translation`; the shipped model searches, validation takes the likeliest unit."""
+
+    units: Literal["sentencepiece", "characters"] = "sentencepiece"
+    pieces: int = Field(500, ge=32, description="size of the SentencePiece model, made from the training translations")
+    blocks: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    expansion: int = Field(4, ge=1, description="feed-forward width over model width")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    smoothing: float = Field(0.1, ge=0, lt=1, description="of labels: share of a unit's probability spread over all")
+    beam: int = Field(4, ge=1, le=100, description="hypotheses kept in the search; 1: greedy")
+    length_penalty: float = Field(0.6, ge=0, description="alpha of Wu et al. 2016; 0 prefers short translations")
+    longest: int = Field(128, ge=1, le=4096, description="units of a translation, at most")
+
+
 class Trainer(Section):
     epochs: int = Field(20, ge=1)
     curriculum: tuple[Stage, ...] = Field((), description="stages before the joint one, which takes the other epochs")
@@ -267,6 +282,7 @@ class Recipe(Section):
     balancing: Balancing = Balancing()
     understanding: Understanding = Understanding()
     decoding: Decoding = Decoding()
+    translation: Translation = Translation()
     trainer: Trainer = Trainer()
     search: Search = Search()
     gates: Gates = Gates()
@@ -295,6 +311,10 @@ class Recipe(Section):
         self._has_its_stages()
         if (self.understanding.recognised or self.understanding.read) and "transcript" not in self.tasks:
             raise ValueError("understanding trains on what the recogniser hears; add tasks.transcript, or leave it out")
+        if "translation" in self.tasks and self.model.width % (2 * self.translation.heads):
+            raise ValueError(
+                f"model.width {self.model.width} is not a multiple of 2 x translation.heads {self.translation.heads}"
+            )
         modes = {self.sharing.mode, *self.search.modes}
         if modes & {"mmoe", "ple"} and self.sharing.expert_blocks > self.model.blocks:
             raise ValueError(
@@ -319,6 +339,8 @@ class Recipe(Section):
         content = self.model_dump(mode="json", exclude={"summary", "search", "gates"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
+        if "translation" not in self.tasks:
+            content.pop("translation")
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -471,7 +493,7 @@ def _keys_at(path: list[Any]) -> list[str]:
     """Field names of the section that a path of keys leads to."""
     model: Any = Recipe
     for part in path:
-        if isinstance(part, int) or part in TASK_KINDS:
+        if isinstance(part, int) or model is Task:  # the number of a corpus, the name of a task
             continue
         annotation = model.model_fields[part].annotation
         model = {"corpora": Corpus, "tasks": Task, "curriculum": Stage}.get(str(part), annotation)
