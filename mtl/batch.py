@@ -26,6 +26,7 @@ class Example:
     slots (L,): BIO tag of each word, or None when not labelled.
     targets (Y,): units of the translation; empty when not translated.
     labels: class of each classification task, IGNORE when not labelled.
+    domain: number of the recording's domain, 0 when unknown; see mtl.domains.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Example:
     slots: np.ndarray | None
     targets: np.ndarray
     labels: Mapping[str, int]
+    domain: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Batch:
     slots (B, L): tags, IGNORE on padding and on rows without slots.
     targets (B, Y), target_lengths (B,): units of the translation; length 0 means not translated.
     labels: task -> (B,), IGNORE where not labelled.
+    domains (B,): 0 where unknown; see mtl.domains.
     """
 
     ids: tuple[str, ...]
@@ -61,6 +64,7 @@ class Batch:
     targets: Tensor
     target_lengths: Tensor
     labels: Mapping[str, Tensor]
+    domains: Tensor
 
     @property
     def group(self) -> str:
@@ -119,6 +123,7 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
             task: torch.tensor([example.labels[task] for example in examples], dtype=torch.int64)
             for task in examples[0].labels
         },
+        domains=torch.tensor([example.domain for example in examples], dtype=torch.int64),
     )
 
 
