@@ -143,7 +143,7 @@ def metric_of(name: str) -> Metric:
 
 
 def by_domain(scores: Mapping[str, Counts], domains: Sequence[str | None]) -> dict[str, Counts]:
-    """What recognition got wrong in each domain alone, as "<metric>@<domain>"; domains: of the rows that were scored."""
+    """What recognition got wrong in each domain alone, as "<metric>@<domain>"; domains: of the scored rows."""
     found = {}
     for metric in RECOGNITION:
         if metric not in scores:

@@ -62,7 +62,7 @@ class Pair:
 
 
 def probe(dataset: Dataset, by: str) -> list[Pair]:
-    """Every two of the largest domains of the recordings; by: the column that names them. Kept in the dataset's store."""
+    """Every two of the largest domains; by: the column that names them. Kept in the dataset's store."""
     rows = chosen(dataset, by)
     if len(rows) < 2:
         return []

@@ -77,9 +77,7 @@ def gated(gates: Gates, counts: Mapping[str, RowCounts]) -> tuple[Gates, list[st
     Raises:
         GateError: a gate names a domain that no test row is of.
     """
-    written = {
-        section: _written_out(getattr(gates, section), counts, section) for section in ("tolerance", "minimum")
-    }
+    written = {section: _written_out(getattr(gates, section), counts, section) for section in ("tolerance", "minimum")}
     named = sorted({name for limits in written.values() for name in limits if "@" in name})
     return gates.model_copy(update=written), named
 

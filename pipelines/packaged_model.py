@@ -70,6 +70,7 @@ class SpeechService(PythonModel):
             [str(phrase) for phrase in asked.get("hot_words", ())],
             float(asked.get("hot_weight", WEIGHT)),
             int(asked.get("n_best", 1)),
+            domain=str(asked.get("domain", "")) or None,
         )
         inputs = [_input(row, number, rate) for number, row in enumerate(model_input.to_dict("records"))]
         predictions = predictor.predict(inputs)

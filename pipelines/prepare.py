@@ -27,8 +27,8 @@ from mtl.balance import Settings
 from mtl.beam import BeamConfig
 from mtl.curriculum import Stage
 from mtl.decoder import DecoderConfig
-from mtl.fit import FitConfig
 from mtl.domains import DomainConfig
+from mtl.fit import FitConfig
 from mtl.metrics import by_domain, score_rows, summarise
 from mtl.model import ModelConfig, SpeechModel, build_model
 from mtl.ngram import NGram
@@ -125,7 +125,12 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
     by = recipe.domains.by if recipe.domains.on else None
-    columns = ["text", "tokens", *(["audio", by] if by else []), *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
+    columns = [
+        "text",
+        "tokens",
+        *(["audio", by] if by else []),
+        *(LABEL_COLUMNS[task] for task in tasks if task != "transcript"),
+    ]
     try:
         codec = Codec.build(
             train.select(columns).to_pylist(),
@@ -141,8 +146,8 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
     if by and len(codec.domains) < 2:
         there = f"all are {codec.domains[0]!r}" if codec.domains else f"none has a {by}"
         raise DomainError(
-            f"recipe {recipe.name!r}: domains.conditioning and domains.adapters need training recordings of two domains "
-            f"by their {by}, but {there}; change domains.by, or leave them out"
+            f"recipe {recipe.name!r}: domains.conditioning and domains.adapters need training recordings of two "
+            f"domains by their {by}, but {there}; change domains.by, or leave them out"
         )
     if recipe.decoding.arpa:
         given_language_model(recipe, codec)  # a file that cannot be used must not be found out after the training

@@ -119,9 +119,7 @@ class Night:
             **{
                 **content,
                 "metrics": [Row(**row) for row in content["metrics"]],
-                "by_domain": {
-                    by: [Row(**row) for row in rows] for by, rows in content.get("by_domain", {}).items()
-                },
+                "by_domain": {by: [Row(**row) for row in rows] for by, rows in content.get("by_domain", {}).items()},
                 "confusions": [Confusion(**item) for item in content["confusions"]],
                 "faults": [Fault(**item) for item in content["faults"]],
                 "translations": [Translated(**item) for item in content.get("translations", ())],

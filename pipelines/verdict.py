@@ -62,6 +62,7 @@ def evaluate(
     run: Mapping[str, str],
 ) -> Done:
     """The packaged candidate and the champion on the same test rows. Value: the champion's version, or None."""
+    from pipelines.domains import figures
     from pipelines.registry import Registry
     from pipelines.tracking import Run
 
@@ -76,6 +77,8 @@ def evaluate(
             reigning = registry.version(recipe.name, champion)
             score(store, registry, reigning, recipe, utterances, feature_refs, report)
         registry.record(candidate, scores.metrics, Run(**run))
+        apart = {f"test/{row.metric}": row.value for some in figures(scores).values() for row in some}
+        Run(**run).log(apart, step=0)
         primary = scores.metrics.get(recipe.gates.primary)
         shown = f"{len(scores.table):,} test rows"
         if primary is not None:
@@ -187,9 +190,7 @@ def judge(
     gates, named = gated(recipe.gates, apart)
     theirs = None
     if champion is not None:
-        reigning = score(
-            store, registry, registry.version(recipe.name, champion), recipe, utterances, feature_refs
-        )
+        reigning = score(store, registry, registry.version(recipe.name, champion), recipe, utterances, feature_refs)
         reigned = counts_of(reigning, by)
         theirs = reigning.contender(
             f"{recipe.name}/{champion}", {name: reigned[name] for name in named if name in reigned}

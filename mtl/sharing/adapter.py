@@ -33,7 +33,7 @@ class Adapter(nn.Module):
 
 
 class Film(nn.Module):
-    """x + x * gamma + beta from a condition, (R,) for all rows or (B, R): x (B, T, D) -> same; the map starts at zero."""
+    """x + x * gamma + beta from a condition, (R,) for all rows or (B, R): x (B, T, D) -> same; starts at zero."""
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
