@@ -105,6 +105,20 @@ def kept_weights(state: dict[str, Any]) -> dict[str, Tensor]:
     return {**state["model"], **(state["average"] or {})}
 
 
+def with_settings(state: dict[str, Any], config: FitConfig, tasks: Sequence[str]) -> dict[str, Any]:
+    """A checkpoint's state to go on from with the learning rate and task weights of `config`, all else as it was.
+
+    The schedule's place, Adam's moments, the sampler and what a balancer has learned are kept.
+    """
+    groups = [{**group, "peak": config.learning_rate} for group in state["optimiser"]["param_groups"]]
+    static = torch.tensor([float(config.task_weights.get(task, 1.0)) for task in tasks])
+    return {
+        **state,
+        "optimiser": {**state["optimiser"], "param_groups": groups},
+        "balancer": {**state["balancer"], "static": static},
+    }
+
+
 class _Run:
     """Everything that a checkpoint holds, and the step that changes it."""
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -204,14 +204,49 @@ class Trainer(Section):
 
 
 class Search(Section):
+    """`motet search`: trials on one device each, compared by `objective`, drawn as a front over the tasks."""
+
+    method: Literal["asha", "pbt"] = Field(
+        "asha",
+        description="asha: independent points, the poor ones stopped early. pbt: a population of `trials` models whose "
+        "poor ones go on with the weights of good ones, at a learning rate and task weights nearby; finds a schedule, "
+        "keeps the recipe's sharing mode",
+    )
+    objective: Literal["gain", "mean"] = Field(
+        "gain",
+        description="what stops and ranks trials. gain: mean over tasks of the change relative to the single-task "
+        "model of a trial's budget, in percent; asks of every task what it reaches alone, and trains these models "
+        "first (once: they are kept). mean: mean error in percent; needs no such models, and the task with the most "
+        "errors decides",
+    )
+    proposals: Literal["tasks", "objective"] = Field(
+        "tasks",
+        description="asha: what Optuna's TPE looks at. tasks: every task's error at once, which spreads trials along "
+        "the front; objective: the objective alone. Either way the objective decides who is stopped",
+    )
     trials: int = Field(16, ge=1)
     epochs: int = Field(4, ge=1, description="budget of a trial that ASHA lets run to its end")
+    interval: int = Field(1, ge=1, description="pbt: epochs between two exchanges")
     share: float = Field(1.0, gt=0, le=1, description="of the training rows, the same for every trial")
     reduction: int = Field(3, ge=2, description="ASHA's reduction factor")
     learning_rate: tuple[float, float] = (3e-4, 3e-3)
     task_weight: tuple[float, float] = (0.1, 10.0)
     modes: tuple[Literal[SHARING_MODES], ...] = Field(("hard", "soft"), min_length=1)  # type: ignore[valid-type]
     strength: tuple[float, float] = (1e-5, 1e-1)
+    reference: dict[Literal[TASK_KINDS], Annotated[float, Field(ge=0, le=100)]] = Field(  # type: ignore[valid-type]
+        default_factory=dict,
+        description="the hypervolume's reference point: a figure of each task's own metric in percent, which a trial "
+        "must beat to count; every answer wrong (WER 100, accuracy 0) if left out",
+    )
+
+    @model_validator(mode="after")
+    def _exchanges(self) -> Search:
+        if self.method == "pbt" and self.interval >= self.epochs:
+            raise ValueError(
+                f"interval {self.interval} is not below epochs {self.epochs}: nothing would ever be exchanged; raise "
+                "epochs, or take method: asha"
+            )
+        return self
 
 
 class Gates(Section):
@@ -265,6 +300,10 @@ class Recipe(Section):
                 raise ValueError(
                     f"sharing.graph names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
                 )
+        if missing := set(self.search.reference) - set(self.tasks):
+            raise ValueError(
+                f"search.reference names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
+            )
         modes = {self.sharing.mode, *self.search.modes}
         if modes & {"mmoe", "ple"} and self.sharing.expert_blocks > self.model.blocks:
             raise ValueError(
