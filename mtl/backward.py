@@ -7,8 +7,11 @@ scalarizer the gradient is sum_k w_k grad L_k, w_k = dS/dL_k: known beforehand w
 come first, from the same forward pass when this rank has one micro-batch, and from an additional one without graphs
 when it has several (same dropout masks, about 1.3 times the cost; keeping all their graphs would cost memory that
 accumulation is there to save). For a weighting of gradients each micro-batch is run forward once and back once per
-task; the gradients of the shared parameters stand in one (tasks present x shared parameters) matrix, which is summed
-over ranks before its Gramian is taken. A task's own parameters get their plain gradient, lambda_k grad L_k.
+task, as far as the trunk's input; the gradients of the trunk's shared parameters stand in one (tasks present x shared
+parameters) matrix, which is summed over ranks before its Gramian is taken. With the weights known, one more pass takes
+the weighted sum on through the front-ends: they follow, and have no say in the Gramian. (A fifth of a PCGrad step on a
+CPU; compare MGDA-UB of Sener and Koltun 2018, which stops at the shared states and leaves out the trunk as well.)
+A task's own parameters get their plain gradient, lambda_k grad L_k.
 """
 
 from __future__ import annotations
@@ -25,17 +28,19 @@ from mtl.batch import Batch
 from mtl.model import SpeechModel
 
 MicroBatch = tuple[Batch, ...]  # one batch per input group
+Labelled = list[list[list[str]]]  # the tasks labelled in each batch of each micro-batch of this rank
 TINY = 1e-30
 
 
 @dataclass(frozen=True)
 class Step:
-    """sums, counts, weights (K,), over all ranks; cosines (K, K) between the tasks' gradients, NaN where there are
-    not two, None where the method does not look at gradients."""
+    """sums, counts, weights (K,), over all ranks; labelled, of this rank; cosines (K, K) between the tasks' gradients,
+    NaN where there are not two, None where the method does not look at gradients."""
 
     sums: Tensor
     counts: Tensor
     weights: Tensor
+    labelled: Labelled
     cosines: Tensor | None = None
 
     @property
@@ -46,7 +51,7 @@ class Step:
     @property
     def losses(self) -> Tensor:
         """(K,) mean losses, zero for absent tasks."""
-        return self.sums / self.counts.clamp(min=1)
+        return per_item(self.sums, self.counts)
 
 
 class Backward:
@@ -61,36 +66,30 @@ class Backward:
         return self._weigh_losses(micro_batches, labelled, counts, step)
 
     @torch.no_grad()
-    def losses(self, micro_batches: list[MicroBatch], step: int, counts: Tensor) -> Tensor:
-        """The step's losses (K,) with the weights as they are now, same dropout masks."""
-        sums = torch.zeros_like(counts)
-        for position, labelled in enumerate(self._count_labels(micro_batches)[0]):
-            self._add(sums, self._forward(micro_batches[position], labelled, step, position))
-        return parallel.all_sum(sums) / counts.clamp(min=1)
+    def losses_again(self, micro_batches: list[MicroBatch], step: int, first: Step) -> Tensor:
+        """The losses (K,) of the step that was `first`, with the weights as they are now, same dropout masks."""
+        sums = torch.zeros_like(first.counts)
+        for position, group in enumerate(micro_batches):
+            self._add(sums, self._forward(group, first.labelled[position], step, position))
+        return per_item(parallel.all_sum(sums), first.counts)
 
-    def _count_labels(self, micro_batches: list[MicroBatch]) -> tuple[list[list[list[str]]], Tensor]:
-        """The tasks labelled in each batch of each micro-batch, and this rank's counts (K,)."""
+    def _count(self, micro_batches: list[MicroBatch]) -> tuple[Labelled, Tensor]:
+        """Which tasks are labelled where, and how many items each has over all ranks, (K,)."""
         zero = torch.zeros((), device=self.balancer.static.device)
         rows = []
         for batch in (batch for group in micro_batches for batch in group):
             found = self.model.counts(batch)
             rows.append(torch.stack([found[task].to(zero) if task in found else zero for task in self.tasks]))
-        if not rows:
-            return [], torch.zeros_like(self.balancer.static)
-        counts = torch.stack(rows)
+        counts = torch.stack(rows) if rows else zero.new_zeros(0, len(self.tasks))
         names = iter([[task for task, c in zip(self.tasks, row, strict=True) if c > 0] for row in counts.tolist()])
-        return [[next(names) for _ in group] for group in micro_batches], counts.sum(dim=0)
-
-    def _count(self, micro_batches: list[MicroBatch]) -> tuple[list[list[list[str]]], Tensor]:
-        labelled, counts = self._count_labels(micro_batches)
-        return labelled, parallel.all_sum(counts)
+        return [[next(names) for _ in group] for group in micro_batches], parallel.all_sum(counts.sum(dim=0))
 
     def _forward(
         self, group: MicroBatch, labelled: list[list[str]], step: int, position: int
     ) -> list[tuple[int, Tensor]]:
         """(task, summed loss) of each batch and task of one micro-batch; `position` among this rank's."""
         index = position * parallel.world_size() + parallel.rank()  # how the loader deals micro-batches
-        torch.manual_seed(hash((self.seed, step, index)) & 0x7FFFFFFF)
+        torch.manual_seed(self._seed(step, index))
         found = []
         # One context for all of the micro-batch's groups: autocast then casts each weight once.
         with torch.autocast(self.balancer.static.device.type, torch.bfloat16, enabled=self.bf16):
@@ -103,9 +102,7 @@ class Backward:
         for task, loss in found:
             sums[task] += loss.detach()
 
-    def _weigh_losses(
-        self, micro_batches: list[MicroBatch], labelled: list[list[list[str]]], counts: Tensor, step: int
-    ) -> Step:
+    def _weigh_losses(self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int) -> Step:
         sums, kept = torch.zeros_like(counts), None
         known = self.balancer.needs == "losses"
         if known:
@@ -114,9 +111,8 @@ class Backward:
                     kept = self._forward(group, labelled[position], step, position)
                     self._add(sums, kept)
             parallel.all_sum(sums)
-        losses = sums / counts.clamp(min=1)
-        weights = self.balancer.weights(counts > 0, losses, seed=self._seed(step))
-        scale = weights / counts.clamp(min=1)  # (K,): dS/dL_k over the global count
+        weights = self.balancer.weights(counts > 0, per_item(sums, counts), seed=self._seed(step))
+        scale = per_item(weights, counts)  # (K,): dS/dL_k over the global count
         for position, group in enumerate(micro_batches):
             if kept is None or len(micro_batches) > 1:
                 kept = self._forward(group, labelled[position], step, position)
@@ -127,48 +123,56 @@ class Backward:
         if not known:
             parallel.all_sum(sums)
         parallel.sum_gradients(self.model.parameters())
-        return Step(sums, counts, weights)
+        return Step(sums, counts, weights, labelled)
 
     def _balance_gradients(
-        self, micro_batches: list[MicroBatch], labelled: list[list[list[str]]], counts: Tensor, step: int
+        self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int
     ) -> Step:
         present = counts > 0
         sums = torch.zeros_like(counts)
-        scale = self.balancer.static / counts.clamp(min=1)
+        scale = per_item(self.balancer.static, counts)
         rows = _Rows(self.model, [task for task, there in enumerate(present.tolist()) if there])
         for position, group in enumerate(micro_batches):
-            found = self._forward(group, labelled[position], step, position)
+            with self.model.entries() as entries:
+                found = self._forward(group, labelled[position], step, position)
             self._add(sums, found)
-            rows.add(found, scale)
+            rows.add(found, scale, entries)
         parallel.all_sum(sums)
         gramian = rows.gramian(len(self.tasks))
-        weights = self.balancer.weights(present, sums / counts.clamp(min=1), gramian, self._seed(step))
+        weights = self.balancer.weights(present, per_item(sums, counts), gramian, self._seed(step))
         rows.combine(weights / self.balancer.static.clamp(min=TINY))  # the rows hold lambda_k already
-        parallel.sum_gradients(rows.own)
-        return Step(sums, counts, weights, cosines(gramian))
+        parallel.sum_gradients([*rows.front, *rows.own])
+        return Step(sums, counts, weights, labelled, cosines(gramian))
 
-    def _seed(self, step: int) -> int:
-        return hash((self.seed, step)) & 0x7FFFFFFF
+    def _seed(self, *place: int) -> int:
+        """The random state of a step, or of a step's micro-batch."""
+        return hash((self.seed, *place)) & 0x7FFFFFFF
 
 
 class _Rows:
-    """The gradients of the present tasks' losses for the shared parameters, one row a task; no other copy is kept."""
+    """The gradients of the present tasks' losses for the shared parameters, one row a task; no other copy is kept.
+
+    The graphs of the front-ends live on until `combine`, with every task's gradient of the trunk's inputs.
+    """
 
     def __init__(self, model: SpeechModel, present: list[int]) -> None:
         self.present = present
         parameters = [p for p in model.parameters() if p.requires_grad]
-        shared = {id(p) for p in model.shared_parameters()}
+        shared, front = ({id(p) for p in part} for part in (model.shared_parameters(), model.front_parameters()))
         self.shared = [p for p in parameters if id(p) in shared]
-        self.own = [p for p in parameters if id(p) not in shared]
+        self.front = [p for p in parameters if id(p) in front]
+        self.own = [p for p in parameters if id(p) not in shared | front]
         sizes = [p.numel() for p in self.shared]
         device = parameters[0].device
         self.matrix = torch.zeros(len(present), sum(sizes), device=device)  # (M, P)
         self.used = torch.zeros(len(sizes), device=device)
         self._pieces = {task: row.split(sizes) for task, row in zip(present, self.matrix, strict=True)}
+        self._entered: list[tuple[Tensor, int, Tensor]] = []  # an input of the trunk, a task, its gradient there
 
-    def add(self, found: list[tuple[int, Tensor]], scale: Tensor) -> None:
-        """Goes back once per task through one micro-batch's graph, which ends with it."""
-        parameters = [*self.shared, *self.own]
+    def add(self, found: list[tuple[int, Tensor]], scale: Tensor, entries: list[Tensor]) -> None:
+        """Goes back once per task through one micro-batch's graph, which ends with it but for the front-ends' part."""
+        entries = [entry for entry in entries if entry.requires_grad]
+        parameters = [*self.shared, *self.own, *entries]
         used = [False] * len(self.shared)
         last = found[-1][0] if found else None
         for task, total in _by_task(found, scale, last):
@@ -178,9 +182,12 @@ class _Rows:
                 if gradient is not None:
                     piece.view_as(gradient).add_(gradient)
                     used[position] = True
-            for parameter, gradient in zip(self.own, gradients[len(self.shared) :], strict=True):
+            for parameter, gradient in zip(self.own, gradients[len(self.shared) :], strict=False):
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            for entry, gradient in zip(entries, gradients[len(self.shared) + len(self.own) :], strict=True):
+                if gradient is not None:
+                    self._entered.append((entry, task, gradient))
         self.used += torch.tensor(used, device=self.used.device)
 
     def gramian(self, tasks: int) -> Tensor:
@@ -192,18 +199,29 @@ class _Rows:
         return parallel.from_first(found)
 
     def combine(self, weights: Tensor) -> None:
-        """The weighted sum of the rows becomes .grad of every parameter that some rank used; weights (K,)."""
+        """The weighted sum of the rows becomes .grad of every shared parameter that some rank used, and goes on through
+        the front-ends; weights (K,)."""
         total = weights[self.present] @ self.matrix
         pieces = total.split([p.numel() for p in self.shared])
         for parameter, piece, used in zip(self.shared, pieces, parallel.all_sum(self.used).tolist(), strict=True):
             if used:
                 parameter.grad = piece.view_as(parameter).to(parameter.dtype)
+        sums: dict[Tensor, Tensor] = {}
+        for entry, task, gradient in self._entered:
+            weighted = weights[task].to(gradient.dtype) * gradient
+            sums[entry] = sums[entry] + weighted if entry in sums else weighted
+        torch.autograd.backward(list(sums), list(sums.values()))
 
 
 def _by_task(found: list[tuple[int, Tensor]], scale: Tensor, last: int | None) -> Iterator[tuple[int, Tensor]]:
     """Each task once with its loss over the micro-batch's groups; `last` comes last."""
     for task in sorted({task for task, _ in found}, key=lambda task: (task == last, task)):
         yield task, torch.stack([scale[task] * loss for other, loss in found if other == task]).sum()
+
+
+def per_item(total: Tensor, counts: Tensor) -> Tensor:
+    """(K,) over the step's counts (K,) of labelled items; as it is for a task without any."""
+    return total / counts.clamp(min=1)
 
 
 def cosines(gramian: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ paths = model.predict(batch)             # {task: one prediction per row}
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from mtl.align import viterbi, word_spans
 from mtl.batch import Batch, collate
 from mtl.decode import Path
 from mtl.encoder import Encoder
-from mtl.frontends import AudioFrontend, TextFrontend, bin_statistics
+from mtl.frontends import AudioFrontend, TextFrontend
 from mtl.sharing import TRUNKS, Trunk
 from mtl.tasks import Classification, States, Task, Transcript, Words, build_tasks
 from mtl.text import Codec
@@ -123,8 +124,7 @@ class SpeechModel(nn.Module):
         if batch.features is None or batch.feature_lengths is None:
             x, lengths = self.text(batch.words, batch.characters, batch.word_lengths)
         else:
-            x, lengths = self.audio(batch.features, batch.feature_lengths)
-            spectrum = torch.cat(bin_statistics(batch.features.float(), batch.feature_lengths), dim=-1)
+            x, lengths, spectrum = self.audio(batch.features, batch.feature_lengths)
         hidden = self.trunk(x, lengths, tuple(tasks))
         return {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
 
@@ -211,8 +211,19 @@ class SpeechModel(nn.Module):
         return found
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The front-ends' and the trunk's shared ones: where tasks pull in different directions."""
-        return [*self.audio.parameters(), *self.text.parameters(), *self.trunk.shared_parameters()]
+        """The trunk's shared ones: where tasks' gradients are compared. The front-ends follow what is decided there."""
+        return self.trunk.shared_parameters()
+
+    def front_parameters(self) -> list[nn.Parameter]:
+        """Those before the trunk, which all tasks share."""
+        return [*self.audio.parameters(), *self.text.parameters()]
+
+    @contextmanager
+    def entries(self) -> Iterator[list[Tensor]]:
+        """The trunk's inputs (B, T, D), one for each forward pass within the block, with their graphs."""
+        found: list[Tensor] = []
+        with self.trunk.register_forward_pre_hook(lambda _, arguments: found.append(arguments[0])):
+            yield found
 
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""

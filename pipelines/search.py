@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import cluster, pbt
 from pipelines.dataset import open_dataset
 from pipelines.front import front_of
-from pipelines.prepare import Job, LanguageModelError, UnlabelledTask, labelled, prepare
+from pipelines.prepare import Job, PrepareError, labelled, prepare
 from pipelines.recipe import Recipe
 from pipelines.scalar import COST, Scalar
 from pipelines.store import Manifest, Store, fingerprint
@@ -144,7 +144,8 @@ def search(
 
     Raises:
         SearchError: nothing to resume, another number of trials than the search was started with, a task without
-            labels, a cluster too small, an interruption, or no trial that finished an epoch.
+            labels, a language model that cannot be used, a cluster too small, an interruption, or no trial that
+            finished an epoch.
     """
     name, old = _name(recipe, utterances, features, store, resume)
     result = _finished(store, name) if old else None
@@ -154,7 +155,7 @@ def search(
         try:
             cluster.connect(cpus=1)
             codec = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))[0]
-        except (cluster.ClusterError, UnlabelledTask, LanguageModelError) as error:
+        except (cluster.ClusterError, PrepareError) as error:
             raise SearchError(str(error)) from error
         # A population trains all at once; elsewhere proposals have to learn from what has ended.
         together = trials if recipe.search.method == "asha" else 2 * trials
@@ -292,6 +293,7 @@ def _tuner(job: Job, scalar: Scalar, slots: Slots, name: str, trials: int, track
             num_samples=trials,
             # A population is there as a whole, and takes turns where the cluster does not hold it.
             max_concurrent_trials=slots.concurrent if asha else None,
+            reuse_actors=not asha,  # a member that takes its turn needs no new process
             trial_dirname_creator=_trial_id,
             **(_independent if asha else _population)(job.recipe, scalar),
         ),
