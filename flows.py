@@ -1,7 +1,7 @@
 """The DAG, its schedules, and the command line.
 
     motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate -> report
-    motet search assistant             Ray Tune over task weights, sharing mode and learning rate
+    motet search assistant             Ray Tune over task weights, sharing mode and learning rate; a front over tasks
     motet study assistant              every task alone, all together, in pairs, each left out: which help which
     motet promote assistant 4          the gate for one version, or a person's word
     motet deploy                       serves the deployments of infra/prefect.yaml to a Prefect server
@@ -40,6 +40,7 @@ from pipelines.commands import (
     table_of,
     who,
 )
+from pipelines.front_table import front_lines, front_rows, picked
 from pipelines.night import Done, Outcome, Ref
 from pipelines.progress import display
 from pipelines.recipe import Recipe, load
@@ -197,8 +198,9 @@ def search(
     resume: bool = False,
     train_winner: bool = False,
     wait: bool = True,
+    pick: str = "best",
 ) -> dict[str, Any]:
-    """Trials of the recipe's search space; with `train_winner`, a night of its best point afterwards."""
+    """Trials of the recipe's search space; with `train_winner`, a night of the point that is picked afterwards."""
     root = root or environment.default_root()
     loaded = load(recipe, list(overrides))
     with night.one_at_a_time(root, f"search of {loaded.name}", wait), display():
@@ -207,7 +209,7 @@ def search(
         rows = [night.trial_row(row) for row in found["leaderboard"]]
         create_table_artifact(table=rows, key=artifact_key("search", loaded.name), description="trials, best first")
     if train_winner:
-        chosen = [*overrides, *found["winner"]]
+        chosen = [*overrides, *picked(found, pick)["overrides"]]
         found["night"] = nightly(recipe, root=root, overrides=chosen, wait=wait)
     return found
 
@@ -353,23 +355,53 @@ def search_command(
     settings: SetOption = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of search.trials.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that was interrupted.")] = False,
-    train_winner: Annotated[bool, typer.Option("--train-winner", help="Then a night of the best point.")] = False,
+    train_winner: Annotated[bool, typer.Option("--train-winner", help="Then a night of the picked point.")] = False,
+    pick: Annotated[
+        str, typer.Option("--pick", metavar="TRIAL", help="A trial's name; best: by the objective; knee: of the front.")
+    ] = "best",
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="FILE.yaml", help="The recipe with the picked point put in.")
+    ] = None,
     wait: WaitOption = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Ray Tune over task weights, sharing mode and its strength, learning rate; ends with a leaderboard.
+    """Ray Tune over task weights, sharing mode and its strength, learning rate; ends with the front over the tasks.
 
-    Example: `motet search assistant --trials 8`, and after an interruption the same with `--resume`
+    A search that has ended is shown again by `--resume`, for instance to pick another of its trials.
+
+    Example: `motet search assistant --trials 8`, after an interruption the same with `--resume`, and then
+    `motet search assistant --resume --pick knee --write knee.yaml`
     """
     load(recipe, settings or [])
     environment.make_home(root)
     with display(quiet=as_json):
-        found = search(recipe, root, settings or [], trials, resume, train_winner, wait)
+        found = search(recipe, root, settings or [], trials, resume, train_winner, wait, pick)
     rows = [night.trial_row(row) for row in found["leaderboard"]]
-    emit(found, as_json, table_of("trials, the best first (error on valid, %)", rows, NUMBERS))
+    emit(found, as_json, table_of(f"trials, the best first ({found['objective']['label']})", rows, NUMBERS))
     if not as_json:
-        print(f"\nbest: motet nightly {recipe} " + " ".join(f"--set {setting}" for setting in found["winner"]))
+        print_front(found)
+    chosen = picked(found, pick)["overrides"]
+    if write:
+        from pipelines.trial import with_overrides
+
+        write.write_text(with_overrides(load(recipe, settings or []), chosen).to_yaml(), encoding="utf-8")
+    if not as_json:
+        print(f"\n{pick}: motet nightly {recipe} " + " ".join(f"--set {setting}" for setting in chosen))
+        print(f"written to {write}" if write else "", end="\n" if write else "")
+
+
+def print_front(found: dict[str, Any]) -> None:
+    """The front, what its figures mean, and where it is drawn."""
+    rows = front_rows(found)
+    if rows:
+        print()
+        emit(
+            found,
+            False,
+            table_of("the front: no other trial beats these on every task (valid)", rows, list(rows[0])[1:]),
+        )
+    print("\n".join(["", *front_lines(found), f"report      {found['report']}"]))
 
 
 @app.command("study")

@@ -21,10 +21,6 @@ from mtl.pareto import WORST, cost_of, hypervolumes, knee, nondominated
 from pipelines.scalar import metric_of, value_of
 
 
-class PickError(ValueError):
-    """A trial that was asked for and is not there."""
-
-
 @dataclass(frozen=True)
 class Front:
     """All of it is plain data.
@@ -82,51 +78,6 @@ def front_of(
         history=[float(value) for value in history],
         notes=[*notes, *_notes(metrics, history[-1], bend, len(on_front))],
     )
-
-
-def picked(result: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The leaderboard row that is meant by "best", "knee", or a trial's name. Raises PickError."""
-    rows = {row["trial"]: row for row in result["leaderboard"] if row["state"] != "failed"}
-    if what == "best":
-        return next(iter(rows.values()))
-    if what == "knee":
-        if result["front"]["knee"] is None:
-            raise PickError(
-                f"the front of {len(result['front']['trials'])} trials has no knee; pick one of them by its name "
-                f"({', '.join(result['front']['trials'])}), or best"
-            )
-        what = result["front"]["knee"]
-    if what not in rows:
-        raise PickError(f"no trial {what!r}; expected best, knee, or one of {', '.join(rows)}")
-    return rows[what]
-
-
-def front_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The front as it is printed: each task's metric, and where the knee is."""
-    front, rows = result["front"], {row["trial"]: row for row in result["leaderboard"]}
-    return [
-        {
-            "trial": trial,
-            **{
-                metric: f"{value_of(metric, rows[trial]['metrics']):.2f}"
-                for metric in (front["metrics"][task] for task in front["metrics"])
-            },
-            result["objective"]["label"]: f"{rows[trial]['objective']:+.2f}",
-            "state": rows[trial]["state"],
-            "": "knee" if trial == front["knee"] else "",
-        }
-        for trial in front["trials"]
-    ]
-
-
-def front_lines(result: Mapping[str, Any]) -> list[str]:
-    """What the numbers of a search mean, a line each."""
-    front = result["front"]
-    point = ", ".join(f"{metric} {front['reference'][task]:g}" for task, metric in front["metrics"].items())
-    lines = [f"objective   {result['objective']['words']}"]
-    if front["trials"]:
-        lines.append(f"hypervolume {front['hypervolume']:.2f} % of the box between no errors and {point}")
-    return [*lines, *(f"note        {note}" for note in front["notes"])]
 
 
 def _commonest(task: str, rows: Sequence[Mapping[str, Any]]) -> str | None:

@@ -298,9 +298,11 @@ def search(
     trials: int | None,
     resume: bool,
 ) -> Done:
-    """The trials of a search. Value: leaderboard, winner (`--set` strings) and name, as plain data."""
+    """The trials of a search, their front, and its page. Value: SearchResult as plain data, and `report`."""
     from pipelines import tracking
     from pipelines.search import search as run
+    from pipelines.search_report import render
+    from pipelines.verdict import place
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
@@ -314,7 +316,15 @@ def search(
         result = run(recipe, tables, found, store, trials, resume, tracking=tracked, progress=report)
         states = Counter(row["state"] for row in result.leaderboard)
         text = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        return current.done(f"{len(result.leaderboard)} trials: {text}", result.to_json())
+        content = result.to_json()
+        key = f"reports/{recipe.name}/search-{fingerprint(content)}"
+        page = render(content, recipe)
+        store.put_bytes(f"{key}.html", page.encode())
+        tracked.log_text(page, "search.html")
+        tracked.log_text(json.dumps(content["front"], indent=1), "front.json")
+        return current.done(
+            f"{len(result.leaderboard)} trials: {text}", {**content, "report": place(store, f"{key}.html")}
+        )
 
 
 def study(
@@ -362,7 +372,7 @@ def trial_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of the leaderboard as it is printed."""
     return {
         "trial": row["trial"],
-        "objective": f"{row['objective']:.2f}",
+        "objective": f"{row['objective']:+.2f}",
         "state": row["state"],
         "epochs": row["epochs"],
         "seconds": f"{row['seconds']:.0f}",

@@ -23,7 +23,6 @@ from pipelines.recipe import parse
 from pipelines.search import SearchError, Slots, Space, search, slots_of
 from pipelines.store import Store
 from pipelines.train import Share
-from pipelines.scalar import Scalar
 from pipelines.trial import TrialState, overrides_of, with_overrides
 
 pytest.importorskip("espeakng_loader", reason="the small night is spoken by eSpeak NG: install motet[espeak]")
