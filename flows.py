@@ -396,11 +396,7 @@ def print_front(found: dict[str, Any]) -> None:
     rows = front_rows(found)
     if rows:
         print()
-        emit(
-            found,
-            False,
-            table_of("the front: no other trial beats these on every task (valid)", rows, list(rows[0])[1:]),
-        )
+        emit(found, False, table_of("the front: beaten by no other trial on every task", rows, list(rows[0])[1:]))
     print("\n".join(["", *front_lines(found), f"report      {found['report']}"]))
 
 

@@ -1,4 +1,4 @@
-"""A search's front as it is printed, and a trial picked. Needs nothing else, so that the command line starts quickly."""
+"""A search's front as it is printed, and a trial picked. Needs nothing else: the command line starts quickly."""
 
 from __future__ import annotations
 

@@ -322,9 +322,8 @@ def search(
         store.put_bytes(f"{key}.html", page.encode())
         tracked.log_text(page, "search.html")
         tracked.log_text(json.dumps(content["front"], indent=1), "front.json")
-        return current.done(
-            f"{len(result.leaderboard)} trials: {text}", {**content, "report": place(store, f"{key}.html")}
-        )
+        content["report"] = place(store, f"{key}.html")
+        return current.done(f"{len(result.leaderboard)} trials: {text}", content)
 
 
 def study(

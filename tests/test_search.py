@@ -20,6 +20,7 @@ from mtl.sharing import TRUNKS
 from pipelines import tracking
 from pipelines.prepare import sampled
 from pipelines.recipe import parse
+from pipelines.scalar import Scalar
 from pipelines.search import SearchError, Slots, Space, search, slots_of
 from pipelines.store import Store
 from pipelines.train import Share
@@ -83,7 +84,7 @@ def test_a_killed_search_goes_on_where_it_was(ray_session: Any, tmp_path: Path) 
         assert {"transcript/wer", "intent/accuracy", "slots/f1"} <= {
             key[6:] for key in row["metrics"] if "valid/" in key
         }
-        assert row["objective"] == pytest.approx(objective(row["metrics"]))
+        assert row["objective"] == pytest.approx(Scalar("mean")(row["metrics"]))
         assert row["state"] == ("finished" if row["epochs"] == 3 else "stopped")
         assert after[row["trial"]].data.params == dict(override.split("=", 1) for override in row["overrides"])
         assert after[row["trial"]].data.metrics["objective"] == pytest.approx(row["objective"])
@@ -97,15 +98,6 @@ def test_a_killed_search_goes_on_where_it_was(ray_session: Any, tmp_path: Path) 
     assert f"trainer.learning_rate={winner.trainer.learning_rate:.4g}" in result.winner
     assert not [entry for entry in store.list("search/") if "/state/" in entry.key]
     assert search(recipe, *manifests, store, resume=True) == result
-
-
-def test_the_objective_is_the_mean_error_of_the_tasks_whatever_their_weights() -> None:
-    metrics = {"valid/transcript/wer": 12.0, "valid/transcript/cer": 3.0, "valid/intent/accuracy": 96.0}
-    assert objective(metrics) == pytest.approx((12 + 4) / 2)
-    assert objective({**metrics, "valid/intent/text_accuracy": 50.0, "weight/intent": 9.0}) == pytest.approx(8)
-    assert objective({**metrics, "valid/slots/text_f1": 91.0}) == pytest.approx((12 + 4 + 9) / 3)
-    assert objective({"valid/transcript/wer": 250.0, "valid/intent/accuracy": 90.0}) == pytest.approx((100 + 10) / 2)
-    assert objective({"train/intent/loss": 1.0}) == 100.0
 
 
 def test_a_point_becomes_overrides_and_a_recipe() -> None:
@@ -188,11 +180,11 @@ def test_another_search_is_not_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     data: Any = ([SimpleNamespace(address="a")], [SimpleNamespace(address="b")])
     first, resumed = _name(recipe, *data, store, resume=False)
     assert not resumed
-    assert _planned(store, first, 8, old=False, asked=8) == 8
+    assert _planned(store, recipe, first, 8, old=False, asked=8) == 8
     assert _name(recipe, *data, store, resume=True) == (first, True)
-    assert _planned(store, first, 16, old=True, asked=None) == 8
+    assert _planned(store, recipe, first, 16, old=True, asked=None) == 8
     with pytest.raises(SearchError, match="was started with 8 trials"):
-        _planned(store, first, 16, old=True, asked=16)
+        _planned(store, recipe, first, 16, old=True, asked=16)
     second, _ = _name(recipe, *data, store, resume=False)
     assert second == f"{first[:-1]}2"
     with pytest.raises(SearchError, match="no search of recipe 'small'"):
