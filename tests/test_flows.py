@@ -214,6 +214,9 @@ def test_a_search_and_a_night_of_its_winner(ray_session: Any, prefect_session: N
     recipe, root = str(ROOT / "tests" / "night.yaml"), str(tmp_path / "root")
     found = flows.search(recipe, root=root, trials=2, train_winner=True)
     assert len(found["leaderboard"]) == 2
+    page = Path(found["report"]).read_text()
+    assert set(found["front"]["metrics"]) == {"transcript", "intent", "slots"}
+    assert all(trial in page for trial in found["front"]["trials"])
     assert found["night"]["state"] == "trained"
     stored = night.kept_recipe(Store(root), Store(root).latest("nights/small").files[1])
     assert stored == load(recipe, list(found["winner"]))

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import small_night
 
+from mtl.fit import NonFiniteLoss
 from pipelines.front import front_of
 from pipelines.front_charts import axis_label, parallel, scatter, steps
 from pipelines.front_table import PickError, front_lines, front_rows, picked
@@ -24,7 +25,7 @@ from pipelines.scalar import Scalar, costs
 from pipelines.search import SearchError, SearchResult, search
 from pipelines.search_report import render
 from pipelines.store import Store
-from pipelines.trial import figures, with_overrides
+from pipelines.trial import figures, not_finite, with_overrides
 
 TASKS = ["transcript", "intent"]
 SINGLE = {"transcript/wer": 20.0, "intent/accuracy": 80.0}
@@ -103,6 +104,8 @@ def test_what_is_reported_to_tune_is_finite_whatever_was_measured() -> None:
         "cost/intent": 10.0,
         "cost/slots": 100.0,
     }
+    last = not_finite(NonFiniteLoss("intent", 7, ["u1"]), 2.0, Scalar.gain(SINGLE), TASKS)
+    assert (last["objective"], last["cost/transcript"], last["cost/intent"], last["done"]) == (-250.0, 100, 100, True)
     assert costs({"valid/transcript/wer": 120.0}, ["transcript"]) == {"transcript": 100.0}
 
 
