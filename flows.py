@@ -388,7 +388,8 @@ def search_command(
         write.write_text(with_overrides(load(recipe, settings or []), chosen).to_yaml(), encoding="utf-8")
     if not as_json:
         print(f"\n{pick}: motet nightly {recipe} " + " ".join(f"--set {setting}" for setting in chosen))
-        print(f"written to {write}" if write else "", end="\n" if write else "")
+        if write:
+            print(f"written to {write}")
 
 
 def print_front(found: dict[str, Any]) -> None:

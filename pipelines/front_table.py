@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -49,4 +49,18 @@ def front_lines(result: Mapping[str, Any]) -> list[str]:
     lines = [f"objective   {result['objective']['words']}"]
     if front["trials"]:
         lines.append(f"hypervolume {front['hypervolume']:.2f} % of the box between no errors and {point}")
+    schedule = result["leaderboard"][0]["schedule"]
+    if len(schedule) > 1:
+        lines += [f"schedule    {line}" for line in schedule_lines(schedule)]
+        lines.append("            of the best member; a night of its settings trains with the last ones throughout")
     return [*lines, *(f"note        {note}" for note in front["notes"])]
+
+
+def schedule_lines(schedule: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A population's schedule (pbt.py): from which epoch on, with what, and whose weights."""
+    lines = []
+    for number, part in enumerate(schedule):
+        taken = number and part["trial"] != schedule[number - 1]["trial"]
+        origin = f", from the weights of {schedule[number - 1]['trial']}" if taken else ""
+        lines.append(f"epoch {part['after'] + 1}: {part['trial']}{origin}: {'  '.join(part['overrides'])}")
+    return lines

@@ -65,16 +65,6 @@ def extended(schedule: Schedule, after: int, trial: str, overrides: Sequence[str
     return [*schedule, {"after": after, "trial": trial, "overrides": list(overrides)}]
 
 
-def schedule_lines(schedule: Schedule) -> list[str]:
-    """For a person: from which epoch on, with what, and whose weights."""
-    lines = []
-    for number, part in enumerate(schedule):
-        taken = number and part["trial"] != schedule[number - 1]["trial"]
-        origin = f", from the weights of {schedule[number - 1]['trial']}" if taken else ""
-        lines.append(f"epoch {part['after'] + 1}: {part['trial']}{origin}: {'  '.join(part['overrides'])}")
-    return lines
-
-
 def run_member(config: dict[str, Any], job: Job, search: str, scalar: Scalar) -> None:
     """Trains a member from where Tune's pointer says, its own last epoch or another member's, with its own settings."""
     from ray import tune

@@ -11,7 +11,6 @@ from typing import Any
 from pipelines import charts
 from pipelines.front_charts import pair_charts, parallel
 from pipelines.front_table import front_lines, front_rows
-from pipelines.pbt import schedule_lines
 from pipelines.recipe import Recipe
 from pipelines.report import SYNTHETIC, environment
 from pipelines.story import SYNTHETIC as SPOKEN
@@ -25,7 +24,6 @@ def render(result: Mapping[str, Any], recipe: Recipe) -> str:
     drawn = (front["costs"], front["metrics"], front["trials"], front["knee"])
     volumes = [(float(number), volume) for number, volume in enumerate(front["history"], start=1)]
     curve = {"hypervolume, %": volumes} if any(front["history"]) else {}
-    best = result["leaderboard"][0]
     return (
         environment()
         .get_template("search.html.j2")
@@ -37,7 +35,6 @@ def render(result: Mapping[str, Any], recipe: Recipe) -> str:
             pairs=[Markup(chart) for chart in pair_charts(*drawn)],
             parallel=Markup(parallel(*drawn)),
             curve=Markup(charts.line_chart(curve, x_label="trials ended", y_label="hypervolume, %")),
-            schedule=schedule_lines(best["schedule"]) if len(best["schedule"]) > 1 else [],
             note=SYNTHETIC,
             synthetic=any(corpus.kind == SPOKEN for corpus in recipe.corpora),
         )

@@ -210,13 +210,21 @@ def test_tasks_retry_what_may_pass_and_nothing_else(prefect_session: None) -> No
 
 
 @pytest.mark.slow
-def test_a_search_and_a_night_of_its_winner(ray_session: Any, prefect_session: None, tmp_path: Path) -> None:
+def test_a_search_and_a_night_of_its_winner(
+    ray_session: Any, prefect_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe, root = str(ROOT / "tests" / "night.yaml"), str(tmp_path / "root")
     found = flows.search(recipe, root=root, trials=2, train_winner=True)
     assert len(found["leaderboard"]) == 2
     page = Path(found["report"]).read_text()
     assert set(found["front"]["metrics"]) == {"transcript", "intent", "slots"}
     assert all(trial in page for trial in found["front"]["trials"])
+    other = found["leaderboard"][1]
+    flows.search_command(recipe, root, resume=True, pick=other["trial"], write=tmp_path / "other.yaml")
+    assert load(str(tmp_path / "other.yaml")) == load(recipe, other["overrides"])
+    told = capsys.readouterr().out
+    assert f"{other['trial']}: motet nightly {recipe} --set {other['overrides'][0]}" in told
+    assert "hypervolume" in told
     assert found["night"]["state"] == "trained"
     stored = night.kept_recipe(Store(root), Store(root).latest("nights/small").files[1])
     assert stored == load(recipe, list(found["winner"]))

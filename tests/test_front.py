@@ -18,8 +18,8 @@ import small_night
 from mtl.fit import NonFiniteLoss
 from pipelines.front import front_of
 from pipelines.front_charts import axis_label, parallel, scatter, steps
-from pipelines.front_table import PickError, front_lines, front_rows, picked
-from pipelines.pbt import Perturb, extended, next_exchange, ranges_of, schedule_lines
+from pipelines.front_table import PickError, front_lines, front_rows, picked, schedule_lines
+from pipelines.pbt import Perturb, extended, next_exchange, ranges_of
 from pipelines.recipe import RecipeError, parse
 from pipelines.scalar import Scalar, costs
 from pipelines.search import SearchError, SearchResult, search
