@@ -398,7 +398,8 @@ def print_front(found: dict[str, Any]) -> None:
     if rows:
         print()
         emit(found, False, table_of("the front: beaten by no other trial on every task", rows, list(rows[0])[1:]))
-    print("\n".join(["", *front_lines(found), f"report      {found['report']}"]))
+    lines = [*front_lines(found), ("report", found["report"])]
+    print("\n".join(["", *(f"{name:<12}{text}" for name, text in lines)]))
 
 
 @app.command("study")

@@ -16,7 +16,7 @@ from mtl.metrics import METRICS
 from pipelines.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point, number, ticks
 
 MANY = 3  # tasks up to which pairs alone are drawn
-AXIS = 110  # between two parallel axes, SVG units
+AXIS, MARGIN = 120, 64  # between two parallel axes and beside the outer ones, SVG units
 
 
 def axis_label(metric: str) -> str:
@@ -94,16 +94,16 @@ def parallel(
     if len(metrics) <= MANY or not shown:
         return ""
     axes = {task: _axis([row[task] for row in shown.values()]) for task in metrics}
-    width, top, bottom = LEFT + AXIS * (len(axes) - 1) + LEFT, TOP + 18, HEIGHT - 14
+    width, top, bottom = 2 * MARGIN + AXIS * (len(axes) - 1), TOP + 18, HEIGHT - 14
 
     def place(position: int, task: str, value: float) -> Point:
         low, high = axes[task][0], axes[task][-1]
-        return LEFT + AXIS * position, round(bottom - (value - low) / (high - low) * (bottom - top), 1)
+        return MARGIN + AXIS * position, round(bottom - (value - low) / (high - low) * (bottom - top), 1)
 
     size = f'viewBox="0 0 {width} {HEIGHT}" style="max-width:{width * 1.3:.0f}px"'
     parts = [f'<svg class="chart" {size} role="img" aria-label="parallel coordinates of the front">']
     for position, (task, scale) in enumerate(axes.items()):
-        x = LEFT + AXIS * position
+        x = MARGIN + AXIS * position
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>')
         parts.append(
             f'<text class="tick" x="{x}" y="{TOP + 4}" text-anchor="middle">{escape(axis_label(metrics[task]))}</text>'

@@ -42,18 +42,18 @@ def front_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def front_lines(result: Mapping[str, Any]) -> list[str]:
-    """What the numbers of a search mean, a line each."""
+def front_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the numbers of a search mean: pairs of what is explained and its explanation."""
     front = result["front"]
     point = ", ".join(f"{metric} {front['reference'][task]:g}" for task, metric in front["metrics"].items())
-    lines = [f"objective   {result['objective']['words']}"]
+    lines = [("objective", result["objective"]["words"])]
     if front["trials"]:
-        lines.append(f"hypervolume {front['hypervolume']:.2f} % of the box between no errors and {point}")
+        lines.append(("hypervolume", f"{front['hypervolume']:.2f} % of the box between no errors and {point}"))
     schedule = result["leaderboard"][0]["schedule"]
     if len(schedule) > 1:
-        lines += [f"schedule    {line}" for line in schedule_lines(schedule)]
-        lines.append("            of the best member; a night of its settings trains with the last ones throughout")
-    return [*lines, *(f"note        {note}" for note in front["notes"])]
+        lines += [("schedule", line) for line in schedule_lines(schedule)]
+        lines.append(("note", "that is the best member's schedule; a night trains with its last settings throughout."))
+    return [*lines, *(("note", note) for note in front["notes"])]
 
 
 def schedule_lines(schedule: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -165,8 +165,13 @@ def test_the_table_shows_metrics_as_they_are() -> None:
     ]
     assert rows[0]["mean gain, %"] == "+31.25"  # 40 % fewer word errors, 22.5 % more right intents
     lines = front_lines(result())
-    assert lines[0].startswith("objective   mean over tasks of the change relative to single-task models")
-    assert lines[1] == ("hypervolume 88.74 % of the box between no errors and transcript/wer 100, intent/accuracy 0")
+    assert lines[0][0] == "objective"
+    assert lines[0][1].startswith("mean over tasks of the change relative to single-task models")
+    told = "88.74 % of the box between no errors and transcript/wer 100, intent/accuracy 0"
+    assert lines[1:] == [("hypervolume", told)]
+    parts = [{"after": 0, "trial": "a", "overrides": ["x=1"]}, {"after": 2, "trial": "b", "overrides": ["x=2"]}]
+    found = front_lines(result([row("b", 12.0, 98.0, schedule=parts)]))
+    assert ("schedule", "epoch 3: b, from the weights of a: x=2") in found
 
 
 def test_steps_and_scatter_of_two_tasks() -> None:
