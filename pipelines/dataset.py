@@ -23,7 +23,7 @@ import torch
 from pipelines import features as extraction
 from pipelines import recipe
 from pipelines.store import Manifest, Store, fingerprint
-from pipelines.table import UTTERANCES
+from pipelines.table import UTTERANCES, conform
 
 LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
 MAX_PAGE_HEADER = 1024  # bytes; it is about 30 where no statistics are written
@@ -122,7 +122,7 @@ def open_dataset(store: Store, utterances: Sequence[Manifest], features: Sequenc
     Raises:
         DatasetError: a recording has no features, or the features differ in their settings.
     """
-    rows = pa.concat_tables([store.read_table(manifest.files[0]).cast(UTTERANCES) for manifest in utterances])
+    rows = pa.concat_tables([conform(store.read_table(manifest.files[0])) for manifest in utterances])
     places = pa.concat_tables([extraction.index(store, manifest) for manifest in features])
     parts = places["part"].unique().to_pylist()
     found = pc.index_in(rows["digest"], places["digest"])

@@ -39,9 +39,10 @@ from pipelines.dataset import Dataset
 from pipelines.gates import Contender, RowCounts
 from pipelines.loader import evaluation_batches
 from pipelines.store import Store, fingerprint
+from pipelines.table import stated
 
-VERSION = 2  # bump when the same model on the same rows would get other figures
-REFERENCE = ("text", "tokens", "slots", "intent", "domain", "speaker", "emotion", "language")
+VERSION = 3  # bump when the same model on the same rows would get other figures
+REFERENCE = ("text", "tokens", "slots", "intent", "domain", "speaker", "emotion", "language", "translation")
 KEPT = ("id", "corpus", "audio", "start", "duration", "digest")
 
 
@@ -263,7 +264,7 @@ def check(predictor: Predictor, dataset: Dataset) -> None:
 def rows_identity(dataset: Dataset) -> str:
     """Equal for equal rows with equal labels, in any order and whatever the rest of their dataset: frozen test rows."""
     columns = ["id", "digest", *REFERENCE]
-    rows = dataset.rows.select(columns).to_pylist()
+    rows = [stated(row) for row in dataset.rows.select(columns).to_pylist()]
     return fingerprint(sorted([json.dumps(row, sort_keys=True) for row in rows]))
 
 
@@ -309,7 +310,7 @@ def _summarise(counts: Mapping[str, RowCounts]) -> dict[str, float]:
 def _fault(metric: str, counts: list[float]) -> float:
     """How wrong a row is on a metric, 0 to about 1; nothing to be right or wrong about is no fault."""
     value = float(METRICS[metric].value(np.asarray(counts)))
-    if not np.isfinite(value):
+    if not np.isfinite(value) or not METRICS[metric].by_row:
         return 0.0
     return value / 100 if METRICS[metric].better == "lower" else 1 - value / 100
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mtl.text import tidy
 from pipelines.corpora import CORPORA
 from pipelines.corpora.base import Reject, Utterance, not_utf8
 from pipelines.labels import LabelError, clean, rejected
@@ -29,12 +30,12 @@ from pipelines.recordings import Facts, Key, from_table, inspect, to_table
 from pipelines.source import Source, open_source
 from pipelines.splits import overrides, settle
 from pipelines.store import Manifest, Store, fingerprint
-from pipelines.table import QUARANTINE, SPLITS, UTTERANCES
+from pipelines.table import QUARANTINE, SPLITS, UTTERANCES, conform, stated
 
 VERSION = 1  # raise when the same source would give other rows
 _LABELS = ("intent", "domain", "speaker", "emotion")
 # Two rows of one recording must agree in these; a label that only one of them has is no contradiction.
-_COMPARED = ("split", "text", "slots", "intent", "domain", "speaker", "emotion", "language")
+_COMPARED = ("split", "text", "slots", "intent", "domain", "speaker", "emotion", "language", "translation")
 
 Progress = Callable[[int, int, str], None]
 
@@ -89,7 +90,7 @@ def ingest(corpus: Corpus, quality: Quality, store: Store, progress: Progress | 
 
 
 def utterances(store: Store, manifest: Manifest) -> pa.Table:
-    return store.read_table(manifest.files[0])
+    return conform(store.read_table(manifest.files[0]))
 
 
 def quarantine(store: Store, manifest: Manifest) -> pa.Table:
@@ -127,7 +128,7 @@ def _read(corpus: Corpus, source: Source | None) -> tuple[list[Utterance], list[
 def _strings(utterance: Utterance) -> str:
     """All that would go into the tables as text."""
     recording = utterance.recording
-    single = [getattr(utterance, name) for name in ("id", "text", "language", *_LABELS)]
+    single = [getattr(utterance, name) for name in ("id", "text", "language", "translation", *_LABELS)]
     names = [recording.uri, recording.name] if recording is not None else []
     return " ".join(filter(None, [*single, *names, *(utterance.tokens or ()), *(utterance.slots or ())]))
 
@@ -181,6 +182,7 @@ def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, 
         "tokens": tokens,
         "slots": slots,
         "language": utterance.language or corpus.language,
+        "translation": tidy(utterance.translation or "") or None,
         **{label: getattr(utterance, label) for label in _LABELS},
     }
 
@@ -305,4 +307,4 @@ def _content(*tables: pa.Table) -> str:
 def _lines(table: pa.Table) -> Iterator[bytes]:
     for batch in table.to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
-            yield json.dumps(row, sort_keys=True).encode()
+            yield json.dumps(stated(row), sort_keys=True).encode()

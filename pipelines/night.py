@@ -31,7 +31,6 @@ import yaml
 from pipelines import progress
 from pipelines.recipe import Recipe, parse
 from pipelines.store import Manifest, Store, fingerprint
-from pipelines.study_table import Split
 
 VERSION = 1  # of what a night does after training: its scores, its decision
 Ref = tuple[str, str]  # dataset, address: names a manifest
@@ -324,47 +323,6 @@ def search(
         tracked.log_text(json.dumps(content["front"], indent=1), "front.json")
         content["report"] = place(store, f"{key}.html")
         return current.done(f"{len(result.leaderboard)} trials: {text}", content)
-
-
-def study(
-    root: str,
-    recipe_key: str,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
-    seeds: int,
-    kinds: Sequence[str],
-    split: Split,
-    share: float,
-) -> Done:
-    """The cells of a study, what they say, and its page. Value: study_report.Findings as plain data, and `report`."""
-    from pipelines import tracking
-    from pipelines.study import study as run
-    from pipelines.study_report import findings_of, render
-    from pipelines.verdict import place
-
-    store = Store(root)
-    recipe = kept_recipe(store, recipe_key)
-    tables, found = manifests(store, utterances), manifests(store, feature_refs)
-    name = f"study {recipe.name} {identity(recipe, tables)} {split} {share:g}"
-    with (
-        tracking.start(root, recipe, name=name, manifests=[*tables, *found]) as tracked,
-        step("study") as current,
-        progress.current().bar("study", "cell") as report,
-    ):
-        cells = run(recipe, tables, found, store, seeds, kinds, split, share, tracking=tracked, progress=report)
-        findings = findings_of(cells)
-        content, page = findings.to_json(), render(findings)
-        key = f"reports/{recipe.name}/study-{fingerprint(content)}"
-        store.put_bytes(f"{key}.json", json.dumps(content).encode())
-        store.put_bytes(f"{key}.html", page.encode())
-        tracked.log_text(json.dumps(content, indent=1), "study.json")
-        tracked.log_text(page, "study.html")
-        # MLflow takes no "+" in a metric's name.
-        gains = {f"gain/{row['cell'].replace('+', '-')}/{row['task']}": row["gain"] for row in content["gains"]}
-        means = {f"gain/{row['cell'].replace('+', '-')}": row["gain"] for row in content["means"]}
-        tracked.log({**gains, **means}, step=0)
-        text = f"{len(cells.cells)} models x {len(cells.seeds)} seeds, {cells.rows:,} {split} rows"
-        return current.done(text, {**content, "report": place(store, f"{key}.html")})
 
 
 def trial_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ import torch
 from mtl.audio import FeatureSpec
 from mtl.balance import Settings
 from mtl.beam import BeamConfig
+from mtl.curriculum import Stage
+from mtl.decoder import DecoderConfig
 from mtl.fit import FitConfig
 from mtl.metrics import score_rows, summarise
 from mtl.model import ModelConfig, SpeechModel, build_model
@@ -41,7 +43,7 @@ from pipelines.store import Manifest, Store
 # about as much as an hour of training audio, and a confidence interval of the WER of about half a point.
 VALID_SECONDS = 1800.0
 VALID_SENTENCES = 2000
-LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in CLASSIFICATION}}
+LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in (*CLASSIFICATION, "translation")}}
 
 
 class PrepareError(ValueError):
@@ -50,6 +52,10 @@ class PrepareError(ValueError):
 
 class LanguageModelError(PrepareError):
     """A language model that the recipe names and that cannot be used."""
+
+
+class VocabularyError(PrepareError):
+    """Units that cannot be made of the training rows."""
 
 
 class UnlabelledTask(PrepareError):
@@ -101,18 +107,29 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
 
     Raises:
         UnlabelledTask: a task has no labelled row to train on.
+        VocabularyError: fewer SentencePiece units are asked for than the texts have characters.
         LanguageModelError: decoding.arpa is not what it says, or not in the recogniser's spelling.
     """
     tasks = tuple(recipe.tasks)
     train = dataset.split("train").rows
     _check_labels(train, recipe)
-    if recipe.decoding.reread and not train["audio"].null_count:
+    if recipe.decoding.reread and not (train["audio"].null_count or recipe.understanding.read):
         raise UnlabelledTask(
             f"recipe {recipe.name!r}: decoding.reread needs training rows of text alone, so that the text front-end is "
-            "trained; there are none. Set decoding.reread=false, or add a corpus of sentences"
+            "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
     columns = ["text", "tokens", *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
-    codec = Codec.build(train.select(columns).to_pylist(), tasks, kind=recipe.text.units, pieces=recipe.text.pieces)
+    try:
+        codec = Codec.build(
+            train.select(columns).to_pylist(),
+            tasks,
+            kind=recipe.text.units,
+            pieces=recipe.text.pieces,
+            target_kind=recipe.translation.units,
+            target_pieces=recipe.translation.pieces,
+        )
+    except ValueError as error:
+        raise VocabularyError(f"recipe {recipe.name!r}, text or translation: {error}") from error
     if recipe.decoding.arpa:
         given_language_model(recipe, codec)  # a file that cannot be used must not be found out after the training
     return codec, model_config(recipe), fit_config(recipe)
@@ -123,8 +140,10 @@ def model_config(recipe: Recipe) -> ModelConfig:
         tasks=tuple(recipe.tasks),
         bins=recipe.features.bins,
         **recipe.model.model_dump(),
+        **recipe.understanding.model_dump(),
         sharing=recipe.sharing.mode,
         **recipe.sharing.model_dump(exclude={"mode"}),
+        decoder=DecoderConfig(**recipe.translation.model_dump(exclude={"units", "pieces"})),
     )
 
 
@@ -141,6 +160,8 @@ def fit_config(recipe: Recipe) -> FitConfig:
         task_weights={str(task): config.weight for task, config in recipe.tasks.items()},
         balancing=recipe.balancing.method,
         balancing_settings=Settings(**recipe.balancing.model_dump(exclude={"method"})),
+        curriculum=tuple(Stage(**stage.model_dump()) for stage in trainer.curriculum),
+        restart=trainer.restart,
         checkpoint_seconds=60 * trainer.checkpoint_minutes,
         seed=recipe.seed,
     )

@@ -19,17 +19,18 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mtl import curriculum
 from pipelines.roots import sha256
 
 SHIPPED = Path(__file__).parent / "recipes"
-CORPUS_KINDS = ("espeak", "librispeech", "atis", "manifest")
+CORPUS_KINDS = ("espeak", "librispeech", "atis", "covost", "manifest")
 SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
 BALANCING = (
     *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
     *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
     *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
 )
-TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language")
+TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation")
 
 
 class RecipeError(ValueError):
@@ -190,8 +191,46 @@ class Decoding(Section):
     )
 
 
+class Understanding(Section):
+    """On which words the heads that read words are trained; see mtl.recognised."""
+
+    recognised: float = Field(
+        0.0, ge=0, le=1, description="share of recordings trained on the words that the recogniser hears; 0: true words"
+    )
+    error_limit: float = Field(
+        0.5, gt=0, lt=1, description="word errors per true word beyond which a recording keeps its true words"
+    )
+    read: bool = Field(False, description="the text front-end is trained on the recordings' words too")
+
+
+class Stage(Section):
+    """Some epochs of training before all tasks train together; see mtl.curriculum."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    tasks: tuple[Literal[TASK_KINDS], ...] = Field(min_length=1)  # type: ignore[valid-type]
+    epochs: int = Field(ge=1)
+    train: Literal["all", "heads"] = Field("all", description="heads: what tasks share rests")
+
+
+class Translation(Section):
+    """The decoder of the task `translation`; the shipped model searches, validation takes the likeliest unit."""
+
+    units: Literal["sentencepiece", "characters"] = "sentencepiece"
+    pieces: int = Field(500, ge=32, description="size of the SentencePiece model, made from the training translations")
+    blocks: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    expansion: int = Field(4, ge=1, description="feed-forward width over model width")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    smoothing: float = Field(0.1, ge=0, lt=1, description="of labels: share of a unit's probability spread over all")
+    beam: int = Field(4, ge=1, le=100, description="hypotheses kept in the search; 1: greedy")
+    length_penalty: float = Field(0.6, ge=0, description="alpha of Wu et al. 2016; 0 prefers short translations")
+    longest: int = Field(128, ge=1, le=4096, description="units of a translation, at most")
+
+
 class Trainer(Section):
     epochs: int = Field(20, ge=1)
+    curriculum: tuple[Stage, ...] = Field((), description="stages before the joint one, which takes the other epochs")
+    restart: bool = Field(False, description="the learning rate's schedule begins anew in each stage")
     learning_rate: float = Field(1e-3, gt=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
     weight_decay: float = Field(1e-2, ge=0)
@@ -276,7 +315,9 @@ class Recipe(Section):
     sharing: Sharing = Sharing()
     tasks: dict[Literal[TASK_KINDS], Task] = Field(min_length=1)  # type: ignore[valid-type]
     balancing: Balancing = Balancing()
+    understanding: Understanding = Understanding()
     decoding: Decoding = Decoding()
+    translation: Translation = Translation()
     trainer: Trainer = Trainer()
     search: Search = Search()
     gates: Gates = Gates()
@@ -306,6 +347,13 @@ class Recipe(Section):
             raise ValueError(
                 f"search.reference names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
             )
+        self._has_its_stages()
+        if (self.understanding.recognised or self.understanding.read) and "transcript" not in self.tasks:
+            raise ValueError("understanding trains on what the recogniser hears; add tasks.transcript, or leave it out")
+        if "translation" in self.tasks and self.model.width % (2 * self.translation.heads):
+            raise ValueError(
+                f"model.width {self.model.width} is not a multiple of 2 x translation.heads {self.translation.heads}"
+            )
         modes = {self.sharing.mode, *self.search.modes}
         if modes & {"mmoe", "ple"} and self.sharing.expert_blocks > self.model.blocks:
             raise ValueError(
@@ -317,11 +365,21 @@ class Recipe(Section):
                 raise ValueError(f"gates name the metric {metric!r}, but its task is not among {sorted(self.tasks)}")
         return self
 
+    def _has_its_stages(self) -> None:
+        """Raises ValueError where trainer.curriculum cannot be followed."""
+        stages = tuple(curriculum.Stage(**stage.model_dump()) for stage in self.trainer.curriculum)
+        try:
+            curriculum.Curriculum(stages, tuple(self.tasks), self.trainer.epochs)
+        except ValueError as error:
+            raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
+
     def address(self) -> str:
         """Hash of everything in the recipe that can change a result: all but its summary, search space and gates."""
         content = self.model_dump(mode="json", exclude={"summary", "search", "gates"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
+        if "translation" not in self.tasks:
+            content.pop("translation")
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -474,8 +532,8 @@ def _keys_at(path: list[Any]) -> list[str]:
     """Field names of the section that a path of keys leads to."""
     model: Any = Recipe
     for part in path:
-        if isinstance(part, int) or part in TASK_KINDS:
+        if isinstance(part, int) or model is Task:  # the number of a corpus, the name of a task
             continue
         annotation = model.model_fields[part].annotation
-        model = {"corpora": Corpus, "tasks": Task}.get(str(part), annotation)
+        model = {"corpora": Corpus, "tasks": Task, "curriculum": Stage}.get(str(part), annotation)
     return list(model.model_fields)

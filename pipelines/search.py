@@ -144,12 +144,13 @@ def search(
 
     Raises:
         SearchError: nothing to resume, another number of trials than the search was started with, a task without
-            labels, a language model that cannot be used, a cluster too small, an interruption, or no trial that
-            finished an epoch.
+            labels, a language model that cannot be used, search.epochs too few for trainer.curriculum, a cluster too
+            small, an interruption, or no trial that finished an epoch.
     """
     name, old = _name(recipe, utterances, features, store, resume)
     result = _finished(store, name) if old else None
     if result is None:
+        _has_room_for_stages(recipe)
         trials = _planned(store, recipe, name, trials or recipe.search.trials, old, trials)
         quiet_ray()
         try:
@@ -199,6 +200,15 @@ def _scalar(
         return single_task(recipe, utterances, features, store, shown)
     except StudyError as error:
         raise SearchError(str(error)) from error
+
+
+def _has_room_for_stages(recipe: Recipe) -> None:
+    before = sum(stage.epochs for stage in recipe.trainer.curriculum)
+    if before and before >= recipe.search.epochs:
+        raise SearchError(
+            f"search.epochs is {recipe.search.epochs}, but trainer.curriculum takes {before} epochs before all tasks "
+            "train together: no trial would come to them. Raise search.epochs, or set trainer.curriculum=[]"
+        )
 
 
 def slots_of(nodes: Sequence[Mapping[str, float]], trials: int, gpus: bool | None) -> Slots:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 SEEDS = 3
 KINDS = ("single", "joint", "pairs", "leave-one-out")  # of cells
+SPARSE = ("intent", "slots")  # tasks whose labels are made few, where a recipe has them
 Split = Literal["valid", "test"]
 
 
@@ -35,6 +36,51 @@ def gain_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for row in content["means"]
     ]
+
+
+def label_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of shares as it is printed, from study_labels.Sparse as JSON."""
+    return [
+        {
+            "task": task,
+            "metric": curve["metric"],
+            "labels, %": f"{100 * point['share']:g}",
+            "rows": f"{point['labels']:,}",
+            "joint, %": f"{point['joint']['value']:.2f}",
+            "single, %": f"{point['single']['value']:.2f}",
+            "gain, %": _signed(point["gain"]["gain"]),
+            "low": _signed(point["gain"]["low"]),
+            "high": _signed(point["gain"]["high"]),
+        }
+        for task, curve in content["curves"].items()
+        for point in curve["points"]
+    ]
+
+
+def variant_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of variants as it is printed, from study_variants.Compared as JSON: the best mean gain first."""
+    rows = [
+        {
+            "joint model": row["variant"],
+            "parameters": f"{row['parameters']:,}",
+            "seconds": f"{row['seconds']:.0f}",
+            **{content["metrics"][task]: _percent(row["values"][task]) for task in content["tasks"]},
+            "gain, %": _signed((row["mean"] or _NOTHING)["gain"]),
+            "low": _signed((row["mean"] or _NOTHING)["low"]),
+            "high": _signed((row["mean"] or _NOTHING)["high"]),
+            "than the recipe, %": "" if row["over"] is None else _signed(row["over"]["gain"]),
+        }
+        for row in sorted(content["rows"], key=lambda row: -((row["mean"] or _NOTHING)["gain"] or 0.0))
+    ]
+    single = {content["metrics"][task]: _percent(content["single"][task]) for task in content["tasks"]}
+    return [*rows, {**dict.fromkeys(rows[0], ""), "joint model": "each task alone", **single}]
+
+
+_NOTHING: dict[str, float | None] = {"gain": None, "low": None, "high": None}
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def group_lines(content: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,8 @@ not this one. Labels are never invented to fill a gap. Adding a task adds a null
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 SPLITS = ("train", "valid", "test")
@@ -28,8 +30,26 @@ UTTERANCES = pa.schema(
         pa.field("speaker", pa.string()),  # unique within the corpus
         pa.field("emotion", pa.string()),
         pa.field("language", pa.string()),  # BCP 47
+        pa.field("translation", pa.string()),  # the sentence in another language, with its case and punctuation
     ]
 )
+# Columns that older tables lack. Such a table reads as one whose rows state nothing here, and a null here is left out
+# of a row's hash: a new column makes no version of what it says nothing about.
+ADDED = ("translation",)
+
+
+def conform(rows: pa.Table) -> pa.Table:
+    """A stored utterance table in today's schema, whichever columns there were when it was written."""
+    for name in ADDED:
+        if name not in rows.schema.names:
+            rows = rows.append_column(UTTERANCES.field(name), pa.nulls(len(rows), UTTERANCES.field(name).type))
+    return rows.select(UTTERANCES.names).cast(UTTERANCES)
+
+
+def stated(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it is hashed: without the nulls of columns that older tables lack."""
+    return {name: value for name, value in row.items() if value is not None or name not in ADDED}
+
 
 QUARANTINE = pa.schema(
     [

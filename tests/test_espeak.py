@@ -246,6 +246,45 @@ def test_another_seed_is_another_corpus() -> None:
     assert [row.text for row in rows(seed=0, **settings)] != [row.text for row in rows(seed=1, **settings)]
 
 
+def test_two_languages_say_the_same_and_split_the_same() -> None:
+    settings = {"utterances": 300, "valid_utterances": 40, "test_utterances": 80, "text_only_sentences": 60}
+    found = rows(languages=["en", "de"], **settings)
+    assert [row.language for row in found[:4]] == ["en", "de", "en", "de"]
+    # Neither a sentence nor its translation is in two splits, in either language.
+    said = {
+        split: {text for row in found if row.split == split for text in (row.text, row.translation)}
+        for split in VARIANTS
+    }
+    assert said["train"].isdisjoint(said["valid"] | said["test"])
+    assert said["valid"].isdisjoint(said["test"])
+    german = [row for row in found if row.language == "de"]
+    assert {row.intent for row in german} <= set(espeak.GRAMMARS["de"].intents)
+    assert all(word in espeak.GRAMMARS["de"].words for row in german for word in row.tokens or ())
+    assert all(word in espeak.GRAMMARS["en"].words for row in german for word in (row.translation or "").split())
+    # One throat speaks both, in two accents: a language is not told by who speaks.
+    voices = {name: {(row.speaker or "").split("+")[1].split("-")[0] for row in found if row.recording
+                     and row.language == name and row.split == "test"} for name in ("en", "de")}  # fmt: skip
+    assert len(voices["en"] & voices["de"]) >= 8
+    assert {row.speaker.split("+")[0] for row in german if row.speaker} == {"de"}
+
+
+def test_english_may_carry_its_german() -> None:
+    found = rows(utterances=60, valid_utterances=10, test_utterances=20, text_only_sentences=20, translate="de")
+    assert {row.language for row in found} == {"en"}
+    for row in found:
+        assert all(word in espeak.GRAMMARS["en"].words for word in row.tokens or ())
+        assert all(word in espeak.GRAMMARS["de"].words for word in (row.translation or "?").split())
+        assert espeak.split_of(row.translation or "") == row.split
+
+
+def test_english_alone_has_no_translation_and_is_what_it_was(default: list[Utterance]) -> None:
+    assert {row.translation for row in default} == {None}
+    told = [(r.id, r.split, r.text, r.slots, r.speaker, r.emotion, r.recording and r.recording.stamp) for r in default]
+    if importlib.metadata.version("espeakng-loader") == "0.2.4":  # part of each stamp
+        assert hashlib.sha256(repr(told).encode()).hexdigest()[:16] == "bcb2e5ec2e64baf8"
+    assert rows(languages=["de"], utterances=1)[0].translation is None
+
+
 def test_a_recording_is_flac_and_its_stamp_follows_its_bytes() -> None:
     clean, noisy = (rows(utterances=1, noise_db=noise)[0].recording for noise in (None, (10, 20)))
     assert clean is not None
@@ -270,6 +309,8 @@ def test_fingerprint_stays_until_an_option_changes() -> None:
         ({"zzz": 3}, "unknown key; valid keys: seed, hours"),
         ({"hours": -1}, r"options.hours: .*greater than 0 \(given -1\)"),
         ({"languages": ["xx"]}, "options.languages.0"),
+        ({"languages": ["en", "en"]}, "options.languages: .*named twice"),
+        ({"languages": ["en", "de"], "translate": "de"}, "translate is for languages: .en."),
         ({"noise_db": [20, 5]}, "options.*low"),
     ],
 )

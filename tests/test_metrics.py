@@ -5,8 +5,9 @@ from collections import Counter
 import jiwer
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU, CHRF
 from seqeval.metrics import f1_score
 
 from mtl.metrics import METRICS, biased_errors, identify_speakers, score_rows, summarise
@@ -43,6 +44,39 @@ def test_text_slot_f1_is_conlleval_s(sentences):
     assert float(np.nan_to_num(value)) == pytest.approx(100 * expected)
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(words, st.one_of(words, st.just([]))), min_size=1, max_size=8))
+def test_translation_scores_are_sacrebleu_s(pairs):
+    """Of whole corpora, from counts per row; short sentences, answers without a match and empty ones among them."""
+    references, hypotheses = [" ".join(a) for a, _ in pairs], [" ".join(b) for _, b in pairs]
+    rows = [{"audio": "x", "translation": text} for text in references]
+    found = summarise(score_rows(rows, [heard(None, translation=text) for text in hypotheses]))
+    assert found["translation/bleu"] == pytest.approx(BLEU().corpus_score(hypotheses, [references]).score)
+    assert found["translation/chrf"] == pytest.approx(CHRF().corpus_score(hypotheses, [references]).score)
+
+
+def test_bleu_and_chrf_by_hand():
+    row = {"audio": None, "translation": "a b c d e f"}
+    found = summarise(score_rows([row], [heard(None, translation="a b c e d f")]))
+    # Matched: 6 of 6 words, "a b", "b c" of 5, "a b c" of 4 and none of 3, which exp smoothing counts as a half.
+    assert found["translation/text_bleu"] == pytest.approx(100 * (1 * 2 / 5 * 1 / 4 * 0.5 / 3) ** 0.25)
+    short = summarise(score_rows([row], [heard(None, translation="a b c d")]))
+    assert short["translation/text_bleu"] == pytest.approx(100 * np.exp(1 - 6 / 4))  # all right, two words short
+    row = {"audio": "x", "translation": "abc"}
+    found = summarise(score_rows([row], [heard(None, translation="abd")]))
+    mean = (2 / 3 + 1 / 2 + 0 / 1) / 3  # of one, two and three letters; longer n-grams there are none
+    assert found["translation/chrf"] == pytest.approx(100 * mean)
+    assert METRICS["translation/bleu"].better == METRICS["translation/chrf"].better == "higher"
+    assert np.isnan(METRICS["translation/bleu"].value(np.zeros(10)))
+    assert np.isnan(METRICS["translation/chrf"].value(np.zeros(18)))
+
+
+def test_case_counts_in_a_translation():
+    row = {"audio": "x", "translation": "Spiel den Jazz lauter bitte"}
+    wrong = summarise(score_rows([row], [heard(None, translation="spiel den Jazz lauter bitte")]))
+    assert wrong["translation/bleu"] < 100
+
+
 def test_slots_from_audio_are_pairs_of_slot_and_value():
     row = {"audio": "x", "text": "play soft rock at nine", "slots": ["O", "B-genre", "I-genre", "O", "B-time"]}
     row |= {"intent": "play"}
@@ -55,6 +89,21 @@ def test_slots_from_audio_are_pairs_of_slot_and_value():
     assert summarise(scores)["slots/f1"] == pytest.approx(50.0)
     assert summarise(scores)["slots/frame_accuracy"] == 0
     assert summarise(scores)["intent/accuracy"] == 100
+
+
+def test_slots_of_a_text_are_scored_as_spans_and_as_pairs():
+    row = {"audio": None, "text": "from one to one now", "slots": ["O", "B-from", "O", "B-to", "O"]}
+    prediction = heard(
+        None, tags=("B-from", "O", "O", "B-to", "B-x"), slots=(("from", "from"), ("to", "one"), ("x", "now"))
+    )
+    scores = score_rows([row], [prediction])
+    assert scores["slots/text_f1"].counts.tolist() == [[1, 3, 2]]
+    assert scores["slots/text_value_f1"].counts.tolist() == [[1, 3, 2]]
+    # The right value in the wrong place is a pair that is right, and a span that is not.
+    row = {"audio": None, "text": "one or one", "slots": ["B-n", "O", "O"]}
+    scores = score_rows([row], [heard(None, tags=("O", "O", "B-n"), slots=(("n", "one"),))])
+    assert scores["slots/text_f1"].counts.tolist() == [[0, 1, 1]]
+    assert scores["slots/text_value_f1"].counts.tolist() == [[1, 1, 1]]
 
 
 def test_stray_inside_begins_a_slot():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.corpora import atis, librispeech, manifest
+from pipelines.corpora import atis, covost, librispeech, manifest
 from pipelines.corpora.base import Reader, Reject, Utterance
 from pipelines.recipe import Corpus
 from pipelines.source import Source
@@ -29,6 +29,7 @@ def _fingerprint_espeak(source: Source | None, corpus: Corpus) -> str:
 CORPORA: dict[str, Reader] = {
     "librispeech": librispeech.READER,
     "atis": atis.READER,
+    "covost": covost.READER,
     "manifest": manifest.READER,
     "espeak": Reader(_read_espeak, _fingerprint_espeak),
 }

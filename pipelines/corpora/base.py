@@ -40,6 +40,7 @@ class Utterance:
     split: the release's own, one of table.SPLITS, or None where it has none.
     recording: None for a row of text alone.
     slots: BIO tags, one for each of `tokens`.
+    translation: the same sentence in another language.
     file, row: where a person would mend it; row is 1-based, None when the file is the row.
     """
 
@@ -54,6 +55,7 @@ class Utterance:
     speaker: str | None = None
     emotion: str | None = None
     language: str | None = None
+    translation: str | None = None
     file: str = ""
     row: int | None = None
 

@@ -36,11 +36,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import soundfile
 import soxr
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipelines.corpora import commands_en
+from pipelines.corpora import commands_de, commands_en
 from pipelines.corpora.base import CorpusError, Recording, Reject, Utterance
 from pipelines.corpora.grammar import Grammar, Sentence, weighted
+from pipelines.corpora.parallel import Parallel
 from pipelines.corpora.voices import STYLE_WEIGHTS, Voice, speakers, styled
 from pipelines.recipe import Corpus, Section
 
@@ -53,7 +54,8 @@ SECONDS_PER_UTTERANCE = 2.7  # mean of the grammar over the voices, for turning 
 MARGIN = 0.08  # s of silence kept before and after
 SILENCE = 10 ** (-50 / 20)  # of the peak; what is below it at the ends is cut
 SENTENCE_SHARES = {"train": 80, "valid": 6, "test": 14}  # percent of all sentences
-GRAMMARS: dict[str, Grammar] = {"en": commands_en.GRAMMAR}
+GRAMMARS: dict[str, Grammar] = {"en": commands_en.GRAMMAR, "de": commands_de.GRAMMAR}
+TRANSLATED: dict[str, Parallel] = {"de": commands_de.PARALLEL}  # from English
 
 
 class Options(Section):
@@ -68,7 +70,10 @@ class Options(Section):
     speakers: int = Field(80, ge=1, le=600, description="speakers to train on")
     valid_speakers: int = Field(12, ge=1, le=96)
     test_speakers: int = Field(24, ge=1, le=192)
-    languages: tuple[Literal["en"], ...] = Field(("en",), min_length=1)
+    languages: tuple[Literal["en", "de"], ...] = Field(
+        ("en",), min_length=1, description="in turn; with two of them, `translation` holds the sentence in the other"
+    )
+    translate: Literal["de"] | None = Field(None, description="`translation` of English, where that alone is spoken")
     noise_db: tuple[float, float] | None = Field(None, description="range of signal-to-noise ratios; none: clean")
 
     @field_validator("noise_db")
@@ -77,6 +82,24 @@ class Options(Section):
         if bounds is not None and bounds[0] > bounds[1]:
             raise ValueError(f"low end {bounds[0]:g} above high end {bounds[1]:g}")
         return bounds
+
+    @field_validator("languages")
+    @classmethod
+    def _each_once(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(languages)) < len(languages):
+            raise ValueError("a language is named twice")
+        return languages
+
+    @model_validator(mode="after")
+    def _translates_from_english(self) -> Options:
+        if self.translate and self.languages != ("en",):
+            raise ValueError(f"translate is for languages: [en]; {list(self.languages)} are translated as they are")
+        return self
+
+    @property
+    def parallel(self) -> bool:
+        """Whether sentences are drawn in pairs."""
+        return self.languages != ("en",) or self.translate is not None
 
     @property
     def train_utterances(self) -> int:
@@ -116,8 +139,10 @@ def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
 def fingerprint_of(corpus: Corpus) -> str:
     """Changes when `read` would yield something else: options, grammar, this file's VERSION, eSpeak's package."""
     options = options_of(corpus)
-    grammars = [GRAMMARS[language].fingerprint() for language in options.languages]
-    return _digest(VERSION, options.model_dump_json(), grammars, _installed())
+    languages = tuple(GRAMMARS) if options.parallel else options.languages  # German is drawn in English
+    grammars = [GRAMMARS[language].fingerprint() for language in languages]
+    unsaid = {"translate"} if options.translate is None else set()  # as before there was such an option
+    return _digest(VERSION, options.model_dump_json(exclude=unsaid), grammars, _installed())
 
 
 def options_of(corpus: Corpus) -> Options:
@@ -136,7 +161,11 @@ def options_of(corpus: Corpus) -> Options:
 
 
 def split_of(text: str) -> str:
-    """The split that a sentence belongs to, by its hash alone: no seed and no option moves it."""
+    """The split that a sentence belongs to, by its hash alone: no seed and no option moves it.
+
+    A corpus with translations asks for the German side of each pair of sentences, several English ones sharing one
+    German, so that neither a sentence nor its translation is in two splits.
+    """
     place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
     for split, share in SENTENCE_SHARES.items():
         place -= share
@@ -152,7 +181,7 @@ def _spoken(options: Options, split: str, count: int) -> Iterator[Utterance]:
     for number in range(count):
         language = options.languages[number % len(options.languages)]
         rng = Random(f"{options.seed}/{language}/{split}/{number}")
-        sentence = _sentence(rng, language, split, seen)
+        sentence, translation = _sentence(rng, language, options, split, seen)
         voice = voices[language][int(rng.random() * len(voices[language]))]
         style = weighted(rng, list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))
         noise = None
@@ -174,6 +203,7 @@ def _spoken(options: Options, split: str, count: int) -> Iterator[Utterance]:
             speaker=voice.name,
             emotion=style,
             language=language,
+            translation=translation,
         )
 
 
@@ -182,10 +212,13 @@ def _written(options: Options, count: int) -> Iterator[Utterance]:
     for number in range(count):
         language = options.languages[number % len(options.languages)]
         rng = Random(f"{options.seed}/{language}/text/{number}")
-        yield _row(f"text-{number:06d}", "train", _sentence(rng, language, "train", seen), language=language)
+        sentence, translation = _sentence(rng, language, options, "train", seen)
+        yield _row(f"text-{number:06d}", "train", sentence, language=language, translation=translation)
 
 
-def _row(name: str, split: str, sentence: Sentence, recording: Recording | None = None, **labels: str) -> Utterance:
+def _row(
+    name: str, split: str, sentence: Sentence, recording: Recording | None = None, **labels: str | None
+) -> Utterance:
     return Utterance(
         id=name,
         split=split,
@@ -200,13 +233,20 @@ def _row(name: str, split: str, sentence: Sentence, recording: Recording | None 
     )
 
 
-def _sentence(rng: Random, language: str, split: str, seen: set[str]) -> Sentence:
-    """A sentence of this split, a new one while new ones are easy to find; `seen` is added to."""
+def _sentence(rng: Random, language: str, options: Options, split: str, seen: set[str]) -> tuple[Sentence, str | None]:
+    """A sentence of this split, a new one while new ones are easy to find, and its translation; `seen` is added to."""
     for attempt in range(1000):
-        sentence = GRAMMARS[language].draw(rng)
-        if split_of(sentence.text) == split and (sentence.text not in seen or attempt >= 100):
+        if not options.parallel:
+            sentence, translation = GRAMMARS["en"].draw(rng), None
+            place = sentence.text
+        else:
+            english, german = TRANSLATED["de"].draw(rng)
+            sentence, other = (german, english) if language == "de" else (english, german)
+            translated = len(options.languages) > 1 or options.translate is not None
+            translation, place = other.text if translated else None, german.text
+        if split_of(place) == split and (sentence.text not in seen or attempt >= 100):
             seen.add(sentence.text)
-            return sentence
+            return sentence, translation
     raise CorpusError(f"the {language} grammar has no sentence for the {split} split; SENTENCE_SHARES leave it none")
 
 

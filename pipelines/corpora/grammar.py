@@ -14,6 +14,7 @@ A rule is one line of words with five marks:
     {slot:rule}  the same where the rule is named differently
 
 A form that ends in "?" is a question: `Sentence.question` lets a synthesiser raise its voice; `text` has no marks.
+A number before a bracket, "2(a|b)", is for a grammar that translates another one: see parallel.py.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
 from typing import Any, Literal, TypeVar
 
-_TOKEN = re.compile(r"[()\[\]|?]|<[a-z_]+>|\{[a-z_]+(?::[a-z_]+)?\}|[^\W\d_]+(?:'[^\W\d_]+)*")
+_TOKEN = re.compile(r"\d*[(\[]|[)\]|?]|<[a-z_]+>|\{[a-z_]+(?::[a-z_]+)?\}|[^\W\d_]+(?:'[^\W\d_]+)*")
 Item = TypeVar("Item")
 
 
@@ -61,7 +62,7 @@ class Intent:
 class Node:
     """A parsed rule. word: itself; rule: by name (tagged when `slot` is set); sequence and choice: their children.
 
-    An optional choice has two: nothing, and what is in the brackets.
+    An optional choice has two: nothing, and what is in the brackets. link: the number written before the bracket.
     """
 
     kind: Literal["word", "rule", "sequence", "choice"]
@@ -69,6 +70,25 @@ class Node:
     slot: str | None = None
     children: tuple[Node, ...] = ()
     optional: bool = False
+    link: int = 0
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What became of a node: of a sequence all children, of a choice number `chosen` of them, of a rule its line."""
+
+    node: Node
+    children: tuple[Derivation, ...] = ()
+    chosen: int = 0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A sentence before it is said: its intent, the number of the form, and how that was derived."""
+
+    intent: str
+    form: int
+    derivation: Derivation
 
 
 @dataclass(frozen=True)
@@ -162,28 +182,47 @@ class Grammar:
 
     def draw(self, rng: Random) -> Sentence:
         """One sentence: an intent by weight, one of its forms, then every choice at random."""
-        name = weighted(rng, list(self.intents), [intent.weight for intent in self.intents.values()])
-        node, question = pick(rng, self._forms[name])
-        tagged = self._expand(node, rng)
-        tokens, slots = tuple(word for word, _ in tagged), tuple(tag for _, tag in tagged)
-        return Sentence(" ".join(tokens), tokens, slots, name, self.intents[name].domain, question)
+        return self.say(self.derive(rng))
 
-    def _expand(self, node: Node, rng: Random) -> list[tuple[str, str]]:
-        if node.kind == "word":
-            return [(node.name, "O")]
+    def derive(self, rng: Random) -> Draw:
+        name = weighted(rng, list(self.intents), [intent.weight for intent in self.intents.values()])
+        form, (node, _) = pick(rng, list(enumerate(self._forms[name])))
+        return Draw(name, form, self._derive(node, rng))
+
+    def say(self, draw: Draw) -> Sentence:
+        tagged = _said(draw.derivation)
+        tokens, slots = tuple(word for word, _ in tagged), tuple(tag for _, tag in tagged)
+        _, question = self._forms[draw.intent][draw.form]
+        return Sentence(" ".join(tokens), tokens, slots, draw.intent, self.intents[draw.intent].domain, question)
+
+    def _derive(self, node: Node, rng: Random) -> Derivation:
         if node.kind == "choice":
-            return self._expand(weighted(rng, node.children, self._shares[node]), rng)
-        if node.kind == "sequence":
-            return [pair for child in node.children for pair in self._expand(child, rng)]
-        inside = self._expand(self._rules[node.name], rng)
-        if node.slot is None:
-            return inside
-        return [(word, f"{'I' if position else 'B'}-{node.slot}") for position, (word, _) in enumerate(inside)]
+            chosen = weighted(rng, range(len(node.children)), self._shares[node])
+            return Derivation(node, (self._derive(node.children[chosen], rng),), chosen)
+        inside = (self._rules[node.name],) if node.kind == "rule" else node.children
+        return Derivation(node, tuple(self._derive(child, rng) for child in inside))
+
+    def form(self, intent: str, number: int) -> Node:
+        return self._forms[intent][number][0]
+
+    def rule(self, name: str) -> Node:
+        return self._rules[name]
 
     def fingerprint(self) -> str:
         """Changes when any sentence could."""
         content: Any = [dict(self.rules), {name: [i.domain, i.forms, i.weight] for name, i in self.intents.items()}]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _said(derivation: Derivation) -> list[tuple[str, str]]:
+    """Words and their tags."""
+    node = derivation.node
+    if node.kind == "word":
+        return [(node.name, "O")]
+    inside = [pair for child in derivation.children for pair in _said(child)]
+    if node.slot is None:
+        return inside
+    return [(word, f"{'I' if position else 'B'}-{node.slot}") for position, (word, _) in enumerate(inside)]
 
 
 def pick(rng: Random, items: Sequence[Item]) -> Item:
@@ -230,12 +269,14 @@ def _sequence(tokens: Sequence[str], at: int, where: str) -> tuple[Node, int]:
     items: list[Node] = []
     while at < len(tokens) and tokens[at] not in ("|", ")", "]"):
         token = tokens[at]
-        if token in ("(", "["):
+        if token[-1] in "([":
             inside, at = _alternatives(tokens, at + 1, where)
-            closing = ")" if token == "(" else "]"
+            closing = ")" if token[-1] == "(" else "]"
             if at == len(tokens) or tokens[at] != closing:
                 raise GrammarError(f"{where}: {token!r} without its {closing!r}")
-            items.append(inside if token == "(" else Node("choice", children=(Node("sequence"), inside), optional=True))
+            if token[-1] == "[":
+                inside = Node("choice", children=(Node("sequence"), inside), optional=True)
+            items.append(replace(inside, link=int(token[:-1])) if token[:-1] else inside)
         elif token[0] == "<":
             items.append(Node("rule", token[1:-1]))
         elif token[0] == "{":

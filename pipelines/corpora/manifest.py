@@ -51,8 +51,9 @@ ALIASES = {
     "speaker": ("speaker", "speaker_id", "spk"),
     "emotion": ("emotion",),
     "language": ("language", "lang", "locale"),
+    "translation": ("translation",),
 }
-_LABELS = ("intent", "domain", "speaker", "emotion", "language")
+_LABELS = ("intent", "domain", "speaker", "emotion", "language", "translation")
 
 
 class RowError(ValueError):

@@ -27,7 +27,7 @@ from random import Random
 
 from pipelines.corpora.grammar import pick
 
-# eSpeak NG's names of its English voices: America, New York, Great Britain, Received Pronunciation. It has Scotland,
+# eSpeak NG's names of its voices. English: America, New York, Great Britain, Received Pronunciation. It has Scotland,
 # Lancaster, the Caribbean and the West Midlands too; each more accent takes minutes more to learn, on a laptop.
 # By file, in lower case as eSpeak looks for them: "en-gb" alone is not found.
 ACCENTS = {
@@ -37,6 +37,7 @@ ACCENTS = {
         "gmw/en-gb-x-rp",
         "gmw/en-us-nyc",
     ),
+    "de": ("gmw/de",),
 }
 
 VARIANTS = {
