@@ -25,6 +25,7 @@ class Example:
     words (L,), characters (L, C): for the text front-end.
     slots (L,): BIO tag of each word, or None when not labelled.
     labels: class of each classification task, IGNORE when not labelled.
+    context (C,), context_characters (C, c): words of the turns before, as `words` are; None where no task asks for them.
     """
 
     id: str
@@ -33,6 +34,8 @@ class Example:
     characters: np.ndarray
     slots: np.ndarray | None
     labels: Mapping[str, int]
+    context: np.ndarray | None = None
+    context_characters: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Batch:
     units (B, U), unit_lengths (B,): CTC targets; length 0 means not transcribed.
     slots (B, L): tags, IGNORE on padding and on rows without slots.
     labels: task -> (B,), IGNORE where not labelled.
+    context (B, C), context_characters (B, C, c), context_lengths (B,): words of the turns before; None where no row
+        has any.
     """
 
     ids: tuple[str, ...]
@@ -56,6 +61,9 @@ class Batch:
     unit_lengths: Tensor
     slots: Tensor
     labels: Mapping[str, Tensor]
+    context: Tensor | None = None
+    context_characters: Tensor | None = None
+    context_lengths: Tensor | None = None
 
     @property
     def group(self) -> str:
@@ -95,6 +103,7 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
     frames, frame_lengths = _pad_frames(features) if features is not None else (None, None)
     words, word_lengths = _pad([example.words for example in examples], 0)
     units, unit_lengths = _pad([example.units for example in examples], 0)
+    context, context_characters, context_lengths = _context(examples)
     return Batch(
         ids=tuple(example.id for example in examples),
         features=frames,
@@ -109,7 +118,19 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
             task: torch.tensor([example.labels[task] for example in examples], dtype=torch.int64)
             for task in examples[0].labels
         },
+        context=context,
+        context_characters=context_characters,
+        context_lengths=context_lengths,
     )
+
+
+def _context(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
+    pairs = [(example.context, example.context_characters) for example in examples]
+    found = [(words, letters) for words, letters in pairs if words is not None and letters is not None]
+    if len(found) < len(examples) or not any(len(words) for words, _ in found):
+        return None, None, None
+    words, lengths = _pad([words for words, _ in found], 0)
+    return words, _pad([letters for _, letters in found], 0)[0], lengths
 
 
 def _pad(arrays: Sequence[np.ndarray], value: int) -> tuple[Tensor, Tensor]:

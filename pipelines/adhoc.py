@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mtl.hotwords import WEIGHT
+from mtl.text import DIALOGUE
 from pipelines import progress
 from pipelines.recipe import Recipe, RecipeError, parse
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from pipelines.store import Manifest, Store
 
 CONFIDENT = 0.5  # answers below it are dimmed in the table
+
+
+class ContextError(ValueError):
+    """Turns of a dialogue given to a model that reads none."""
 
 
 def ingest_one(root: str, corpus: Mapping[str, Any], settings: Sequence[str]) -> Manifest:
@@ -191,11 +196,14 @@ def answer(
     hot_words: Sequence[str] = (),
     hot_weight: float = WEIGHT,
     n_best: int = 1,
+    context: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """What a model says of recordings and sentences: one plain mapping an input, `input` and `model` among its keys.
 
+    context: the turns of the dialogue before them, oldest first.
+
     Raises:
-        RegistryError: no such model. SoundError: a recording that cannot be read; it names the file.
+        ContextError: a context, and a model that reads none. RegistryError: no such model. SoundError: a recording that cannot be read; it names the file.
         HotWordError: a hot word without a letter.
     """
     from pipelines.registry import Registry
@@ -205,7 +213,11 @@ def answer(
     uri = model_uri(registry, model)
     predictor = registry.load(uri).listening(hot_words, hot_weight, n_best)
     inputs: list[Any] = [decode(file, predictor.features.sample_rate) for file in files]
-    predictions = predictor.predict([*inputs, *texts])
+    if context and not predictor.codec.context:
+        raise ContextError(
+            f"{uri} reads no context: it has none of the tasks {', '.join(DIALOGUE)}, or was trained with text.context=0"
+        )
+    predictions = predictor.predict([*inputs, *texts], [context] * (len(inputs) + len(texts)))
     names = [*map(str, files), *texts]
     return [
         {"input": name, "model": uri, **prediction.to_json()}

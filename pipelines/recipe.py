@@ -29,7 +29,8 @@ BALANCING = (
     *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
     *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
 )
-TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language")
+DIALOGUE = ("dialogue_act", "system_action")  # as mtl.text has it, whose torch a command line can do without
+TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", *DIALOGUE)
 
 
 class RecipeError(ValueError):
@@ -93,6 +94,9 @@ class Features(Section):
 class Text(Section):
     units: Literal["characters", "sentencepiece"] = "characters"
     pieces: int = Field(256, ge=32, description="size of the SentencePiece model")
+    context: int = Field(
+        64, ge=0, description="words of the turns before that dialogue tasks read, the latest; 0: none"
+    )
 
 
 class Loader(Section):
@@ -283,6 +287,8 @@ class Recipe(Section):
         content = self.model_dump(mode="json", exclude={"summary", "search", "gates"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
+        if not set(DIALOGUE) & set(self.tasks):
+            content["text"].pop("context")  # which nothing reads
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

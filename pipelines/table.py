@@ -6,6 +6,8 @@ not this one. Labels are never invented to fill a gap. Adding a task adds a null
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 SPLITS = ("train", "valid", "test")
@@ -29,12 +31,21 @@ UTTERANCES = pa.schema(
         pa.field("emotion", pa.string()),
         pa.field("language", pa.string()),  # BCP 47
         pa.field("translation", pa.string()),  # normalised; the sentence in another language
+        pa.field("context", pa.list_(pa.string())),  # normalised turns of the dialogue before this one, oldest first
+        pa.field("dialogue_act", pa.string()),  # what the user does with this turn
+        pa.field("system_action", pa.string()),  # what the system should do next
+        pa.field("trials", pa.list_(pa.string())),  # "1 ID", "0 ID": is ID of the same corpus this row's speaker?
     ]
 )
 # Columns that older tables lack. Such a table reads as one whose rows state nothing here, and a null here is left out
 # of a row's hash: a new column makes no version of what it says nothing about.
-ADDED = ("translation",)
+ADDED = ("translation", "context", "dialogue_act", "system_action", "trials")
 
+
+
+def stated(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it is hashed: without the nulls of columns that older tables lack."""
+    return {name: value for name, value in row.items() if value is not None or name not in ADDED}
 
 
 def conform(rows: pa.Table) -> pa.Table:

@@ -21,7 +21,7 @@ import soundfile
 from buckets import new_bucket
 
 from pipelines import recordings
-from pipelines.ingest import VERSION, IngestError, ingest, quarantine, stated, utterances
+from pipelines.ingest import VERSION, IngestError, ingest, quarantine, utterances
 from pipelines.recipe import Corpus, Quality
 from pipelines.recordings import digest_of
 from pipelines.roots import s3_filesystem
