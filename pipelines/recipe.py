@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipelines.roots import sha256
 
 SHIPPED = Path(__file__).parent / "recipes"
-CORPUS_KINDS = ("espeak", "librispeech", "atis", "manifest")
+CORPUS_KINDS = ("espeak", "librispeech", "commonvoice", "voxceleb", "atis", "sgd", "manifest")
 SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
 BALANCING = (
     *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
