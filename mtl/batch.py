@@ -25,7 +25,7 @@ class Example:
     words (L,), characters (L, C): for the text front-end.
     slots (L,): BIO tag of each word, or None when not labelled.
     labels: class of each classification task, IGNORE when not labelled.
-    context (C,), context_characters (C, c): words of the turns before, as `words` are; None where no task asks for them.
+    context (C,), context_characters (C, c): words of the turns before, as `words` are; None where no task asks.
     """
 
     id: str

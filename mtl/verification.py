@@ -8,8 +8,9 @@ a corpus brings a list, or are built: the first UTTERANCES recordings of each sp
 with each other (targets), and recording k of each speaker with recording k of every other speaker of the same
 corpus and language (non-targets). Nothing is drawn: the same rows give the same trials.
 
-Only the order of the scores decides, so each score is kept as the place of its value among all values of the evaluation,
-BINS places at most. Counts of trials per place add up over speakers, and a bootstrap over them draws speakers.
+Only the order of the scores decides, so each score is kept as the place of its value among all values of the
+evaluation, BINS places at most. Counts of trials per place add up over speakers, and a bootstrap over them draws
+speakers.
 
 Only voices that training never heard are judged: an open set.
 """

@@ -203,7 +203,8 @@ def answer(
     context: the turns of the dialogue before them, oldest first.
 
     Raises:
-        ContextError: a context, and a model that reads none. RegistryError: no such model. SoundError: a recording that cannot be read; it names the file.
+        ContextError: a context, and a model that reads none. RegistryError: no such model.
+        SoundError: a recording that cannot be read; it names the file.
         HotWordError: a hot word without a letter.
     """
     from pipelines.registry import Registry
@@ -215,7 +216,7 @@ def answer(
     inputs: list[Any] = [decode(file, predictor.features.sample_rate) for file in files]
     if context and not predictor.codec.context:
         raise ContextError(
-            f"{uri} reads no context: it has none of the tasks {', '.join(DIALOGUE)}, or was trained with text.context=0"
+            f"{uri} reads no context: it has none of {', '.join(DIALOGUE)}, or was trained with text.context=0"
         )
     predictions = predictor.predict([*inputs, *texts], [context] * (len(inputs) + len(texts)))
     names = [*map(str, files), *texts]

@@ -145,7 +145,13 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """Figures without the rows."""
-        return {"rows": self.rows, "metrics": self.metrics, "by_corpus": self.by_corpus, "by_language": self.by_language, "cost": asdict(self.cost)}
+        return {
+            "rows": self.rows,
+            "metrics": self.metrics,
+            "by_corpus": self.by_corpus,
+            "by_language": self.by_language,
+            "cost": asdict(self.cost),
+        }
 
     def save(self, store: Store, key: str) -> None:
         """One Parquet file; what is not per row stands in its metadata."""

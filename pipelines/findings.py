@@ -20,7 +20,13 @@ from pipelines.sound import SoundError, decode
 from pipelines.source import read_audio
 from pipelines.store import Store
 
-CONFUSED = ("intent", "domain", "emotion", "language", *DIALOGUE)  # speakers are too many, and enrolled rather than classified
+CONFUSED = (
+    "intent",
+    "domain",
+    "emotion",
+    "language",
+    *DIALOGUE,
+)  # speakers are too many, and enrolled rather than classified
 FAULTS = 18
 FAULTS_PER_METRIC = 4
 AUDIO_RATE = 16_000  # Hz
@@ -121,7 +127,9 @@ def _fault(row: Mapping[str, Any], audio: str) -> Fault:
 
 
 def _said(reference: Mapping[str, Any], heard: bool) -> dict[str, str]:
-    labels = {task: str(value) for task, value in reference.items() if task not in ("text", "tokens", "slots", "context")}
+    labels = {
+        task: str(value) for task, value in reference.items() if task not in ("text", "tokens", "slots", "context")
+    }
     if heard and reference.get("text"):
         labels = {"transcript": reference["text"], **labels}
     if reference.get("slots") is not None:

@@ -312,4 +312,3 @@ def _lines(table: pa.Table) -> Iterator[bytes]:
     for batch in table.to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
             yield json.dumps(stated(row), sort_keys=True).encode()
-

@@ -42,7 +42,6 @@ UTTERANCES = pa.schema(
 ADDED = ("translation", "context", "dialogue_act", "system_action", "trials")
 
 
-
 def stated(row: dict[str, Any]) -> dict[str, Any]:
     """A row as it is hashed: without the nulls of columns that older tables lack."""
     return {name: value for name, value in row.items() if value is not None or name not in ADDED}

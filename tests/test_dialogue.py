@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import pairwise
 from random import Random
 
 import numpy as np
@@ -135,7 +136,7 @@ def test_a_dialogue_goes_back_and_forth(turns: list) -> None:
         said = draw(Random(f"{number}"))
         assert said == draw(Random(f"{number}"))
         assert said[0].context == ()
-        for before, after in zip(said, said[1:], strict=False):
+        for before, after in pairwise(said):
             assert after.context[: len(before.context)] == before.context
             assert after.context[len(before.context)] == before.text
             assert len(after.context) == len(before.context) + 2

@@ -291,7 +291,7 @@ def test_dialogues_are_spoken_by_one_voice_each_and_split_whole() -> None:
     for name, said in by_dialogue.items():
         assert len({(row.speaker, row.emotion, row.split) for row in said}) == 1
         assert (said[0].speaker is None) == (said[0].recording is None) == name.startswith("text-")
-        assert [row.context for row in said][0] == []
+        assert said[0].context == []
     whole = {split: {tuple(row.context or ()) for row in found if row.split == split and len(row.context or ()) > 2}
              for split in VARIANTS}  # fmt: skip
     assert whole["train"].isdisjoint(whole["test"])

@@ -28,7 +28,7 @@ from pipelines.roots import s3_filesystem
 from pipelines.source import read_audio
 from pipelines.splits import SplitError
 from pipelines.store import Manifest, Store, collect_garbage
-from pipelines.table import QUARANTINE, REASONS, UTTERANCES
+from pipelines.table import QUARANTINE, REASONS, UTTERANCES, stated
 
 RATE = 16000
 LENIENT = Quality(max_quarantined=1.0)

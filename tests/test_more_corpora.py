@@ -73,7 +73,9 @@ def common_voice(tmp_path: Path) -> Path:
         files[f"{locale}/validated.tsv"] = "\n".join((HEADER, *rows.values(), extra)) + "\n"
         files[f"{locale}/reported.tsv"] = "sentence_id\tsentence\tlocale\treason\n"
         for n in (0, 1, 2, 9):
-            files[f"{locale}/clips/common_voice_{locale}_{n}.mp3"] = tone("MP3", hertz=300 + 20 * n + 200 * (locale == "de"))
+            files[f"{locale}/clips/common_voice_{locale}_{n}.mp3"] = tone(
+                "MP3", hertz=300 + 20 * n + 200 * (locale == "de")
+            )
     return write(tmp_path / "cv-corpus-21.0-2025-03-14", files)
 
 
@@ -137,7 +139,9 @@ def voxceleb(tmp_path: Path) -> Path:
         *("id10270/x6uYqmx31kE/00001", "id10270/8jEAjG6SegY/00008", "id10300/ize_eiCFEg0/00003"),
         *(f"id1{n:04d}/video{n}/00001" for n in range(40)),
     )
-    files: dict[str, str | bytes] = {f"wav/{name}.wav": tone("WAV", 16000, 0.3, 200 + n) for n, name in enumerate(names)}
+    files: dict[str, str | bytes] = {
+        f"wav/{name}.wav": tone("WAV", 16000, 0.3, 200 + n) for n, name in enumerate(names)
+    }
     return write(tmp_path, {**files, "veri_test2.txt": TRIALS})
 
 
@@ -165,7 +169,7 @@ def test_voxceleb_without_a_list_is_split_by_hash(voxceleb: Path) -> None:
     rows, rejects = read("voxceleb", voxceleb, trials="mine.txt")
     assert [(reject.reason, reject.row) for reject in rejects] == [("bad_row", 1)]
     assert {row.speaker for row in rows if row.split == "test"} == {"id10270"}
-    with pytest.raises(CorpusError, match="convert it to .wav"):
+    with pytest.raises(CorpusError, match="convert it to"):
         read("voxceleb", write(voxceleb / "aac", {"id1/v/1.m4a": b"x"}))
 
 

@@ -111,7 +111,12 @@ def test_listed_trials_come_before_built_ones() -> None:
         row("y/2", "y"),
     ]
     voices = [heard(1, 0), heard(1, 0.1), heard(0, 1), heard(0.9, 0.3)]
-    assert [tuple(t) for t in listed_trials(rows, range(4))] == [(0, 1, True), (0, 2, False), (2, 0, False), (2, 3, True)]
+    assert [tuple(t) for t in listed_trials(rows, range(4))] == [
+        (0, 1, True),
+        (0, 2, False),
+        (2, 0, False),
+        (2, 3, True),
+    ]
     counts = verification_counts(rows, voices)
     # Scores: x1x2 .995 target, x1y1 0, y1x1 0 others, y1y2 .316 target; each speaker's stand at its first row.
     assert list(counts) == [0, 2]

@@ -29,7 +29,10 @@ CONFIRMED = ("alarm", "meeting")  # before they are made, and before they are fo
 
 # User turns: the name's first part is the act, the rest what it is about.
 FORMS = {
-    "request_light": ("<ask> (turn|switch) on the (light|lights) [in the {room}]", "<ask> switch the [{room}] light on"),
+    "request_light": (
+        "<ask> (turn|switch) on the (light|lights) [in the {room}]",
+        "<ask> switch the [{room}] light on",
+    ),
     "request_music": ("<ask> play (music|some {genre}) [in the {room}]",),
     "request_timer": ("<ask> (set|start) a timer [for {duration}]",),
     "request_alarm": ("<ask> (set an alarm|wake me up) [for {date}|at {time}|{date} at {time}]",),

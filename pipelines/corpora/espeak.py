@@ -241,9 +241,7 @@ def _written(options: Options, count: int) -> Iterator[Utterance]:
         yield _row(f"text-{number:06d}", "train", sentence, language=language, translation=translation)
 
 
-def _recording(
-    name: str, text: str, question: bool, voice: Voice, noise: tuple[float, int] | None = None
-) -> Recording:
+def _recording(name: str, text: str, question: bool, voice: Voice, noise: tuple[float, int] | None = None) -> Recording:
     spoken = text + ("?" if question else "")
     return Recording(
         load=partial(render, spoken, voice, noise),
@@ -269,9 +267,7 @@ def _row(
     )
 
 
-def _sentence(
-    rng: Random, language: str, options: Options, split: str, seen: set[str]
-) -> tuple[Sentence, str | None]:
+def _sentence(rng: Random, language: str, options: Options, split: str, seen: set[str]) -> tuple[Sentence, str | None]:
     """A sentence of this split, a new one while new ones are easy to find, and its translation; `seen` is added to."""
     for attempt in range(1000):
         if options.languages == ("en",):

@@ -76,7 +76,9 @@ def _file(source: Source, path: str, services: list[str] | None) -> Iterator[Utt
                 yield from list(_turns(dialogue, folder, where, number))
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             name = dialogue.get("dialogue_id") if isinstance(dialogue, dict) else None
-            detail = f"dialogue {number} lacks {error}" if isinstance(error, KeyError) else f"dialogue {number}: {error}"
+            detail = (
+                f"dialogue {number} lacks {error}" if isinstance(error, KeyError) else f"dialogue {number}: {error}"
+            )
             yield Reject(where, number, None if name is None else str(name), "bad_row", detail)
 
 
@@ -110,7 +112,7 @@ def _acts(turn: Mapping[str, Any]) -> str | None:
 
 
 def _domain(service: str) -> str:
-    """"Restaurants_1" and "Restaurants_2" are two interfaces to one domain."""
+    """ "Restaurants_1" and "Restaurants_2" are two interfaces to one domain."""
     return service.rpartition("_")[0].lower() or service.lower()
 
 

@@ -86,9 +86,7 @@ def _list(source: Source, corpus: Corpus) -> str | None:
     return found
 
 
-def _trials(
-    source: Source, path: str, recordings: dict[str, str], trials: dict[str, list[str]]
-) -> Iterator[Reject]:
+def _trials(source: Source, path: str, recordings: dict[str, str], trials: dict[str, list[str]]) -> Iterator[Reject]:
     """Fills `trials`: recording -> "label other". A line that names no recording here is turned away."""
     where = source.locate(path)
     for row, line in enumerate(text_lines(source.read(path)), start=1):
