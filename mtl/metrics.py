@@ -67,11 +67,13 @@ def balanced(counts: np.ndarray) -> np.ndarray:
 
 
 def eer(counts: np.ndarray) -> np.ndarray:
-    return 100.0 * equal_error_rate(*np.split(counts, 2, axis=-1))
+    targets, others = np.split(counts, 2, axis=-1)
+    return 100.0 * equal_error_rate(targets, others)
 
 
 def min_dcf(counts: np.ndarray) -> np.ndarray:
-    return 100.0 * detection_cost(*np.split(counts, 2, axis=-1))
+    targets, others = np.split(counts, 2, axis=-1)
+    return 100.0 * detection_cost(targets, others)
 
 
 def _accuracy(name: str) -> Metric:

@@ -184,7 +184,7 @@ class _File:
         text, tokens = _text(row, "text"), _words(row, "tokens")
         if recording is not None and self.has_text and not self.optional and not (text or "").strip() and not tokens:
             raise RowError("missing_transcript", f"text is {row.get('text')!r}")
-        labels = {column: _text(row, column) or None for column in _LABELS}
+        labels: dict[str, Any] = {column: _text(row, column) or None for column in _LABELS}
         if recording is None and not (text or "").strip() and not tokens:
             raise RowError("bad_row", f"neither audio nor text; the columns understood are {', '.join(row) or 'none'}")
         return Utterance(

@@ -88,7 +88,6 @@ def _turns(dialogue: Mapping[str, Any], split: str | None, where: str, number: i
         if turn["speaker"] != "USER":
             continue
         after = turns[place + 1] if place + 1 < len(turns) else None
-        answered = after is not None and after["speaker"] == "SYSTEM"
         frame = turn["frames"][0] if turn["frames"] else {}
         intent = frame.get("state", {}).get("active_intent")
         yield Utterance(
@@ -98,7 +97,7 @@ def _turns(dialogue: Mapping[str, Any], split: str | None, where: str, number: i
             text=turn["utterance"],
             context=[before["utterance"] for before in turns[:place]],
             dialogue_act=_acts(turn),
-            system_action=_acts(after) if answered else None,
+            system_action=_acts(after) if after is not None and after["speaker"] == "SYSTEM" else None,
             intent=None if intent in (None, "NONE") else intent,
             domain=_domain(frame["service"]) if "service" in frame else None,
             file=where,

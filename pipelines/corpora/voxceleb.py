@@ -57,16 +57,16 @@ def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
     if listed is not None:
         yield from _trials(source, listed, recordings, trials)
     judged = {name.split("/")[0] for name, others in trials.items() for name in (name, *_others(others))}
-    for name, path in sorted(recordings.items()):
+    for name, recording in sorted(recordings.items()):
         speaker = name.split("/")[0]
         yield Utterance(
             id=name,
             split=_split(speaker, judged) if judged else None,
-            recording=source.recording(path),
+            recording=source.recording(recording),
             text=None,
             speaker=speaker,
             trials=trials.get(name),
-            file=source.locate(path),
+            file=source.locate(recording),
         )
 
 
