@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -162,3 +164,58 @@ def test_context_teaches_what_the_turn_cannot_tell() -> None:
         found = [names[label] for label in logits(model, rows).argmax(dim=1).tolist()]
         accuracy[words] = sum(a == row["system_action"] for a, row in zip(found, rows, strict=True)) / 2
     assert accuracy == {CONTEXT_WORDS: 1.0, 0: 0.5}
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    from mtl.audio import FeatureSpec
+
+    return Predictor(model_of(Codec.build(ROWS, TASKS)).eval(), FeatureSpec(bins=8))
+
+
+def test_a_saved_model_still_knows_the_turns_before(predictor: Predictor, tmp_path: Path) -> None:
+    predictor.save(tmp_path / "model")
+    loaded = Predictor.load(tmp_path / "model", device="cpu")
+    before = [["wake me at six", "alarm today at six is that right"]]
+    assert loaded.predict(["yes"], before)[0].labels == predictor.predict(["yes"], before)[0].labels
+    assert loaded.predict(["yes"], before)[0].labels != loaded.predict(["yes"])[0].labels
+
+
+def test_the_command_line_takes_the_turns_before(predictor: Predictor, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from flows import app
+
+    predictor.save(tmp_path / "model")
+    options = ["--model", str(tmp_path / "model"), "--root", str(tmp_path / "root"), "--json"]
+    turns = ["Wake me at six!", "Alarm today at six; is that right?"]
+    done = CliRunner().invoke(app, ["predict", "--text", "yes", "--context", turns[0], "--context", turns[1], *options])
+    assert done.exit_code == 0, done.output
+    (answered,) = json.loads(done.stdout)
+    said = predictor.predict(["yes"], [turns])[0].labels["system_action"]
+    assert answered["system_action"] == {"value": said.value, "confidence": pytest.approx(said.confidence, abs=1e-4)}
+
+    blind = Predictor(model_of(Codec.build(ROWS, TASKS, context=0)).eval(), predictor.features)
+    blind.save(tmp_path / "model")
+    refused = CliRunner().invoke(app, ["predict", "--text", "yes", "--context", "so", *options])
+    assert "reads no context" in str(refused.exception or refused.output)
+
+
+def test_the_packaged_model_takes_the_turns_before(predictor: Predictor) -> None:
+    import pandas as pd
+
+    from pipelines.package import signature
+    from pipelines.packaged_model import SpeechService
+
+    assert [column.name for column in signature(TASKS).inputs] == ["audio", "text", "context"]
+    assert [column.name for column in signature(("intent",)).inputs] == ["audio", "text"]
+    service = SpeechService()
+    service.predictor = predictor
+    before = [["wake me at six", "alarm today at six is that right"], None, np.array(["so"])]
+    table = service.predict(None, pd.DataFrame({"text": ["yes"] * 3, "context": before}))  # type: ignore[arg-type]
+    said = predictor.predict(["yes"] * 3, [before[0], [], ["so"]])  # type: ignore[list-item]
+    assert table["system_action_confidence"].tolist() == pytest.approx(
+        [prediction.labels["system_action"].confidence for prediction in said], abs=1e-4
+    )
+    with pytest.raises(ValueError, match="row 0: its 'context' is"):
+        service.predict(None, pd.DataFrame({"text": ["yes"], "context": [[1]]}))  # type: ignore[arg-type]
