@@ -24,6 +24,7 @@ class Example:
     units (U,): CTC targets; empty when not transcribed.
     words (L,), characters (L, C): for the text front-end.
     slots (L,): BIO tag of each word, or None when not labelled.
+    targets (Y,): units of the translation; empty when not translated.
     labels: class of each classification task, IGNORE when not labelled.
     context (C,), context_characters (C, c): words of the turns before, as `words` are; None where no task asks.
     """
@@ -33,6 +34,7 @@ class Example:
     words: np.ndarray
     characters: np.ndarray
     slots: np.ndarray | None
+    targets: np.ndarray
     labels: Mapping[str, int]
     context: np.ndarray | None = None
     context_characters: np.ndarray | None = None
@@ -46,6 +48,7 @@ class Batch:
     words (B, L), characters (B, L, C), word_lengths (B,): 0 is padding.
     units (B, U), unit_lengths (B,): CTC targets; length 0 means not transcribed.
     slots (B, L): tags, IGNORE on padding and on rows without slots.
+    targets (B, Y), target_lengths (B,): units of the translation; length 0 means not translated.
     labels: task -> (B,), IGNORE where not labelled.
     context (B, C), context_characters (B, C, c), context_lengths (B,): words of the turns before; None where no row
         has any.
@@ -60,6 +63,8 @@ class Batch:
     units: Tensor
     unit_lengths: Tensor
     slots: Tensor
+    targets: Tensor
+    target_lengths: Tensor
     labels: Mapping[str, Tensor]
     context: Tensor | None = None
     context_characters: Tensor | None = None
@@ -79,6 +84,8 @@ class Batch:
             return audio & (self.unit_lengths > 0)
         if task == "slots":
             return (self.slots != IGNORE).any(dim=1)
+        if task == "translation":
+            return self.target_lengths > 0
         return self.labels[task] != IGNORE
 
     def to(self, device: torch.device | str) -> Batch:
@@ -104,6 +111,7 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
     words, word_lengths = _pad([example.words for example in examples], 0)
     units, unit_lengths = _pad([example.units for example in examples], 0)
     context, context_characters, context_lengths = _context(examples)
+    targets, target_lengths = _pad([example.targets for example in examples], 0)
     return Batch(
         ids=tuple(example.id for example in examples),
         features=frames,
@@ -114,6 +122,8 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
         units=units,
         unit_lengths=unit_lengths,
         slots=_pad(slots, IGNORE)[0],
+        targets=targets,
+        target_lengths=target_lengths,
         labels={
             task: torch.tensor([example.labels[task] for example in examples], dtype=torch.int64)
             for task in examples[0].labels

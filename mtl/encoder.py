@@ -19,18 +19,19 @@ def padding_mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def rotate(x: Tensor) -> Tensor:
-    """Rotary position embedding of queries or keys, (B, H, T, D/H) -> the same shape."""
+def rotate(x: Tensor, start: int = 0) -> Tensor:
+    """Rotary position embedding of queries or keys, (B, H, T, D/H) -> the same shape; start: the first's position."""
     half = x.shape[-1] // 2
     frequency = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * frequency  # (T, D/2H)
+    position = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
+    angle = position[:, None] * frequency  # (T, D/2H)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Scaled dot-product attention of (B, H, T, D/H); mask (B, 1, 1, T), true where a frame exists."""
+    """Scaled dot-product attention of (B, H, T, D/H); mask to (B, H, T, T'), true where a query may look at a key."""
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     # In bf16 torch's CPU kernel takes four times as long backward as in fp32.

@@ -2,7 +2,8 @@
 
 A metric is the value of summed counts: WER is errors over words, F1 comes from matched, predicted and actual slots.
 Rows that are not labelled for a metric are absent. Labels are compared as strings, so one that training never saw
-counts as an error. All values are percentages.
+counts as an error. All values are percentages. BLEU (Papineni et al. 2002) and chrF (Popović 2015) are sacrebleu's,
+with its defaults: of whole corpora, case-sensitive, BLEU over 13a's tokens.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import jiwer
@@ -21,6 +23,7 @@ from mtl.text import CLASSIFICATION, DIALOGUE, tokens_of
 from mtl.verification import detection_cost, equal_error_rate, verification_counts
 
 Row = Mapping[str, Any]
+CHRF_BETA = 2  # recall counts so much more than precision: chrF2, as usual
 ENROLMENT = 3  # utterances that a speaker is enrolled with before being identified
 
 
@@ -37,13 +40,14 @@ class Metric:
     """How summed counts become a percentage; counts (..., C) -> (...), nan where there is nothing to divide by.
 
     columns: of the counts; one that ends in "…" stands for several, as many as there are labels or places.
+    by_row: whether the counts of a single row say how good that row is.
     """
 
     name: str
     better: Literal["lower", "higher"]
     columns: tuple[str, ...]
     value: Callable[[np.ndarray], np.ndarray]
-    by_row: bool = True  # whether a row alone can be right or wrong
+    by_row: bool = True
     tolerance: float = 0.5  # points that a gate lets it be worse by, where the recipe gives none
 
 
@@ -76,10 +80,40 @@ def min_dcf(counts: np.ndarray) -> np.ndarray:
     return 100.0 * detection_cost(targets, others)
 
 
+def bleu(counts: np.ndarray) -> np.ndarray:
+    """Corpus BLEU from counts (..., 10): words of the answer and of the reference, n-grams that match, n-grams.
+
+    sacrebleu's smoothing "exp": the k-th order without a match counts as 2^-k matches, unless no order has any.
+    """
+    length, wanted, matched, total = counts[..., 0], counts[..., 1], counts[..., 2:6], counts[..., 6:]
+    missed = np.cumsum(matched == 0, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(matched == 0, 0.5**missed, matched) / total
+        brevity = np.exp(np.minimum(0.0, 1 - wanted / length))
+        value = 100 * brevity * np.exp(np.log(precision).mean(axis=-1))
+    none = (total == 0).any(axis=-1) | (matched == 0).all(axis=-1)
+    return np.where(wanted > 0, np.where(none, 0.0, value), np.nan)
+
+
+def chrf(counts: np.ndarray) -> np.ndarray:
+    """chrF2 from counts (..., 18): for each order of character n-grams those of the answer, the reference and both."""
+    answer, wanted, both = counts[..., 0::3], counts[..., 1::3], counts[..., 2::3]
+    there = (answer > 0) & (wanted > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        orders = there.sum(axis=-1)
+        precision = np.where(there, both / answer, 0.0).sum(axis=-1) / orders
+        recall = np.where(there, both / wanted, 0.0).sum(axis=-1) / orders
+        value = 100 * (1 + CHRF_BETA**2) * precision * recall / (CHRF_BETA**2 * precision + recall)
+    none = (orders == 0) | (both == 0).all(axis=-1)
+    return np.where(wanted.sum(axis=-1) > 0, np.where(none, 0.0, value), np.nan)
+
+
 def _accuracy(name: str) -> Metric:
     return Metric(name, "higher", ("correct", "rows"), ratio)
 
 
+_BLEU_COLUMNS = ("length", "wanted", *(f"matched_{n}" for n in range(1, 5)), *(f"total_{n}" for n in range(1, 5)))
+_CHRF_COLUMNS = tuple(f"{kind}_{n}" for n in range(1, 7) for kind in ("answer", "wanted", "both"))
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -95,6 +129,10 @@ METRICS: dict[str, Metric] = {
         Metric("speaker/min_dcf", "lower", ("targets …", "others …"), min_dcf, by_row=False, tolerance=10.0),
         Metric("slots/f1", "higher", ("matched", "predicted", "actual"), f1),  # audio: (slot, value) pairs
         Metric("slots/text_f1", "higher", ("matched", "predicted", "actual"), f1),  # text: CoNLL spans
+        Metric("translation/bleu", "higher", _BLEU_COLUMNS, bleu, by_row=False),
+        Metric("translation/chrf", "higher", _CHRF_COLUMNS, chrf),
+        Metric("translation/text_bleu", "higher", _BLEU_COLUMNS, bleu, by_row=False),
+        Metric("translation/text_chrf", "higher", _CHRF_COLUMNS, chrf),
         _accuracy("slots/frame_accuracy"),  # intent and every slot right, from audio
         _accuracy("slots/text_frame_accuracy"),  # the literature's "whole sentence", from text
     )
@@ -149,6 +187,9 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
         metric = f"{task}/{prefix}accuracy"
         if task != "speaker" and row.get(task) is not None and metric in METRICS:
             found[metric] = (float(label.value == row[task]), 1.0)
+    if row.get("translation") and "translation" in prediction.labels:
+        for name, counts in translation_counts(row["translation"], prediction.labels["translation"].value).items():
+            found[f"translation/{prefix}{name}"] = counts
     if row.get("slots") is not None and prediction.tags is not None:
         matched, predicted, actual = slot_counts(row, prediction, spans=not heard)
         found[f"slots/{prefix}f1"] = (matched, predicted, actual)
@@ -172,6 +213,21 @@ def _by_label(rows: Sequence[Row], predictions: Sequence[Prediction], task: str)
         place = np.eye(len(names))[names.index(wanted)]
         found.append((position, (*(place * (wanted == got)), *place)))
     return found
+
+
+def translation_counts(reference: str, hypothesis: str) -> dict[str, tuple[float, ...]]:
+    """What BLEU and chrF are summed from, of one sentence; sacrebleu's own bootstrap takes it from the same place."""
+    return {
+        name: tuple(metric._extract_corpus_statistics([hypothesis], [[reference]])[0])
+        for name, metric in _translation_metrics().items()
+    }
+
+
+@cache
+def _translation_metrics() -> dict[str, Any]:
+    from sacrebleu.metrics import BLEU, CHRF  # it takes as long to import as all the rest of this file
+
+    return {"bleu": BLEU(force=True), "chrf": CHRF(beta=CHRF_BETA)}
 
 
 def word_errors(reference: str, hypothesis: str) -> int:

@@ -7,8 +7,9 @@ paths = model.predict(batch)             # {task: one prediction per row}
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from mtl.align import viterbi, word_spans
 from mtl.batch import Batch, collate
 from mtl.decode import Path
+from mtl.decoder import DecoderConfig
 from mtl.encoder import Encoder
 from mtl.frontends import AudioFrontend, TextFrontend
 from mtl.sharing import TRUNKS, Trunk
-from mtl.tasks import Classification, DialogueTask, States, Task, Transcript, Words, build_tasks
+from mtl.tasks import Classification, DialogueTask, States, Task, Transcript, Translation, Words, build_tasks
 from mtl.text import Codec
 
 Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
@@ -49,6 +51,7 @@ class ModelConfig:
     expert_blocks: int = 1  # the last blocks, which are experts in mmoe and ple
     bottleneck: int = 32  # units of an adapter, or of what makes an attention mask
     graph: tuple[tuple[str, str], ...] | None = None  # pairs of tasks; None: mtl.sharing.graph.DEFAULT_GRAPH
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)  # of the task "translation"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,7 +60,8 @@ class ModelConfig:
     def from_json(cls, content: dict[str, Any]) -> ModelConfig:
         graph = content.get("graph")
         pairs = None if graph is None else tuple((one, other) for one, other in graph)
-        return cls(**{**content, "tasks": tuple(content["tasks"]), "graph": pairs})
+        decoder = DecoderConfig(**content.get("decoder", {}))
+        return cls(**{**content, "tasks": tuple(content["tasks"]), "graph": pairs, "decoder": decoder})
 
 
 class SpeechModel(nn.Module):
@@ -93,7 +97,7 @@ class SpeechModel(nn.Module):
             bottleneck=config.bottleneck,
             graph=config.graph,
         )
-        self.tasks = build_tasks(config.tasks, codec, config.width, config.bins, config.dropout)
+        self.tasks = build_tasks(config.tasks, codec, config.width, config.bins, config.dropout, config.decoder)
 
     @property
     def device(self) -> torch.device:
@@ -171,14 +175,17 @@ class SpeechModel(nn.Module):
         return _words(rows, batch.slots.shape[1], batch.slots.device)
 
     @torch.no_grad()
-    def predict(self, batch: Batch, recogniser: Recogniser | None = None, reread: bool = False) -> dict[str, list[Any]]:
+    def predict(
+        self, batch: Batch, recogniser: Recogniser | None = None, reread: bool = False, search: bool = False
+    ) -> dict[str, list[Any]]:
         """Decoded predictions of every task that listens to this batch's input group.
 
         recogniser: in place of the best path. reread: intent and the like of a recording are taken from its sound and
-        from its recognised words together, as a product of the two views' probabilities.
+        from its recognised words together, as a product of the two views' probabilities. search: a translation is the
+        best of a beam search, in place of the likeliest unit at every step.
 
         "transcript": Paths; "words": (word, first frame, last frame) lists; "slots": (tags, probabilities);
-        "voice": the speaker's embedding (D,); the rest: (class, probability).
+        "translation": Generated; "voice": the speaker's embedding (D,); the rest: (class, probability).
         """
         tasks = [name for name in self.config.tasks if batch.group in self.task(name).groups]
         states = self.encode(batch, tasks)
@@ -202,6 +209,8 @@ class SpeechModel(nn.Module):
                 states[name] = replace(states[name], words=words)
             if name in second:
                 found[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
+            elif name == "translation":
+                found[name] = cast(Translation, self.task(name)).decode(states[name], search)
             elif name != "transcript":
                 found[name] = self.task(name).decode(states[name])
         if "speaker" in states:
@@ -240,8 +249,19 @@ class SpeechModel(nn.Module):
         return found
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The front-ends' and the trunk's shared ones: where tasks pull in different directions."""
-        return [*self.audio.parameters(), *self.text.parameters(), *self.trunk.shared_parameters()]
+        """The trunk's shared ones: where tasks' gradients are compared. The front-ends follow what is decided there."""
+        return self.trunk.shared_parameters()
+
+    def front_parameters(self) -> list[nn.Parameter]:
+        """Those before the trunk, which all tasks share."""
+        return [*self.audio.parameters(), *self.text.parameters()]
+
+    @contextmanager
+    def entries(self) -> Iterator[list[Tensor]]:
+        """The trunk's inputs (B, T, D), one for each forward pass within the block, with their graphs."""
+        found: list[Tensor] = []
+        with self.trunk.register_forward_pre_hook(lambda _, arguments: found.append(arguments[0])):
+            yield found
 
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""

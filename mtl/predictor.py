@@ -23,6 +23,7 @@ from mtl.audio import FeatureSpec, log_mel
 from mtl.batch import Batch, collate
 from mtl.beam import NO_HOT_WORDS, Beam, BeamConfig
 from mtl.decode import Alternative
+from mtl.generation import Generated
 from mtl.hotwords import WEIGHT, HotWords
 from mtl.model import ModelConfig, Recogniser, SpeechModel
 from mtl.ngram import NGram
@@ -59,6 +60,7 @@ class Word:
 class Prediction:
     """What a model says of one input; a task that the model lacks, or that cannot hear this input, is absent.
 
+    labels: a translation is among them: its value is the sentence, its confidence the geometric mean over its units.
     voice: the speaker's embedding (D,), comparable by cosine. alternatives: the n best transcripts, `text` first, with
     what mtl.decode.Alternative calls their confidence; empty unless they were asked for.
     """
@@ -91,13 +93,15 @@ class Predictor:
         language: NGram | None = None,
         beam: BeamConfig = BeamConfig(),
         reread: bool = False,
+        search: bool = False,
     ) -> None:
         """With a language model the transcript comes from a beam search, without one from the best path.
 
-        reread: recognised words go through the text front-end too, see SpeechModel.predict.
+        reread, search: recognised words go through the text front-end too, and a translation is searched for; see
+        SpeechModel.predict.
         """
         self.model, self.codec, self.features = model.eval(), model.codec, features
-        self.language, self.beam, self.reread = language, beam, reread
+        self.language, self.beam, self.reread, self.search = language, beam, reread, search
         self.recogniser: Recogniser | None = None
         if language is not None:
             self.recogniser = Beam(model.codec.units, language, beam)
@@ -119,7 +123,7 @@ class Predictor:
             raise ValueError("the best path knows neither hot words nor alternatives; leave greedy out, or those")
         other = copy.copy(self)
         if greedy:
-            other.recogniser = None
+            other.recogniser, other.search = None, False
         elif hot_words or n_best > 1:
             other.recogniser = self.searching(hot_words, hot_weight, n_best)
         return other
@@ -158,7 +162,8 @@ class Predictor:
 
         recogniser: instead of the predictor's own, for this batch.
         """
-        raw = self.model.predict(batch.to(self.model.device), recogniser or self.recogniser, self.reread)
+        heard = batch.to(self.model.device)
+        raw = self.model.predict(heard, recogniser or self.recogniser, self.reread, self.search)
         return [self._prediction(raw, row, tokens[row] if tokens is not None else None) for row in range(len(batch))]
 
     def _prediction(self, raw: dict[str, list[Any]], row: int, tokens: Sequence[str] | None) -> Prediction:
@@ -172,7 +177,7 @@ class Predictor:
             text=" ".join(word.text for word in words) if "transcript" in raw else None,
             words=words,
             labels={
-                task: Label(self.codec.labels[task][raw[task][row][0]], raw[task][row][1])
+                task: self._label(task, raw[task][row])
                 for task in self.model.config.tasks
                 if task in raw and task not in ("transcript", "slots")
             },
@@ -181,6 +186,12 @@ class Predictor:
             voice=raw["voice"][row] if "voice" in raw else None,
             alternatives=raw["transcript"][row].alternatives if "transcript" in raw else (),
         )
+
+    def _label(self, task: str, answer: Any) -> Label:
+        if isinstance(answer, Generated):
+            assert self.codec.targets is not None, "a model that translates has units to translate into"
+            return Label(self.codec.targets.decode(answer.units), answer.confidence)
+        return Label(self.codec.labels[task][answer[0]], answer[1])
 
     def _words(self, raw: dict[str, list[Any]], row: int) -> tuple[Word, ...]:
         if "words" not in raw:
@@ -216,7 +227,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path | str, device: str | None = None) -> Predictor:
-        """Raises ValueError when the folder was written by a newer format."""
+        """As it is shipped: with its searches on. Raises ValueError when the folder was written by a newer format."""
         folder = Path(folder)
         content = _content(folder)
         model = SpeechModel(ModelConfig.from_json(content["model"]), Codec.from_json(content["codec"]))
@@ -225,7 +236,8 @@ class Predictor:
         arpa = folder / LANGUAGE
         language = NGram.from_arpa(arpa.read_text(encoding="utf-8")) if arpa.is_file() else None
         beam = BeamConfig(**content["beam"])
-        return cls(model.to(chosen), FeatureSpec(**content["features"]), language, beam, content["reread"])
+        spec = FeatureSpec(**content["features"])
+        return cls(model.to(chosen), spec, language, beam, content["reread"], search=True)
 
 
 def features_of(folder: Path | str) -> FeatureSpec:

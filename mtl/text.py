@@ -1,4 +1,4 @@
-"""Words, characters and CTC units: the one place where text becomes numbers and back.
+"""Words, characters, units of transcripts and of translations: the one place where text becomes numbers and back.
 
     codec = Codec.build(rows, tasks=("transcript", "intent", "slots"))
     example = codec.encode({"text": "turn on the light", "intent": "light_on"})
@@ -38,8 +38,13 @@ def normalise(text: str) -> str:
     return " ".join(_NOT_SPOKEN.sub(" ", text).split())
 
 
+def tidy(text: str) -> str:
+    """NFC, and single spaces: a translation keeps its case and punctuation, which are scored."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 class Characters:
-    """CTC units that are single characters, the space among them."""
+    """Units that are single characters, the space among them."""
 
     def __init__(self, symbols: Sequence[str]) -> None:
         self.symbols = tuple(symbols)
@@ -69,7 +74,7 @@ class Characters:
 
 
 class SentencePieces:
-    """CTC units from a SentencePiece unigram model (Kudo and Richardson 2018), kept as its serialised proto."""
+    """Units from a SentencePiece unigram model (Kudo and Richardson 2018), kept as its serialised proto."""
 
     def __init__(self, proto: bytes) -> None:
         import sentencepiece
@@ -79,22 +84,32 @@ class SentencePieces:
 
     @classmethod
     def build(cls, texts: Iterable[str], size: int) -> SentencePieces:
-        """Trains on the texts; a size that the texts cannot fill is reduced by SentencePiece (hard_vocab_limit off)."""
+        """Trains on the texts; a size that the texts cannot fill is reduced by SentencePiece (hard_vocab_limit off).
+
+        Raises:
+            ValueError: fewer pieces than the texts have characters.
+        """
         import sentencepiece
 
         proto = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_writer=proto,
-            vocab_size=size,
-            model_type="unigram",
-            character_coverage=1.0,
-            hard_vocab_limit=False,
-            bos_id=-1,
-            eos_id=-1,
-            pad_id=-1,
-            minloglevel=2,
-        )
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=proto,
+                vocab_size=size,
+                model_type="unigram",
+                character_coverage=1.0,
+                hard_vocab_limit=False,
+                bos_id=-1,
+                eos_id=-1,
+                pad_id=-1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"no SentencePiece model of {size} pieces can be made of the training texts ({error}); "
+                "ask for more pieces, or for units: characters"
+            ) from error
         return cls(proto.getvalue())
 
     def __len__(self) -> int:
@@ -113,7 +128,15 @@ class SentencePieces:
         return {"kind": "sentencepiece", "proto": base64.b64encode(self.proto).decode()}
 
 
-def units_from_json(content: Mapping[str, Any]) -> Characters | SentencePieces:
+Units = Characters | SentencePieces
+
+
+def units_from(kind: str, texts: Sequence[str], pieces: int) -> Units:
+    """A vocabulary of the texts; kind: "characters" or "sentencepiece"."""
+    return Characters.build(texts) if kind == "characters" else SentencePieces.build(texts, pieces)
+
+
+def units_from_json(content: Mapping[str, Any]) -> Units:
     if content["kind"] == "characters":
         return Characters(content["symbols"])
     return SentencePieces(base64.b64decode(content["proto"]))
@@ -126,13 +149,15 @@ class Codec:
     words, characters: of the text front-end, without padding and unknown.
     labels: class names of each classification task, and BIO tags under "slots".
     context: how many words of the turns before are read, the latest; 0 where no task asks for them.
+    targets: units of translations; None without such a task.
     """
 
-    units: Characters | SentencePieces
+    units: Units
     words: tuple[str, ...]
     characters: tuple[str, ...]
     labels: Mapping[str, tuple[str, ...]]
     context: int = 0
+    targets: Units | None = None
 
     @classmethod
     def build(
@@ -143,16 +168,21 @@ class Codec:
         pieces: int = 256,
         min_count: int = 1,
         context: int = CONTEXT_WORDS,
+        target_kind: str = "sentencepiece",
+        target_pieces: int = 500,
     ) -> Codec:
         """From the training rows alone. A word seen less than `min_count` times is unknown."""
         context = context if set(DIALOGUE) & set(tasks) else 0
         texts: list[str] = []
+        translations: list[str] = []
         words: Counter[str] = Counter()
         labels: dict[str, set[str]] = {task: set() for task in tasks if task in CLASSIFICATION}
         tags: set[str] = set()
         for row in rows:
             if row.get("text"):
                 texts.append(row["text"])
+            if "translation" in tasks and row.get("translation"):
+                translations.append(row["translation"])
             words.update(tokens_of(row))
             if context:
                 words.update(context_of(row))
@@ -165,11 +195,12 @@ class Codec:
             found["slots"] = ("O", *sorted(tags - {"O"}))
         known_words = tuple(sorted(word for word, count in words.items() if count >= min_count))
         return cls(
-            units=Characters.build(texts) if kind == "characters" else SentencePieces.build(texts, pieces),
+            units=units_from(kind, texts, pieces),
             words=known_words,
             characters=tuple(sorted({character for word in known_words for character in word})),
             labels=found,
             context=context,
+            targets=units_from(target_kind, translations, target_pieces) if translations else None,
         )
 
     @cached_property
@@ -196,6 +227,7 @@ class Codec:
             words=self.number(tokens),
             characters=self.spell(tokens),
             slots=np.asarray([tags.get(tag, IGNORE) for tag in slots], dtype=np.int64) if slots and tags else None,
+            targets=self._targets(row.get("translation")),
             labels={
                 task: ids.get(row.get(task) or "", IGNORE) for task, ids in self._label_ids.items() if task != "slots"
             },
@@ -206,6 +238,9 @@ class Codec:
     def number(self, tokens: Sequence[str]) -> np.ndarray:
         """Words as numbers (L,)."""
         return np.asarray([self._word_ids.get(token, UNKNOWN) for token in tokens], dtype=np.int64)
+
+    def _targets(self, translation: str | None) -> np.ndarray:
+        return np.asarray(self.targets.encode(translation) if self.targets and translation else (), dtype=np.int64)
 
     def spell(self, tokens: Sequence[str]) -> np.ndarray:
         """Characters of each word, (L, MAX_WORD_CHARACTERS), padded; a longer word loses its end."""
@@ -222,6 +257,7 @@ class Codec:
             "characters": list(self.characters),
             "labels": {task: list(names) for task, names in self.labels.items()},
             **({"context": self.context} if self.context else {}),
+            "targets": self.targets.to_json() if self.targets else None,
         }
 
     @classmethod
@@ -232,6 +268,7 @@ class Codec:
             characters=tuple(content["characters"]),
             labels={task: tuple(names) for task, names in content["labels"].items()},
             context=content.get("context", 0),
+            targets=units_from_json(content["targets"]) if content.get("targets") else None,
         )
 
 

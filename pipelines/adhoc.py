@@ -176,7 +176,8 @@ def model_uri(registry: Registry, given: str | None) -> str:
     from pipelines.registry import CHAMPION, RegistryError
 
     if given is None:
-        names = [name for name in registry.models() if registry.champion(name)]
+        # A dot stands in the names of users' adapters alone, which are no models by themselves.
+        names = [name for name in registry.models() if "." not in name and registry.champion(name)]
         if len(names) != 1:
             there = f"there are {', '.join(names)}; name one" if names else "`motet nightly RECIPE` makes one"
             raise RegistryError(f"{len(names)} models have a champion in {registry.uri}: {there}")
@@ -196,23 +197,27 @@ def answer(
     hot_words: Sequence[str] = (),
     hot_weight: float = WEIGHT,
     n_best: int = 1,
+    personal: str | None = None,
     context: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """What a model says of recordings and sentences: one plain mapping an input, `input` and `model` among its keys.
 
-    context: the turns of the dialogue before them, oldest first.
+    personal: the user through whose adapter it listens. context: the turns of the dialogue before, oldest first.
 
     Raises:
-        ContextError: a context, and a model that reads none. RegistryError: no such model.
+        ContextError: a context, and a model that reads none.
+        RegistryError: no such model or adapter. PersonalError: the adapter was made for another version of the model.
         SoundError: a recording that cannot be read; it names the file.
         HotWordError: a hot word without a letter.
     """
+    from pipelines.adapters import load_personal
     from pipelines.registry import Registry
     from pipelines.sound import decode
 
     registry = Registry(root)
     uri = model_uri(registry, model)
-    predictor = registry.load(uri).listening(hot_words, hot_weight, n_best)
+    chosen = load_personal(registry, uri, personal) if personal else registry.load(uri)
+    predictor = chosen.listening(hot_words, hot_weight, n_best)
     inputs: list[Any] = [decode(file, predictor.features.sample_rate) for file in files]
     if context and not predictor.codec.context:
         raise ContextError(

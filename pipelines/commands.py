@@ -22,13 +22,14 @@ from mtl.hotwords import WEIGHT
 from pipelines import environment
 from pipelines.listings import short_time
 from pipelines.night import Outcome
+from pipelines.personal import STEPS
 from pipelines.progress import display
 
 COLUMNS = ("metric", "value, %", "low", "high", "champion", "limit", "rows", "verdict")
 PIPE_WIDTH = 220
 ORDER = (
-    "nightly", "search", "study", "deploy", "ingest", "evaluate", "predict", "say", "leaderboard", "promote",
-    "rollback",
+    "nightly", "search", "study", "deploy", "ingest", "evaluate", "predict", "personalise", "say", "leaderboard",
+    "promote", "rollback",
 )  # fmt: skip
 
 
@@ -159,6 +160,9 @@ def predict(
     hot_word: HotWordOption = None,
     hot_words: HotWordsOption = None,
     hot_weight: HotWeightOption = WEIGHT,
+    personal: Annotated[
+        str | None, typer.Option("--personal", metavar="SPEAKER", help="Hear it as this user's adapter does.")
+    ] = None,
     n_best: Annotated[
         int, typer.Option("--n-best", min=1, max=100, help="Transcripts of a recording, with confidences.")
     ] = 1,
@@ -180,8 +184,49 @@ def predict(
         raise typer.BadParameter('give a recording or --text "…"')
     environment.prepare(root)
     phrases = hot_phrases(hot_word or [], hot_words)
-    answers = answer(root, model, list(files or []), list(text or []), phrases, hot_weight, n_best, context or [])
+    turns = context or []
+    answers = answer(root, model, list(files or []), list(text or []), phrases, hot_weight, n_best, personal, turns)
     emit(answers, as_json, answer_table(answers))
+
+
+@app.command()
+def personalise(
+    model: NameArgument,
+    manifest: Annotated[
+        str, typer.Argument(metavar="SPEAKER_MANIFEST", help="JSONL, CSV or Parquet: 5 to 20 recordings of one user.")
+    ],
+    speaker: Annotated[
+        str | None, typer.Option("--speaker", metavar="NAME", help="Who it is, where the manifest does not say.")
+    ] = None,
+    words: Annotated[
+        Path | None,
+        typer.Option("--words", metavar="FILE", exists=True, dir_okay=False, help="Phrases the user says, one a line."),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Most steps of a fit; fewer where the held-back loss says so.")
+    ] = STEPS,
+    significant: Annotated[
+        bool, typer.Option("--significant", help="Promote only a gain that is significant at 95 %.")
+    ] = False,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """A small adapter of a model for one user's voice and words; exit code 1 when it does not beat the base.
+
+    It is judged on the user's own utterances, each heard by an adapter that was not trained on it.
+
+    Example: `motet personalise assistant ana.jsonl`, then `motet predict kitchen.wav --personal ana`
+    """
+    from pipelines.adhoc import hot_phrases
+    from pipelines.personal import outcome_lines
+    from pipelines.personal import personalise as make
+
+    environment.prepare(root)
+    with display(quiet=as_json):
+        outcome = make(root, model, manifest, speaker, hot_phrases([], words), steps, significant)
+    emit(outcome.to_json(), as_json, outcome_lines(outcome))
+    if not outcome.promoted:
+        raise typer.Exit(1)
 
 
 @app.command()

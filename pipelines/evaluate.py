@@ -42,7 +42,7 @@ from pipelines.store import Store, fingerprint
 from pipelines.table import stated
 
 VERSION = 3  # bump when the same model on the same rows would get other figures
-REFERENCE = ("text", "tokens", "slots", *CLASSIFICATION, "context", "trials")
+REFERENCE = ("text", "tokens", "slots", *CLASSIFICATION, "translation", "context", "trials")
 KEPT = ("id", "corpus", "audio", "start", "duration", "digest")
 
 
@@ -280,8 +280,8 @@ def check(predictor: Predictor, dataset: Dataset) -> None:
 def rows_identity(dataset: Dataset) -> str:
     """Equal for equal rows with equal labels, in any order and whatever the rest of their dataset: frozen test rows."""
     columns = ["id", "digest", *REFERENCE]
-    rows = dataset.rows.select(columns).to_pylist()
-    return fingerprint(sorted([json.dumps(stated(row), sort_keys=True) for row in rows]))
+    rows = [stated(row) for row in dataset.rows.select(columns).to_pylist()]
+    return fingerprint(sorted([json.dumps(row, sort_keys=True) for row in rows]))
 
 
 def _table(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import soundfile
 
 from mtl.metrics import METRICS
@@ -15,18 +18,13 @@ from mtl.text import DIALOGUE, TURN, tokens_of
 from pipelines.evaluate import Scores
 from pipelines.gates import Decision
 from pipelines.recipe import Gates
-from pipelines.report import SLOT_SEPARATOR, Confusion, Fault, Row
+from pipelines.report import SLOT_SEPARATOR, Confusion, Fault, Row, Translated
 from pipelines.sound import SoundError, decode
 from pipelines.source import read_audio
 from pipelines.store import Store
 
-CONFUSED = (
-    "intent",
-    "domain",
-    "emotion",
-    "language",
-    *DIALOGUE,
-)  # speakers are too many, and enrolled rather than classified
+CONFUSED = ("intent", "domain", "emotion", "language", *DIALOGUE)  # not speakers: too many, and enrolled
+TRANSLATIONS = 12  # shown, right and wrong
 FAULTS = 18
 FAULTS_PER_METRIC = 4
 AUDIO_RATE = 16_000  # Hz
@@ -104,6 +102,20 @@ def faults(scores: Scores, store: Store) -> tuple[list[Fault], int]:
         room -= len(audio)
         shown.append(_fault(row, audio))
     return shown, len(wrong)
+
+
+def translations(scores: Scores) -> list[Translated]:
+    """A fixed sample of the test rows that were translated: those with the smallest hash, so the same every night."""
+    found = []
+    for row in scores.table.to_pylist():
+        counts = json.loads(row["counts"])
+        metric = next((name for name in ("translation/chrf", "translation/text_chrf") if name in counts), None)
+        if metric is not None:
+            wanted, got = json.loads(row["reference"]), json.loads(row["prediction"])
+            chrf = float(METRICS[metric].value(np.asarray(counts[metric])))
+            source = wanted.get("text") or ""
+            found.append(Translated(row["id"], source, wanted["translation"], got["translation"]["value"], chrf))
+    return sorted(found, key=lambda row: hashlib.blake2b(row.id.encode()).digest())[:TRANSLATIONS]
 
 
 def _fault(row: Mapping[str, Any], audio: str) -> Fault:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtl.text import normalise
+from mtl.text import normalise, tidy
 from pipelines.corpora import CORPORA
 from pipelines.corpora.base import Reject, Utterance, not_utf8
 from pipelines.labels import LabelError, clean, rejected
@@ -184,7 +184,7 @@ def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, 
         "tokens": tokens,
         "slots": slots,
         "language": utterance.language or corpus.language,
-        "translation": normalise(utterance.translation or "") or None,
+        "translation": tidy(utterance.translation or "") or None,
         "context": None if utterance.context is None else [normalise(turn) for turn in utterance.context],
         "trials": utterance.trials,
         **{label: getattr(utterance, label) for label in _LABELS},

@@ -7,7 +7,6 @@ predictor_folder(Path("package"))                      # the Predictor folder in
 from __future__ import annotations
 
 import base64
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
 from mtl.text import DIALOGUE
 from pipelines.tracking import quiet_mlflow
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PACKAGED = Path(__file__).with_name("packaged_model.py")
 ARTIFACT = "predictor"  # the package's name for the Predictor folder; packaged_model.py says the same
+ADAPTER = "adapter"  # its name for a user's adapter, likewise
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "soundfile", "soxr")
 HEARING = frozenset({"transcript", "speaker", "emotion"})  # tasks that cannot answer a sentence
 
@@ -38,7 +39,7 @@ class PackageError(ValueError):
 
 @dataclass(frozen=True)
 class Description:
-    """What a Predictor folder says of itself. address: hash of its files; units: kind of its CTC units."""
+    """What a Predictor folder says of itself. address: hash of its files; units: "sentencepiece" where any are."""
 
     address: str
     parameters: int
@@ -52,23 +53,37 @@ def save_package(folder: Path, package: Path, model_id: str | None = None, run_i
     Raises:
         PackageError: `folder` is not what Predictor.save writes.
     """
-    quiet_mlflow()
     described = describe(folder)
+    _save(ARTIFACT, folder, described, package, model_id, run_id)
+
+
+def save_adapter_package(
+    adapter: Path, base: Description, package: Path, model_id: str | None = None, run_id: str | None = None
+) -> None:
+    """The same around a user's adapter (mtl.personal). The base is named in it, and found when it is loaded."""
+    _save(ADAPTER, adapter, base, package, model_id, run_id)
+
+
+def _save(
+    name: str, content: Path, described: Description, package: Path, model_id: str | None, run_id: str | None
+) -> None:
+    quiet_mlflow()
     import mlflow.pyfunc
     from mlflow.models import Model
 
     import mtl
 
     with tempfile.TemporaryDirectory() as scratch:
-        # The artifact keeps its folder's name, which in a store is a hash; and bytecode of mtl is no part of a package.
-        artifact = shutil.copytree(folder, Path(scratch) / ARTIFACT)
+        # The artifact keeps its name, which in a store is a hash; and bytecode of mtl is no part of a package.
+        artifact = Path(scratch) / name
+        (shutil.copytree if content.is_dir() else shutil.copyfile)(content, artifact)
         code = shutil.copytree(
             Path(mtl.__file__).parent, Path(scratch) / "mtl", ignore=shutil.ignore_patterns("__pycache__")
         )
         mlflow.pyfunc.save_model(
             path=str(package),
             python_model=str(PACKAGED),
-            artifacts={ARTIFACT: str(artifact)},
+            artifacts={name: str(artifact)},
             code_paths=[str(code)],
             signature=signature(described.tasks),
             input_example=example(described.tasks),
@@ -134,15 +149,6 @@ def requirements(units: str) -> list[str]:
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
 
 
-def folder_address(folder: Path) -> str:
-    """Hash of a Predictor folder's files."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        total.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        total.update(path.read_bytes())
-    return total.hexdigest()[:16]
-
-
 def describe(folder: Path) -> Description:
     """Reads the headers alone, not the weights. Raises PackageError."""
     from safetensors import safe_open
@@ -150,13 +156,14 @@ def describe(folder: Path) -> Description:
     if not (folder / "model.json").is_file():
         raise PackageError(f"{folder} holds no model.json; expected a folder that Predictor.save wrote")
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    kinds = {(content["codec"].get(of) or {}).get("kind") for of in ("units", "targets")}
     with safe_open(folder / "weights.safetensors", framework="numpy") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 (it is no mapping)
     return Description(
         address=folder_address(folder),
         parameters=sum(math.prod(shape) for shape in shapes),
         tasks=tuple(content["model"]["tasks"]),
-        units=content["codec"]["units"]["kind"],
+        units="sentencepiece" if "sentencepiece" in kinds else "characters",
     )
 
 
@@ -164,10 +171,22 @@ def predictor_folder(folder: Path) -> Path:
     """The Predictor folder that a package holds, or the folder itself when it is one. Raises PackageError."""
     if (folder / "model.json").is_file():
         return folder
-    if (folder / "MLmodel").is_file():
-        from mlflow.models import Model
-
-        artifacts = Model.load(str(folder)).flavors.get("python_function", {}).get("artifacts", {})
-        if ARTIFACT in artifacts:
-            return folder / artifacts[ARTIFACT]["path"]
+    if (found := _artifact(folder, ARTIFACT)) is not None:
+        return found
+    if adapter_file(folder) is not None:
+        raise PackageError(f"{folder} holds a user's adapter and no model of its own; name the base that it is for")
     raise PackageError(f"{folder} is no model: it holds neither model.json nor a package of Motet's (MLmodel)")
+
+
+def adapter_file(folder: Path) -> Path | None:
+    """The adapter that a package holds, if it holds one."""
+    return _artifact(folder, ADAPTER)
+
+
+def _artifact(folder: Path, name: str) -> Path | None:
+    if not (folder / "MLmodel").is_file():
+        return None
+    from mlflow.models import Model
+
+    artifacts = Model.load(str(folder)).flavors.get("python_function", {}).get("artifacts", {})
+    return folder / artifacts[name]["path"] if name in artifacts else None

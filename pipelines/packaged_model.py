@@ -10,6 +10,9 @@ MLflow stores this file in the package (models-from-code) with `mtl` and the fol
 run wherever the package is loaded, so it imports nothing but mtl, numpy, pandas, mlflow and, for sound,
 soundfile and soxr: no Ray, no Prefect, and nothing else of pipelines.
 
+A user's adapter (mtl.personal) is packaged with this file too. Its base is not in the package: it is the registry's
+models:/<base>/<version>, or the folder that MOTET_BASE names, and must be the very one that the adapter was made for.
+
 A server (`mlflow models serve`) takes base64 alone: whoever can send it a request must not choose which of its
 files are read. MOTET_SERVE_PATHS=1 allows paths there too.
 """
@@ -31,10 +34,12 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
+from mtl.personal import About, Personal, PersonalPredictor, check_base
 from mtl.predictor import Prediction, Predictor
 
-ARTIFACT = "predictor"
+ARTIFACT, ADAPTER = "predictor", "adapter"
 MAX_SECONDS = 600.0  # of one recording: a served model must not be made to swallow a day of audio
 _LONGEST_PATH = 4096
 
@@ -43,7 +48,13 @@ class SpeechService(PythonModel):
     """One row in, one row out. A row has either `audio` or `text`."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        self.predictor = Predictor.load(context.artifacts[ARTIFACT])
+        if ADAPTER not in context.artifacts:
+            self.predictor = Predictor.load(context.artifacts[ARTIFACT])
+            return
+        personal = Personal.load(context.artifacts[ADAPTER])
+        base = base_folder(personal.about)
+        check_base(personal.about, folder_address(base))
+        self.predictor = PersonalPredictor(Predictor.load(base), personal)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -65,6 +76,13 @@ class SpeechService(PythonModel):
         inputs = [_input(row, number, rate) for number, row in enumerate(rows)]
         predictions = predictor.predict(inputs, [_turns(row, number) for number, row in enumerate(rows)])
         return as_table(predictions, self.predictor.model.config.tasks, model_input.index)
+
+
+def base_folder(about: About) -> Path:
+    """The Predictor folder of an adapter's base: what MOTET_BASE names, or from the registry that MLflow is set to."""
+    given = os.environ.get("MOTET_BASE") or mlflow.artifacts.download_artifacts(f"models:/{about.base}/{about.version}")
+    packaged = Path(given) / "artifacts" / ARTIFACT
+    return packaged if packaged.is_dir() else Path(given)
 
 
 def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any = None) -> pd.DataFrame:

@@ -25,6 +25,7 @@ import torch
 from mtl.audio import FeatureSpec
 from mtl.balance import Settings
 from mtl.beam import BeamConfig
+from mtl.decoder import DecoderConfig
 from mtl.fit import FitConfig
 from mtl.metrics import score_rows, summarise
 from mtl.model import ModelConfig, SpeechModel, build_model
@@ -41,7 +42,7 @@ from pipelines.store import Manifest, Store
 # about as much as an hour of training audio, and a confidence interval of the WER of about half a point.
 VALID_SECONDS = 1800.0
 VALID_SENTENCES = 2000
-LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in CLASSIFICATION}}
+LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in (*CLASSIFICATION, "translation")}}
 
 
 class PrepareError(ValueError):
@@ -50,6 +51,10 @@ class PrepareError(ValueError):
 
 class LanguageModelError(PrepareError):
     """A language model that the recipe names and that cannot be used."""
+
+
+class VocabularyError(PrepareError):
+    """Units that cannot be made of the training rows."""
 
 
 class UnlabelledTask(PrepareError):
@@ -101,6 +106,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
 
     Raises:
         UnlabelledTask: a task has no labelled row to train on.
+        VocabularyError: fewer SentencePiece units are asked for than the texts have characters.
         LanguageModelError: decoding.arpa is not what it says, or not in the recogniser's spelling.
     """
     tasks = tuple(recipe.tasks)
@@ -112,13 +118,18 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             "trained; there are none. Set decoding.reread=false, or add a corpus of sentences"
         )
     columns = ["text", "tokens", "context", *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
-    codec = Codec.build(
-        train.select(columns).to_pylist(),
-        tasks,
-        kind=recipe.text.units,
-        pieces=recipe.text.pieces,
-        context=recipe.text.context,
-    )
+    try:
+        codec = Codec.build(
+            train.select(columns).to_pylist(),
+            tasks,
+            kind=recipe.text.units,
+            pieces=recipe.text.pieces,
+            context=recipe.text.context,
+            target_kind=recipe.translation.units,
+            target_pieces=recipe.translation.pieces,
+        )
+    except ValueError as error:
+        raise VocabularyError(f"recipe {recipe.name!r}, text or translation: {error}") from error
     if recipe.decoding.arpa:
         given_language_model(recipe, codec)  # a file that cannot be used must not be found out after the training
     return codec, model_config(recipe), fit_config(recipe)
@@ -131,6 +142,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
         **recipe.model.model_dump(),
         sharing=recipe.sharing.mode,
         **recipe.sharing.model_dump(exclude={"mode"}),
+        decoder=DecoderConfig(**recipe.translation.model_dump(exclude={"units", "pieces"})),
     )
 
 

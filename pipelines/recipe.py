@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipelines.roots import sha256
 
 SHIPPED = Path(__file__).parent / "recipes"
-CORPUS_KINDS = ("espeak", "librispeech", "commonvoice", "voxceleb", "atis", "sgd", "manifest")
+CORPUS_KINDS = ("espeak", "librispeech", "commonvoice", "voxceleb", "atis", "sgd", "covost", "manifest")
 SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
 BALANCING = (
     *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
@@ -30,7 +30,7 @@ BALANCING = (
     *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
 )
 DIALOGUE = ("dialogue_act", "system_action")  # as mtl.text has it, whose torch a command line can do without
-TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", *DIALOGUE)
+TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation", *DIALOGUE)
 
 
 class RecipeError(ValueError):
@@ -194,6 +194,21 @@ class Decoding(Section):
     )
 
 
+class Translation(Section):
+    """The decoder of the task `translation`; the shipped model searches, validation takes the likeliest unit."""
+
+    units: Literal["sentencepiece", "characters"] = "sentencepiece"
+    pieces: int = Field(500, ge=32, description="size of the SentencePiece model, made from the training translations")
+    blocks: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    expansion: int = Field(4, ge=1, description="feed-forward width over model width")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    smoothing: float = Field(0.1, ge=0, lt=1, description="of labels: share of a unit's probability spread over all")
+    beam: int = Field(4, ge=1, le=100, description="hypotheses kept in the search; 1: greedy")
+    length_penalty: float = Field(0.6, ge=0, description="alpha of Wu et al. 2016; 0 prefers short translations")
+    longest: int = Field(128, ge=1, le=4096, description="units of a translation, at most")
+
+
 class Trainer(Section):
     epochs: int = Field(20, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -246,6 +261,7 @@ class Recipe(Section):
     tasks: dict[Literal[TASK_KINDS], Task] = Field(min_length=1)  # type: ignore[valid-type]
     balancing: Balancing = Balancing()
     decoding: Decoding = Decoding()
+    translation: Translation = Translation()
     trainer: Trainer = Trainer()
     search: Search = Search()
     gates: Gates = Gates()
@@ -271,6 +287,10 @@ class Recipe(Section):
                 raise ValueError(
                     f"sharing.graph names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
                 )
+        if "translation" in self.tasks and self.model.width % (2 * self.translation.heads):
+            raise ValueError(
+                f"model.width {self.model.width} is not a multiple of 2 x translation.heads {self.translation.heads}"
+            )
         modes = {self.sharing.mode, *self.search.modes}
         if modes & {"mmoe", "ple"} and self.sharing.expert_blocks > self.model.blocks:
             raise ValueError(
@@ -289,6 +309,8 @@ class Recipe(Section):
             content["trainer"].pop(key)
         if not set(DIALOGUE) & set(self.tasks):
             content["text"].pop("context")  # which nothing reads
+        if "translation" not in self.tasks:
+            content.pop("translation")
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -441,7 +463,7 @@ def _keys_at(path: list[Any]) -> list[str]:
     """Field names of the section that a path of keys leads to."""
     model: Any = Recipe
     for part in path:
-        if isinstance(part, int) or part in TASK_KINDS:
+        if isinstance(part, int) or model is Task:  # the number of a corpus, the name of a task
             continue
         annotation = model.model_fields[part].annotation
         model = {"corpora": Corpus, "tasks": Task}.get(str(part), annotation)

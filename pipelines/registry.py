@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.gates import Decision
 from pipelines.ledger import Action, Ledger, Line, State
-from pipelines.package import PackageError, describe, predictor_folder, save_package
+from pipelines.package import (
+    PackageError,
+    adapter_file,
+    describe,
+    predictor_folder,
+    save_package,
+)
 from pipelines.roots import cache_folder
 from pipelines.store import Store
 from pipelines.tracking import (
@@ -106,23 +112,37 @@ class Registry:
         for version in self.versions(name):
             if version.address == described.address and version.run_id == (run.run_id if run else None):
                 return version
-        lineage = {manifest.dataset: manifest.address for manifest in manifests}
         labels = {
             "motet.address": described.address,
             "motet.parameters": str(described.parameters),
             "motet.tasks": ",".join(described.tasks),
-            "motet.datasets": _short(json.dumps(lineage)),
+            **lineage(manifests),
             **provenance(),
             **(tags or {}),
         }
-        model_id = self._store_package(name, folder, run, labels)
+
+        def save(package: Path, model_id: str, run_id: str | None) -> None:
+            save_package(folder, package, model_id, run_id)
+
+        made = self.create(name, save, run, labels)
+        self.client.set_registered_model_alias(name, CHALLENGER, str(made))
+        return self.version(name, made)
+
+    def create(
+        self, name: str, save: Callable[[Path, str, str | None], None], run: Run | None, labels: Mapping[str, str]
+    ) -> int:
+        """A new version of `name`, without an alias, around a package that `save` writes."""
+        model_id = self._store_package(name, save, run, labels)
         self._ensure_name(name)
         with as_default(self.uri):  # where MLflow looks the model's id up
             made = self.client.create_model_version(
-                name, source=f"models:/{model_id}", run_id=run.run_id if run else None, tags=labels, model_id=model_id
+                name,
+                source=f"models:/{model_id}",
+                run_id=run.run_id if run else None,
+                tags=dict(labels),
+                model_id=model_id,
             )
-        self.client.set_registered_model_alias(name, CHALLENGER, made.version)
-        return self.version(name, int(made.version))
+        return int(made.version)
 
     def settle(
         self,
@@ -229,10 +249,23 @@ class Registry:
         return sorted(found, key=lambda version: sign * version.metrics.get(metric, sign * float("inf")))
 
     def load(self, uri: str, device: str | None = None) -> Predictor:
-        """See `load`."""
+        """See `load`. A user's adapter comes with the base that it was made for."""
         from mtl.predictor import Predictor
 
-        return Predictor.load(self.folder(uri), device)
+        if self.adapter(uri) is None:
+            return Predictor.load(self.folder(uri), device)
+        from pipelines.adapters import load_with_own_base
+
+        return load_with_own_base(self, uri, device)
+
+    def adapter(self, uri: str) -> Path | None:
+        """The file of a user's adapter behind models:/name@alias, models:/name/3 or a package, if it is one."""
+        return adapter_file(self._package(uri))
+
+    def named(self, uri: str) -> Version:
+        """What the registry knows of models:/name@alias or models:/name/3. Raises RegistryError."""
+        found = self._find(_matched(uri))
+        return self.version(found.name, int(found.version))
 
     def folder(self, uri: str) -> Path:
         """The Predictor folder behind models:/name@alias, models:/name/3, a packaged model's folder, or itself.
@@ -240,13 +273,10 @@ class Registry:
         Raises:
             RegistryError: no such model, alias or folder.
         """
-        if not uri.startswith("models:/"):
-            return _inside(Path(uri))
-        match = _MODELS_URI.match(uri)
-        if match is None:
-            raise RegistryError(f"{uri!r} names no model; expected models:/NAME@champion, models:/NAME/3 or a folder")
-        found = self._find(match)
-        return _inside(self._local_package(found))
+        return _inside(self._package(uri))
+
+    def _package(self, uri: str) -> Path:
+        return self._local_package(self._find(_matched(uri))) if uri.startswith("models:/") else Path(uri)
 
     def _find(self, match: re.Match[str]) -> ModelVersion:
         mlflow = quiet_mlflow()
@@ -286,17 +316,24 @@ class Registry:
                     Path(place).rename(copy)
         return copy
 
-    def _store_package(self, name: str, folder: Path, run: Run | None, labels: Mapping[str, str]) -> str:
+    def _store_package(
+        self, name: str, save: Callable[[Path, str, str | None], None], run: Run | None, labels: Mapping[str, str]
+    ) -> str:
         """Uploads the package as an MLflow model and returns its id."""
         from mlflow.entities import LoggedModelOutput
 
-        experiment = run.experiment_id if run else experiment_named(self.client, name, self.store.root)
+        base, _, _ = name.partition(".")  # a user's adapter lies in its base's experiment
+        experiment = run.experiment_id if run else experiment_named(self.client, base, self.store.root)
         logged = self.client.create_logged_model(
-            experiment, name=name, source_run_id=run.run_id if run else None, tags=dict(labels), model_type="speech"
+            experiment,
+            name=name.replace(".", "-"),
+            source_run_id=run.run_id if run else None,
+            tags=dict(labels),
+            model_type="speech",
         )
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / "package"
-            save_package(folder, package, model_id=logged.model_id, run_id=run.run_id if run else None)
+            save(package, logged.model_id, run.run_id if run else None)
             self.client.log_model_artifacts(logged.model_id, str(package))
         self.client.finalize_logged_model(logged.model_id, "READY")
         if run:
@@ -350,6 +387,18 @@ def load(uri: str, root: str | None = None, device: str | None = None) -> Predic
             raise RegistryError(f"{uri} is looked up in the registry of a root, and none was given")
         return Predictor.load(_inside(Path(uri)), device)
     return Registry(root).load(uri, device)
+
+
+def _matched(uri: str) -> re.Match[str]:
+    match = _MODELS_URI.match(uri)
+    if match is None:
+        raise RegistryError(f"{uri!r} names no model; expected models:/NAME@champion, models:/NAME/3 or a folder")
+    return match
+
+
+def lineage(manifests: Iterable[Manifest]) -> dict[str, str]:
+    """The tag that names the datasets a model was made from."""
+    return {"motet.datasets": _short(json.dumps({manifest.dataset: manifest.address for manifest in manifests}))}
 
 
 def _made(folder: Path) -> Path:

@@ -57,6 +57,17 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Translated:
+    """A test row's translation. source: its transcript or sentence, where known; chrf: of this row alone, percent."""
+
+    id: str
+    source: str
+    wanted: str
+    got: str
+    chrf: float
+
+
+@dataclass(frozen=True)
 class Confusion:
     """counts[i][j]: test rows of class i that were recognised as class j."""
 
@@ -88,6 +99,7 @@ class Night:
     confusions: list[Confusion] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     faulty_rows: int = 0
+    translations: list[Translated] = field(default_factory=list)  # a sample, right and wrong
     corpora: list[dict[str, Any]] = field(default_factory=list)  # meta of each utterance manifest
     quarantine: list[dict[str, Any]] = field(default_factory=list)  # a sample of rows
     decision: dict[str, Any] | None = None
@@ -104,6 +116,7 @@ class Night:
                 "metrics": [Row(**row) for row in content["metrics"]],
                 "confusions": [Confusion(**item) for item in content["confusions"]],
                 "faults": [Fault(**item) for item in content["faults"]],
+                "translations": [Translated(**item) for item in content.get("translations", ())],
                 "stages": [tuple(item) for item in content["stages"]],
             }
         )

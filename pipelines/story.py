@@ -69,6 +69,7 @@ class Story:
             confusions=findings.confusions(scores),
             faults=shown,
             faulty_rows=faulty,
+            translations=findings.translations(scores),
             corpora=[_corpus(manifest) for manifest in utterances],
             quarantine=_quarantine(self.store, utterances),
             decision=decision.to_json(),

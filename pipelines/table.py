@@ -30,7 +30,7 @@ UTTERANCES = pa.schema(
         pa.field("speaker", pa.string()),  # unique within the corpus
         pa.field("emotion", pa.string()),
         pa.field("language", pa.string()),  # BCP 47
-        pa.field("translation", pa.string()),  # normalised; the sentence in another language
+        pa.field("translation", pa.string()),  # the sentence in another language, with its case and punctuation
         pa.field("context", pa.list_(pa.string())),  # normalised turns of the dialogue before this one, oldest first
         pa.field("dialogue_act", pa.string()),  # what the user does with this turn
         pa.field("system_action", pa.string()),  # what the system should do next
@@ -42,17 +42,17 @@ UTTERANCES = pa.schema(
 ADDED = ("translation", "context", "dialogue_act", "system_action", "trials")
 
 
-def stated(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as it is hashed: without the nulls of columns that older tables lack."""
-    return {name: value for name, value in row.items() if value is not None or name not in ADDED}
-
-
 def conform(rows: pa.Table) -> pa.Table:
     """A stored utterance table in today's schema, whichever columns there were when it was written."""
     for name in ADDED:
         if name not in rows.schema.names:
             rows = rows.append_column(UTTERANCES.field(name), pa.nulls(len(rows), UTTERANCES.field(name).type))
     return rows.select(UTTERANCES.names).cast(UTTERANCES)
+
+
+def stated(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it is hashed: without the nulls of columns that older tables lack."""
+    return {name: value for name, value in row.items() if value is not None or name not in ADDED}
 
 
 QUARANTINE = pa.schema(

@@ -127,12 +127,33 @@ def test_rows_are_the_tasks_own_gradients():
 def test_a_task_s_own_parameters_get_their_plain_gradient():
     plain, projected = gradients("static", fresh()), gradients("mgda", fresh())
     model = fresh()
-    shared = {id(p) for p in model.shared_parameters()}
+    shared = {id(p) for p in (*model.shared_parameters(), *model.front_parameters())}
     own = [name for name, p in model.named_parameters() if id(p) not in shared and plain[name] is not None]
     assert any(name.startswith("trunk.task_heads.intent") for name in own)
     assert any(name.startswith("tasks.slots") for name in own)
     assert_same({name: projected[name] for name in own}, plain)
     assert (projected["trunk.shared.blocks.0.norm.weight"] - plain["trunk.shared.blocks.0.norm.weight"]).norm() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["pcgrad", "mgda"])
+def test_the_front_ends_follow_what_is_decided_in_the_trunk(method):
+    """Over two micro-batches: the sum of the tasks' own gradients with the step's weights, as in the trunk."""
+    model, weights = fresh(dropout=0.0, word_dropout=0.0), {"intent": 0.5, "domain": 2.0}
+    micro_batches = tiny.batches(model.codec)[:2]
+    step = Backward(model, Balancer(model.config.tasks, weights, method), seed=0)(micro_batches, 0)
+    found = {name: p.grad for name, p in model.named_parameters() if name.startswith(("audio.", "text."))}
+    model.zero_grad()
+    for batch in (batch for group in micro_batches for batch in group):
+        for task, (loss, _) in model.losses(batch).items():
+            index = tiny.TASKS.index(task)
+            (step.weights[index] / step.counts[index] * loss).backward(retain_graph=True)
+    expected = {name: dict(model.named_parameters())[name].grad for name in found}
+    assert {name.split(".")[0] for name in found} == {"audio", "text"}
+    assert all(grad is not None for grad in found.values())
+    for name, grad in expected.items():
+        torch.testing.assert_close(
+            found[name], grad, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_cosines_are_those_of_the_gradients():

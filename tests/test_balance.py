@@ -1,5 +1,6 @@
 """Balancing against published values, torchjd itself, hand-worked values and independent solvers."""
 
+import contextlib
 import math
 
 import pytest
@@ -153,6 +154,12 @@ class Linear(nn.Module):
 
     def shared_parameters(self):
         return [self.theta]
+
+    def front_parameters(self):
+        return []
+
+    def entries(self):
+        return contextlib.nullcontext([])
 
     def counts(self, batch):
         return {task: torch.tensor(2) for task in batch}

@@ -56,6 +56,60 @@ def test_librispeech_as_released(data: Path) -> None:
     assert [row.id for row in same] == [row.id for row in rows]
 
 
+COVOST = "path\tsentence\ttranslation\tclient_id\n"
+
+
+def covost(folder: Path) -> Path:
+    """A release in miniature: three tables of one pair, clips as they come and one that was converted."""
+    train = (
+        COVOST + 'common_voice_en_1.mp3\t"Stop, he said.\t"Halt", sagte er.\tann\n'
+        "common_voice_en_2.mp3\tOne\\\ttwo\tEins zwei\t\n"
+        "common_voice_en_9.mp3\tGone\tWeg\tann\n"
+        "common_voice_en_3.mp3\tToo few cells\n"
+    )
+    dev = COVOST + "common_voice_en_3.mp3\tUntranslated\t\tbob\n"
+    test = COVOST + "common_voice_en_4.mp3\tLast\tZuletzt\tcem\n"
+    tables = {"train": train, "dev": dev, "test": test}
+    return write(
+        folder,
+        {f"covost_v2.en_de.{split}.tsv": content for split, content in tables.items()}
+        | {f"clips/common_voice_en_{number}.mp3": b"x" for number in (1, 2, 3)}
+        | {"clips/common_voice_en_4.wav": b"x", "validated.tsv": "client_id\tpath\n"},
+    )
+
+
+def test_covost_as_released(tmp_path: Path) -> None:
+    rows, rejects = read("covost", covost(tmp_path))
+    found = {row.id.removeprefix("common_voice_en_"): row for row in rows}
+    assert {name: row.split for name, row in found.items()} == {"1": "train", "2": "train", "3": "valid", "4": "test"}
+    first = found["1"]
+    assert (first.text, first.translation) == ('"Stop, he said.', '"Halt", sagte er.')  # quotes are letters there
+    assert (first.speaker, first.language, first.row) == ("ann", "en", 2)
+    assert first.recording is not None
+    assert first.recording.uri == str(tmp_path / "clips/common_voice_en_1.mp3")
+    assert (found["2"].text, found["2"].speaker) == ("One\ttwo", None)
+    assert found["3"].translation is None
+    assert found["4"].recording is not None
+    assert found["4"].recording.uri == str(tmp_path / "clips/common_voice_en_4.wav")
+    assert [(reject.reason, reject.row, Path(reject.file).name) for reject in rejects] == [
+        ("missing_file", 4, "covost_v2.en_de.train.tsv"),
+        ("bad_row", 5, "covost_v2.en_de.train.tsv"),
+    ]
+
+
+def test_covost_sources_that_are_wrong(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"no covost_v2.<from>_<to>.<split>.tsv in it; .*get_covost_splits"):
+        read("covost", write(tmp_path / "empty", {"clips/a.mp3": b"x"}))
+    two = write(covost(tmp_path / "two"), {"covost_v2.en_zh-CN.train.tsv": COVOST})
+    with pytest.raises(CorpusError, match=r"tables of en_de, en_zh-CN; set options.pair"):
+        read("covost", two)
+    with pytest.raises(CorpusError, match=r"'en_fr'; there are tables of en_de, en_zh-CN"):
+        read("covost", two, options={"pair": "en_fr"})
+    assert len(read("covost", two, options={"pair": "en_de"})[0]) == 4
+    with pytest.raises(CorpusError, match="no column sentence, client_id; it has path, translation, split"):
+        read("covost", write(tmp_path / "raw", {"covost_v2.en_de.train.tsv": "path\ttranslation\tsplit\n"}))
+
+
 def test_librispeech_rows_that_are_wrong(tmp_path: Path) -> None:
     chapter = "train-clean-5/7/8"
     text = b"7-8-0000 HELLO\n\n7-8-0001 ABSENT\n7-8-0002 \xff\n7-8-0003\n7-8-0000 AGAIN\n"

@@ -268,6 +268,15 @@ def test_two_languages_say_the_same_and_split_the_same() -> None:
     assert {row.speaker.split("+")[0] for row in german if row.speaker} == {"de"}
 
 
+def test_english_may_carry_its_german() -> None:
+    found = rows(utterances=60, valid_utterances=10, test_utterances=20, text_only_sentences=20, translate="de")
+    assert {row.language for row in found} == {"en"}
+    for row in found:
+        assert all(word in espeak.GRAMMARS["en"].words for word in row.tokens or ())
+        assert all(word in espeak.GRAMMARS["de"].words for word in (row.translation or "?").split())
+        assert espeak.split_of(row.translation or "") == row.split
+
+
 def test_english_alone_has_no_translation_and_is_what_it_was(default: list[Utterance]) -> None:
     assert {row.translation for row in default} == {None}
     told = [(r.id, r.split, r.text, r.slots, r.speaker, r.emotion, r.recording and r.recording.stamp) for r in default]
@@ -327,6 +336,7 @@ def test_fingerprint_stays_until_an_option_changes() -> None:
         ({"hours": -1}, r"options.hours: .*greater than 0 \(given -1\)"),
         ({"languages": ["xx"]}, "options.languages.0"),
         ({"languages": ["en", "en"]}, "options.languages: .*named twice"),
+        ({"languages": ["en", "de"], "translate": "de"}, "translate is for languages: .en."),
         ({"noise_db": [20, 5]}, "options.*low"),
     ],
 )

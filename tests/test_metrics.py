@@ -5,8 +5,9 @@ from collections import Counter
 import jiwer
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU, CHRF
 from seqeval.metrics import f1_score
 
 from mtl.metrics import METRICS, biased_errors, identify_speakers, score_rows, summarise
@@ -41,6 +42,39 @@ def test_text_slot_f1_is_conlleval_s(sentences):
     expected = f1_score([row["slots"] for row in rows], [list(p.tags) for p in predictions], zero_division=0)
     value = METRICS["slots/text_f1"].value(scores["slots/text_f1"].counts.sum(axis=0))
     assert float(np.nan_to_num(value)) == pytest.approx(100 * expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(words, st.one_of(words, st.just([]))), min_size=1, max_size=8))
+def test_translation_scores_are_sacrebleu_s(pairs):
+    """Of whole corpora, from counts per row; short sentences, answers without a match and empty ones among them."""
+    references, hypotheses = [" ".join(a) for a, _ in pairs], [" ".join(b) for _, b in pairs]
+    rows = [{"audio": "x", "translation": text} for text in references]
+    found = summarise(score_rows(rows, [heard(None, translation=text) for text in hypotheses]))
+    assert found["translation/bleu"] == pytest.approx(BLEU().corpus_score(hypotheses, [references]).score)
+    assert found["translation/chrf"] == pytest.approx(CHRF().corpus_score(hypotheses, [references]).score)
+
+
+def test_bleu_and_chrf_by_hand():
+    row = {"audio": None, "translation": "a b c d e f"}
+    found = summarise(score_rows([row], [heard(None, translation="a b c e d f")]))
+    # Matched: 6 of 6 words, "a b", "b c" of 5, "a b c" of 4 and none of 3, which exp smoothing counts as a half.
+    assert found["translation/text_bleu"] == pytest.approx(100 * (1 * 2 / 5 * 1 / 4 * 0.5 / 3) ** 0.25)
+    short = summarise(score_rows([row], [heard(None, translation="a b c d")]))
+    assert short["translation/text_bleu"] == pytest.approx(100 * np.exp(1 - 6 / 4))  # all right, two words short
+    row = {"audio": "x", "translation": "abc"}
+    found = summarise(score_rows([row], [heard(None, translation="abd")]))
+    mean = (2 / 3 + 1 / 2 + 0 / 1) / 3  # of one, two and three letters; longer n-grams there are none
+    assert found["translation/chrf"] == pytest.approx(100 * mean)
+    assert METRICS["translation/bleu"].better == METRICS["translation/chrf"].better == "higher"
+    assert np.isnan(METRICS["translation/bleu"].value(np.zeros(10)))
+    assert np.isnan(METRICS["translation/chrf"].value(np.zeros(18)))
+
+
+def test_case_counts_in_a_translation():
+    row = {"audio": "x", "translation": "Spiel den Jazz lauter bitte"}
+    wrong = summarise(score_rows([row], [heard(None, translation="spiel den Jazz lauter bitte")]))
+    assert wrong["translation/bleu"] < 100
 
 
 def test_slots_from_audio_are_pairs_of_slot_and_value():

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from pipelines import charts
-from pipelines.report import Confusion, Fault, Night, Row, curves, diff, render
+from pipelines.report import Confusion, Fault, Night, Row, Translated, curves, diff, render
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -123,6 +123,7 @@ def night() -> Night:
             )
         ],
         faulty_rows=31,
+        translations=[Translated("commands/u18", "turn it off", "Schalt es aus", "Schalt <es> an", 71.5)],
         corpora=[
             {
                 "name": "commands",
@@ -185,6 +186,12 @@ def test_several_corpora_are_shown_apart(night: Night) -> None:
         "Each corpus alone metric, % an4 atis transcript/wer 20.80 – intent/accuracy – 98.00 slots/f1 – 97.17" in text
     )
     assert "Each corpus alone" not in render(night)
+
+
+def test_translations_are_shown_with_what_was_said(night: Night) -> None:
+    text = " ".join(" ".join(read(render(night)).text).split())
+    assert "turn it off Schalt es aus <es> an 71.5" in text
+    assert "chrF" not in render(replace(night, translations=[]))
 
 
 def test_a_refused_first_model_has_no_champion(night: Night) -> None:

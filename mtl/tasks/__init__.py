@@ -6,26 +6,43 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from mtl.decoder import DecoderConfig
 from mtl.tasks.base import States, Task, Words
 from mtl.tasks.classification import Classification
 from mtl.tasks.dialogue import DialogueTask
 from mtl.tasks.slots import Slots
 from mtl.tasks.transcript import Transcript
+from mtl.tasks.translation import Translation
 from mtl.text import CLASSIFICATION, DIALOGUE, Codec
 
-__all__ = ["Classification", "DialogueTask", "Slots", "States", "Task", "Transcript", "Words", "build_tasks"]
+__all__ = [
+    "Classification",
+    "DialogueTask",
+    "Slots",
+    "States",
+    "Task",
+    "Transcript",
+    "Translation",
+    "Words",
+    "build_tasks",
+]
 
 
-def build_tasks(names: Sequence[str], codec: Codec, width: int, bins: int, dropout: float) -> nn.ModuleDict:
+def build_tasks(
+    names: Sequence[str], codec: Codec, width: int, bins: int, dropout: float, decoder: DecoderConfig = DecoderConfig()
+) -> nn.ModuleDict:
     """The heads that a model needs, in the order given. Raises ValueError for a task of no known kind or no labels."""
     heads: dict[str, Task] = {}
     for name in names:
         if name == "transcript":
             heads[name] = Transcript(name, width, len(codec.units))
-        elif name not in (*CLASSIFICATION, "slots"):
+        elif name not in (*CLASSIFICATION, "slots", "translation"):
             raise ValueError(
-                f"task {name!r} is of no known kind; expected transcript, slots, {', '.join(CLASSIFICATION)}"
+                f"task {name!r} is of no known kind; expected transcript, translation, slots, "
+                f"{', '.join(CLASSIFICATION)}"
             )
+        elif name == "translation" and codec.targets is not None:
+            heads[name] = Translation(name, width, len(codec.targets), decoder)
         elif not codec.labels.get(name):
             raise ValueError(f"task {name!r} has no labels in the training split; leave it out of the recipe's tasks")
         elif name == "slots":

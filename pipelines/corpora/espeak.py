@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import soundfile
 import soxr
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.corpora import commands_de, commands_en, dialogues_en
 from pipelines.corpora.base import CorpusError, Recording, Reject, Utterance
@@ -77,6 +77,7 @@ class Options(Section):
     text_only_dialogues: int = Field(0, ge=0, description="labelled training dialogues without audio")
     valid_dialogues: int = Field(30, ge=1)
     test_dialogues: int = Field(100, ge=1)
+    translate: Literal["de"] | None = Field(None, description="`translation` of English, where that alone is spoken")
     noise_db: tuple[float, float] | None = Field(None, description="range of signal-to-noise ratios; none: clean")
 
     @field_validator("noise_db")
@@ -92,6 +93,17 @@ class Options(Section):
         if len(set(languages)) < len(languages):
             raise ValueError("a language is named twice")
         return languages
+
+    @model_validator(mode="after")
+    def _translates_from_english(self) -> Options:
+        if self.translate and self.languages != ("en",):
+            raise ValueError(f"translate is for languages: [en]; {list(self.languages)} are translated as they are")
+        return self
+
+    @property
+    def parallel(self) -> bool:
+        """Whether sentences are drawn in pairs."""
+        return self.languages != ("en",) or self.translate is not None
 
     @property
     def train_utterances(self) -> int:
@@ -140,11 +152,14 @@ def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
 def fingerprint_of(corpus: Corpus) -> str:
     """Changes when `read` would yield something else: options, grammar, this file's VERSION, eSpeak's package."""
     options = options_of(corpus)
-    languages = options.languages if options.languages == ("en",) else tuple(GRAMMARS)  # German is drawn in English
+    languages = tuple(GRAMMARS) if options.parallel else options.languages  # German is drawn in English
     grammars = [GRAMMARS[language].fingerprint() for language in languages]
     if options.dialogues or options.text_only_dialogues:
         grammars.append(dialogues_en.GRAMMAR.fingerprint())
-    return _digest(VERSION, options.model_dump_json(), grammars, _installed())
+    unsaid = {"translate"} if options.translate is None else set()  # as before there was such an option
+    if not (options.dialogues or options.text_only_dialogues):
+        unsaid |= {name for name in Options.model_fields if name.endswith("dialogues")}
+    return _digest(VERSION, options.model_dump_json(exclude=unsaid), grammars, _installed())
 
 
 def options_of(corpus: Corpus) -> Options:
@@ -165,7 +180,7 @@ def options_of(corpus: Corpus) -> Options:
 def split_of(text: str) -> str:
     """The split that a sentence belongs to, by its hash alone: no seed and no option moves it.
 
-    A corpus of two languages asks for the German side of each pair of sentences, several English ones sharing one
+    A corpus with translations asks for the German side of each pair of sentences, several English ones sharing one
     German, so that neither a sentence nor its translation is in two splits.
     """
     place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
@@ -270,13 +285,14 @@ def _row(
 def _sentence(rng: Random, language: str, options: Options, split: str, seen: set[str]) -> tuple[Sentence, str | None]:
     """A sentence of this split, a new one while new ones are easy to find, and its translation; `seen` is added to."""
     for attempt in range(1000):
-        if options.languages == ("en",):
+        if not options.parallel:
             sentence, translation = GRAMMARS["en"].draw(rng), None
             place = sentence.text
         else:
             english, german = TRANSLATED["de"].draw(rng)
             sentence, other = (german, english) if language == "de" else (english, german)
-            translation, place = other.text if len(options.languages) > 1 else None, german.text
+            translated = len(options.languages) > 1 or options.translate is not None
+            translation, place = other.text if translated else None, german.text
         if split_of(place) == split and (sentence.text not in seen or attempt >= 100):
             seen.add(sentence.text)
             return sentence, translation

@@ -81,9 +81,7 @@ def main() -> None:
         kinds[turn.kind][turn.action] += 1
     rows = [row for _, row in asked]
     blind = 100 * sum(actions.most_common(1)[0][1] for actions in kinds.values()) / len(rows)
-    print(
-        f"{len(learned):,} turns to learn from, {len(rows):,} to be asked; no model without context passes {blind:.1f} %"
-    )
+    print(f"{len(learned):,} turns to learn from, {len(rows):,} asked; no model without context passes {blind:.1f} %")
     for seed in range(given.seeds):
         for context in (CONTEXT_WORDS, 0):
             model = train([row for _, row in learned], context, given.steps, seed)
