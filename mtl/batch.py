@@ -88,6 +88,17 @@ class Batch:
             return self.target_lengths > 0
         return self.labels[task] != IGNORE
 
+    def remembering(self, other: Batch, rows: Tensor) -> Batch:
+        """This batch with the turns before those rows (B,) of another one: its rows are the same utterances."""
+        if other.context is None or other.context_characters is None or other.context_lengths is None:
+            return replace(self, context=None, context_characters=None, context_lengths=None)
+        return replace(
+            self,
+            context=other.context[rows],
+            context_characters=other.context_characters[rows],
+            context_lengths=other.context_lengths[rows],
+        )
+
     def to(self, device: torch.device | str) -> Batch:
         moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)

@@ -240,6 +240,7 @@ def test_segments_are_cut_and_named_apart(tmp_path: Path, store: Store, opened: 
 def test_rows_are_normalised_and_labels_kept_as_they_are(tmp_path: Path, store: Store) -> None:
     rows = [
         {"id": "1", "text": "Fly to St. Louis!", "slots": "O O B-city I-city", "intent": "Book#Fly", "speaker": "Ann"}
+        | {"translation": " Flieg\u00a0 nach  St. Louis, bitte!"}
     ]
     manifest = ingest(corpus_of(tmp_path, rows, language="en"), LENIENT, store)
     table = utterances(store, manifest)
@@ -254,6 +255,7 @@ def test_rows_are_normalised_and_labels_kept_as_they_are(tmp_path: Path, store: 
         "intent": "Book#Fly",
         "speaker": "Ann",
         "language": "en",
+        "translation": "Flieg nach St. Louis, bitte!",
     }
 
 
