@@ -166,4 +166,4 @@ def _mean_voice(predictor: Predictor, features: Sequence[Any]) -> torch.Tensor:
     for array in features:  # one at a time: no padding to pay for
         batch = collate([predictor.codec.encode({})], [array])
         found.append(greedy.predict_batch(batch)[0].voice)
-    return torch.from_numpy(np.mean(found, axis=0, dtype=np.float64)).float()
+    return torch.from_numpy(np.mean(np.asarray(found), axis=0, dtype=np.float64)).float()

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from mtl.backward import Backward
+from mtl.balance import Balancer
 from mtl.batch import collate
 from mtl.model import ModelConfig, SpeechModel, build_model
 from mtl.predictor import Predictor
@@ -219,3 +221,32 @@ def test_the_packaged_model_takes_the_turns_before(predictor: Predictor) -> None
     )
     with pytest.raises(ValueError, match="row 0: its 'context' is"):
         service.predict(None, pd.DataFrame({"text": ["yes"], "context": [[1]]}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["static", "upgrad"])
+def test_gradients_reach_the_words_of_the_turns_before(method: str) -> None:
+    """One task alone, whose weight is one: what a step leaves is the gradient of its mean loss, context and all."""
+    model = model_of(Codec.build(ROWS, TASKS))
+    batch = collate([model.codec.encode({**row, "dialogue_act": None, "intent": None}) for row in ROWS])
+    total, count = model.losses(batch)["system_action"]
+    gradients = torch.autograd.grad(total / count, list(model.parameters()), allow_unused=True)
+    wanted = dict(zip((name for name, _ in model.named_parameters()), gradients, strict=True))
+    Backward(model, Balancer(model.config.tasks, {}, method), seed=0)([(batch,)], 0)
+    for name, parameter in model.named_parameters():
+        if wanted[name] is not None and wanted[name].abs().max() > 1e-7:
+            torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-5, rtol=1e-3, msg=name)
+    assert wanted["text.word.weight"][model.codec.encode(ROWS[0]).context[0]].abs().max() > 0  # type: ignore[index]
+
+
+def test_recordings_read_as_sentences_keep_the_turns_before_them() -> None:
+    from mtl.recognised import Heard, read
+
+    model = model_of(Codec.build(ROWS, TASKS))
+    frames = [np.zeros((40, 8), dtype=np.float32)] * 3
+    batch = collate([model.codec.encode(row) for row in ROWS[:3]], frames)
+    heard = [Heard([("kitchen", 0, 1)], None, True), Heard([], None, False), Heard([("yes", 0, 1)], None, False)]
+    sentences = read(batch, torch.tensor([True, False, True]), heard, model.codec)
+    assert batch.context is not None
+    assert sentences.context is not None
+    torch.testing.assert_close(sentences.context, batch.context[[0, 2]])
+    assert sentences.context_lengths.tolist() == batch.context_lengths[[0, 2]].tolist()  # type: ignore[union-attr,index]

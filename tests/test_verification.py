@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl.metrics import METRICS, score_rows, summarise
@@ -63,6 +63,7 @@ def test_equal_error_rate_is_that_of_scikit_learn() -> None:
         assert equal_error_rate(*counted([*targets], [*others])) == pytest.approx(crossing, abs=2e-3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=40), st.integers(1, 39))
 def test_a_monotone_change_of_the_scores_changes_nothing(scores: list[float], cut: int) -> None:
     rounded = np.round(scores, 3)
