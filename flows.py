@@ -4,6 +4,7 @@
     motet search assistant             Ray Tune over task weights, sharing mode and learning rate
     motet study assistant              every task alone, all together, in pairs, each left out: which help which
     motet study assistant --labels 0.01,0.1,1     how few labels will do, for all tasks together and for each alone
+    motet study assistant --sharing all --balancing all     which mode, which method
     motet promote assistant 4          the gate for one version, or a person's word
     motet deploy                       serves the deployments of infra/prefect.yaml to a Prefect server
 
@@ -25,7 +26,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from pipelines import environment, night, verdict
+from pipelines import environment, night, study_stage, verdict
 from pipelines.commands import (
     NUMBERS,
     JsonOption,
@@ -43,9 +44,9 @@ from pipelines.commands import (
 )
 from pipelines.night import Done, Outcome, Ref
 from pipelines.progress import display
-from pipelines.recipe import Recipe, load
+from pipelines.recipe import BALANCING, SHARING_MODES, Recipe, load
 from pipelines.store import Store
-from pipelines.study_table import KINDS, SEEDS, Split, gain_rows, group_lines, label_rows
+from pipelines.study_table import KINDS, SEEDS, Split, gain_rows, group_lines, label_rows, variant_rows
 
 # Before prefect reads its settings. What is deployed logs to its server; a person sees our own lines.
 environment.prepare(environment.root_from(sys.argv), verbose=bool({"-v", "--verbose", "deploy"} & set(sys.argv)))
@@ -96,8 +97,9 @@ evaluate = stage("evaluate")(verdict.evaluate)
 decide = stage("gate")(verdict.decide)
 report = stage("report")(verdict.report)
 searched = stage("search", retries=0)(night.search)  # Ray Tune retries its trials itself
-studied_by_labels = stage("study", retries=0)(night.study_labels)
-studied = stage("study", retries=0)(night.study)  # its Ray tasks are retried there; finished cells are kept
+studied_by_labels = stage("study", retries=0)(study_stage.by_labels)
+studied_by_variants = stage("study", retries=0)(study_stage.by_variants)
+studied = stage("study", retries=0)(study_stage.plain)  # its Ray tasks are retried there; finished cells are kept
 promotion = stage("promotion")(verdict.promotion)
 
 
@@ -226,10 +228,13 @@ def study(
     wait: bool = True,
     labels: Sequence[float] = (),
     sparse: Sequence[str] = (),
+    sharing: Sequence[str] = (),
+    balancing: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Which tasks help which: the recipe's tasks alone, together, in pairs, each left out. Goes on where it was.
 
     labels: instead, the tasks `sparse` alone and all together, with these shares of the labels of `sparse`.
+    sharing, balancing: instead, the tasks alone, and together in each of these modes and methods.
     """
     root = root or environment.default_root()
     loaded = load(recipe, list(overrides))
@@ -238,6 +243,9 @@ def study(
             if labels:
                 arguments = (list(labels), list(sparse), seeds, split, share)
                 found: dict[str, Any] = studied_by_labels(root, key, utterances, made, *arguments).value
+            elif sharing or balancing:
+                variants = (list(sharing), list(balancing), seeds, split, share)
+                found = studied_by_variants(root, key, utterances, made, *variants).value
             else:
                 found = studied(root, key, utterances, made, seeds, list(kinds), split, share).value
         publish_study(loaded.name, found)
@@ -249,6 +257,10 @@ def publish_study(recipe: str, found: dict[str, Any]) -> None:
     if "curves" in found:
         rows, key = label_rows(found), artifact_key("labels", recipe)
         create_table_artifact(table=rows, key=key, description="joint and single-task models by their share of labels")
+        return
+    if "single" in found:
+        rows, key = variant_rows(found), artifact_key("variants", recipe)
+        create_table_artifact(table=rows, key=key, description="joint models by sharing mode and balancing method")
         return
     create_table_artifact(
         table=gain_rows(found), key=artifact_key("study", recipe), description="gain over single-task models"
@@ -412,6 +424,12 @@ def study_command(
     sparse: Annotated[
         str | None, typer.Option("--sparse", help="With --labels: whose labels; intent,slots if left out.")
     ] = None,
+    sharing: Annotated[
+        str | None, typer.Option("--sharing", help="Sharing modes to compare instead, as hard,mmoe, or all.")
+    ] = None,
+    balancing: Annotated[
+        str | None, typer.Option("--balancing", help="Balancing methods to compare instead, as static,pcgrad, or all.")
+    ] = None,
     wait: WaitOption = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
@@ -421,11 +439,15 @@ def study_command(
     After an interruption the same call goes on; a finished cell is never trained again.
 
     With --labels it trains the joint model and the single-task ones on shares of the labels, and shows which of them
-    does with fewer.
+    does with fewer. With --sharing or --balancing it trains the joint model in each mode, as large as the recipe's
+    own, and with each method.
 
     Example: `motet study assistant --seeds 3 --share 0.25` or `motet study assistant --labels 0.01,0.1,1`
     """
     kinds, few = _listed(cells), _listed(sparse)
+    modes, methods = _known("--sharing", sharing, SHARING_MODES), _known("--balancing", balancing, BALANCING)
+    if labels and (modes or methods):
+        raise typer.BadParameter("--labels and --sharing or --balancing are two studies; ask for one at a time")
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise typer.BadParameter(f"--cells {', '.join(unknown)}: expected some of {', '.join(KINDS)}")
     shares = _shares(labels)
@@ -437,7 +459,13 @@ def study_command(
         raise typer.BadParameter(f"--sparse {', '.join(unknown)}: expected some of {', '.join(loaded.tasks)}")
     environment.make_home(root)
     with display(quiet=as_json):
-        found = study(recipe, root, overrides, seeds, kinds, split, share, wait, shares, few)
+        found = study(recipe, root, overrides, seeds, kinds, split, share, wait, shares, few, modes, methods)
+    if modes or methods:
+        title = f"joint models by sharing mode and balancing method, %, on {found['scored']:,} {split} rows"
+        emit(found, as_json, table_of(title, variant_rows(found), NUMBERS))
+        if not as_json:
+            print(f"\nreport      {found['report']}")
+        return
     if shares:
         title = f"joint and single-task models by share of the labels, on {found['rows']:,} {split} rows"
         emit(found, as_json, table_of(title, label_rows(found), NUMBERS))
@@ -452,6 +480,13 @@ def study_command(
 
 def _listed(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _known(option: str, text: str | None, known: Sequence[str]) -> list[str]:
+    found = list(known) if text == "all" else _listed(text)
+    if unknown := sorted(set(found) - set(known)):
+        raise typer.BadParameter(f"{option} {', '.join(unknown)}: expected all, or some of {', '.join(known)}")
+    return found
 
 
 def _shares(text: str | None) -> list[float]:

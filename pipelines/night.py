@@ -14,7 +14,6 @@ was killed goes on where it was, and one that has been is found done.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
 import time
@@ -31,7 +30,6 @@ import yaml
 from pipelines import progress
 from pipelines.recipe import Recipe, parse
 from pipelines.store import Manifest, Store, fingerprint
-from pipelines.study_table import Split
 
 VERSION = 1  # of what a night does after training: its scores, its decision
 Ref = tuple[str, str]  # dataset, address: names a manifest
@@ -315,88 +313,6 @@ def search(
         states = Counter(row["state"] for row in result.leaderboard)
         text = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         return current.done(f"{len(result.leaderboard)} trials: {text}", result.to_json())
-
-
-def study(
-    root: str,
-    recipe_key: str,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
-    seeds: int,
-    kinds: Sequence[str],
-    split: Split,
-    share: float,
-) -> Done:
-    """The cells of a study, what they say, and its page. Value: study_report.Findings as plain data, and `report`."""
-    from pipelines import tracking
-    from pipelines.study import study as run
-    from pipelines.study_report import findings_of, render
-    from pipelines.verdict import place
-
-    store = Store(root)
-    recipe = kept_recipe(store, recipe_key)
-    tables, found = manifests(store, utterances), manifests(store, feature_refs)
-    name = f"study {recipe.name} {identity(recipe, tables)} {split} {share:g}"
-    with (
-        tracking.start(root, recipe, name=name, manifests=[*tables, *found]) as tracked,
-        step("study") as current,
-        progress.current().bar("study", "cell") as report,
-    ):
-        cells = run(recipe, tables, found, store, seeds, kinds, split, share, tracking=tracked, progress=report)
-        findings = findings_of(cells)
-        content, page = findings.to_json(), render(findings)
-        key = f"reports/{recipe.name}/study-{fingerprint(content)}"
-        store.put_bytes(f"{key}.json", json.dumps(content).encode())
-        store.put_bytes(f"{key}.html", page.encode())
-        tracked.log_text(json.dumps(content, indent=1), "study.json")
-        tracked.log_text(page, "study.html")
-        # MLflow takes no "+" in a metric's name.
-        gains = {f"gain/{row['cell'].replace('+', '-')}/{row['task']}": row["gain"] for row in content["gains"]}
-        means = {f"gain/{row['cell'].replace('+', '-')}": row["gain"] for row in content["means"]}
-        tracked.log({**gains, **means}, step=0)
-        text = f"{len(cells.cells)} models x {len(cells.seeds)} seeds, {cells.rows:,} {split} rows"
-        return current.done(text, {**content, "report": place(store, f"{key}.html")})
-
-
-def study_labels(
-    root: str,
-    recipe_key: str,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
-    labels: Sequence[float],
-    sparse: Sequence[str],
-    seeds: int,
-    split: Split,
-    share: float,
-) -> Done:
-    """Joint and single-task models by their share of the labels. Value: study_labels.Sparse as plain data, `report`."""
-    from pipelines import tracking
-    from pipelines.study_labels import render, sparse_of, study_by_labels
-    from pipelines.verdict import place
-
-    store = Store(root)
-    recipe = kept_recipe(store, recipe_key)
-    tables, found = manifests(store, utterances), manifests(store, feature_refs)
-    shown = ",".join(f"{part:g}" for part in labels)
-    name = f"study {recipe.name} {identity(recipe, tables)} labels {shown} {split} {share:g}"
-    with (
-        tracking.start(root, recipe, name=name, manifests=[*tables, *found]) as tracked,
-        step("study") as current,
-        progress.current().bar("study", "cell") as report,
-    ):
-        studies = study_by_labels(
-            recipe, tables, found, store, labels, sparse, seeds, split, share, tracking=tracked, progress=report
-        )
-        made = sparse_of(studies, tables, found)
-        content, page = made.to_json(), render(made)
-        key = f"reports/{recipe.name}/labels-{fingerprint(content)}"
-        store.put_bytes(f"{key}.json", json.dumps(content).encode())
-        store.put_bytes(f"{key}.html", page.encode())
-        tracked.log_text(json.dumps(content, indent=1), "labels.json")
-        tracked.log_text(page, "labels.html")
-        models = sum(len(one.cells) * len(one.seeds) for one in studies.values())
-        text = f"{models} models, {made.rows:,} {split} rows"
-        return current.done(text, {**content, "report": place(store, f"{key}.html")})
 
 
 def trial_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,8 @@ class Study:
     """A finished study: where its cells lie, and what each of them trained.
 
     tasks: in the recipe's order. needs: what a task cannot be trained without. seeds: of the cells.
-    cells: every set of tasks that was trained. rows: how many were scored.
+    cells: every set of tasks that was trained. rows: how many were scored. variant: what tells it from other studies
+    that are noted in the same MLflow run.
     """
 
     store: Store
@@ -77,6 +78,7 @@ class Study:
     split: Split
     share: float
     rows: int
+    variant: str = ""
 
     @property
     def joint(self) -> Tasks:
@@ -86,9 +88,8 @@ class Study:
         return cell_name(self.tasks, cell)
 
     def run_name(self, cell: Tasks, seed: int) -> str:
-        """The cell's name in MLflow, where studies of several shares of the labels may be nested in one run."""
-        shares = sorted({config.labels for config in self.recipe.tasks.values() if config.labels < 1})
-        return "-".join([self.name(cell), str(seed), *(f"labels-{share:g}" for share in shares)])
+        """The cell's name in MLflow, where studies of several variants of a recipe may be nested in one run."""
+        return "-".join([self.name(cell), str(seed), *([self.variant] if self.variant else [])])
 
     def scores(self, cell: Tasks, seed: int) -> Scores:
         return Scores.load(self.store, f"{_key(self.identity, self.name(cell), seed)}.parquet")
@@ -113,11 +114,13 @@ def study(
     tracking: Run | None = None,
     progress: Progress | None = None,
     alone: Sequence[str] | None = None,
+    variant: str = "",
 ) -> Study:
     """Trains and scores every cell that has no result yet, and returns them all.
 
     kinds: of KINDS; single-task cells are always there, since all others are compared with them: those of the tasks
         `alone`, of every task if left out.
+    variant: the name of this variant of a recipe, where one MLflow run holds several.
     tracking: the parent MLflow run; each cell and seed becomes a run nested under it, written from this process alone.
     progress: counts cells.
 
@@ -127,6 +130,7 @@ def study(
     """
     dataset = labelled(open_dataset(store, utterances, features), recipe)
     found = _planned(recipe, utterances, features, store, dataset, seeds, kinds, split, share, alone)
+    found = replace(found, variant=variant)
     wanted = [(cell, seed) for seed in found.seeds for cell in found.cells]
     done = [job for job in wanted if store.exists(f"{_key(found.identity, found.name(job[0]), job[1])}.json")]
     if progress:

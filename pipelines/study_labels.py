@@ -91,7 +91,7 @@ def study_by_labels(
     for number, part in enumerate(shares):
         found[part] = study(
             with_labels(recipe, tasks, part), utterances, features, store, seeds, ("joint",), split, share, tracking,
-            _of_all(progress, number, len(shares), part), alone=tasks,
+            _of_all(progress, number, len(shares), part), alone=tasks, variant=f"labels-{part:g}",
         )  # fmt: skip
     return found
 

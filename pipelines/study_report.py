@@ -87,8 +87,8 @@ def findings_of(study: Study) -> Findings:
         metrics=table.metrics,
         gains=table.gains(),
         means=table.means(),
-        matrix={i: {j: _plain(table.change(i, j)) for j in study.tasks} for i in study.tasks},
-        left_out={i: {j: _plain(table.left_out(i, j)) for j in study.tasks} for i in study.tasks},
+        matrix={i: {j: plain(table.change(i, j)) for j in study.tasks} for i in study.tasks},
+        left_out={i: {j: plain(table.left_out(i, j)) for j in study.tasks} for i in study.tasks},
         groups=groups,
         advice={task: table.advice(task) for task in study.tasks},
         notes=_notes(study, table),
@@ -105,7 +105,10 @@ def findings_of(study: Study) -> Findings:
 
 
 class Measured:
-    """The cells' scores, resampled together: every gain is made from the same draws of rows and seeds."""
+    """The cells' scores, resampled together: every gain is made from the same draws of rows and seeds.
+
+    rows: ids of the rows that were drawn from; another study of the same rows and seeds has the same draws.
+    """
 
     def __init__(self, study: Study, resamples: int = RESAMPLES) -> None:
         self.study = study
@@ -121,6 +124,7 @@ class Measured:
                 counts[cell, task] = np.stack(
                     [_spread(scores[cell, seed], self.metrics[task], place) for seed in study.seeds]
                 )
+        self.rows = ids
         self.draws = resampled(counts, metrics, resamples)
 
     def alone(self, *tasks: str) -> Tasks:
@@ -172,7 +176,7 @@ class Measured:
                             "metric": self.metrics[task],
                             "value": _number(self.draws[cell, task][0]),
                             "single": _number(self.draws[self.alone(task), task][0]),
-                            **(_plain(draws) or {}),
+                            **(plain(draws) or {}),
                         }
                     )
         return found
@@ -184,7 +188,7 @@ class Measured:
             parts = [draws for task in cell if (draws := self.relative(cell, self.alone(task), task)) is not None]
             if parts:
                 found.append(
-                    {"cell": self.study.name(cell), "tasks": len(parts), **(_plain(np.mean(parts, axis=0)) or {})}
+                    {"cell": self.study.name(cell), "tasks": len(parts), **(plain(np.mean(parts, axis=0)) or {})}
                 )
         return found
 
@@ -202,7 +206,7 @@ class Measured:
                     for model in grouping.models
                 ],
                 "suggested": grouping is chosen,
-                **(_plain(grouping.draws) or {}),
+                **(plain(grouping.draws) or {}),
             }
             for grouping in found
         ]
@@ -262,7 +266,8 @@ def _spread(scores: Scores, metric: str, place: Mapping[str, int]) -> np.ndarray
     return found
 
 
-def _plain(draws: np.ndarray | None) -> Change | None:
+def plain(draws: np.ndarray | None) -> Change | None:
+    """Draws (1 + R,) of a gain as it is stored."""
     if draws is None:
         return None
     found = estimate(draws)

@@ -57,6 +57,32 @@ def label_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def variant_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of variants as it is printed, from study_variants.Compared as JSON: the best mean gain first."""
+    rows = [
+        {
+            "joint model": row["variant"],
+            "parameters": f"{row['parameters']:,}",
+            "seconds": f"{row['seconds']:.0f}",
+            **{content["metrics"][task]: _percent(row["values"][task]) for task in content["tasks"]},
+            "gain, %": _signed((row["mean"] or _NOTHING)["gain"]),
+            "low": _signed((row["mean"] or _NOTHING)["low"]),
+            "high": _signed((row["mean"] or _NOTHING)["high"]),
+            "than the recipe, %": "" if row["over"] is None else _signed(row["over"]["gain"]),
+        }
+        for row in sorted(content["rows"], key=lambda row: -((row["mean"] or _NOTHING)["gain"] or 0.0))
+    ]
+    single = {content["metrics"][task]: _percent(content["single"][task]) for task in content["tasks"]}
+    return [*rows, {**dict.fromkeys(rows[0], ""), "joint model": "each task alone", **single}]
+
+
+_NOTHING: dict[str, float | None] = {"gain": None, "low": None, "high": None}
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
 def group_lines(content: Mapping[str, Any]) -> list[str]:
     """A line for each number of models."""
     found = []
