@@ -23,14 +23,15 @@ from mtl import curriculum
 from pipelines.roots import sha256
 
 SHIPPED = Path(__file__).parent / "recipes"
-CORPUS_KINDS = ("espeak", "librispeech", "atis", "covost", "manifest")
+CORPUS_KINDS = ("espeak", "librispeech", "commonvoice", "voxceleb", "atis", "sgd", "covost", "manifest")
 SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
 BALANCING = (
     *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
     *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
     *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
 )
-TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation")
+DIALOGUE = ("dialogue_act", "system_action")  # as mtl.text has it, whose torch a command line can do without
+TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation", *DIALOGUE)
 
 
 class RecipeError(ValueError):
@@ -94,6 +95,9 @@ class Features(Section):
 class Text(Section):
     units: Literal["characters", "sentencepiece"] = "characters"
     pieces: int = Field(256, ge=32, description="size of the SentencePiece model")
+    context: int = Field(
+        64, ge=0, description="words of the turns before that dialogue tasks read, the latest; 0: none"
+    )
 
 
 class Loader(Section):
@@ -378,6 +382,8 @@ class Recipe(Section):
         content = self.model_dump(mode="json", exclude={"summary", "search", "gates"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
+        if not set(DIALOGUE) & set(self.tasks):
+            content["text"].pop("context")  # which nothing reads
         if "translation" not in self.tasks:
             content.pop("translation")
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies

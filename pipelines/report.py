@@ -94,6 +94,7 @@ class Night:
     champion: str  # what it was compared with, or empty
     metrics: list[Row]
     by_corpus: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics of each, where there are several
+    by_language: dict[str, dict[str, float]] = field(default_factory=dict)
     stages: list[tuple[str, str, float]] = field(default_factory=list)  # stage, what it did, seconds
     history: list[dict[str, float]] = field(default_factory=list)
     curriculum: list[str] = field(

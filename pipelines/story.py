@@ -64,6 +64,7 @@ class Story:
             champion="" if verdict["champion"] is None else f"{name} v{verdict['champion']}",
             metrics=findings.table(scores, self.recipe.gates, champion, decision),
             by_corpus=scores.by_corpus if len(scores.by_corpus) > 1 else {},
+            by_language=scores.by_language if len(scores.by_language) > 1 else {},
             stages=[(stage, text, seconds) for stage, text, seconds in self.said],
             history=trained.history,
             curriculum=stages(self.recipe),
