@@ -214,6 +214,16 @@ class SpeechModel(nn.Module):
         """The front-ends' and the trunk's shared ones: where tasks pull in different directions."""
         return [*self.audio.parameters(), *self.text.parameters(), *self.trunk.shared_parameters()]
 
+    def shared_parts(self) -> dict[str, list[nn.Parameter]]:
+        """`shared_parameters` by the part that they lie in: the front-ends, then the encoder's blocks, then the rest."""
+        shared = {id(p) for p in self.trunk.shared_parameters()}
+        parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.trunk.named_parameters():
+            if id(parameter) in shared:
+                parts.setdefault(self.trunk.part(name), []).append(parameter)
+        ordered = {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
+        return {"audio": list(self.audio.parameters()), "text": list(self.text.parameters()), **ordered}
+
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""
         return self.trunk.penalty()
