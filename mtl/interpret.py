@@ -7,7 +7,7 @@
 A linear probe (Alain and Bengio 2016) is a multinomial logistic regression on frozen states. What it reads is there,
 and lies in a straight line; what it cannot read may still be there. Beside it stand the chance of always naming the
 commonest class, and a control after Hewitt and Liang (2019): the same probe, trained on shuffled labels, shows what
-the probe alone makes of so many dimensions and so few rows.
+the probe makes of so many dimensions and so few rows by itself.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from mtl.sharing.base import pool
 FRONT_END, GIVEN = "front-end", "given"  # labels of the first layer, and of what each task is given at the end
 PENALTY = 1e-3  # of the squared weights beside the mean cross entropy, on standardised states
 ITERATIONS = 50  # of L-BFGS: on states of a trained model it has converged, on shuffled labels it need not
+SHUFFLES = 5
 TEST_SHARE = 1 / 3
 FEWEST = 3  # labelled items of a class, to have one to test on and more to learn from
 
@@ -90,7 +91,8 @@ def pictures(model: SpeechModel, batches: Iterable[Batch]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Probe:
-    """Percent of the test items named rightly: by a probe trained on the labels, and on the labels shuffled."""
+    """Percent of the test items named rightly: by a probe trained on the labels, and, in the mean over SHUFFLES, by
+    probes trained on the labels shuffled."""
 
     accuracy: float
     shuffled: float
@@ -100,13 +102,15 @@ def probe(x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor, classes: int, se
     """x (N, D), y (N,) to learn from; test_x (M, D), test_y (M,) to be asked about; labels 0 to classes - 1."""
     center, scale = x.mean(dim=0), x.std(dim=0).clamp(min=1e-6)
     x, test_x = (x - center) / scale, (test_x - center) / scale
-    shuffle = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
 
     def accuracy(labels: Tensor) -> float:
         weight, bias = fit_line(x, labels, classes)
         return 100 * float(((test_x @ weight + bias).argmax(dim=1) == test_y).float().mean())
 
-    return Probe(accuracy(y), accuracy(y[shuffle]))
+    # One shuffle alone may happen to lean towards a strong direction of the states, or against it.
+    shuffled = [accuracy(y[torch.randperm(len(y), generator=generator)]) for _ in range(SHUFFLES)]
+    return Probe(accuracy(y), sum(shuffled) / SHUFFLES)
 
 
 def fit_line(x: Tensor, y: Tensor, classes: int, penalty: float = PENALTY) -> tuple[Tensor, Tensor]:
