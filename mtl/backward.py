@@ -25,17 +25,19 @@ from mtl.batch import Batch
 from mtl.model import SpeechModel
 
 MicroBatch = tuple[Batch, ...]  # one batch per input group
+Labelled = list[list[list[str]]]  # the tasks labelled in each batch of each micro-batch of this rank
 TINY = 1e-30
 
 
 @dataclass(frozen=True)
 class Step:
-    """sums, counts, weights (K,), over all ranks; cosines (K, K) between the tasks' gradients, NaN where there are
-    not two, None where the method does not look at gradients."""
+    """sums, counts, weights (K,), over all ranks; labelled, of this rank; cosines (K, K) between the tasks' gradients,
+    NaN where there are not two, None where the method does not look at gradients."""
 
     sums: Tensor
     counts: Tensor
     weights: Tensor
+    labelled: Labelled
     cosines: Tensor | None = None
 
     @property
@@ -46,7 +48,7 @@ class Step:
     @property
     def losses(self) -> Tensor:
         """(K,) mean losses, zero for absent tasks."""
-        return self.sums / self.counts.clamp(min=1)
+        return per_item(self.sums, self.counts)
 
 
 class Backward:
@@ -61,36 +63,30 @@ class Backward:
         return self._weigh_losses(micro_batches, labelled, counts, step)
 
     @torch.no_grad()
-    def losses(self, micro_batches: list[MicroBatch], step: int, counts: Tensor) -> Tensor:
-        """The step's losses (K,) with the weights as they are now, same dropout masks."""
-        sums = torch.zeros_like(counts)
-        for position, labelled in enumerate(self._count_labels(micro_batches)[0]):
-            self._add(sums, self._forward(micro_batches[position], labelled, step, position))
-        return parallel.all_sum(sums) / counts.clamp(min=1)
+    def losses_again(self, micro_batches: list[MicroBatch], step: int, first: Step) -> Tensor:
+        """The losses (K,) of the step that was `first`, with the weights as they are now, same dropout masks."""
+        sums = torch.zeros_like(first.counts)
+        for position, group in enumerate(micro_batches):
+            self._add(sums, self._forward(group, first.labelled[position], step, position))
+        return per_item(parallel.all_sum(sums), first.counts)
 
-    def _count_labels(self, micro_batches: list[MicroBatch]) -> tuple[list[list[list[str]]], Tensor]:
-        """The tasks labelled in each batch of each micro-batch, and this rank's counts (K,)."""
+    def _count(self, micro_batches: list[MicroBatch]) -> tuple[Labelled, Tensor]:
+        """Which tasks are labelled where, and how many items each has over all ranks, (K,)."""
         zero = torch.zeros((), device=self.balancer.static.device)
         rows = []
         for batch in (batch for group in micro_batches for batch in group):
             found = self.model.counts(batch)
             rows.append(torch.stack([found[task].to(zero) if task in found else zero for task in self.tasks]))
-        if not rows:
-            return [], torch.zeros_like(self.balancer.static)
-        counts = torch.stack(rows)
+        counts = torch.stack(rows) if rows else zero.new_zeros(0, len(self.tasks))
         names = iter([[task for task, c in zip(self.tasks, row, strict=True) if c > 0] for row in counts.tolist()])
-        return [[next(names) for _ in group] for group in micro_batches], counts.sum(dim=0)
-
-    def _count(self, micro_batches: list[MicroBatch]) -> tuple[list[list[list[str]]], Tensor]:
-        labelled, counts = self._count_labels(micro_batches)
-        return labelled, parallel.all_sum(counts)
+        return [[next(names) for _ in group] for group in micro_batches], parallel.all_sum(counts.sum(dim=0))
 
     def _forward(
         self, group: MicroBatch, labelled: list[list[str]], step: int, position: int
     ) -> list[tuple[int, Tensor]]:
         """(task, summed loss) of each batch and task of one micro-batch; `position` among this rank's."""
         index = position * parallel.world_size() + parallel.rank()  # how the loader deals micro-batches
-        torch.manual_seed(hash((self.seed, step, index)) & 0x7FFFFFFF)
+        torch.manual_seed(self._seed(step, index))
         found = []
         # One context for all of the micro-batch's groups: autocast then casts each weight once.
         with torch.autocast(self.balancer.static.device.type, torch.bfloat16, enabled=self.bf16):
@@ -103,9 +99,7 @@ class Backward:
         for task, loss in found:
             sums[task] += loss.detach()
 
-    def _weigh_losses(
-        self, micro_batches: list[MicroBatch], labelled: list[list[list[str]]], counts: Tensor, step: int
-    ) -> Step:
+    def _weigh_losses(self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int) -> Step:
         sums, kept = torch.zeros_like(counts), None
         known = self.balancer.needs == "losses"
         if known:
@@ -114,9 +108,8 @@ class Backward:
                     kept = self._forward(group, labelled[position], step, position)
                     self._add(sums, kept)
             parallel.all_sum(sums)
-        losses = sums / counts.clamp(min=1)
-        weights = self.balancer.weights(counts > 0, losses, seed=self._seed(step))
-        scale = weights / counts.clamp(min=1)  # (K,): dS/dL_k over the global count
+        weights = self.balancer.weights(counts > 0, per_item(sums, counts), seed=self._seed(step))
+        scale = per_item(weights, counts)  # (K,): dS/dL_k over the global count
         for position, group in enumerate(micro_batches):
             if kept is None or len(micro_batches) > 1:
                 kept = self._forward(group, labelled[position], step, position)
@@ -127,14 +120,14 @@ class Backward:
         if not known:
             parallel.all_sum(sums)
         parallel.sum_gradients(self.model.parameters())
-        return Step(sums, counts, weights)
+        return Step(sums, counts, weights, labelled)
 
     def _balance_gradients(
-        self, micro_batches: list[MicroBatch], labelled: list[list[list[str]]], counts: Tensor, step: int
+        self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int
     ) -> Step:
         present = counts > 0
         sums = torch.zeros_like(counts)
-        scale = self.balancer.static / counts.clamp(min=1)
+        scale = per_item(self.balancer.static, counts)
         rows = _Rows(self.model, [task for task, there in enumerate(present.tolist()) if there])
         for position, group in enumerate(micro_batches):
             found = self._forward(group, labelled[position], step, position)
@@ -142,13 +135,14 @@ class Backward:
             rows.add(found, scale)
         parallel.all_sum(sums)
         gramian = rows.gramian(len(self.tasks))
-        weights = self.balancer.weights(present, sums / counts.clamp(min=1), gramian, self._seed(step))
+        weights = self.balancer.weights(present, per_item(sums, counts), gramian, self._seed(step))
         rows.combine(weights / self.balancer.static.clamp(min=TINY))  # the rows hold lambda_k already
         parallel.sum_gradients(rows.own)
-        return Step(sums, counts, weights, cosines(gramian))
+        return Step(sums, counts, weights, labelled, cosines(gramian))
 
-    def _seed(self, step: int) -> int:
-        return hash((self.seed, step)) & 0x7FFFFFFF
+    def _seed(self, *place: int) -> int:
+        """The random state of a step, or of a step's micro-batch."""
+        return hash((self.seed, *place)) & 0x7FFFFFFF
 
 
 class _Rows:
@@ -204,6 +198,11 @@ def _by_task(found: list[tuple[int, Tensor]], scale: Tensor, last: int | None) -
     """Each task once with its loss over the micro-batch's groups; `last` comes last."""
     for task in sorted({task for task, _ in found}, key=lambda task: (task == last, task)):
         yield task, torch.stack([scale[task] * loss for other, loss in found if other == task]).sum()
+
+
+def per_item(total: Tensor, counts: Tensor) -> Tensor:
+    """(K,) over the step's counts (K,) of labelled items; as it is for a task without any."""
+    return total / counts.clamp(min=1)
 
 
 def cosines(gramian: Tensor) -> Tensor:

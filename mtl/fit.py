@@ -154,7 +154,7 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         self.balancer.observe(step.losses, step.present)
         if self.balancer.looks_back:
-            after = self.backward.losses(micro_batches, self.step, step.counts)
+            after = self.backward.losses_again(micro_batches, self.step, step)
             self.balancer.look_back(step.losses, after, step.present)
         self.step += 1
         self._average()

@@ -40,21 +40,29 @@ class AudioFrontend(nn.Module):
             lengths = (lengths - 1) // stride + 1
         return lengths
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """features (B, T, F), lengths (B,) -> states (B, T', D), lengths (B,)."""
-        x = normalise_bins(features.float(), lengths)[:, None]  # (B, 1, T, F)
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """features (B, T, F), lengths (B,) -> states (B, T', D), lengths (B,), spectrum (B, 2F).
+
+        The spectrum is each bin's mean and deviation, which the normalisation takes out of the states.
+        """
+        features = features.float()
+        statistics = bin_statistics(features, lengths)
+        x = normalise_bins(features, lengths, statistics)[:, None]  # (B, 1, T, F)
         for convolution, stride in zip(self.convolutions, self.strides, strict=True):
             x = F.relu(convolution(x))
             lengths = (lengths - 1) // stride + 1
             x = x * padding_mask(lengths, x.shape[2])[:, None, :, None]
         x = self.project(x.transpose(1, 2).flatten(2))  # (B, T', C x F') -> (B, T', D)
-        return self.dropout(x), lengths
+        return self.dropout(x), lengths, torch.cat(statistics, dim=-1)
 
 
-def normalise_bins(features: Tensor, lengths: Tensor) -> Tensor:
-    """Each mel bin to zero mean and unit variance over its utterance's own frames; padding becomes zero."""
+def normalise_bins(features: Tensor, lengths: Tensor, statistics: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Each mel bin to zero mean and unit variance over its utterance's own frames; padding becomes zero.
+
+    statistics: those of `bin_statistics`, where they are known.
+    """
     mask = padding_mask(lengths, features.shape[1])[..., None]
-    mean, deviation = bin_statistics(features, lengths)
+    mean, deviation = statistics or bin_statistics(features, lengths)
     return (features - mean[:, None]) * mask / deviation[:, None].clamp(min=MIN_DEVIATION)
 
 

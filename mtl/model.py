@@ -18,7 +18,7 @@ from mtl.align import viterbi, word_spans
 from mtl.batch import Batch, collate
 from mtl.decode import Path
 from mtl.encoder import Encoder
-from mtl.frontends import AudioFrontend, TextFrontend, bin_statistics
+from mtl.frontends import AudioFrontend, TextFrontend
 from mtl.sharing import TRUNKS, Trunk
 from mtl.tasks import Classification, States, Task, Transcript, Words, build_tasks
 from mtl.text import Codec
@@ -123,8 +123,7 @@ class SpeechModel(nn.Module):
         if batch.features is None or batch.feature_lengths is None:
             x, lengths = self.text(batch.words, batch.characters, batch.word_lengths)
         else:
-            x, lengths = self.audio(batch.features, batch.feature_lengths)
-            spectrum = torch.cat(bin_statistics(batch.features.float(), batch.feature_lengths), dim=-1)
+            x, lengths, spectrum = self.audio(batch.features, batch.feature_lengths)
         hidden = self.trunk(x, lengths, tuple(tasks))
         return {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
 

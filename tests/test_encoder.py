@@ -36,7 +36,7 @@ def test_lengths_are_those_of_the_states(subsampling):
     frontend = AudioFrontend(bins=20, width=8, subsampling=subsampling, dropout=0.0)
     for frames in (1, 5, 16, 37):
         lengths = torch.tensor([frames])
-        states, found = frontend(torch.randn(1, frames, 20), lengths)
+        states, found, _ = frontend(torch.randn(1, frames, 20), lengths)
         assert states.shape[1] == found.item() == frontend.lengths(lengths).item() == -(-frames // subsampling)
 
 
@@ -44,9 +44,9 @@ def test_audio_states_do_not_see_padding():
     torch.manual_seed(0)
     frontend = AudioFrontend(bins=20, width=8, subsampling=4, dropout=0.0).eval()
     features = torch.randn(1, 17, 20)
-    alone, lengths = frontend(features, torch.tensor([17]))
+    alone, lengths, _ = frontend(features, torch.tensor([17]))
     padded = torch.cat((features, torch.full((1, 11, 20), 5.0)), dim=1)
-    beside, _ = frontend(torch.cat((padded, torch.randn(1, 28, 20))), torch.tensor([17, 28]))
+    beside, _, _ = frontend(torch.cat((padded, torch.randn(1, 28, 20))), torch.tensor([17, 28]))
     torch.testing.assert_close(beside[:1, : lengths.item()], alone)
 
 

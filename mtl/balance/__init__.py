@@ -17,50 +17,17 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchjd import scalarization
 
 from mtl.balance import gradients, losses
+from mtl.balance.method import Make, Settings
 
 __all__ = ["METHODS", "Balancer", "Settings"]
 
-
-@dataclass(frozen=True)
-class Settings:
-    temperature: float = 2.0  # dwa: higher is more even
-    smoothing: float = 0.1  # stch: mu; lower is nearer to the worst loss alone
-    radius: float = 0.5  # cagrad: c, how far from the mean gradient the step may be, as a share of its length
-    fairness: float = 2.0  # fairgrad: alpha; 1 is proportional fairness, infinity max-min
-    asymmetry: float = 1.5  # gradnorm: alpha, how hard slow tasks are pulled along
-    rate: float = 0.025  # famo, gradnorm: learning rate of their own weights
-
-
-Make = Callable[[int, Settings], nn.Module]
-METHODS: dict[str, Make] = {
-    "static": lambda count, _: losses.Separable(scalarization.Constant(torch.ones(count))),
-    "random": lambda count, _: losses.Joint(scalarization.Random(), needs="nothing"),  # Lin et al. 2022
-    "uncertainty": lambda count, _: losses.Separable(scalarization.UW(count)),  # Kendall et al. 2018
-    "imtl_l": lambda count, _: losses.Separable(scalarization.IMTLL(count)),  # Liu et al. 2021
-    "dwa": lambda count, settings: losses.DWA(count, settings.temperature),
-    "geometric_mean": lambda count, _: losses.Joint(scalarization.GeometricMean()),  # Chennupati et al. 2019
-    "stch": lambda count, settings: losses.Joint(scalarization.STCH(settings.smoothing)),  # Lin et al. 2024
-    "famo": lambda count, settings: losses.FAMO(count, settings.rate),
-    "gradnorm": lambda count, settings: gradients.GradNorm(count, settings.asymmetry, settings.rate),
-    "mgda": lambda count, _: gradients.mgda(),
-    "pcgrad": lambda count, _: gradients.pcgrad(),
-    "gradvac": lambda count, _: gradients.GradVac(count),
-    "cagrad": lambda count, settings: gradients.CAGrad(settings.radius),
-    "imtl_g": lambda count, _: gradients.imtl_g(),
-    "nash_mtl": lambda count, _: gradients.NashMTL(),
-    "aligned_mtl": lambda count, _: gradients.aligned_mtl(),
-    "upgrad": lambda count, _: gradients.upgrad(),
-    "fairgrad": lambda count, settings: gradients.FairGrad(settings.fairness),
-}
+METHODS: dict[str, Make] = {**losses.METHODS, **gradients.METHODS}
 
 
 class Balancer(nn.Module):
@@ -81,17 +48,17 @@ class Balancer(nn.Module):
         self.tasks = tuple(tasks)
         self.static: Tensor
         self.register_buffer("static", torch.tensor([float(weights.get(task, 1.0)) for task in tasks]))
-        self.method: Any = METHODS[method](len(self.tasks), settings or Settings())
+        self.method = METHODS[method](len(self.tasks), settings or Settings())
 
     @property
     def needs(self) -> str:
         """ "nothing", "losses" or "gramian"; see the module's docstring."""
-        return str(self.method.needs)
+        return self.method.needs
 
     @property
     def looks_back(self) -> bool:
         """Whether `look_back` wants the same batch's losses after the step."""
-        return isinstance(self.method, losses.FAMO)
+        return self.method.looks_back
 
     def weights(
         self, present: Tensor, losses: Tensor | None = None, gramian: Tensor | None = None, seed: int = 0
@@ -104,18 +71,14 @@ class Balancer(nn.Module):
         if losses is None:
             losses = torch.zeros_like(self.static)
         with _seeded(seed):
-            if self.needs == "gramian":
-                assert gramian is not None
-                found = self.method(gramian, losses * self.static, present)
-            else:
-                found = self.method(losses * self.static, present)
+            found = self.method(losses * self.static, present, gramian)
         return found * self.static * present
 
     def accumulate(self, losses: Tensor, present: Tensor) -> None:
         """Gives the method's learned parameters their gradient, from the global means: equal on every rank."""
         parameters = list(self.parameters())
         if parameters:
-            total = self.method.scalarizer(losses.detach() * self.static)
+            total = self.method.total(losses.detach() * self.static)
             for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
                 parameter.grad = gradient * present
 
@@ -127,19 +90,14 @@ class Balancer(nn.Module):
 
     def observe(self, losses: Tensor, present: Tensor) -> None:
         """Called once a step with its global mean losses (K,)."""
-        if isinstance(self.method, DWA):
-            self.method.observe(losses * self.static, present)
+        self.method.observe(losses * self.static, present)
 
     def look_back(self, before: Tensor, after: Tensor, present: Tensor) -> None:
         """The losses (K,) of a step's batch before and after the step, where `looks_back`."""
-        self.method.update(before * self.static, after * self.static, present)
+        self.method.look_back(before * self.static, after * self.static, present)
 
     def end_epoch(self) -> None:
-        if isinstance(self.method, DWA):
-            self.method.end_epoch()
-
-
-DWA = losses.DWA
+        self.method.end_epoch()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Weightings: a step's weights from the Gramian of the tasks' gradients of the shared parameters.
 
-forward(gramian (K, K), losses (K,), present (K,) bool) -> (K,), zero when absent. The Gramian of the present tasks
-is taken to the CPU in fp64: K is small, and several methods invert or factorise it.
+The Gramian of the present tasks is taken to the CPU in fp64: K is small, and several methods invert or factorise it.
 """
 
 from __future__ import annotations
@@ -15,18 +14,20 @@ from torchjd import aggregation
 from torchjd.linalg import DualConeProjector
 
 from mtl.balance.adam import VectorAdam
+from mtl.balance.method import Make, Method
 from mtl.balance.solver import bounded_quadratic, fair, minimise
 
 LOWEST = 1e-3  # of a GradNorm weight
 TINY = 1e-12
 
 
-class GramianMethod(nn.Module):
+class GramianMethod(Method):
     """Base: hands `of_present` the present tasks' part, and puts its weights in their places."""
 
     needs = "gramian"
 
-    def forward(self, gramian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+    def forward(self, losses: Tensor, present: Tensor, gramian: Tensor | None) -> Tensor:
+        assert gramian is not None
         index = present.nonzero()[:, 0].cpu()
         there = gramian.cpu().double()[index][:, index]
         weights = torch.zeros(len(gramian), dtype=torch.float64)
@@ -203,3 +204,17 @@ class GradNorm(GramianMethod):
 
 def _normalised(gramian: np.ndarray) -> np.ndarray:
     return gramian / max(float(np.trace(gramian)), TINY)
+
+
+METHODS: dict[str, Make] = {
+    "gradnorm": lambda count, settings: GradNorm(count, settings.asymmetry, settings.rate),
+    "mgda": lambda count, _: mgda(),
+    "pcgrad": lambda count, _: pcgrad(),
+    "gradvac": lambda count, _: GradVac(count),
+    "cagrad": lambda count, settings: CAGrad(settings.radius),
+    "imtl_g": lambda count, _: imtl_g(),
+    "nash_mtl": lambda count, _: NashMTL(),
+    "aligned_mtl": lambda count, _: aligned_mtl(),
+    "upgrad": lambda count, _: upgrad(),
+    "fairgrad": lambda count, settings: FairGrad(settings.fairness),
+}
