@@ -9,12 +9,16 @@ when it has several (same dropout masks, about 1.3 times the cost; keeping all t
 accumulation is there to save). For a weighting of gradients each micro-batch is run forward once and back once per
 task; the gradients of the shared parameters stand in one (tasks present x shared parameters) matrix, which is summed
 over ranks before its Gramian is taken. A task's own parameters get their plain gradient, lambda_k grad L_k.
+
+The Gramian is the sum of those of the model's parts (front-ends, blocks), whose cosines say where tasks disagree. For
+a scalarizer they come from a pass of their own at every `look_every`-th step, with the same dropout masks; it costs
+about three times such a step, and leaves no trace in the training: its numbers are the same with it and without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,19 +35,26 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Step:
-    """sums, counts, weights (K,), over all ranks; labelled, of this rank; cosines (K, K) between the tasks' gradients,
-    NaN where there are not two, None where the method does not look at gradients."""
+    """sums, counts, weights (K,), over all ranks; labelled, of this rank.
+
+    gramians (P, K, K): of the tasks' gradients in each of the model's shared parts, None in a step that did not look.
+    """
 
     sums: Tensor
     counts: Tensor
     weights: Tensor
     labelled: Labelled
-    cosines: Tensor | None = None
+    gramians: Tensor | None = None
 
     @property
     def present(self) -> Tensor:
         """(K,) bool: the tasks with a label in this step, on any rank."""
         return self.counts > 0
+
+    @property
+    def cosines(self) -> Tensor | None:
+        """(K, K) over all shared parameters, NaN where there are not two gradients; None without Gramians."""
+        return None if self.gramians is None else cosines_of(self.gramians.sum(dim=0))
 
     @property
     def losses(self) -> Tensor:
@@ -52,15 +63,28 @@ class Step:
 
 
 class Backward:
-    def __init__(self, model: SpeechModel, balancer: Balancer, seed: int, bf16: bool = False) -> None:
+    def __init__(
+        self, model: SpeechModel, balancer: Balancer, seed: int, bf16: bool = False, look_every: int = 0
+    ) -> None:
+        """look_every: 0 for never; methods that need the gradients look at every step."""
         self.model, self.balancer, self.seed, self.bf16 = model, balancer, seed, bf16
+        self.look_every = look_every
         self.tasks = list(model.config.tasks)
 
     def __call__(self, micro_batches: list[MicroBatch], step: int) -> Step:
         labelled, counts = self._count(micro_batches)
         if self.balancer.needs == "gramian":
             return self._balance_gradients(micro_batches, labelled, counts, step)
-        return self._weigh_losses(micro_batches, labelled, counts, step)
+        looks = self.look_every > 0 and step % self.look_every == 0
+        gramians = self._look(micro_batches, labelled, counts, step) if looks else None
+        return replace(self._weigh_losses(micro_batches, labelled, counts, step), gramians=gramians)
+
+    def _look(self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int) -> Tensor:
+        """(P, K, K) of the step's plain gradients; no .grad is touched."""
+        rows = _Rows(self.model, counts > 0, shared_only=True)
+        for position, group in enumerate(micro_batches):
+            rows.add(self._forward(group, labelled[position], step, position), per_item(self.balancer.static, counts))
+        return rows.gramians()
 
     @torch.no_grad()
     def losses_again(self, micro_batches: list[MicroBatch], step: int, first: Step) -> Tensor:
@@ -128,17 +152,17 @@ class Backward:
         present = counts > 0
         sums = torch.zeros_like(counts)
         scale = per_item(self.balancer.static, counts)
-        rows = _Rows(self.model, [task for task, there in enumerate(present.tolist()) if there])
+        rows = _Rows(self.model, present)
         for position, group in enumerate(micro_batches):
             found = self._forward(group, labelled[position], step, position)
             self._add(sums, found)
             rows.add(found, scale)
         parallel.all_sum(sums)
-        gramian = rows.gramian(len(self.tasks))
-        weights = self.balancer.weights(present, per_item(sums, counts), gramian, self._seed(step))
+        gramians = rows.gramians()
+        weights = self.balancer.weights(present, per_item(sums, counts), gramians.sum(dim=0), self._seed(step))
         rows.combine(weights / self.balancer.static.clamp(min=TINY))  # the rows hold lambda_k already
         parallel.sum_gradients(rows.own)
-        return Step(sums, counts, weights, labelled, cosines(gramian))
+        return Step(sums, counts, weights, labelled, gramians)
 
     def _seed(self, *place: int) -> int:
         """The random state of a step, or of a step's micro-batch."""
@@ -148,17 +172,19 @@ class Backward:
 class _Rows:
     """The gradients of the present tasks' losses for the shared parameters, one row a task; no other copy is kept."""
 
-    def __init__(self, model: SpeechModel, present: list[int]) -> None:
-        self.present = present
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        shared = {id(p) for p in model.shared_parameters()}
-        self.shared = [p for p in parameters if id(p) in shared]
-        self.own = [p for p in parameters if id(p) not in shared]
+    def __init__(self, model: SpeechModel, present: Tensor, shared_only: bool = False) -> None:
+        """present (K,) bool; shared_only: without the gradients of the tasks' own parameters."""
+        self.tasks, self.present = len(present), [task for task, there in enumerate(present.tolist()) if there]
+        parts = [[p for p in part if p.requires_grad] for part in model.shared_parts().values()]
+        self.shared = [p for part in parts for p in part]  # a part's parameters are neighbours in the matrix
+        shared = {id(p) for p in self.shared}
+        own = [] if shared_only else [p for p in model.parameters() if p.requires_grad and id(p) not in shared]
+        self.own = own
         sizes = [p.numel() for p in self.shared]
-        device = parameters[0].device
-        self.matrix = torch.zeros(len(present), sum(sizes), device=device)  # (M, P)
-        self.used = torch.zeros(len(sizes), device=device)
-        self._pieces = {task: row.split(sizes) for task, row in zip(present, self.matrix, strict=True)}
+        self.part_sizes = [sum(p.numel() for p in part) for part in parts]
+        self.matrix = torch.zeros(len(self.present), sum(sizes), device=present.device)  # (M, S)
+        self.used = torch.zeros(len(sizes), device=present.device)
+        self._pieces = {task: row.split(sizes) for task, row in zip(self.present, self.matrix, strict=True)}
 
     def add(self, found: list[tuple[int, Tensor]], scale: Tensor) -> None:
         """Goes back once per task through one micro-batch's graph, which ends with it."""
@@ -177,12 +203,13 @@ class _Rows:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         self.used += torch.tensor(used, device=self.used.device)
 
-    def gramian(self, tasks: int) -> Tensor:
-        """(K, K), zero for absent tasks, after the rows have been summed over ranks."""
+    def gramians(self) -> Tensor:
+        """(P, K, K) of the model's parts, zero for absent tasks, after the rows have been summed over ranks."""
         parallel.all_sum(self.matrix)
-        found = self.matrix.new_zeros(tasks, tasks)
+        found = self.matrix.new_zeros(len(self.part_sizes), self.tasks, self.tasks)
         index = torch.tensor(self.present, device=found.device, dtype=torch.long)
-        found[index[:, None], index] = self.matrix @ self.matrix.T
+        for gramian, part in zip(found, self.matrix.split(self.part_sizes, dim=1), strict=True):
+            gramian[index[:, None], index] = part @ part.T
         return parallel.from_first(found)
 
     def combine(self, weights: Tensor) -> None:
@@ -205,9 +232,9 @@ def per_item(total: Tensor, counts: Tensor) -> Tensor:
     return total / counts.clamp(min=1)
 
 
-def cosines(gramian: Tensor) -> Tensor:
-    """(K, K) from a Gramian (K, K); NaN for a task without a gradient."""
-    norm = gramian.diagonal().clamp(min=0).sqrt()
-    found = gramian / (norm[:, None] * norm).clamp(min=TINY)
+def cosines_of(gramians: Tensor) -> Tensor:
+    """(..., K, K) from Gramians (..., K, K); NaN for a task without a gradient."""
+    norm = gramians.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()  # (..., K)
+    found = gramians / (norm[..., :, None] * norm[..., None, :]).clamp(min=TINY)
     there = norm > 0
-    return found.masked_fill(~(there[:, None] & there), torch.nan)
+    return found.masked_fill(~(there[..., :, None] & there[..., None, :]), torch.nan)

@@ -24,8 +24,9 @@ BOUNDS = {"rtol": 1e-3, "atol": 3e-4}  # a thirtieth of one step of Adam
 
 def config(method, **changes):
     made = FitConfig(
-        epochs=EPOCHS.get(method, 2), learning_rate=1e-2, device="cpu", seed=7, balancing=method, clip_norm=1e9
-    )
+        epochs=EPOCHS.get(method, 2), learning_rate=1e-2, device="cpu", seed=7, balancing=method, clip_norm=1e9,
+        look_every=2,
+    )  # fmt: skip
     return replace(made, task_weights={"intent": 0.5, "domain": 2.0}, **changes)
 
 
@@ -83,7 +84,8 @@ def test_two_ranks_are_one(two_ranks, method):
     assert_same(ranks[0]["model"], ranks[1]["model"], exact=True)
     assert_same(ranks[0]["model"], weights)
     compared = [name for name in metrics if name.startswith(("weight/", "cosine/", "conflict/", "train/"))]
-    assert len(compared) >= 10
+    assert len(compared) >= 40
+    assert {"cosine/transcript:intent", "cosine/block 1/transcript:intent", "conflict/text/intent:slots"} <= set(compared)
     for name in compared:
         assert ranks[1]["metrics"][name] == pytest.approx(metrics[name], rel=2e-3, abs=2e-3), name
 
@@ -110,6 +112,27 @@ def test_resumed_is_uninterrupted(tmp_path, method):
     for name in metrics:
         if name.startswith(("weight/", "cosine/", "conflict/", "train/")):
             assert again[name] == metrics[name], name
+
+
+@pytest.mark.parametrize("method", ["static", "uncertainty", "famo"])
+def test_looking_at_gradients_changes_nothing(method):
+    looked, metrics, _ = train(method, per_step=2, changes={"look_every": 1})
+    plain, others, _ = train(method, per_step=2, changes={"look_every": 0})
+    assert_same(looked, plain, exact=True)
+    assert {name for name in metrics if name not in others} == {n for n in metrics if n.startswith(("cos", "conf"))}
+    assert not any(name.startswith("cosine/") for name in others)
+
+
+def test_parts_add_up_to_the_gramian_of_all():
+    model = fresh()
+    step = Backward(model, Balancer(model.config.tasks, {}), seed=0, look_every=1)(tiny.batches(model.codec)[:2], 0)
+    assert list(model.shared_parts()) == ["audio", "text", "block 1", "shared head"]
+    assert step.gramians.shape == (4, 5, 5)
+    text = step.gramians[1].diagonal()
+    assert text[tiny.TASKS.index("transcript")] == 0  # it hears alone
+    assert text[tiny.TASKS.index("intent")] > 0
+    rows = Backward(fresh(), Balancer(model.config.tasks, {}, "pcgrad"), seed=0)(tiny.batches(model.codec)[:2], 0)
+    torch.testing.assert_close(step.gramians, rows.gramians)
 
 
 def gradients(method, model):
