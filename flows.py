@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -129,6 +130,15 @@ def ingested(root: str, key: str, recipe: Recipe) -> tuple[list[Done], list[Ref]
     return said, [done.value for done in said]
 
 
+@contextmanager
+def extracted(root: str, recipe: Recipe) -> Iterator[tuple[str, list[Ref], list[Ref]]]:
+    """The recipe's key, utterances and features, in a Ray session that lasts as long as the block."""
+    key = night.keep_recipe(Store(root), recipe)
+    _, utterances = ingested(root, key, recipe)
+    with ray_of_our_own():
+        yield key, utterances, features(root, key, utterances).value
+
+
 def trained(
     root: str, key: str, recipe: Recipe, said: list[Done], utterances: list[Ref], workers: int | None, again: bool
 ) -> Outcome:
@@ -143,8 +153,8 @@ def trained(
         said.append(features(root, key, utterances))
         made: list[Ref] = said[-1].value
         data = [*tables, *night.manifests(store, made)]
-        tracked = tracking.start(root, recipe, name=name, manifests=data, tags={"motet.night": identity}).to_json()
-        try:
+        with tracking.start(root, recipe, name=name, manifests=data, tags={"motet.night": identity}) as opened:
+            tracked = opened.to_json()
             said.append(train(root, key, name, utterances, made, workers, tracked))
             said.append(register(root, key, name, utterances, made, tracked))
             version: int = said[-1].value
@@ -152,9 +162,6 @@ def trained(
             said.append(decide(root, key, version, utterances, made))
             lines = [done.said() for done in said]
             done = report(root, key, identity, name, version, said[-1].value, utterances, made, tracked, lines)
-        except BaseException:
-            tracking.Run(**tracked).finish("FAILED")
-            raise
     return done.value
 
 
@@ -193,12 +200,9 @@ def search(
 ) -> dict[str, Any]:
     """Trials of the recipe's search space; with `train_winner`, a night of its best point afterwards."""
     root = root or environment.default_root()
-    loaded, store = load(recipe, list(overrides)), Store(root)
+    loaded = load(recipe, list(overrides))
     with night.one_at_a_time(root, f"search of {loaded.name}", wait), display():
-        key = night.keep_recipe(store, loaded)
-        _, utterances = ingested(root, key, loaded)
-        with ray_of_our_own():
-            made: list[Ref] = features(root, key, utterances).value
+        with extracted(root, loaded) as (key, utterances, made):
             found = searched(root, key, utterances, made, trials, resume).value
         rows = [night.trial_row(row) for row in found["leaderboard"]]
         create_table_artifact(table=rows, key=artifact_key("search", loaded.name), description="trials, best first")
@@ -221,12 +225,9 @@ def study(
 ) -> dict[str, Any]:
     """Which tasks help which: the recipe's tasks alone, together, in pairs, each left out. Goes on where it was."""
     root = root or environment.default_root()
-    loaded, store = load(recipe, list(overrides)), Store(root)
+    loaded = load(recipe, list(overrides))
     with night.one_at_a_time(root, f"study of {loaded.name}", wait), display():
-        key = night.keep_recipe(store, loaded)
-        _, utterances = ingested(root, key, loaded)
-        with ray_of_our_own():
-            made: list[Ref] = features(root, key, utterances).value
+        with extracted(root, loaded) as (key, utterances, made):
             found: dict[str, Any] = studied(root, key, utterances, made, seeds, list(kinds), split, share).value
         create_table_artifact(
             table=gain_rows(found), key=artifact_key("study", loaded.name), description="gain over single-task models"

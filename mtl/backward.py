@@ -7,17 +7,21 @@ scalarizer the gradient is sum_k w_k grad L_k, w_k = dS/dL_k: known beforehand w
 come first, from the same forward pass when this rank has one micro-batch, and from an additional one without graphs
 when it has several (same dropout masks, about 1.3 times the cost; keeping all their graphs would cost memory that
 accumulation is there to save). For a weighting of gradients each micro-batch is run forward once and back once per
-task; the gradients of the shared parameters stand in one (tasks present x shared parameters) matrix, which is summed
-over ranks before its Gramian is taken. A task's own parameters get their plain gradient, lambda_k grad L_k.
+task, as far as the trunk's input; the gradients of the trunk's shared parameters stand in one (tasks present x shared
+parameters) matrix, which is summed over ranks before its Gramian is taken. With the weights known, one more pass takes
+the weighted sum on through the front-ends: they follow, and have no say in the Gramian. (A fifth of a PCGrad step on a
+CPU; compare MGDA-UB of Sener and Koltun 2018, which stops at the shared states and leaves out the trunk as well.)
+A task's own parameters get their plain gradient, lambda_k grad L_k.
 
-The Gramian is the sum of those of the model's parts (front-ends, blocks), whose cosines say where tasks disagree. For
-a scalarizer they come from a pass of their own at every `look_every`-th step, with the same dropout masks; it costs
-about three times such a step, and leaves no trace in the training: its numbers are the same with it and without.
+The Gramian is the sum of those of the trunk's parts, whose cosines say in which block tasks disagree. At every
+`look_every`-th step the tasks' gradients are taken on through the front-ends too, to look at them there; a scalarizer,
+which has no need of the tasks' gradients, then takes them in a pass of their own with the same dropout masks. That
+costs about three times such a step, and leaves no trace: a training gives the same numbers, bit for bit, without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,7 +41,8 @@ TINY = 1e-30
 class Step:
     """sums, counts, weights (K,), over all ranks; labelled, of this rank.
 
-    gramians (P, K, K): of the tasks' gradients in each of the model's shared parts, None in a step that did not look.
+    gramians (P, K, K): of the tasks' gradients in each of the trunk's parts; front_gramians (F, K, K): in the
+    front-ends. None in a step that did not look there.
     """
 
     sums: Tensor
@@ -45,6 +50,7 @@ class Step:
     weights: Tensor
     labelled: Labelled
     gramians: Tensor | None = None
+    front_gramians: Tensor | None = None
 
     @property
     def present(self) -> Tensor:
@@ -52,21 +58,21 @@ class Step:
         return self.counts > 0
 
     @property
-    def cosines(self) -> Tensor | None:
-        """(K, K) over all shared parameters, NaN where there are not two gradients; None without Gramians."""
-        return None if self.gramians is None else cosines_of(self.gramians.sum(dim=0))
-
-    @property
     def losses(self) -> Tensor:
         """(K,) mean losses, zero for absent tasks."""
         return per_item(self.sums, self.counts)
+
+    @property
+    def cosines(self) -> Tensor | None:
+        """(K, K) over all the trunk's shared parameters, NaN where there are not two gradients; None without any."""
+        return None if self.gramians is None else cosines_of(self.gramians.sum(dim=0))
 
 
 class Backward:
     def __init__(
         self, model: SpeechModel, balancer: Balancer, seed: int, bf16: bool = False, look_every: int = 0
     ) -> None:
-        """look_every: 0 for never; methods that need the gradients look at every step."""
+        """look_every: steps; 0 for never."""
         self.model, self.balancer, self.seed, self.bf16 = model, balancer, seed, bf16
         self.look_every = look_every
         self.tasks = list(model.config.tasks)
@@ -75,16 +81,22 @@ class Backward:
         labelled, counts = self._count(micro_batches)
         if self.balancer.needs == "gramian":
             return self._balance_gradients(micro_batches, labelled, counts, step)
-        looks = self.look_every > 0 and step % self.look_every == 0
-        gramians = self._look(micro_batches, labelled, counts, step) if looks else None
-        return replace(self._weigh_losses(micro_batches, labelled, counts, step), gramians=gramians)
+        seen = self._look(micro_batches, labelled, counts, step) if self._looks(step) else {}
+        return replace(self._weigh_losses(micro_batches, labelled, counts, step), **seen)
 
-    def _look(self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int) -> Tensor:
-        """(P, K, K) of the step's plain gradients; no .grad is touched."""
+    def _looks(self, step: int) -> bool:
+        return self.look_every > 0 and step % self.look_every == 0
+
+    def _look(
+        self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int
+    ) -> dict[str, Tensor]:
+        """The Gramians of the step's plain gradients; no .grad is touched."""
         rows = _Rows(self.model, counts > 0, shared_only=True)
         for position, group in enumerate(micro_batches):
-            rows.add(self._forward(group, labelled[position], step, position), per_item(self.balancer.static, counts))
-        return rows.gramians()
+            with self.model.entries() as entries:
+                found = self._forward(group, labelled[position], step, position)
+            rows.add(found, per_item(self.balancer.static, counts), entries)
+        return {"gramians": rows.gramians(), "front_gramians": rows.front_gramians()}
 
     @torch.no_grad()
     def losses_again(self, micro_batches: list[MicroBatch], step: int, first: Step) -> Tensor:
@@ -154,15 +166,17 @@ class Backward:
         scale = per_item(self.balancer.static, counts)
         rows = _Rows(self.model, present)
         for position, group in enumerate(micro_batches):
-            found = self._forward(group, labelled[position], step, position)
+            with self.model.entries() as entries:
+                found = self._forward(group, labelled[position], step, position)
             self._add(sums, found)
-            rows.add(found, scale)
+            rows.add(found, scale, entries)
         parallel.all_sum(sums)
         gramians = rows.gramians()
+        front = rows.front_gramians() if self._looks(step) else None
         weights = self.balancer.weights(present, per_item(sums, counts), gramians.sum(dim=0), self._seed(step))
         rows.combine(weights / self.balancer.static.clamp(min=TINY))  # the rows hold lambda_k already
-        parallel.sum_gradients(rows.own)
-        return Step(sums, counts, weights, labelled, gramians)
+        parallel.sum_gradients([*rows.front, *rows.own])
+        return Step(sums, counts, weights, labelled, gramians, front)
 
     def _seed(self, *place: int) -> int:
         """The random state of a step, or of a step's micro-batch."""
@@ -170,25 +184,31 @@ class Backward:
 
 
 class _Rows:
-    """The gradients of the present tasks' losses for the shared parameters, one row a task; no other copy is kept."""
+    """The gradients of the present tasks' losses for the shared parameters, one row a task; no other copy is kept.
+
+    The graphs of the front-ends live on until `combine`, with every task's gradient of the trunk's inputs.
+    """
 
     def __init__(self, model: SpeechModel, present: Tensor, shared_only: bool = False) -> None:
         """present (K,) bool; shared_only: without the gradients of the tasks' own parameters."""
         self.tasks, self.present = len(present), [task for task, there in enumerate(present.tolist()) if there]
-        parts = [[p for p in part if p.requires_grad] for part in model.shared_parts().values()]
-        self.shared = [p for part in parts for p in part]  # a part's parameters are neighbours in the matrix
-        shared = {id(p) for p in self.shared}
-        own = [] if shared_only else [p for p in model.parameters() if p.requires_grad and id(p) not in shared]
-        self.own = own
+        # A part's parameters are neighbours in the matrix.
+        self.parts = [_trained(part) for part in model.shared_parts().values()]
+        self.front_parts = [_trained(part) for part in model.front_parts().values()]
+        self.shared = [p for part in self.parts for p in part]
+        self.front = [p for part in self.front_parts for p in part]
+        held = {id(p) for p in (*self.shared, *self.front)}
+        self.own = [] if shared_only else [p for p in _trained(model.parameters()) if id(p) not in held]
         sizes = [p.numel() for p in self.shared]
-        self.part_sizes = [sum(p.numel() for p in part) for part in parts]
         self.matrix = torch.zeros(len(self.present), sum(sizes), device=present.device)  # (M, S)
         self.used = torch.zeros(len(sizes), device=present.device)
         self._pieces = {task: row.split(sizes) for task, row in zip(self.present, self.matrix, strict=True)}
+        self._entered: list[tuple[Tensor, int, Tensor]] = []  # an input of the trunk, a task, its gradient there
 
-    def add(self, found: list[tuple[int, Tensor]], scale: Tensor) -> None:
-        """Goes back once per task through one micro-batch's graph, which ends with it."""
-        parameters = [*self.shared, *self.own]
+    def add(self, found: list[tuple[int, Tensor]], scale: Tensor, entries: list[Tensor]) -> None:
+        """Goes back once per task through one micro-batch's graph, which ends with it but for the front-ends' part."""
+        entries = [entry for entry in entries if entry.requires_grad]
+        parameters = [*self.shared, *self.own, *entries]
         used = [False] * len(self.shared)
         last = found[-1][0] if found else None
         for task, total in _by_task(found, scale, last):
@@ -198,27 +218,52 @@ class _Rows:
                 if gradient is not None:
                     piece.view_as(gradient).add_(gradient)
                     used[position] = True
-            for parameter, gradient in zip(self.own, gradients[len(self.shared) :], strict=True):
+            for parameter, gradient in zip(self.own, gradients[len(self.shared) :], strict=False):
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            for entry, gradient in zip(entries, gradients[len(self.shared) + len(self.own) :], strict=True):
+                if gradient is not None:
+                    self._entered.append((entry, task, gradient))
         self.used += torch.tensor(used, device=self.used.device)
 
     def gramians(self) -> Tensor:
-        """(P, K, K) of the model's parts, zero for absent tasks, after the rows have been summed over ranks."""
-        parallel.all_sum(self.matrix)
-        found = self.matrix.new_zeros(len(self.part_sizes), self.tasks, self.tasks)
+        """(P, K, K) of the trunk's parts, zero for absent tasks, after the rows have been summed over ranks."""
+        return self._gramians(parallel.all_sum(self.matrix), self.parts)
+
+    def front_gramians(self) -> Tensor:
+        """(F, K, K) of the front-ends: each task's gradient of the trunk's inputs is taken on through them."""
+        matrix = self.matrix.new_zeros(len(self.present), sum(p.numel() for p in self.front))
+        for task, row in zip(self.present, matrix, strict=True):
+            entered = [(entry, gradient) for entry, other, gradient in self._entered if other == task]
+            if entered:
+                entries, gradients = zip(*entered, strict=True)
+                found = torch.autograd.grad(entries, self.front, gradients, retain_graph=True, allow_unused=True)
+                for piece, gradient in zip(row.split([p.numel() for p in self.front]), found, strict=True):
+                    if gradient is not None:
+                        piece.view_as(gradient).add_(gradient)
+        return self._gramians(parallel.all_sum(matrix), self.front_parts)
+
+    def _gramians(self, matrix: Tensor, parts: list[list[Tensor]]) -> Tensor:
+        found = matrix.new_zeros(len(parts), self.tasks, self.tasks)
         index = torch.tensor(self.present, device=found.device, dtype=torch.long)
-        for gramian, part in zip(found, self.matrix.split(self.part_sizes, dim=1), strict=True):
+        sizes = [sum(p.numel() for p in part) for part in parts]
+        for gramian, part in zip(found, matrix.split(sizes, dim=1), strict=True):
             gramian[index[:, None], index] = part @ part.T
         return parallel.from_first(found)
 
     def combine(self, weights: Tensor) -> None:
-        """The weighted sum of the rows becomes .grad of every parameter that some rank used; weights (K,)."""
+        """The weighted sum of the rows becomes .grad of every shared parameter that some rank used, and goes on through
+        the front-ends; weights (K,)."""
         total = weights[self.present] @ self.matrix
         pieces = total.split([p.numel() for p in self.shared])
         for parameter, piece, used in zip(self.shared, pieces, parallel.all_sum(self.used).tolist(), strict=True):
             if used:
                 parameter.grad = piece.view_as(parameter).to(parameter.dtype)
+        sums: dict[Tensor, Tensor] = {}
+        for entry, task, gradient in self._entered:
+            weighted = weights[task].to(gradient.dtype) * gradient
+            sums[entry] = sums[entry] + weighted if entry in sums else weighted
+        torch.autograd.backward(list(sums), list(sums.values()))
 
 
 def _by_task(found: list[tuple[int, Tensor]], scale: Tensor, last: int | None) -> Iterator[tuple[int, Tensor]]:
@@ -238,3 +283,7 @@ def cosines_of(gramians: Tensor) -> Tensor:
     found = gramians / (norm[..., :, None] * norm[..., None, :]).clamp(min=TINY)
     there = norm > 0
     return found.masked_fill(~(there[..., :, None] & there[..., None, :]), torch.nan)
+
+
+def _trained(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [parameter for parameter in parameters if parameter.requires_grad]

@@ -125,7 +125,8 @@ class _Run:
         self.tally = self.new_tally()
 
     def new_tally(self) -> _Tally:
-        return _Tally(len(self.model.config.tasks), tuple(self.model.shared_parts()), self.device)
+        parts = (*self.model.front_parts(), *self.model.shared_parts())
+        return _Tally(len(self.model.config.tasks), parts, self.device)
 
     def train_epoch(self, report: Report) -> None:
         self.model.train()
@@ -253,7 +254,9 @@ class _Tally:
         self.heard += step.present
         if step.gramians is not None and step.cosines is not None:
             self.cosines += _counted(step.cosines)
-            self.part_cosines += _counted(cosines_of(step.gramians))
+            self.part_cosines[:, len(self.parts) - len(step.gramians) :] += _counted(cosines_of(step.gramians))
+        if step.front_gramians is not None:
+            self.part_cosines[:, : len(step.front_gramians)] += _counted(cosines_of(step.front_gramians))
         self.norm += norm
         self.steps += 1
         for batch in (batch for group in micro_batches for batch in group):

@@ -7,7 +7,8 @@ paths = model.predict(batch)             # {task: one prediction per row}
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -210,18 +211,32 @@ class SpeechModel(nn.Module):
         return found
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The front-ends' and the trunk's shared ones: where tasks pull in different directions."""
-        return [*self.audio.parameters(), *self.text.parameters(), *self.trunk.shared_parameters()]
+        """The trunk's shared ones: where tasks' gradients are compared. The front-ends follow what is decided there."""
+        return self.trunk.shared_parameters()
+
+    def front_parameters(self) -> list[nn.Parameter]:
+        """Those before the trunk, which all tasks share."""
+        return [*self.audio.parameters(), *self.text.parameters()]
+
+    @contextmanager
+    def entries(self) -> Iterator[list[Tensor]]:
+        """The trunk's inputs (B, T, D), one for each forward pass within the block, with their graphs."""
+        found: list[Tensor] = []
+        with self.trunk.register_forward_pre_hook(lambda _, arguments: found.append(arguments[0])):
+            yield found
 
     def shared_parts(self) -> dict[str, list[nn.Parameter]]:
-        """`shared_parameters` by the part that they lie in: the front-ends, then the encoder's blocks, then the rest."""
+        """`shared_parameters` by the part of the trunk that they lie in: its blocks, then the rest."""
         shared = {id(p) for p in self.trunk.shared_parameters()}
         parts: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.trunk.named_parameters():
             if id(parameter) in shared:
                 parts.setdefault(self.trunk.part(name), []).append(parameter)
-        ordered = {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
-        return {"audio": list(self.audio.parameters()), "text": list(self.text.parameters()), **ordered}
+        return {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
+
+    def front_parts(self) -> dict[str, list[nn.Parameter]]:
+        """`front_parameters` by input group."""
+        return {"audio": list(self.audio.parameters()), "text": list(self.text.parameters())}
 
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""

@@ -8,6 +8,7 @@ predictor.listening(hot_words=["anna karenina"], n_best=3).predict([waveform])
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -116,7 +117,7 @@ class Predictor:
             raise ValueError(f"n_best is {n_best}, expected 1 to {MOST_TEXTS}")
         if greedy and (hot_words or n_best > 1):
             raise ValueError("the best path knows neither hot words nor alternatives; leave greedy out, or those")
-        other = Predictor(self.model, self.features, self.language, self.beam, self.reread)
+        other = copy.copy(self)
         if greedy:
             other.recogniser = None
         elif hot_words or n_best > 1:
@@ -209,11 +210,7 @@ class Predictor:
     def load(cls, folder: Path | str, device: str | None = None) -> Predictor:
         """Raises ValueError when the folder was written by a newer format."""
         folder = Path(folder)
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError(
-                f"{folder / CONFIG} has format {content['format']}, this version reads {FORMAT}; update Motet"
-            )
+        content = _content(folder)
         model = SpeechModel(ModelConfig.from_json(content["model"]), Codec.from_json(content["codec"]))
         model.load_state_dict(load_file(folder / WEIGHTS))
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -221,6 +218,18 @@ class Predictor:
         language = NGram.from_arpa(arpa.read_text(encoding="utf-8")) if arpa.is_file() else None
         beam = BeamConfig(**content["beam"])
         return cls(model.to(chosen), FeatureSpec(**content["features"]), language, beam, content["reread"])
+
+
+def features_of(folder: Path | str) -> FeatureSpec:
+    """The log-mel setting of a saved predictor, without loading its weights. Raises ValueError as `Predictor.load`."""
+    return FeatureSpec(**_content(Path(folder))["features"])
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if content["format"] != FORMAT:
+        raise ValueError(f"{folder / CONFIG} has format {content['format']}, this version reads {FORMAT}; update Motet")
+    return content
 
 
 def _chunks(heard: Mapping[int, np.ndarray]) -> list[list[int]]:

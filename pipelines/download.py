@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from pipelines.roots import cache_folder
+from pipelines.roots import cache_folder, sha256
 
 TIMEOUT = httpx.Timeout(30.0)  # s without a byte, not for the whole file
 ATTEMPTS = 5  # connections that may break before the download gives up
@@ -106,11 +106,6 @@ def _verify(path: Path, checksum: str | None, url: str) -> None:
     if found != checksum.lower():
         path.unlink()
         raise DownloadError(f"{url}: sha256 is {found}, expected {checksum.lower()}; the download was removed")
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _validator(headers: httpx.Headers) -> str | None:

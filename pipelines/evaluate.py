@@ -164,7 +164,8 @@ class Expected:
         words = sorted({word for text in texts for word in text.split()} - hot)
         lists = []
         for number, text in enumerate(texts):
-            others = sorted(set(words) - set(text.split()))
+            held = set(text.split())
+            others = [word for word in words if word not in held]
             drawn = Random(f"{self.seed}/{number}").sample(others, min(self.distractors, len(others)))
             lists.append([*self.phrases, *drawn])
         return lists

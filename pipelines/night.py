@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -32,9 +32,6 @@ from pipelines import progress
 from pipelines.recipe import Recipe, parse
 from pipelines.store import Manifest, Store, fingerprint
 from pipelines.study_table import Split
-
-if TYPE_CHECKING:
-    pass
 
 VERSION = 1  # of what a night does after training: its scores, its decision
 Ref = tuple[str, str]  # dataset, address: names a manifest
@@ -309,14 +306,12 @@ def search(
     recipe = kept_recipe(store, recipe_key)
     tables, found = manifests(store, utterances), manifests(store, feature_refs)
     name = f"search {recipe.name} {identity(recipe, tables)}"
-    tracked = tracking.start(root, recipe, name=name, manifests=[*tables, *found])
-    with step("search") as current, progress.current().bar("search", "epoch") as report:
-        try:
-            result = run(recipe, tables, found, store, trials, resume, tracking=tracked, progress=report)
-        except BaseException:
-            tracked.finish("FAILED")
-            raise
-        tracked.finish()
+    with (
+        tracking.start(root, recipe, name=name, manifests=[*tables, *found]) as tracked,
+        step("search") as current,
+        progress.current().bar("search", "epoch") as report,
+    ):
+        result = run(recipe, tables, found, store, trials, resume, tracking=tracked, progress=report)
         states = Counter(row["state"] for row in result.leaderboard)
         text = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         return current.done(f"{len(result.leaderboard)} trials: {text}", result.to_json())
@@ -342,14 +337,13 @@ def study(
     recipe = kept_recipe(store, recipe_key)
     tables, found = manifests(store, utterances), manifests(store, feature_refs)
     name = f"study {recipe.name} {identity(recipe, tables)} {split} {share:g}"
-    tracked = tracking.start(root, recipe, name=name, manifests=[*tables, *found])
-    with step("study") as current, progress.current().bar("study", "cell") as report:
-        try:
-            cells = run(recipe, tables, found, store, seeds, kinds, split, share, tracking=tracked, progress=report)
-            findings = findings_of(cells)
-        except BaseException:
-            tracked.finish("FAILED")
-            raise
+    with (
+        tracking.start(root, recipe, name=name, manifests=[*tables, *found]) as tracked,
+        step("study") as current,
+        progress.current().bar("study", "cell") as report,
+    ):
+        cells = run(recipe, tables, found, store, seeds, kinds, split, share, tracking=tracked, progress=report)
+        findings = findings_of(cells)
         content, page = findings.to_json(), render(findings)
         key = f"reports/{recipe.name}/study-{fingerprint(content)}"
         store.put_bytes(f"{key}.json", json.dumps(content).encode())
@@ -360,7 +354,6 @@ def study(
         gains = {f"gain/{row['cell'].replace('+', '-')}/{row['task']}": row["gain"] for row in content["gains"]}
         means = {f"gain/{row['cell'].replace('+', '-')}": row["gain"] for row in content["means"]}
         tracked.log({**gains, **means}, step=0)
-        tracked.finish()
         text = f"{len(cells.cells)} models x {len(cells.seeds)} seeds, {cells.rows:,} {split} rows"
         return current.done(text, {**content, "report": place(store, f"{key}.html")})
 

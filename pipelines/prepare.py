@@ -34,6 +34,7 @@ from mtl.text import CLASSIFICATION, Characters, Codec, normalise, tokens_of
 from pipelines.dataset import Dataset, open_dataset
 from pipelines.loader import Loader, evaluation_batches
 from pipelines.recipe import Recipe
+from pipelines.roots import sha256
 from pipelines.store import Manifest, Store
 
 # Validation runs after every epoch while the other ranks wait, so its cost is bounded whatever the corpora's size:
@@ -43,11 +44,15 @@ VALID_SENTENCES = 2000
 LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in CLASSIFICATION}}
 
 
-class LanguageModelError(ValueError):
+class PrepareError(ValueError):
+    """A recipe and rows that cannot be trained together; the message says what to change."""
+
+
+class LanguageModelError(PrepareError):
     """A language model that the recipe names and that cannot be used."""
 
 
-class UnlabelledTask(ValueError):
+class UnlabelledTask(PrepareError):
     """A task of the recipe that no training row is labelled for."""
 
 
@@ -163,8 +168,7 @@ def given_language_model(recipe: Recipe, codec: Codec) -> NGram:
     path, wanted = Path(recipe.decoding.arpa or ""), recipe.decoding.arpa_checksum
     try:
         model = NGram.read(path)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256(path)
     except (OSError, ValueError) as error:
         raise LanguageModelError(f"decoding.arpa: {error}") from None
     if wanted is not None and found != wanted:
@@ -238,11 +242,10 @@ class Validation:
 
 def bounded(rows: pa.Table) -> list[int]:
     """Positions of a fixed sample of the rows: at most VALID_SECONDS of audio and VALID_SENTENCES of text."""
-    order = sorted(range(rows.num_rows), key=_hashes(rows["id"].to_pylist()).__getitem__)
     durations: list[Any] = rows["duration"].to_pylist()
     texts: list[bool] = pc.is_null(rows["audio"]).to_pylist()
     chosen, seconds, sentences = [], 0.0, 0
-    for position in order:
+    for position in _by_hash(rows["id"].to_pylist()):
         if texts[position]:
             sentences += 1
             if sentences <= VALID_SENTENCES:
@@ -255,12 +258,18 @@ def bounded(rows: pa.Table) -> list[int]:
 
 def sampled(rows: pa.Table, share: float) -> list[int]:
     """Positions of a fixed sample of the rows, `share` of them, at least one; a larger share holds a smaller one's."""
-    order = sorted(range(rows.num_rows), key=_hashes(rows["id"].to_pylist()).__getitem__)
-    return sorted(order[: max(1, round(share * rows.num_rows))])
+    return sorted(_share_of(rows["id"].to_pylist(), share))
 
 
-def _hashes(ids: list[str]) -> list[bytes]:
-    return [hashlib.blake2b(id_.encode(), digest_size=8).digest() for id_ in ids]
+def _share_of(ids: list[str], share: float) -> list[int]:
+    """Positions of the first `share` of the ids in the order of their hash; at least one, where there is one."""
+    return _by_hash(ids)[: max(1, round(share * len(ids)))]
+
+
+def _by_hash(ids: list[str]) -> list[int]:
+    """Positions in the order of the ids' hash: an order that says nothing, and that other rows do not change."""
+    hashes = [hashlib.blake2b(id_.encode(), digest_size=8).digest() for id_ in ids]
+    return sorted(range(len(ids)), key=hashes.__getitem__)
 
 
 def _without_labels(rows: pa.Table, task: str, kept: Any) -> pa.Table:
@@ -290,12 +299,9 @@ def _sparse(rows: pa.Table, task: str, share: float) -> pa.Array:
     """
     eligible = pc.and_(pc.equal(rows["split"], "train"), trainable(rows, task)).to_numpy()
     positions = np.flatnonzero(eligible)
-    if not len(positions):
-        return pa.array(~eligible)
-    hashes = _hashes([f"labels/{id_}" for id_ in rows["id"].take(pa.array(positions)).to_pylist()])
-    order = sorted(range(len(positions)), key=hashes.__getitem__)
+    ids = [f"labels/{id_}" for id_ in rows["id"].take(pa.array(positions)).to_pylist()]
     kept = ~eligible
-    kept[positions[order[: max(1, round(share * len(positions)))]]] = True
+    kept[positions[_share_of(ids, share)]] = True
     return pa.array(kept)
 
 

@@ -19,6 +19,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipelines.roots import sha256
+
 SHIPPED = Path(__file__).parent / "recipes"
 CORPUS_KINDS = ("espeak", "librispeech", "atis", "manifest")
 SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
@@ -346,8 +348,7 @@ def _find_arpa(content: dict[str, Any], path: Path) -> None:
     if not arpa.is_file():
         raise RecipeError(f"{path}: decoding.arpa names {arpa}, which is no file; expected ARPA text, gzipped or not")
     decoding["arpa"] = str(arpa)
-    with arpa.open("rb") as file:
-        decoding.setdefault("arpa_checksum", hashlib.file_digest(file, "sha256").hexdigest())
+    decoding.setdefault("arpa_checksum", sha256(arpa))
 
 
 def _find(name_or_path: str) -> Path:

@@ -8,6 +8,7 @@ S3 takes its endpoint and credentials from the usual places (AWS_ENDPOINT_URL, A
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -209,6 +210,12 @@ def http_status(error: BaseException) -> int | None:
     """HTTP status behind an error of s3fs, when there is one."""
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+
+
+def sha256(path: Path) -> str:
+    """Of a local file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import cluster
 from pipelines.dataset import open_dataset
-from pipelines.prepare import Job, LanguageModelError, UnlabelledTask, labelled, prepare
+from pipelines.prepare import Job, PrepareError, labelled, prepare
 from pipelines.recipe import Recipe
 from pipelines.store import Manifest, Store, fingerprint
 from pipelines.tracking import PARENT_TAG
@@ -135,7 +135,8 @@ def search(
 
     Raises:
         SearchError: nothing to resume, another number of trials than the search was started with, a task without
-            labels, a cluster too small, an interruption, or no trial that finished an epoch.
+            labels, a language model that cannot be used, a cluster too small, an interruption, or no trial that
+            finished an epoch.
     """
     name, old = _name(recipe, utterances, features, store, resume)
     result = _finished(store, name) if old else None
@@ -145,7 +146,7 @@ def search(
         try:
             cluster.connect(cpus=1)
             codec = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))[0]
-        except (cluster.ClusterError, UnlabelledTask, LanguageModelError) as error:
+        except (cluster.ClusterError, PrepareError) as error:
             raise SearchError(str(error)) from error
         slots = slots_of(nodes(), trials, recipe.trainer.gpus)
         job = Job(recipe, utterances, features, store, codec.to_json(), slots.share.cpus, recipe.search.share)

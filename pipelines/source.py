@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from pipelines.archive import ArchiveError, is_archive_name, unpack
-from pipelines.download import DownloadError, download, remote_stamp, sha256
-from pipelines.roots import cache_folder, s3_filesystem
+from pipelines.download import DownloadError, download, remote_stamp
+from pipelines.roots import cache_folder, s3_filesystem, sha256
 from pipelines.store import STORED, Store, fingerprint
 
 

@@ -37,7 +37,7 @@ from mtl.predictor import Predictor
 from pipelines import cluster, evaluate, train
 from pipelines.dataset import Dataset, open_dataset
 from pipelines.evaluate import Scores
-from pipelines.prepare import Job, UnlabelledTask, feature_spec, fit_config, labelled, prepare, trainable
+from pipelines.prepare import Job, PrepareError, feature_spec, fit_config, labelled, prepare, trainable
 from pipelines.recipe import Recipe
 from pipelines.search import SearchError, slots_of
 from pipelines.store import Manifest, Store, fingerprint
@@ -115,8 +115,8 @@ def study(
     progress: counts cells.
 
     Raises:
-        StudyError: a kind that is not known, one task alone, a task without labels, a cluster too small, or cells that
-            failed; those that finished are kept.
+        StudyError: a kind that is not known, one task alone, a task without labels, a language model that cannot be
+            used, a cluster too small, or cells that failed; those that finished are kept.
     """
     dataset = labelled(open_dataset(store, utterances, features), recipe)
     found = _planned(recipe, utterances, features, store, dataset, seeds, kinds, split, share)
@@ -227,7 +227,7 @@ def _codec(found: Study, dataset: Dataset) -> dict[str, Any]:
         try:
             # Reading again what was heard is a matter of the shipped model, and no cell does it.
             codec = prepare(_recipe_of(found.recipe, found.joint, found.recipe.seed), dataset)[0]
-        except UnlabelledTask as error:
+        except PrepareError as error:
             raise StudyError(str(error)) from error
         found.store.put_bytes(key, json.dumps(codec.to_json(), ensure_ascii=False).encode())
     content: dict[str, Any] = json.loads(found.store.read_bytes(key))

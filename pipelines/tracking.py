@@ -1,8 +1,7 @@
 """MLflow runs: where they are kept, what stands in them, and one writer for each.
 
-    run = start(root, recipe, name="assistant-3f2a", manifests=[*utterances, *features])
-    run.log({"train/loss": 1.2, "valid/transcript/wer": 9.8}, step=3)
-    run.finish()
+    with start(root, recipe, name="assistant-3f2a", manifests=[*utterances, *features]) as run:
+        run.log({"train/loss": 1.2, "valid/transcript/wer": 9.8}, step=3)
 
 `Run` is plain strings: it travels to another process (Ray Train's controller) and writes from there. Whoever holds it
 is the only writer; workers report to it and never open MLflow. A run has a key: starting one again whose
@@ -11,7 +10,6 @@ key exists goes on in the same run, so that a crashed night leaves one run and n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.recipe import Recipe
+from pipelines.roots import sha256
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,11 +48,17 @@ class TrackingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """One MLflow run, as three strings."""
+    """One MLflow run, as three strings; `with run:` marks it FAILED when the block raises, and else FINISHED."""
 
     uri: str
     experiment_id: str
     run_id: str
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        self.finish("FAILED" if kind else "FINISHED")
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)
@@ -306,7 +311,7 @@ def lock_hash() -> str | None:
     for name in LOCK_FILES:
         path = PROJECT / name
         if path.is_file():
-            return f"{name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+            return f"{name}:{sha256(path)[:16]}"
     return None
 
 

@@ -10,7 +10,6 @@ Checkpoints lie in <root>/train/<name>/ until the run has finished; then its bes
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -32,8 +31,7 @@ from pipelines import cluster
 from pipelines.dataset import open_dataset
 from pipelines.prepare import (
     Job,
-    LanguageModelError,
-    UnlabelledTask,
+    PrepareError,
     beam_config,
     feature_spec,
     labelled,
@@ -42,6 +40,7 @@ from pipelines.prepare import (
     prepare,
 )
 from pipelines.recipe import Recipe
+from pipelines.roots import sha256
 from pipelines.store import Manifest, Store, fingerprint
 from pipelines.worker import HISTORY, Lasting, Row, loop
 
@@ -108,8 +107,9 @@ def train(
     from this process alone (a pipelines.tracking.Run, or its `to_json`). Ray must be connected, or is started here.
 
     Raises:
-        TrainError: no label for a task, too few CPUs or GPUs, a loss that is not finite, or more failures than
-            trainer.max_failures. Calling again with the same name goes on from the last checkpoint.
+        TrainError: no label for a task, a language model that cannot be used, too few CPUs or GPUs, a loss that is
+            not finite, or more failures than trainer.max_failures. Calling again with the same name goes on from
+            the last checkpoint.
     """
     run = _run_of(tracking)
     result = finished(store, name)
@@ -193,7 +193,7 @@ def _codec(recipe: Recipe, utterances: list[Manifest], features: list[Manifest],
     if not store.exists(key):
         try:
             codec, _, _ = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))
-        except (UnlabelledTask, LanguageModelError) as error:
+        except PrepareError as error:
             raise TrainError(str(error)) from error
         store.put_bytes(key, json.dumps(codec.to_json(), ensure_ascii=False).encode())
     return Codec.from_json(json.loads(store.read_bytes(key)))
@@ -354,7 +354,7 @@ def _keep(outcome: Result, job: Job, codec: Codec, name: str) -> TrainResult:
             scratch
         )
         files = sorted(path for path in Path(scratch).iterdir() if path.is_file())
-        address = fingerprint([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+        address = fingerprint([[path.name, sha256(path)] for path in files])
         key = f"models/{address}"
         for path in files:
             job.store.put_file(path, f"{key}/{path.name}")

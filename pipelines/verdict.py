@@ -113,17 +113,18 @@ def score(
     report: progress.Report | None = None,
 ) -> Scores:
     """A registered model's scores on the night's test rows, with the features that this model was trained on."""
+    from mtl.predictor import Predictor, features_of
     from pipelines.dataset import open_dataset
     from pipelines.evaluate import evaluated
     from pipelines.features import extract
 
     tables, found = manifests(store, utterances), manifests(store, feature_refs)
-    predictor = registry.load(version.uri)
-    wanted = Features(**asdict(predictor.features))
+    folder = registry.folder(version.uri)
+    wanted = Features(**asdict(features_of(folder)))
     if wanted != recipe.features:
         found = extract(tables, wanted, store)
     test = open_dataset(store, tables, found).split("test")
-    return evaluated(store, version.address, lambda: predictor, test, recipe.loader, report)
+    return evaluated(store, version.address, lambda: Predictor.load(folder), test, recipe.loader, report)
 
 
 def decide(
@@ -269,7 +270,7 @@ def report(
         store.put_bytes(key, page.encode())
         tracked = Run(**run)
         tracked.log_text(page, "report.html")
-        tracked.finish()
+        tracked.finish()  # before the record: a night that is found done has no run left open
         outcome = Outcome(
             state="trained",
             recipe=recipe.name,

@@ -85,7 +85,8 @@ def test_two_ranks_are_one(two_ranks, method):
     assert_same(ranks[0]["model"], weights)
     compared = [name for name in metrics if name.startswith(("weight/", "cosine/", "conflict/", "train/"))]
     assert len(compared) >= 40
-    assert {"cosine/transcript:intent", "cosine/block 1/transcript:intent", "conflict/text/intent:slots"} <= set(compared)
+    named = {"cosine/transcript:intent", "cosine/block 1/transcript:intent", "conflict/text/intent:slots"}
+    assert named <= set(compared)
     for name in compared:
         assert ranks[1]["metrics"][name] == pytest.approx(metrics[name], rel=2e-3, abs=2e-3), name
 
@@ -114,25 +115,47 @@ def test_resumed_is_uninterrupted(tmp_path, method):
             assert again[name] == metrics[name], name
 
 
-@pytest.mark.parametrize("method", ["static", "uncertainty", "famo"])
+@pytest.mark.parametrize("method", ["static", "uncertainty", "famo", "pcgrad"])
 def test_looking_at_gradients_changes_nothing(method):
     looked, metrics, _ = train(method, per_step=2, changes={"look_every": 1})
     plain, others, _ = train(method, per_step=2, changes={"look_every": 0})
     assert_same(looked, plain, exact=True)
-    assert {name for name in metrics if name not in others} == {n for n in metrics if n.startswith(("cos", "conf"))}
-    assert not any(name.startswith("cosine/") for name in others)
+    seen = {name for name in metrics if name.startswith(("cosine/", "conflict/")) and name not in others}
+    assert seen == metrics.keys() - others.keys()
+    assert "cosine/audio/transcript:speaker" in seen
+    assert ("cosine/block 1/transcript:speaker" in others) is (method == "pcgrad")
 
 
 def test_parts_add_up_to_the_gramian_of_all():
     model = fresh()
     step = Backward(model, Balancer(model.config.tasks, {}), seed=0, look_every=1)(tiny.batches(model.codec)[:2], 0)
-    assert list(model.shared_parts()) == ["audio", "text", "block 1", "shared head"]
-    assert step.gramians.shape == (4, 5, 5)
-    text = step.gramians[1].diagonal()
+    assert (list(model.front_parts()), list(model.shared_parts())) == (["audio", "text"], ["block 1", "shared head"])
+    text = step.front_gramians[1].diagonal()
     assert text[tiny.TASKS.index("transcript")] == 0  # it hears alone
     assert text[tiny.TASKS.index("intent")] > 0
     rows = Backward(fresh(), Balancer(model.config.tasks, {}, "pcgrad"), seed=0)(tiny.batches(model.codec)[:2], 0)
     torch.testing.assert_close(step.gramians, rows.gramians)
+    assert rows.front_gramians is None
+
+
+@pytest.mark.parametrize("method", ["static", "pcgrad"])
+def test_gramians_of_parts_are_those_of_the_gradients(method):
+    """Over two micro-batches, each part's beside torch's own gradients of the sums of the losses."""
+    model = fresh(dropout=0.0, word_dropout=0.0, blocks=2)
+    micro_batches = tiny.batches(model.codec)[:2]
+    step = Backward(model, Balancer(model.config.tasks, {}, method), seed=0, look_every=1)(micro_batches, 0)
+    sums = {}
+    for batch in (batch for group in micro_batches for batch in group):
+        for task, (loss, _) in model.losses(batch).items():
+            sums[task] = sums.get(task, 0.0) + loss / step.counts[tiny.TASKS.index(task)]
+    unused_are_zero = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    for parts, found in ((model.front_parts(), step.front_gramians), (model.shared_parts(), step.gramians)):
+        for part, gramian in zip(parts.values(), found, strict=True):
+            for one, other in (("transcript", "speaker"), ("intent", "slots"), ("intent", "intent")):
+                sides = [torch.autograd.grad(sums[task], part, **unused_are_zero) for task in (one, other)]
+                expected = sum((a * b).sum() for a, b in zip(*sides, strict=True))
+                got = gramian[tiny.TASKS.index(one), tiny.TASKS.index(other)]
+                torch.testing.assert_close(got, expected, rtol=2e-3, atol=1e-5)
 
 
 def gradients(method, model):
@@ -150,12 +173,33 @@ def test_rows_are_the_tasks_own_gradients():
 def test_a_task_s_own_parameters_get_their_plain_gradient():
     plain, projected = gradients("static", fresh()), gradients("mgda", fresh())
     model = fresh()
-    shared = {id(p) for p in model.shared_parameters()}
+    shared = {id(p) for p in (*model.shared_parameters(), *model.front_parameters())}
     own = [name for name, p in model.named_parameters() if id(p) not in shared and plain[name] is not None]
     assert any(name.startswith("trunk.task_heads.intent") for name in own)
     assert any(name.startswith("tasks.slots") for name in own)
     assert_same({name: projected[name] for name in own}, plain)
     assert (projected["trunk.shared.blocks.0.norm.weight"] - plain["trunk.shared.blocks.0.norm.weight"]).norm() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["pcgrad", "mgda"])
+def test_the_front_ends_follow_what_is_decided_in_the_trunk(method):
+    """Over two micro-batches: the sum of the tasks' own gradients with the step's weights, as in the trunk."""
+    model, weights = fresh(dropout=0.0, word_dropout=0.0), {"intent": 0.5, "domain": 2.0}
+    micro_batches = tiny.batches(model.codec)[:2]
+    step = Backward(model, Balancer(model.config.tasks, weights, method), seed=0)(micro_batches, 0)
+    found = {name: p.grad for name, p in model.named_parameters() if name.startswith(("audio.", "text."))}
+    model.zero_grad()
+    for batch in (batch for group in micro_batches for batch in group):
+        for task, (loss, _) in model.losses(batch).items():
+            index = tiny.TASKS.index(task)
+            (step.weights[index] / step.counts[index] * loss).backward(retain_graph=True)
+    expected = {name: dict(model.named_parameters())[name].grad for name in found}
+    assert {name.split(".")[0] for name in found} == {"audio", "text"}
+    assert all(grad is not None for grad in found.values())
+    for name, grad in expected.items():
+        torch.testing.assert_close(
+            found[name], grad, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_cosines_are_those_of_the_gradients():

@@ -1,5 +1,6 @@
 """Balancing against published values, torchjd itself, hand-worked values and independent solvers."""
 
+import contextlib
 import math
 
 import pytest
@@ -154,6 +155,12 @@ class Linear(nn.Module):
     def shared_parts(self):
         return {"block 1": [self.theta]}
 
+    def front_parts(self):
+        return {}
+
+    def entries(self):
+        return contextlib.nullcontext([])
+
     def counts(self, batch):
         return {task: torch.tensor(2) for task in batch}
 
@@ -206,6 +213,7 @@ def test_gramians_of_two_blocks_by_hand(method, micro_batches):
     backward = Backward(model, Balancer(model.config.tasks, {}, method), seed=0, look_every=1)
     step = backward([(("a", "b"),)] * micro_batches, 0)
     torch.testing.assert_close(step.gramians, torch.tensor([[[16.0, -24], [-24, 36]], [[2, 2], [2, 2]]]))
+    assert step.front_gramians.shape == (0, 2, 2)
     torch.testing.assert_close(cosines_of(step.gramians)[:, 0, 1], torch.tensor([-1.0, 1.0]))
     assert step.cosines[0, 1].item() == pytest.approx(-22 / math.sqrt(18 * 38))
 

@@ -143,6 +143,8 @@ def test_parts_hold_every_shared_parameter_once(mode: str) -> None:
     model = fresh(mode)
     held = [id(p) for parameters in model.shared_parts().values() for p in parameters]
     assert sorted(held) == sorted(id(p) for p in model.shared_parameters())
+    front = [id(p) for parameters in model.front_parts().values() for p in parameters]
+    assert sorted(front) == sorted(id(p) for p in model.front_parameters())
     blocks = [part for part in model.shared_parts() if part.startswith("block ")]
     count = {"soft": 0, "mmoe": BLOCKS - 1, "ple": BLOCKS - 1}.get(mode, BLOCKS)
     assert blocks == [f"block {number + 1}" for number in range(count)]

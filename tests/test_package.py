@@ -23,7 +23,7 @@ import torch
 
 from mtl.audio import FeatureSpec
 from mtl.model import build_model
-from mtl.predictor import Predictor
+from mtl.predictor import Predictor, features_of
 from pipelines.package import PackageError, describe, predictor_folder, save_package
 from pipelines.sound import decode
 
@@ -263,6 +263,7 @@ def test_describes_and_finds_the_predictor(package: Path, predictor: Predictor, 
     described = describe(inside)
     assert described.parameters == sum(parameter.numel() for parameter in predictor.model.parameters())
     assert described.tasks == tiny.TASKS
+    assert features_of(inside) == predictor.features
     predictor.save(tmp_path / "copy")
     assert describe(tmp_path / "copy").address == described.address
     with pytest.raises(PackageError, match="holds neither"):

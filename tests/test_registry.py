@@ -245,6 +245,18 @@ def test_a_run_carries_recipe_data_and_code(registry: Registry, recipe: Recipe) 
     assert len(kept.data.tags["motet.git_commit"].removesuffix("+changes")) == 40
 
 
+def test_a_run_ends_as_its_block_does(registry: Registry, recipe: Recipe) -> None:
+    def status() -> str:
+        return str(run.client.get_run(run.run_id).info.status)
+
+    with tracking.start(registry.store.root, recipe, "night-5") as run:
+        assert status() == "RUNNING"
+    assert status() == "FINISHED"
+    with pytest.raises(KeyboardInterrupt), run:
+        raise KeyboardInterrupt
+    assert status() == "FAILED"
+
+
 def test_the_same_key_goes_on_in_the_same_run(registry: Registry, recipe: Recipe) -> None:
     root = registry.store.root
     run = tracking.start(root, recipe, "night-3")

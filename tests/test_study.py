@@ -321,6 +321,9 @@ def test_what_cannot_be_studied_is_refused_before_anything_is_trained(small: Sim
         study(parse({**small_night.RECIPE, "tasks": {"transcript": {}}}), *data)
     with pytest.raises(StudyError, match="no row of the valid split is labelled for the task 'intent'"):
         study(parse({**small_night.RECIPE, "tasks": {"transcript": {}, "intent": {"corpora": []}}}), *data)
+    absent = Path(small.store.root) / "absent.arpa"
+    with pytest.raises(StudyError, match=r"decoding\.arpa: .*absent\.arpa"):
+        study(parse({**small_night.RECIPE, "decoding": {"arpa": str(absent)}}), *data)
     lonely = handmade_without_figures(small.store)
     with pytest.raises(StudyError, match="gave a figure for the task 'intent'"):
         study_report.Measured(lonely)
