@@ -27,6 +27,7 @@ from mtl.encoder import padding_mask
 from mtl.model import SpeechModel
 from mtl.sharing import SHARED, Layer
 from mtl.sharing.base import pool
+from mtl.tasks import States
 
 FRONT_END, GIVEN = "front-end", "given"  # labels of the first layer, and of what each task is given at the end
 PENALTY = 1e-3  # of the squared weights beside the mean cross entropy, on standardised states
@@ -38,10 +39,11 @@ FEWEST = 3  # labelled items of a class, to have one to test on and more to lear
 
 @dataclass(frozen=True)
 class View:
-    """One batch's states by layer, in order of depth: states (B, T, D), and lengths (B,)."""
+    """One batch's states by layer, in order of depth: states (B, T, D), and lengths (B,); what each task is given."""
 
     states: dict[Layer, Tensor]
     lengths: Tensor
+    given: dict[str, States]
 
     def pooled(self) -> dict[Layer, Tensor]:
         """(B, D) each: the mean over the frames that exist."""
@@ -78,7 +80,7 @@ def look(model: SpeechModel, batch: Batch) -> View:
     for task, state in given.items():
         if not any(state.hidden is other for other in states.values()):
             states[Layer(task, GIVEN)] = state.hidden
-    return View(states, lengths)
+    return View(states, lengths, given)
 
 
 def pictures(model: SpeechModel, batches: Iterable[Batch]) -> dict[str, Tensor]:

@@ -205,6 +205,16 @@ class Trainer(Section):
     max_failures: int = Field(3, ge=0, description="how often a worker group is restarted from its checkpoint")
 
 
+class Interpret(Section):
+    """What is looked at beside the scores, for the report's "What the tasks share". No result depends on it."""
+
+    gradients: int = Field(
+        50, ge=0, description="steps between two looks at the tasks' gradients, each of about three steps' time; 0: none"
+    )
+    probes: bool = Field(True, description="read speaker, emotion and phones from every layer of the new model")
+    rows: int = Field(400, ge=10, le=10_000, description="recordings of the valid split, and as many sentences")
+
+
 class Search(Section):
     trials: int = Field(16, ge=1)
     epochs: int = Field(4, ge=1, description="budget of a trial that ASHA lets run to its end")
@@ -243,6 +253,7 @@ class Recipe(Section):
     balancing: Balancing = Balancing()
     decoding: Decoding = Decoding()
     trainer: Trainer = Trainer()
+    interpret: Interpret = Interpret()
     search: Search = Search()
     gates: Gates = Gates()
 
@@ -279,8 +290,9 @@ class Recipe(Section):
         return self
 
     def address(self) -> str:
-        """Hash of everything in the recipe that can change a result: all but its summary, search space and gates."""
-        content = self.model_dump(mode="json", exclude={"summary", "search", "gates"})
+        """Hash of everything in the recipe that can change a result: all but its summary, search space and gates, and
+        what is looked at."""
+        content = self.model_dump(mode="json", exclude={"summary", "search", "gates", "interpret"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
