@@ -1,6 +1,7 @@
 """The DAG, its schedules, and the command line.
 
-    motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate -> report
+    motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate ->
+                                       interpret -> report
     motet search assistant             Ray Tune over task weights, sharing mode and learning rate
     motet study assistant              every task alone, all together, in pairs, each left out: which help which
     motet promote assistant 4          the gate for one version, or a person's word
@@ -92,6 +93,7 @@ features = stage("features")(night.features)
 train = stage("train", retries=0)(night.train)  # Ray Train restarts workers itself, from their checkpoint
 register = stage("register")(verdict.register)
 evaluate = stage("evaluate")(verdict.evaluate)
+interpret = stage("interpret")(verdict.interpret)
 decide = stage("gate")(verdict.decide)
 report = stage("report")(verdict.report)
 searched = stage("search", retries=0)(night.search)  # Ray Tune retries its trials itself
@@ -160,8 +162,11 @@ def trained(
             version: int = said[-1].value
             said.append(evaluate(root, key, version, utterances, made, tracked))
             said.append(decide(root, key, version, utterances, made))
+            decided = said[-1].value
+            said.append(interpret(root, key, version, utterances, made, tracked))  # no promotion waits for it
+            seen: str = said[-1].value
             lines = [done.said() for done in said]
-            done = report(root, key, identity, name, version, said[-1].value, utterances, made, tracked, lines)
+            done = report(root, key, identity, name, version, decided, seen, utterances, made, tracked, lines)
     return done.value
 
 

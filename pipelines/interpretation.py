@@ -1,6 +1,6 @@
 """What a trained model shows of itself: its sharing mode's picture, and what can be read from each of its layers.
 
-    found = interpreted(store, version.address, lambda: predictor, valid, recipe)
+    found = read(store, interpreted(store, version.address, lambda: predictor, valid, recipe))
     found["pictures"]["audio"]["gates"], found["probes"][0]["layers"][0]["accuracy"]
 
 On rows of the valid split, at most `interpret.rows` of recordings and as many of sentences, which the model has never
@@ -71,14 +71,18 @@ def interpreted(
     dataset: Dataset,
     recipe: Recipe,
     report: Report | None = None,
-) -> dict[str, Any]:
-    """What `interpret` finds for the model with this address on a sample of these rows: read, or made and kept."""
+) -> str:
+    """The key of what `interpret` finds for the model with this address on a sample of these rows: made and kept."""
     chosen = dataset.select(sample(dataset.rows, recipe.interpret.rows))
     spec = chosen.spec.model_dump() if chosen.spec else None
     parts = (address, rows_identity(chosen), recipe.interpret.probes, spec, features.VERSION, VERSION)
     key = f"interpretations/{fingerprint(*parts)}.json"
     if not store.exists(key):
         store.put_bytes(key, json.dumps(interpret(load(), chosen, recipe, report)).encode())
+    return key
+
+
+def read(store: Store, key: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(store.read_bytes(key))
     return found
 
