@@ -84,9 +84,9 @@ def _by_part(epoch: Epoch, figure: str) -> dict[str, dict[tuple[str, str], float
     """Part -> pair of tasks -> value, from "cosine/<part>/<task>:<task>"; without a part it is the whole."""
     found: dict[str, dict[tuple[str, str], float]] = {}
     for key, value in epoch.items():
-        head, *place, pair = key.split("/")
-        one, colon, other = pair.partition(":")
-        if head == figure and colon:
+        if key.startswith(f"{figure}/"):
+            *place, pair = key.split("/")[1:]
+            one, _, other = pair.partition(":")
             part = PART_NAMES.get(place[0], place[0]) if place else WHOLE
             found.setdefault(part, {})[one, other] = value
     return found

@@ -39,8 +39,8 @@ def settings() -> Recipe:
 
 @pytest.fixture(scope="module")
 def dataset(store: Store, settings: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """36 recordings of four speakers in three moods, and 20 sentences."""
-    heard = spoken(tmp_path_factory.mktemp("recordings"), "heard", 36)
+    """48 recordings of four speakers in three moods, and 20 sentences."""
+    heard = spoken(tmp_path_factory.mktemp("recordings"), "heard", 48, longest=0.8)
     for number, row in enumerate(heard):
         row |= {"intent": f"intent{number % 4}", "speaker": f"s{number % 4}", "emotion": f"mood{number // 4 % 3}"}
     utterances = [commit(store, "heard", heard), commit(store, "read", written("read", 20))]
@@ -57,18 +57,18 @@ def test_everything_is_plain_data(settings: Recipe, dataset: Dataset) -> None:
     mmoe = settings.model_copy(update={"sharing": recipe.Sharing(mode="mmoe", experts=2)})
     found = interpret(model(mmoe, dataset), dataset, mmoe)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert (found["mode"], found["tasks"], found["rows"]) == ("mmoe", list(TASKS), 56)
+    assert (found["mode"], found["tasks"], found["rows"]) == ("mmoe", list(TASKS), 68)
     assert found["pictures"]["audio"]["gates"] == [[0.5, 0.5]] * 5  # gates start even
     assert found["pictures"]["text"]["gates"] == [[None, None], *[[0.5, 0.5]] * 2, *[[None, None]] * 2]
     probes = {probe["target"]: probe for probe in found["probes"]}
     assert list(probes) == ["speaker", "emotion", "character"]
     assert found["skipped"] == {}
     speaker = probes["speaker"]
-    assert (speaker["classes"], speaker["train"], speaker["test"]) == (4, 24, 12)
+    assert (speaker["classes"], speaker["train"], speaker["test"]) == (4, 32, 16)
     assert speaker["chance"] == 25.0
     labels = [(layer["path"], layer["label"]) for layer in speaker["layers"]]
     assert labels == [*(("shared", name) for name in ("front-end", "expert 1", "expert 2")), *((t, "given") for t in TASKS)]
-    assert probes["emotion"]["train"] + probes["emotion"]["test"] == 36
+    assert probes["emotion"]["train"] + probes["emotion"]["test"] == 48
 
 
 def test_emotion_is_asked_of_speakers_that_were_not_learned_from(dataset: Dataset) -> None:
@@ -93,19 +93,21 @@ def test_it_is_made_once(store: Store, settings: Recipe, dataset: Dataset) -> No
         raise AssertionError("loaded a model whose picture is kept")
 
     predictor = model(settings, dataset)
-    key = interpreted(store, "weights", lambda: predictor, dataset, settings)
-    assert interpreted(store, "weights", never, dataset, settings) == key
     bare = settings.model_copy(update={"interpret": recipe.Interpret(probes=False)})
-    assert interpreted(store, "weights", lambda: predictor, dataset, bare) != key
-    found = read(store, interpreted(store, "weights", never, dataset, bare))
+    key = interpreted(store, "weights", lambda: predictor, dataset, bare)
+    assert interpreted(store, "weights", never, dataset, bare) == key
+    found = read(store, key)
     assert (found["probes"], found["skipped"], found["pictures"]) == ([], {}, {"audio": {}, "text": {}})
+    for other in (("others", dataset, bare), ("weights", dataset.select(range(60)), bare), ("weights", dataset, settings)):
+        with pytest.raises(AssertionError, match="is kept"):
+            interpreted(store, other[0], never, *other[1:])
 
 
 def test_rows_are_bounded(settings: Recipe, dataset: Dataset) -> None:
     chosen = sample(dataset.rows, 10)
     rows = dataset.rows.take(chosen).to_pylist()
     assert [row["audio"] is not None for row in rows] == [True] * 10 + [False] * 10
-    assert sample(dataset.rows, 1000) == list(range(56))
+    assert sample(dataset.rows, 1000) == list(range(68))
     few = settings.model_copy(update={"interpret": recipe.Interpret(rows=10)})
     found = interpret(model(few, dataset), dataset.select(chosen), few)
     assert found["rows"] == 20
