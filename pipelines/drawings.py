@@ -37,7 +37,7 @@ def drawings(history: Sequence[Epoch], sharing: Mapping[str, Any]) -> list[Drawi
     pictures: dict[str, dict[str, Any]] = sharing.get("pictures", {})
     for name in {name: None for group in pictures.values() for name in group}:
         if name in PICTURES:
-            charts = []
+            charts: list[Chart] = []
             for group, picture in pictures.items():
                 if name in picture and not (charts and name in OF_WEIGHTS):
                     charts += PICTURES[name].charts(picture[name], sharing["tasks"], _heading(name, group, pictures))

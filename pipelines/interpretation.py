@@ -146,7 +146,9 @@ class Names:
     def _phones(self, view: View, indices: np.ndarray) -> Iterator[list[tuple[int, str]]]:
         for length, index in zip(view.lengths.tolist(), indices, strict=True):
             said = self.phones.get(self.rows[index]["id"], ())
-            middles = [(int((start + end) / 2 / self.predictor.seconds_per_state), symbol) for symbol, start, end in said]
+            middles = [
+                (int((start + end) / 2 / self.predictor.seconds_per_state), symbol) for symbol, start, end in said
+            ]
             yield [(frame, symbol) for frame, symbol in middles if frame < length]
 
     def _units(self, view: View, batch: Batch) -> Iterator[list[tuple[int, str]]]:
@@ -219,7 +221,9 @@ def _of_layers(seen: Seen, labels: list[str], train: list[int], test: list[int])
     for layer, parts in seen.states.items():
         x = torch.cat(parts)
         found = probe(x[train], y, x[test], test_y, len(classes))
-        layers.append({"path": layer.path, "label": layer.label, "accuracy": found.accuracy, "shuffled": found.shuffled})
+        layers.append(
+            {"path": layer.path, "label": layer.label, "accuracy": found.accuracy, "shuffled": found.shuffled}
+        )
     return {
         "classes": len(classes),
         "train": len(train),
@@ -238,4 +242,3 @@ def _plain(content: Any) -> Any:
     if isinstance(content, float):
         return None if math.isnan(content) else round(content, 5)
     return content
-

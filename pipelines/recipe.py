@@ -209,7 +209,9 @@ class Interpret(Section):
     """What is looked at beside the scores, for the report's "What the tasks share". No result depends on it."""
 
     gradients: int = Field(
-        50, ge=0, description="steps between two looks at the tasks' gradients, each of about three steps' time; 0: none"
+        50,
+        ge=0,
+        description="steps between two looks at the tasks' gradients, each of about three steps' time; 0: none",
     )
     probes: bool = Field(True, description="read speaker, emotion and phones from every layer of the new model")
     rows: int = Field(400, ge=10, le=10_000, description="recordings of the valid split, and as many sentences")

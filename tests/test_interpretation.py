@@ -32,7 +32,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def settings() -> Recipe:
-    corpora = [{"name": "heard", "kind": "manifest", "source": "x"}, {"name": "read", "kind": "manifest", "source": "x"}]
+    corpora = [
+        {"name": "heard", "kind": "manifest", "source": "x"},
+        {"name": "read", "kind": "manifest", "source": "x"},
+    ]
     tasks = {task: {} for task in TASKS}
     return parse({**small_night.RECIPE, "corpora": corpora, "tasks": tasks, "features": {"bins": 16}})
 
@@ -67,7 +70,10 @@ def test_everything_is_plain_data(settings: Recipe, dataset: Dataset) -> None:
     assert (speaker["classes"], speaker["train"], speaker["test"]) == (4, 32, 16)
     assert speaker["chance"] == 25.0
     labels = [(layer["path"], layer["label"]) for layer in speaker["layers"]]
-    assert labels == [*(("shared", name) for name in ("front-end", "expert 1", "expert 2")), *((t, "given") for t in TASKS)]
+    assert labels == [
+        *(("shared", name) for name in ("front-end", "expert 1", "expert 2")),
+        *((t, "given") for t in TASKS),
+    ]
     assert probes["emotion"]["train"] + probes["emotion"]["test"] == 48
 
 
@@ -98,7 +104,11 @@ def test_it_is_made_once(store: Store, settings: Recipe, dataset: Dataset) -> No
     assert interpreted(store, "weights", never, dataset, bare) == key
     found = read(store, key)
     assert (found["probes"], found["skipped"], found["pictures"]) == ([], {}, {"audio": {}, "text": {}})
-    for other in (("others", dataset, bare), ("weights", dataset.select(range(60)), bare), ("weights", dataset, settings)):
+    for other in (
+        ("others", dataset, bare),
+        ("weights", dataset.select(range(60)), bare),
+        ("weights", dataset, settings),
+    ):
         with pytest.raises(AssertionError, match="is kept"):
             interpreted(store, other[0], never, *other[1:])
 
