@@ -32,7 +32,7 @@ from mtl.tasks import States
 FRONT_END, GIVEN = "front-end", "given"  # labels of the first layer, and of what each task is given at the end
 PENALTY = 1e-3  # of the squared weights beside the mean cross entropy, on standardised states
 ITERATIONS = 50  # of L-BFGS: on states of a trained model it has converged, on shuffled labels it need not
-SHUFFLES = 5
+SHUFFLES = 3
 TEST_SHARE = 1 / 3
 FEWEST = 3  # labelled items of a class, to have one to test on and more to learn from
 

@@ -17,7 +17,7 @@ from pipelines.charts import Cell, Point, grid_chart, line_chart
 
 Epoch = Mapping[str, float]
 Chart = tuple[str, str]  # caption, SVG
-WHOLE = "all shared parts"
+WHOLE = "the trunk as a whole"
 PART_NAMES = {"audio": "audio front-end", "text": "text front-end"}
 EVEN = 1e-6  # weights that move less are a constant
 

@@ -43,7 +43,7 @@ from pipelines.recipe import Recipe
 from pipelines.store import Store, fingerprint
 
 VERSION = 1  # bump when the same model on the same rows would show something else
-FRAMES = 3000  # of all recordings together, for the probe of phones
+FRAMES = 2000  # of all recordings together, for the probe of phones
 LEAST = 10  # items to be asked about: a probe's figure on fewer says nothing
 SYNTHETIC = "espeak"
 Report = Callable[[int, int, str], None]

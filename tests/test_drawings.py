@@ -100,12 +100,12 @@ def test_gradients_weights_and_losses_over_time() -> None:
     assert [drawn.name for drawn in (cosines, conflicts, weights, losses)] == [
         *("cosines", "conflicts", "weights", "losses")
     ]
-    assert [caption for caption, _ in cosines.charts] == ["all shared parts", "audio front-end", "block 1"]
+    assert [caption for caption, _ in cosines.charts] == ["the trunk as a whole", "audio front-end", "block 1"]
     whole = svgs(cosines.charts[0][1])[0]
     shown = [text.text for text in whole.findall("text") if text.attrib["class"] == "count"]
     assert shown == ["–", "-0.25", "–", "-0.25", "–", "+0.50", "–", "+0.50", "–"]
     told = [title.text for title in whole.iter("title")]
-    assert "transcript and intent, all shared parts: -0.250, in conflict in 20 % of the steps" in told
+    assert "transcript and intent, the trunk as a whole: -0.250, in conflict in 20 % of the steps" in told
     assert "block 1 <b>20</b>" in conflicts.charts[0][1]
     assert "intent <b>0.7</b>" in weights.charts[0][1]
     assert "transcript <b>0.5</b>" in losses.charts[0][1]
