@@ -309,6 +309,19 @@ class SpeechModel(nn.Module):
         with self.trunk.register_forward_pre_hook(lambda _, arguments: found.append(arguments[0])):
             yield found
 
+    def shared_parts(self) -> dict[str, list[nn.Parameter]]:
+        """`shared_parameters` by the part of the trunk that they lie in: its blocks, then the rest."""
+        shared = {id(p) for p in self.trunk.shared_parameters()}
+        parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.trunk.named_parameters():
+            if id(parameter) in shared:
+                parts.setdefault(self.trunk.part(name), []).append(parameter)
+        return {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
+
+    def front_parts(self) -> dict[str, list[nn.Parameter]]:
+        """`front_parameters` by input group."""
+        return {"audio": list(self.audio.parameters()), "text": list(self.text.parameters())}
+
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""
         return self.trunk.penalty()

@@ -248,6 +248,18 @@ class Trainer(Section):
     max_failures: int = Field(3, ge=0, description="how often a worker group is restarted from its checkpoint")
 
 
+class Interpret(Section):
+    """What is looked at beside the scores, for the report's "What the tasks share". No result depends on it."""
+
+    gradients: int = Field(
+        50,
+        ge=0,
+        description="steps between two looks at the tasks' gradients, each of about three steps' time; 0: none",
+    )
+    probes: bool = Field(True, description="read speaker, emotion and phones from every layer of the new model")
+    rows: int = Field(400, ge=10, le=10_000, description="recordings of the valid split, and as many sentences")
+
+
 class Search(Section):
     """`motet search`: trials on one device each, compared by `objective`, drawn as a front over the tasks."""
 
@@ -323,6 +335,7 @@ class Recipe(Section):
     decoding: Decoding = Decoding()
     translation: Translation = Translation()
     trainer: Trainer = Trainer()
+    interpret: Interpret = Interpret()
     search: Search = Search()
     gates: Gates = Gates()
 
@@ -378,8 +391,9 @@ class Recipe(Section):
             raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
 
     def address(self) -> str:
-        """Hash of everything in the recipe that can change a result: all but its summary, search space and gates."""
-        content = self.model_dump(mode="json", exclude={"summary", "search", "gates"})
+        """Hash of everything in the recipe that can change a result: all but its summary, search space and gates, and
+        what is looked at."""
+        content = self.model_dump(mode="json", exclude={"summary", "search", "gates", "interpret"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
         if not set(DIALOGUE) & set(self.tasks):

@@ -40,6 +40,7 @@ class Story:
         scores: Scores,
         champion: Scores | None,
         verdict: Mapping[str, Any],
+        sharing: Mapping[str, Any],
         utterances: Sequence[Manifest],
         features: Sequence[Manifest],
     ) -> Night:
@@ -76,6 +77,7 @@ class Story:
             quarantine=_quarantine(self.store, utterances),
             decision=decision.to_json(),
             lineage=self._lineage(scores, [*utterances, *features]),
+            sharing=dict(sharing),
         )
 
     def _lineage(self, scores: Scores, data: Sequence[Manifest]) -> dict[str, str]:

@@ -110,6 +110,11 @@ class Options(Section):
         return self.utterances or max(1, round(self.hours * 3600 / SECONDS_PER_UTTERANCE))
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Recordings of each split."""
+        return {"train": self.train_utterances, "valid": self.valid_utterances, "test": self.test_utterances}
+
+    @property
     def split_speakers(self) -> dict[str, int]:
         return {"train": self.speakers, "valid": self.valid_speakers, "test": self.test_speakers}
 
@@ -134,12 +139,7 @@ def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
     if source is not None:
         raise CorpusError(f"corpora.{corpus.name}: kind espeak makes its own audio; leave out its source")
     _installed()
-    counts = {
-        "train": options.train_utterances,
-        "valid": options.valid_utterances,
-        "test": options.test_utterances,
-    }
-    for split, count in counts.items():
+    for split, count in options.counts.items():
         yield from _spoken(options, split, count)
     yield from _written(options, options.text_only_sentences)
     if options.dialogues or options.text_only_dialogues:
@@ -301,6 +301,15 @@ def _sentence(rng: Random, language: str, options: Options, split: str, seen: se
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def phonemes_of(corpus: Corpus, split: str) -> Iterator[tuple[str, tuple[tuple[str, float, float], ...]]]:
+    """Name of each recording of a split, and its phonemes with their times (see Speech), spoken again to hear them."""
+    options = options_of(corpus)
+    for utterance in _spoken(options, split, options.counts[split]):
+        spoken: Any = utterance.recording and utterance.recording.load  # `render`, with its arguments
+        text, voice, _noise = spoken.args
+        yield utterance.id, speak(text, voice).phonemes
 
 
 # --- sound ---------------------------------------------------------------------------------------------------------
