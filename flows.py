@@ -1,6 +1,7 @@
 """The DAG, its schedules, and the command line.
 
-    motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate -> report
+    motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate ->
+                                       interpret -> report
     motet search assistant             Ray Tune over task weights, sharing mode and learning rate; a front over tasks
     motet study assistant              every task alone, all together, in pairs, each left out: which help which
     motet study assistant --labels 0.01,0.1,1     how few labels will do, for all tasks together and for each alone
@@ -95,6 +96,7 @@ features = stage("features")(night.features)
 train = stage("train", retries=0)(night.train)  # Ray Train restarts workers itself, from their checkpoint
 register = stage("register")(verdict.register)
 evaluate = stage("evaluate")(verdict.evaluate)
+interpret = stage("interpret")(verdict.interpret)
 decide = stage("gate")(verdict.decide)
 report = stage("report")(verdict.report)
 searched = stage("search", retries=0)(night.search)  # Ray Tune retries its trials itself
@@ -165,8 +167,11 @@ def trained(
             version: int = said[-1].value
             said.append(evaluate(root, key, version, utterances, made, tracked))
             said.append(decide(root, key, version, utterances, made))
+            decided = said[-1].value
+            said.append(interpret(root, key, version, utterances, made, tracked))  # no promotion waits for it
+            seen: str = said[-1].value
             lines = [done.said() for done in said]
-            done = report(root, key, identity, name, version, said[-1].value, utterances, made, tracked, lines)
+            done = report(root, key, identity, name, version, decided, seen, utterances, made, tracked, lines)
     return done.value
 
 

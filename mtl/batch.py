@@ -26,6 +26,7 @@ class Example:
     slots (L,): BIO tag of each word, or None when not labelled.
     targets (Y,): units of the translation; empty when not translated.
     labels: class of each classification task, IGNORE when not labelled.
+    context (C,), context_characters (C, c): words of the turns before, as `words` are; None where no task asks.
     """
 
     id: str
@@ -35,6 +36,8 @@ class Example:
     slots: np.ndarray | None
     targets: np.ndarray
     labels: Mapping[str, int]
+    context: np.ndarray | None = None
+    context_characters: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Batch:
     slots (B, L): tags, IGNORE on padding and on rows without slots.
     targets (B, Y), target_lengths (B,): units of the translation; length 0 means not translated.
     labels: task -> (B,), IGNORE where not labelled.
+    context (B, C), context_characters (B, C, c), context_lengths (B,): words of the turns before; None where no row
+        has any.
     """
 
     ids: tuple[str, ...]
@@ -61,6 +66,9 @@ class Batch:
     targets: Tensor
     target_lengths: Tensor
     labels: Mapping[str, Tensor]
+    context: Tensor | None = None
+    context_characters: Tensor | None = None
+    context_lengths: Tensor | None = None
 
     @property
     def group(self) -> str:
@@ -79,6 +87,17 @@ class Batch:
         if task == "translation":
             return self.target_lengths > 0
         return self.labels[task] != IGNORE
+
+    def remembering(self, other: Batch, rows: Tensor) -> Batch:
+        """This batch with the turns before those rows (B,) of another one: its rows are the same utterances."""
+        if other.context is None or other.context_characters is None or other.context_lengths is None:
+            return replace(self, context=None, context_characters=None, context_lengths=None)
+        return replace(
+            self,
+            context=other.context[rows],
+            context_characters=other.context_characters[rows],
+            context_lengths=other.context_lengths[rows],
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         moved: dict[str, Any] = {
@@ -102,6 +121,7 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
     frames, frame_lengths = _pad_frames(features) if features is not None else (None, None)
     words, word_lengths = _pad([example.words for example in examples], 0)
     units, unit_lengths = _pad([example.units for example in examples], 0)
+    context, context_characters, context_lengths = _context(examples)
     targets, target_lengths = _pad([example.targets for example in examples], 0)
     return Batch(
         ids=tuple(example.id for example in examples),
@@ -119,7 +139,19 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
             task: torch.tensor([example.labels[task] for example in examples], dtype=torch.int64)
             for task in examples[0].labels
         },
+        context=context,
+        context_characters=context_characters,
+        context_lengths=context_lengths,
     )
+
+
+def _context(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
+    pairs = [(example.context, example.context_characters) for example in examples]
+    found = [(words, letters) for words, letters in pairs if words is not None and letters is not None]
+    if len(found) < len(examples) or not any(len(words) for words, _ in found):
+        return None, None, None
+    words, lengths = _pad([words for words, _ in found], 0)
+    return words, _pad([letters for _, letters in found], 0)[0], lengths
 
 
 def _pad(arrays: Sequence[np.ndarray], value: int) -> tuple[Tensor, Tensor]:

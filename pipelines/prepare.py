@@ -118,13 +118,14 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             f"recipe {recipe.name!r}: decoding.reread needs training rows of text alone, so that the text front-end is "
             "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
-    columns = ["text", "tokens", *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
+    columns = ["text", "tokens", "context", *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
     try:
         codec = Codec.build(
             train.select(columns).to_pylist(),
             tasks,
             kind=recipe.text.units,
             pieces=recipe.text.pieces,
+            context=recipe.text.context,
             target_kind=recipe.translation.units,
             target_pieces=recipe.translation.pieces,
         )
@@ -257,7 +258,8 @@ class Validation:
             tokens = [tokens_of(rows[index]) for index in indices] if batch.group == "text" else None
             for index, prediction in zip(indices, predictor.predict_batch(batch, tokens), strict=True):
                 predictions[index] = prediction
-        found = summarise(score_rows(rows, cast(list[Prediction], predictions)))
+        known = frozenset(model.codec.labels.get("speaker", ()))
+        found = summarise(score_rows(rows, cast(list[Prediction], predictions), known_speakers=known))
         return {f"valid/{metric}": value for metric, value in found.items() if np.isfinite(value)}
 
 

@@ -23,14 +23,15 @@ from mtl import curriculum
 from pipelines.roots import sha256
 
 SHIPPED = Path(__file__).parent / "recipes"
-CORPUS_KINDS = ("espeak", "librispeech", "atis", "covost", "manifest")
+CORPUS_KINDS = ("espeak", "librispeech", "commonvoice", "voxceleb", "atis", "sgd", "covost", "manifest")
 SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
 BALANCING = (
     *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
     *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
     *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
 )
-TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation")
+DIALOGUE = ("dialogue_act", "system_action")  # as mtl.text has it, whose torch a command line can do without
+TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation", *DIALOGUE)
 
 
 class RecipeError(ValueError):
@@ -94,6 +95,9 @@ class Features(Section):
 class Text(Section):
     units: Literal["characters", "sentencepiece"] = "characters"
     pieces: int = Field(256, ge=32, description="size of the SentencePiece model")
+    context: int = Field(
+        64, ge=0, description="words of the turns before that dialogue tasks read, the latest; 0: none"
+    )
 
 
 class Loader(Section):
@@ -244,6 +248,18 @@ class Trainer(Section):
     max_failures: int = Field(3, ge=0, description="how often a worker group is restarted from its checkpoint")
 
 
+class Interpret(Section):
+    """What is looked at beside the scores, for the report's "What the tasks share". No result depends on it."""
+
+    gradients: int = Field(
+        50,
+        ge=0,
+        description="steps between two looks at the tasks' gradients, each of about three steps' time; 0: none",
+    )
+    probes: bool = Field(True, description="read speaker, emotion and phones from every layer of the new model")
+    rows: int = Field(400, ge=10, le=10_000, description="recordings of the valid split, and as many sentences")
+
+
 class Search(Section):
     """`motet search`: trials on one device each, compared by `objective`, drawn as a front over the tasks."""
 
@@ -319,6 +335,7 @@ class Recipe(Section):
     decoding: Decoding = Decoding()
     translation: Translation = Translation()
     trainer: Trainer = Trainer()
+    interpret: Interpret = Interpret()
     search: Search = Search()
     gates: Gates = Gates()
 
@@ -374,10 +391,13 @@ class Recipe(Section):
             raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
 
     def address(self) -> str:
-        """Hash of everything in the recipe that can change a result: all but its summary, search space and gates."""
-        content = self.model_dump(mode="json", exclude={"summary", "search", "gates"})
+        """Hash of everything in the recipe that can change a result: all but its summary, search space and gates, and
+        what is looked at."""
+        content = self.model_dump(mode="json", exclude={"summary", "search", "gates", "interpret"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
+        if not set(DIALOGUE) & set(self.tasks):
+            content["text"].pop("context")  # which nothing reads
         if "translation" not in self.tasks:
             content.pop("translation")
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies

@@ -40,6 +40,7 @@ class Story:
         scores: Scores,
         champion: Scores | None,
         verdict: Mapping[str, Any],
+        sharing: Mapping[str, Any],
         utterances: Sequence[Manifest],
         features: Sequence[Manifest],
     ) -> Night:
@@ -64,6 +65,7 @@ class Story:
             champion="" if verdict["champion"] is None else f"{name} v{verdict['champion']}",
             metrics=findings.table(scores, self.recipe.gates, champion, decision),
             by_corpus=scores.by_corpus if len(scores.by_corpus) > 1 else {},
+            by_language=scores.by_language if len(scores.by_language) > 1 else {},
             stages=[(stage, text, seconds) for stage, text, seconds in self.said],
             history=trained.history,
             curriculum=stages(self.recipe),
@@ -75,6 +77,7 @@ class Story:
             quarantine=_quarantine(self.store, utterances),
             decision=decision.to_json(),
             lineage=self._lineage(scores, [*utterances, *features]),
+            sharing=dict(sharing),
         )
 
     def _lineage(self, scores: Scores, data: Sequence[Manifest]) -> dict[str, str]:

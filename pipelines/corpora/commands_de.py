@@ -41,8 +41,8 @@ RULES = {
     "|(<adjective_n> herz|<adjective_m> fluss|<adjective_m> traum)",
     "genre": "jazz|rock|blues|country|disco|oper|techno|reggae|hip hop|heavy metal",
     "city": "london|paris|berlin|madrid|tokio|boston|chicago|dublin|toronto|sydney|new york|kapstadt",
-    "date": "heute|morgen|heute abend|<weekday>|nächsten <weekday>|dieses wochenende|den <ordinal> <month>|nächste woche"
-    "|morgen <part_after_tomorrow>|<weekday> <part>",
+    "date": "heute|morgen|heute abend|<weekday>|nächsten <weekday>|dieses wochenende|den <ordinal> <month>"
+    "|nächste woche|morgen <part_after_tomorrow>|<weekday> <part>",
     "time": "<hour>|<hour_clock> (uhr|uhr dreißig|uhr fünfzehn|uhr fünfundvierzig)"
     "|(halb <hour_next>|viertel nach <hour>|viertel vor <hour>)|zwölf uhr mittags|mitternacht"
     "|<hour_clock> uhr (morgens|nachmittags|abends)",
