@@ -1,7 +1,8 @@
 """The DAG, its schedules, and the command line.
 
-    motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate -> report
-    motet search assistant             Ray Tune over task weights, sharing mode and learning rate
+    motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate ->
+                                       interpret -> report
+    motet search assistant             Ray Tune over task weights, sharing mode and learning rate; a front over tasks
     motet study assistant              every task alone, all together, in pairs, each left out: which help which
     motet study assistant --labels 0.01,0.1,1     how few labels will do, for all tasks together and for each alone
     motet study assistant --sharing all --balancing all     which mode, which method
@@ -42,6 +43,7 @@ from pipelines.commands import (
     table_of,
     who,
 )
+from pipelines.front_table import front_lines, front_rows, picked
 from pipelines.night import Done, Outcome, Ref
 from pipelines.progress import display
 from pipelines.recipe import BALANCING, SHARING_MODES, Recipe, load
@@ -94,6 +96,7 @@ features = stage("features")(night.features)
 train = stage("train", retries=0)(night.train)  # Ray Train restarts workers itself, from their checkpoint
 register = stage("register")(verdict.register)
 evaluate = stage("evaluate")(verdict.evaluate)
+interpret = stage("interpret")(verdict.interpret)
 decide = stage("gate")(verdict.decide)
 report = stage("report")(verdict.report)
 searched = stage("search", retries=0)(night.search)  # Ray Tune retries its trials itself
@@ -164,8 +167,11 @@ def trained(
             version: int = said[-1].value
             said.append(evaluate(root, key, version, utterances, made, tracked))
             said.append(decide(root, key, version, utterances, made))
+            decided = said[-1].value
+            said.append(interpret(root, key, version, utterances, made, tracked))  # no promotion waits for it
+            seen: str = said[-1].value
             lines = [done.said() for done in said]
-            done = report(root, key, identity, name, version, said[-1].value, utterances, made, tracked, lines)
+            done = report(root, key, identity, name, version, decided, seen, utterances, made, tracked, lines)
     return done.value
 
 
@@ -201,8 +207,9 @@ def search(
     resume: bool = False,
     train_winner: bool = False,
     wait: bool = True,
+    pick: str = "best",
 ) -> dict[str, Any]:
-    """Trials of the recipe's search space; with `train_winner`, a night of its best point afterwards."""
+    """Trials of the recipe's search space; with `train_winner`, a night of the point that is picked afterwards."""
     root = root or environment.default_root()
     loaded = load(recipe, list(overrides))
     with night.one_at_a_time(root, f"search of {loaded.name}", wait), display():
@@ -211,7 +218,7 @@ def search(
         rows = [night.trial_row(row) for row in found["leaderboard"]]
         create_table_artifact(table=rows, key=artifact_key("search", loaded.name), description="trials, best first")
     if train_winner:
-        chosen = [*overrides, *found["winner"]]
+        chosen = [*overrides, *picked(found, pick)["overrides"]]
         found["night"] = nightly(recipe, root=root, overrides=chosen, wait=wait)
     return found
 
@@ -385,23 +392,51 @@ def search_command(
     settings: SetOption = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of search.trials.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that was interrupted.")] = False,
-    train_winner: Annotated[bool, typer.Option("--train-winner", help="Then a night of the best point.")] = False,
+    train_winner: Annotated[bool, typer.Option("--train-winner", help="Then a night of the picked point.")] = False,
+    pick: Annotated[
+        str, typer.Option("--pick", metavar="TRIAL", help="A trial's name; best: by the objective; knee: of the front.")
+    ] = "best",
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="FILE.yaml", help="The recipe with the picked point put in.")
+    ] = None,
     wait: WaitOption = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Ray Tune over task weights, sharing mode and its strength, learning rate; ends with a leaderboard.
+    """Ray Tune over task weights, sharing mode and its strength, learning rate; ends with the front over the tasks.
 
-    Example: `motet search assistant --trials 8`, and after an interruption the same with `--resume`
+    A search that has ended is shown again by `--resume`, for instance to pick another of its trials.
+
+    Example: `motet search assistant --trials 8`, after an interruption the same with `--resume`, and then
+    `motet search assistant --resume --pick knee --write knee.yaml`
     """
     load(recipe, settings or [])
     environment.make_home(root)
     with display(quiet=as_json):
-        found = search(recipe, root, settings or [], trials, resume, train_winner, wait)
+        found = search(recipe, root, settings or [], trials, resume, train_winner, wait, pick)
     rows = [night.trial_row(row) for row in found["leaderboard"]]
-    emit(found, as_json, table_of("trials, the best first (error on valid, %)", rows, NUMBERS))
+    emit(found, as_json, table_of(f"trials, the best first ({found['objective']['label']})", rows, NUMBERS))
     if not as_json:
-        print(f"\nbest: motet nightly {recipe} " + " ".join(f"--set {setting}" for setting in found["winner"]))
+        print_front(found)
+    chosen = picked(found, pick)["overrides"]
+    if write:
+        from pipelines.trial import with_overrides
+
+        write.write_text(with_overrides(load(recipe, settings or []), chosen).to_yaml(), encoding="utf-8")
+    if not as_json:
+        print(f"\n{pick}: motet nightly {recipe} " + " ".join(f"--set {setting}" for setting in chosen))
+        if write:
+            print(f"written to {write}")
+
+
+def print_front(found: dict[str, Any]) -> None:
+    """The front, what its figures mean, and where it is drawn."""
+    rows = front_rows(found)
+    if rows:
+        print()
+        emit(found, False, table_of("the front: beaten by no other trial on every task", rows, list(rows[0])[1:]))
+    lines = [*front_lines(found), ("report", found["report"])]
+    print("\n".join(["", *(f"{name:<12}{text}" for name, text in lines)]))
 
 
 @app.command("study")

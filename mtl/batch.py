@@ -27,6 +27,7 @@ class Example:
     targets (Y,): units of the translation; empty when not translated.
     labels: class of each classification task, IGNORE when not labelled.
     domain: number of the recording's domain, 0 when unknown; see mtl.domains.
+    context (C,), context_characters (C, c): words of the turns before, as `words` are; None where no task asks.
     """
 
     id: str
@@ -37,6 +38,8 @@ class Example:
     targets: np.ndarray
     labels: Mapping[str, int]
     domain: int = 0
+    context: np.ndarray | None = None
+    context_characters: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Batch:
     targets (B, Y), target_lengths (B,): units of the translation; length 0 means not translated.
     labels: task -> (B,), IGNORE where not labelled.
     domains (B,): 0 where unknown; see mtl.domains.
+    context (B, C), context_characters (B, C, c), context_lengths (B,): words of the turns before; None where no row
+        has any.
     """
 
     ids: tuple[str, ...]
@@ -65,6 +70,9 @@ class Batch:
     target_lengths: Tensor
     labels: Mapping[str, Tensor]
     domains: Tensor
+    context: Tensor | None = None
+    context_characters: Tensor | None = None
+    context_lengths: Tensor | None = None
 
     @property
     def group(self) -> str:
@@ -83,6 +91,17 @@ class Batch:
         if task == "translation":
             return self.target_lengths > 0
         return self.labels[task] != IGNORE
+
+    def remembering(self, other: Batch, rows: Tensor) -> Batch:
+        """This batch with the turns before those rows (B,) of another one: its rows are the same utterances."""
+        if other.context is None or other.context_characters is None or other.context_lengths is None:
+            return replace(self, context=None, context_characters=None, context_lengths=None)
+        return replace(
+            self,
+            context=other.context[rows],
+            context_characters=other.context_characters[rows],
+            context_lengths=other.context_lengths[rows],
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         moved: dict[str, Any] = {
@@ -106,6 +125,7 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
     frames, frame_lengths = _pad_frames(features) if features is not None else (None, None)
     words, word_lengths = _pad([example.words for example in examples], 0)
     units, unit_lengths = _pad([example.units for example in examples], 0)
+    context, context_characters, context_lengths = _context(examples)
     targets, target_lengths = _pad([example.targets for example in examples], 0)
     return Batch(
         ids=tuple(example.id for example in examples),
@@ -124,7 +144,19 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
             for task in examples[0].labels
         },
         domains=torch.tensor([example.domain for example in examples], dtype=torch.int64),
+        context=context,
+        context_characters=context_characters,
+        context_lengths=context_lengths,
     )
+
+
+def _context(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
+    pairs = [(example.context, example.context_characters) for example in examples]
+    found = [(words, letters) for words, letters in pairs if words is not None and letters is not None]
+    if len(found) < len(examples) or not any(len(words) for words, _ in found):
+        return None, None, None
+    words, lengths = _pad([words for words, _ in found], 0)
+    return words, _pad([letters for _, letters in found], 0)[0], lengths
 
 
 def _pad(arrays: Sequence[np.ndarray], value: int) -> tuple[Tensor, Tensor]:

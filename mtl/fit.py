@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl import parallel
-from mtl.backward import Backward, MicroBatch, Step
+from mtl.backward import Backward, MicroBatch, Step, cosines_of
 from mtl.balance import Balancer, Settings
 from mtl.curriculum import Curriculum, Stage
 from mtl.model import SpeechModel
@@ -53,6 +53,7 @@ class FitConfig:
     balancing_settings: Settings = field(default_factory=Settings)
     curriculum: tuple[Stage, ...] = ()  # before the joint stage; see mtl.curriculum
     restart: bool = False  # the learning rate's schedule in each stage anew
+    look_every: int = 0  # steps between two looks at the tasks' gradients, where balancing has no need of them; 0: none
     checkpoint_seconds: float = 120.0  # besides one after every epoch
     seed: int = 0
     device: str | None = None  # cuda where there is one
@@ -108,6 +109,20 @@ def kept_weights(state: dict[str, Any]) -> dict[str, Tensor]:
     return {**state["model"], **(state["average"] or {})}
 
 
+def with_settings(state: dict[str, Any], config: FitConfig, tasks: Sequence[str]) -> dict[str, Any]:
+    """A checkpoint's state to go on from with the learning rate and task weights of `config`, all else as it was.
+
+    The schedule's place, Adam's moments, the sampler and what a balancer has learned are kept.
+    """
+    groups = [{**group, "peak": config.learning_rate} for group in state["optimiser"]["param_groups"]]
+    static = torch.tensor([float(config.task_weights.get(task, 1.0)) for task in tasks])
+    return {
+        **state,
+        "optimiser": {**state["optimiser"], "param_groups": groups},
+        "balancer": {**state["balancer"], "static": static},
+    }
+
+
 class _Run:
     """Everything that a checkpoint holds, and the step that changes it."""
 
@@ -118,14 +133,18 @@ class _Run:
         self.model = model.to(self.device)
         tasks, weights = model.config.tasks, config.task_weights
         self.balancer = Balancer(tasks, weights, config.balancing, config.balancing_settings).to(self.device)
-        self.backward = Backward(model, self.balancer, config.seed, self.bf16)
+        self.backward = Backward(model, self.balancer, config.seed, self.bf16, config.look_every)
         self.optimiser = torch.optim.AdamW(_parameter_groups(model, self.balancer, config), betas=BETAS, fused=True)
         steps = [loader.steps(epoch) for epoch in range(config.epochs)]
         self.curriculum = Curriculum(config.curriculum, tasks, config.epochs)
         self.spans = _spans(steps, self.curriculum if config.restart else None)
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()} if config.ema else None
         self.epoch = self.step = 0
-        self.tally = _Tally(len(tasks), self.device)
+        self.tally = self.new_tally()
+
+    def new_tally(self) -> _Tally:
+        parts = (*self.model.front_parts(), *self.model.shared_parts())
+        return _Tally(len(self.model.config.tasks), parts, self.device)
 
     def train_epoch(self, report: Report) -> None:
         self.model.train()
@@ -217,7 +236,7 @@ class _Run:
             self.model.eval()
             metrics.update(validate(self.model))
             self.model.load_state_dict(trained, strict=False)
-        self.tally = _Tally(len(self.model.config.tasks), self.device)
+        self.tally = self.new_tally()
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -246,10 +265,12 @@ class _Run:
 class _Tally:
     """Sums over an epoch, kept on the device until the epoch's end."""
 
-    def __init__(self, tasks: int, device: torch.device) -> None:
+    def __init__(self, tasks: int, parts: Sequence[str], device: torch.device) -> None:
+        self.parts = parts
         self.sums, self.counts, self.weights, self.heard = torch.zeros(4, tasks, dtype=torch.float64, device=device)
         # By pair of tasks: sum of their gradients' cosines, steps with a negative one, steps.
         self.cosines = torch.zeros(3, tasks, tasks, dtype=torch.float64, device=device)
+        self.part_cosines = torch.zeros(3, len(parts), tasks, tasks, dtype=torch.float64, device=device)
         self.norm = torch.zeros((), device=device)
         self.steps = self.utterances = 0
         self.frames = torch.zeros(2, device=device, dtype=torch.float64)  # real, padded
@@ -261,9 +282,11 @@ class _Tally:
         self.counts += step.counts
         self.weights += step.weights
         self.heard += step.present
-        if step.cosines is not None:
-            known = ~step.cosines.isnan()
-            self.cosines += torch.stack((step.cosines.nan_to_num(), step.cosines < 0, known))
+        if step.gramians is not None and step.cosines is not None:
+            self.cosines += _counted(step.cosines)
+            self.part_cosines[:, len(self.parts) - len(step.gramians) :] += _counted(cosines_of(step.gramians))
+        if step.front_gramians is not None:
+            self.part_cosines[:, : len(step.front_gramians)] += _counted(cosines_of(step.front_gramians))
         self.norm += norm
         self.steps += 1
         for batch in (batch for group in micro_batches for batch in group):
@@ -289,21 +312,38 @@ class _Tally:
         for task, total, steps in zip(tasks, self.weights.tolist(), self.heard.tolist(), strict=True):
             if steps:
                 found[f"weight/{task}"] = total / steps
-        cosines, conflicts, steps_of = self.cosines.tolist()
-        for (i, one), (j, other) in combinations(enumerate(tasks), 2):
-            if together := steps_of[i][j]:
-                found[f"cosine/{one}:{other}"] = cosines[i][j] / together
-                found[f"conflict/{one}:{other}"] = conflicts[i][j] / together
+        found |= _agreement(self.cosines, tasks)
+        for position, part in enumerate(self.parts):
+            found |= _agreement(self.part_cosines[:, position], tasks, f"{part}/")
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        kept = ("sums", "counts", "weights", "heard", "cosines", "norm", "frames", "steps", "utterances", "seconds")
+        kept = (
+            *("sums", "counts", "weights", "heard", "cosines", "part_cosines"),
+            *("norm", "frames", "steps", "utterances", "seconds"),
+        )
         return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value.to(self.sums.device) if isinstance(value, Tensor) else value)
         self._mark = time.monotonic()
+
+
+def _counted(cosines: Tensor) -> Tensor:
+    """(3, ..., K, K) of (..., K, K): the cosines, where they are negative, and where there is one."""
+    return torch.stack((cosines.nan_to_num(), (cosines < 0).to(cosines), (~cosines.isnan()).to(cosines)))
+
+
+def _agreement(counted: Tensor, tasks: Sequence[str], place: str = "") -> dict[str, float]:
+    """From sums over steps (3, K, K): each pair's mean cosine, and the share of steps in which it was negative."""
+    totals, conflicts, steps_of = counted.tolist()
+    found = {}
+    for (i, one), (j, other) in combinations(enumerate(tasks), 2):
+        if together := steps_of[i][j]:
+            found[f"cosine/{place}{one}:{other}"] = totals[i][j] / together
+            found[f"conflict/{place}{one}:{other}"] = conflicts[i][j] / together
+    return found
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -9,7 +9,7 @@ with its defaults: of whole corpora, case-sensitive, BLEU over 13a's tokens.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -19,7 +19,8 @@ import numpy as np
 
 from mtl.predictor import Prediction
 from mtl.tasks.slots import bio_values
-from mtl.text import CLASSIFICATION, tokens_of
+from mtl.text import CLASSIFICATION, DIALOGUE, tokens_of
+from mtl.verification import detection_cost, equal_error_rate, verification_counts
 
 Row = Mapping[str, Any]
 CHRF_BETA = 2  # recall counts so much more than precision: chrF2, as usual
@@ -39,6 +40,7 @@ class Counts:
 class Metric:
     """How summed counts become a percentage; counts (..., C) -> (...), nan where there is nothing to divide by.
 
+    columns: of the counts; one that ends in "…" stands for several, as many as there are labels or places.
     by_row: whether the counts of a single row say how good that row is.
     """
 
@@ -47,6 +49,7 @@ class Metric:
     columns: tuple[str, ...]
     value: Callable[[np.ndarray], np.ndarray]
     by_row: bool = True
+    tolerance: float = 0.5  # points that a gate lets it be worse by, where the recipe gives none
 
 
 def ratio(counts: np.ndarray) -> np.ndarray:
@@ -59,6 +62,23 @@ def f1(counts: np.ndarray) -> np.ndarray:
     """100 x 2 matched / (predicted + actual): the micro F1."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return 100.0 * 2 * counts[..., 0] / (counts[..., 1] + counts[..., 2])
+
+
+def balanced(counts: np.ndarray) -> np.ndarray:
+    """100 x mean over labels of right / rows of that label, from right rows and rows of each label (..., 2C)."""
+    right, rows = np.split(counts, 2, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 100.0 * np.where(rows > 0, right / rows, 0.0).sum(axis=-1) / (rows > 0).sum(axis=-1)
+
+
+def eer(counts: np.ndarray) -> np.ndarray:
+    targets, others = np.split(counts, 2, axis=-1)
+    return 100.0 * equal_error_rate(targets, others)
+
+
+def min_dcf(counts: np.ndarray) -> np.ndarray:
+    targets, others = np.split(counts, 2, axis=-1)
+    return 100.0 * detection_cost(targets, others)
 
 
 def bleu(counts: np.ndarray) -> np.ndarray:
@@ -103,7 +123,11 @@ METRICS: dict[str, Metric] = {
         Metric("transcript/biased_wer", "lower", ("errors", "words"), ratio),  # of hot words, see biased_errors
         Metric("transcript/unbiased_wer", "lower", ("errors", "words"), ratio),  # of all others
         *(_accuracy(f"{task}/accuracy") for task in CLASSIFICATION),
-        *(_accuracy(f"{task}/text_accuracy") for task in ("intent", "domain", "language")),
+        *(_accuracy(f"{task}/text_accuracy") for task in ("intent", "domain", "language", *DIALOGUE)),
+        Metric("language/balanced_accuracy", "higher", ("correct …", "rows …"), balanced, by_row=False),
+        # Few speakers decide: half a point would be noise. See mtl.verification for the trials.
+        Metric("speaker/eer", "lower", ("targets …", "others …"), eer, by_row=False, tolerance=3.0),
+        Metric("speaker/min_dcf", "lower", ("targets …", "others …"), min_dcf, by_row=False, tolerance=10.0),
         Metric("slots/f1", "higher", ("matched", "predicted", "actual"), f1),  # audio: (slot, value) pairs
         Metric("slots/text_f1", "higher", ("matched", "predicted", "actual"), f1),  # text: CoNLL spans
         Metric("slots/text_value_f1", "higher", ("matched", "predicted", "actual"), f1),  # text: (slot, value) pairs
@@ -118,12 +142,16 @@ METRICS: dict[str, Metric] = {
 
 
 def score_rows(
-    rows: Sequence[Row], predictions: Sequence[Prediction], hot_words: Sequence[str] = ()
+    rows: Sequence[Row],
+    predictions: Sequence[Prediction],
+    hot_words: Sequence[str] = (),
+    known_speakers: Collection[str] = (),
 ) -> dict[str, Counts]:
     """Counts of every metric that some row is labelled for; rows with audio and rows of text may be mixed.
 
     A row is text when its `audio` is null. Its prediction must have been made from that input. With hot words,
-    normalised, the word error rate is told for them and for all other words too.
+    normalised, the word error rate is told for them and for all other words too. Known speakers are those of training:
+    they are no part of the verification, which is an open set.
     """
     found: dict[str, list[tuple[int, tuple[float, ...]]]] = defaultdict(list)
     for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
@@ -131,6 +159,11 @@ def score_rows(
             found[metric].append((position, counts))
     if identified := identify_speakers(rows, predictions):
         found["speaker/accuracy"] = identified
+    if verified := verification_counts(rows, predictions, known_speakers):
+        for metric in ("speaker/eer", "speaker/min_dcf"):
+            found[metric] = [(row, tuple(counts)) for row, counts in verified.items()]
+    if by_language := _by_label(rows, predictions, "language"):
+        found["language/balanced_accuracy"] = by_language
     return {
         metric: Counts(np.array([row for row, _ in pairs]), np.array([counts for _, counts in pairs], dtype=np.float64))
         for metric, pairs in found.items()
@@ -186,6 +219,21 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
         if row.get("intent") is not None and "intent" in prediction.labels:
             right = right and prediction.labels["intent"].value == row["intent"]
         found[f"slots/{prefix}frame_accuracy"] = (float(right), 1.0)
+    return found
+
+
+def _by_label(rows: Sequence[Row], predictions: Sequence[Prediction], task: str) -> list[tuple[int, tuple[float, ...]]]:
+    """Of each row with audio: right or not, and one, both in the column of its label (2C,)."""
+    asked = [
+        (position, str(row[task]), prediction.labels[task].value)
+        for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True))
+        if row.get("audio") is not None and row.get(task) is not None and task in prediction.labels
+    ]
+    names = sorted({wanted for _, wanted, _ in asked})
+    found = []
+    for position, wanted, got in asked:
+        place = np.eye(len(names))[names.index(wanted)]
+        found.append((position, (*(place * (wanted == got)), *place)))
     return found
 
 

@@ -24,7 +24,7 @@ from mtl.encoder import Encoder
 from mtl.frontends import AudioFrontend, TextFrontend
 from mtl.recognised import Heard, choose, read, readable, tags_of
 from mtl.sharing import TRUNKS, Trunk
-from mtl.tasks import Classification, States, Task, Transcript, Translation, Words, build_tasks
+from mtl.tasks import Classification, DialogueTask, States, Task, Transcript, Translation, Words, build_tasks
 from mtl.text import Codec
 
 Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
@@ -155,7 +155,26 @@ class SpeechModel(nn.Module):
             domains = self.domains.given(batch.domains)
             hidden = self.trunk(self.domains.enter(x, domains), lengths, tuple(tasks))
             hidden = self.domains.leave(hidden, domains)
-        return {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
+        found = {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
+        remembering = tuple(task for task in found if isinstance(self.task(task), DialogueTask))
+        for task, before in self._remember(batch, remembering).items():
+            found[task] = replace(found[task], context=before, context_lengths=batch.context_lengths)
+        return found
+
+    def _remember(self, batch: Batch, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        """The trunk's states (B, C, D) of the words of the turns before, for the tasks that ask for them.
+
+        Rows without context are left out of the trunk, which knows no row of length zero; theirs are zeros.
+        """
+        if batch.context is None or batch.context_characters is None or batch.context_lengths is None or not tasks:
+            return {}
+        rows = batch.context_lengths.nonzero()[:, 0]
+        lengths = batch.context_lengths[rows]
+        x, lengths = self.text(batch.context[rows], batch.context_characters[rows], lengths)
+        return {
+            task: states.new_zeros(len(batch), *states.shape[1:]).index_copy(0, rows, states)
+            for task, states in self.trunk(x, lengths, tasks).items()
+        }
 
     def losses(self, batch: Batch, labelled: Sequence[str] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Summed loss and count of each task that has labels in this batch: `labelled`, where that is known."""
@@ -248,7 +267,7 @@ class SpeechModel(nn.Module):
             found["words"] = [
                 word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in found["transcript"]
             ]
-        second = self._reread(found["words"]) if reread and "words" in found else {}
+        second = self._reread(found["words"], batch) if reread and "words" in found else {}
         for name in tasks:
             if name == "slots" and batch.group == "audio":
                 if "words" not in found:
@@ -266,8 +285,11 @@ class SpeechModel(nn.Module):
             found["voice"] = list(cast(Classification, self.task("speaker")).embed(states["speaker"]).cpu().numpy())
         return found
 
-    def _reread(self, rows: list[list[tuple[str, int, int]]]) -> dict[str, Tensor]:
-        """Logits (B, classes) that the text front-end gives for recognised words; zeros for a row without any."""
+    def _reread(self, rows: list[list[tuple[str, int, int]]], batch: Batch) -> dict[str, Tensor]:
+        """Logits (B, classes) that the text front-end gives for recognised words; zeros for a row without any.
+
+        batch: what was heard, for the turns before it.
+        """
         heard = [row for row, words in enumerate(rows) if words]
         tasks = [
             name
@@ -277,9 +299,10 @@ class SpeechModel(nn.Module):
         if not heard or not tasks:
             return {}
         tokens = [[word for word, _, _ in rows[row]] for row in heard]
-        batch = collate([self.codec.encode({"tokens": words}) for words in tokens]).to(self.device)
+        sentences = collate([self.codec.encode({"tokens": words}) for words in tokens]).to(self.device)
+        sentences = sentences.remembering(batch, torch.tensor(heard, device=self.device))
         found = {}
-        for name, states in self.encode(batch, tasks).items():
+        for name, states in self.encode(sentences, tasks).items():
             logits = cast(Classification, self.task(name)).logits(states).float()
             found[name] = logits.new_zeros(len(rows), logits.shape[1]).index_copy(
                 0, torch.tensor(heard, device=logits.device), logits
@@ -302,6 +325,19 @@ class SpeechModel(nn.Module):
         found: list[Tensor] = []
         with self.trunk.register_forward_pre_hook(lambda _, arguments: found.append(arguments[0])):
             yield found
+
+    def shared_parts(self) -> dict[str, list[nn.Parameter]]:
+        """`shared_parameters` by the part of the trunk that they lie in: its blocks, then the rest."""
+        shared = {id(p) for p in self.trunk.shared_parameters()}
+        parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.trunk.named_parameters():
+            if id(parameter) in shared:
+                parts.setdefault(self.trunk.part(name), []).append(parameter)
+        return {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
+
+    def front_parts(self) -> dict[str, list[nn.Parameter]]:
+        """`front_parameters` by input group."""
+        return {"audio": list(self.audio.parameters()), "text": list(self.text.parameters())}
 
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""

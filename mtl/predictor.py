@@ -145,16 +145,24 @@ class Predictor:
         hot = HotWords(hot_words, hot_weight) if hot_words else NO_HOT_WORDS
         return Beam(self.codec.units, self.language, self.beam, hot, n_best)
 
-    def predict(self, inputs: Sequence[np.ndarray | str]) -> list[Prediction]:
-        """One prediction per input: a waveform (N,) float32 at the features' sample rate, or a sentence."""
+    def predict(
+        self, inputs: Sequence[np.ndarray | str], contexts: Sequence[Sequence[str]] | None = None
+    ) -> list[Prediction]:
+        """One prediction per input: a waveform (N,) float32 at the features' sample rate, or a sentence.
+
+        contexts: for each input the turns of the dialogue before it, oldest first; read by the tasks of a dialogue.
+        """
+        if contexts is not None and len(contexts) != len(inputs):
+            raise ValueError(f"predict was given {len(inputs)} inputs and {len(contexts)} contexts")
+        before = [{"context": list(map(normalise, turns))} for turns in contexts or [()] * len(inputs)]
         found: dict[int, Prediction] = {}
         heard = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if not isinstance(item, str)}
         for chunk in _chunks(heard):
-            batch = collate([self.codec.encode({}) for _ in chunk], [heard[i] for i in chunk])
+            batch = collate([self.codec.encode(before[i]) for i in chunk], [heard[i] for i in chunk])
             found.update(zip(chunk, self.predict_batch(batch), strict=True))
         read = {i: normalise(item).split() for i, item in enumerate(inputs) if isinstance(item, str)}
         if read:
-            batch = collate([self.codec.encode({"tokens": tokens}) for tokens in read.values()])
+            batch = collate([self.codec.encode({"tokens": tokens, **before[i]}) for i, tokens in read.items()])
             found.update(zip(read, self.predict_batch(batch, list(read.values())), strict=True))
         return [found[i] for i in range(len(inputs))]
 

@@ -146,7 +146,7 @@ def read(batch: Batch, rows: Tensor, heard: Sequence[Heard], codec: Codec) -> Ba
             example = Example("", NONE, words[row, :end], characters[row, :end], slots[row, :end], NONE, {})
         examples.append(replace(example, id=batch.ids[row], labels={}))
     return replace(
-        collate(examples).to(batch.words.device),
+        collate(examples).to(batch.words.device).remembering(batch, chosen),
         targets=batch.targets[chosen],
         target_lengths=batch.target_lengths[chosen],
         labels={task: label[chosen] for task, label in batch.labels.items()},

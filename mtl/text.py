@@ -24,7 +24,10 @@ from mtl.batch import IGNORE, Example
 
 BLANK = 0  # CTC's blank; units begin at 1
 PADDING, UNKNOWN = 0, 1  # of words and characters; known ones begin at 2
-CLASSIFICATION = ("intent", "domain", "speaker", "emotion", "language")
+DIALOGUE = ("dialogue_act", "system_action")  # what depends on the turns before
+CLASSIFICATION = ("intent", "domain", "speaker", "emotion", "language", *DIALOGUE)
+TURN = "|"  # the word that each turn of a context begins with; no normalised text holds it
+CONTEXT_WORDS = 64  # of the turns before, the latest
 MAX_WORD_CHARACTERS = 20
 _NOT_SPOKEN = re.compile(r"[^\w' ]+|_", re.UNICODE)
 
@@ -145,6 +148,7 @@ class Codec:
 
     words, characters: of the text front-end, without padding and unknown.
     labels: class names of each classification task, and BIO tags under "slots".
+    context: how many words of the turns before are read, the latest; 0 where no task asks for them.
     targets: units of translations; None without such a task.
     domains: of the training recordings, by the column `domain_by` (see mtl.domains); none where they do not matter.
     """
@@ -153,6 +157,7 @@ class Codec:
     words: tuple[str, ...]
     characters: tuple[str, ...]
     labels: Mapping[str, tuple[str, ...]]
+    context: int = 0
     targets: Units | None = None
     domains: tuple[str, ...] = ()
     domain_by: str = "corpus"
@@ -165,6 +170,7 @@ class Codec:
         kind: str = "characters",
         pieces: int = 256,
         min_count: int = 1,
+        context: int = CONTEXT_WORDS,
         target_kind: str = "sentencepiece",
         target_pieces: int = 500,
         domain_by: str | None = None,
@@ -173,6 +179,7 @@ class Codec:
 
         domain_by: the column that names a recording's domain, where that matters.
         """
+        context = context if set(DIALOGUE) & set(tasks) else 0
         texts: list[str] = []
         translations: list[str] = []
         words: Counter[str] = Counter()
@@ -187,6 +194,8 @@ class Codec:
             if "translation" in tasks and row.get("translation"):
                 translations.append(row["translation"])
             words.update(tokens_of(row))
+            if context:
+                words.update(context_of(row))
             for task, known in labels.items():
                 if row.get(task) is not None:
                     known.add(row[task])
@@ -200,6 +209,7 @@ class Codec:
             words=known_words,
             characters=tuple(sorted({character for word in known_words for character in word})),
             labels=found,
+            context=context,
             targets=units_from(target_kind, translations, target_pieces) if translations else None,
             domains=tuple(sorted(domains)),
             domain_by=domain_by or "corpus",
@@ -230,10 +240,11 @@ class Codec:
         tokens = tokens_of(row)
         slots = row.get("slots")
         tags = self._label_ids.get("slots", {})
+        before = context_of(row)[-self.context :] if self.context else None
         return Example(
             id=row.get("id") or "",
             units=np.asarray(self.units.encode(row["text"]) if row.get("text") else (), dtype=np.int64),
-            words=np.asarray([self._word_ids.get(token, UNKNOWN) for token in tokens], dtype=np.int64),
+            words=self.number(tokens),
             characters=self.spell(tokens),
             slots=np.asarray([tags.get(tag, IGNORE) for tag in slots], dtype=np.int64) if slots and tags else None,
             targets=self._targets(row.get("translation")),
@@ -241,7 +252,13 @@ class Codec:
                 task: ids.get(row.get(task) or "", IGNORE) for task, ids in self._label_ids.items() if task != "slots"
             },
             domain=self.domain(row.get(self.domain_by)),
+            context=None if before is None else self.number(before),
+            context_characters=None if before is None else self.spell(before),
         )
+
+    def number(self, tokens: Sequence[str]) -> np.ndarray:
+        """Words as numbers (L,)."""
+        return np.asarray([self._word_ids.get(token, UNKNOWN) for token in tokens], dtype=np.int64)
 
     def _targets(self, translation: str | None) -> np.ndarray:
         return np.asarray(self.targets.encode(translation) if self.targets and translation else (), dtype=np.int64)
@@ -260,6 +277,7 @@ class Codec:
             "words": list(self.words),
             "characters": list(self.characters),
             "labels": {task: list(names) for task, names in self.labels.items()},
+            **({"context": self.context} if self.context else {}),
             "targets": self.targets.to_json() if self.targets else None,
             **({"domains": {"by": self.domain_by, "names": list(self.domains)}} if self.domains else {}),
         }
@@ -272,6 +290,7 @@ class Codec:
             words=tuple(content["words"]),
             characters=tuple(content["characters"]),
             labels={task: tuple(names) for task, names in content["labels"].items()},
+            context=content.get("context", 0),
             targets=units_from_json(content["targets"]) if content.get("targets") else None,
             domains=tuple(domains["names"]),
             domain_by=domains["by"],
@@ -284,3 +303,8 @@ def tokens_of(row: Mapping[str, Any]) -> list[str]:
     if tokens is not None:
         return list(tokens)
     return (row.get("text") or "").split()
+
+
+def context_of(row: Mapping[str, Any]) -> list[str]:
+    """Words of the turns before a row's own, oldest first, each turn behind the word TURN."""
+    return [word for turn in row.get("context") or () for word in (TURN, *turn.split())]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mtl.hotwords import WEIGHT
+from mtl.text import DIALOGUE
 from pipelines import progress
 from pipelines.recipe import Recipe, RecipeError, parse
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from pipelines.store import Manifest, Store
 
 CONFIDENT = 0.5  # answers below it are dimmed in the table
+
+
+class ContextError(ValueError):
+    """Turns of a dialogue given to a model that reads none."""
 
 
 def ingest_one(root: str, corpus: Mapping[str, Any], settings: Sequence[str]) -> Manifest:
@@ -237,13 +242,16 @@ def answer(
     hot_weight: float = WEIGHT,
     n_best: int = 1,
     personal: str | None = None,
+    context: Sequence[str] = (),
     domain: str | None = None,
 ) -> list[dict[str, Any]]:
     """What a model says of recordings and sentences: one plain mapping an input, `input` and `model` among its keys.
 
-    personal: the user through whose adapter it listens. domain: that the recordings come from.
+    personal: the user through whose adapter it listens. context: the turns of the dialogue before, oldest first.
+    domain: that the recordings come from.
 
     Raises:
+        ContextError: a context, and a model that reads none.
         RegistryError: no such model or adapter. PersonalError: the adapter was made for another version of the model.
         SoundError: a recording that cannot be read; it names the file.
         HotWordError: a hot word without a letter. ValueError: a domain that the model does not know.
@@ -257,7 +265,11 @@ def answer(
     chosen = load_personal(registry, uri, personal) if personal else registry.load(uri)
     predictor = chosen.listening(hot_words, hot_weight, n_best, domain=domain)
     inputs: list[Any] = [decode(file, predictor.features.sample_rate) for file in files]
-    predictions = predictor.predict([*inputs, *texts])
+    if context and not predictor.codec.context:
+        raise ContextError(
+            f"{uri} reads no context: it has none of {', '.join(DIALOGUE)}, or was trained with text.context=0"
+        )
+    predictions = predictor.predict([*inputs, *texts], [context] * (len(inputs) + len(texts)))
     names = [*map(str, files), *texts]
     return [
         {"input": name, "model": uri, **prediction.to_json()}

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 30
 CELL = 26  # of a confusion matrix, in SVG units
 WIDE_CELL = 52  # of a heat map: wide enough for "+12.3*"
-COLOURS = 6  # classes s0..s5 that a style sheet has to define
+NARROW_CELL, MAX_CELL = 40, 110  # of a grid: as wide as its columns' names between these
+COLOURS = 10  # classes s0..s9 that a style sheet has to define
 
 Point = tuple[float, float]
 
@@ -197,6 +199,44 @@ def heat_map(
                 f'<rect class="cell {"right" if value >= 0 else "wrong"}" x="{x:.1f}" y="{y:.1f}" '
                 f'width="{WIDE_CELL - 1}" height="{CELL - 1}" fill-opacity="{opacity:.2f}"><title>{told}</title></rect>'
                 f'<text class="count" {middle}>{value:+.1f}{"*" if sure[row][column] else ""}</text>'
+            )
+    return "".join([*parts, "</svg>"])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """shade: -1 (bad) over 0 (nothing) to 1 (good, or simply much)."""
+
+    shade: float
+    text: str
+    tooltip: str
+
+
+def grid_chart(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[Cell | None]]) -> str:
+    """A table of shaded figures, as wide as its labels need; None is a dash."""
+    margin = 12 + 6.4 * max((len(label) for label in rows), default=0)
+    step = min(MAX_CELL, max(NARROW_CELL, 10 + 5.6 * max((len(label) for label in columns), default=0)))
+    width, height = margin + step * len(columns) + 4, 22 + CELL * len(rows) + 4
+    size = f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" style="max-width:{width * 1.1:.0f}px"'
+    parts = [f'<svg class="confusion" {size}>']
+    for position, label in enumerate(columns):
+        x = margin + (position + 0.5) * step
+        parts.append(f'<text class="tick" x="{x:.1f}" y="16" text-anchor="middle">{escape(label)}</text>')
+    for row, (label, line) in enumerate(zip(rows, cells, strict=True)):
+        y = 22 + row * CELL
+        middle_y = f'y="{y + CELL / 2 + 4:.1f}"'
+        parts.append(f'<text class="tick" x="{margin - 6:.1f}" {middle_y} text-anchor="end">{escape(label)}</text>')
+        for column, cell in enumerate(line):
+            x = margin + column * step
+            middle = f'x="{x + step / 2:.1f}" {middle_y}'
+            if cell is None:
+                parts.append(f'<text class="count" {middle}>–</text>')
+                continue
+            opacity = 0.05 + 0.65 * min(1.0, abs(cell.shade))
+            parts.append(
+                f'<rect class="cell {"wrong" if cell.shade < 0 else "right"}" x="{x:.1f}" y="{y:.1f}" '
+                f'width="{step - 1:.1f}" height="{CELL - 1}" fill-opacity="{opacity:.2f}">'
+                f'<title>{escape(cell.tooltip)}</title></rect><text class="count" {middle}>{escape(cell.text)}</text>'
             )
     return "".join([*parts, "</svg>"])
 

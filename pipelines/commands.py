@@ -118,7 +118,7 @@ def who() -> str:
 
 @app.command()
 def ingest(
-    kind: Annotated[str, typer.Argument(metavar="CORPUS", help="librispeech, atis, manifest or espeak.")],
+    kind: Annotated[str, typer.Argument(metavar="CORPUS", help="Its kind, such as librispeech, manifest or espeak.")],
     source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="Folder, archive, URL or s3://.")] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Name in tables and metrics; the kind if left out.")
@@ -170,12 +170,17 @@ def predict(
         int, typer.Option("--n-best", min=1, max=100, help="Transcripts of a recording, with confidences.")
     ] = 1,
     domain: DomainOption = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option("--context", metavar="TURN", help="What was said before, oldest first; once for each turn."),
+    ] = None,
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
-    """What a model hears or reads: transcript, intent, slots, domain, speaker … with confidences.
+    """What a model hears or reads: transcript, intent, slots, domain, speaker, language … with confidences.
 
     Example: `motet predict kitchen.wav --hot-word "anna karenina"` or `motet predict --text "play some jazz" --json`
+    or `motet predict --context "wake me at seven" --context "for which day" --text "tomorrow"`
     """
     from pipelines.adhoc import answer, answer_table, hot_phrases
 
@@ -183,7 +188,8 @@ def predict(
         raise typer.BadParameter('give a recording or --text "…"')
     environment.prepare(root)
     phrases = hot_phrases(hot_word or [], hot_words)
-    answers = answer(root, model, list(files or []), list(text or []), phrases, hot_weight, n_best, personal, domain)
+    turns, heard = context or [], list(files or [])
+    answers = answer(root, model, heard, list(text or []), phrases, hot_weight, n_best, personal, turns, domain)
     emit(answers, as_json, answer_table(answers))
 
 
@@ -232,7 +238,7 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="NAME, models:/NAME/3, models:/NAME@alias or a folder.")
     ],
-    kind: Annotated[str, typer.Argument(metavar="CORPUS", help="librispeech, atis, manifest or espeak.")],
+    kind: Annotated[str, typer.Argument(metavar="CORPUS", help="Its kind, such as librispeech, manifest or espeak.")],
     source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="Folder, archive, URL or s3://.")] = None,
     split: Annotated[str, typer.Option("--split", help="train, valid, test or all.")] = "test",
     name: Annotated[str | None, typer.Option("--name", help="The corpus's name, if it is not its kind.")] = None,

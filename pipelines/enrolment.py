@@ -165,5 +165,7 @@ def _mean_voice(predictor: Predictor, features: Sequence[Any]) -> torch.Tensor:
     greedy, found = predictor.listening(greedy=True), []
     for array in features:  # one at a time: no padding to pay for
         batch = collate([predictor.codec.encode({})], [array])
-        found.append(greedy.predict_batch(batch)[0].voice)
+        voice = greedy.predict_batch(batch)[0].voice
+        assert voice is not None, "the model has a speaker task"
+        found.append(voice)
     return torch.from_numpy(np.mean(found, axis=0, dtype=np.float64)).float()

@@ -33,7 +33,7 @@ from mtl.hotwords import WEIGHT, HotWords
 from mtl.metrics import METRICS, metric_of, score_rows
 from mtl.model import Recogniser
 from mtl.predictor import Prediction, Predictor
-from mtl.text import tokens_of
+from mtl.text import CLASSIFICATION, tokens_of
 from pipelines import features, recipe
 from pipelines.dataset import Dataset
 from pipelines.gates import Contender, RowCounts
@@ -41,8 +41,8 @@ from pipelines.loader import evaluation_batches
 from pipelines.store import Store, fingerprint
 from pipelines.table import stated
 
-VERSION = 3  # bump when the same model on the same rows would get other figures
-REFERENCE = ("text", "tokens", "slots", "intent", "domain", "speaker", "emotion", "language", "translation")
+VERSION = 4  # bump when the same model on the same rows would get other figures
+REFERENCE = ("text", "tokens", "slots", *CLASSIFICATION, "translation", "context", "trials")
 KEPT = ("id", "corpus", "audio", "start", "duration", "digest")
 
 
@@ -93,6 +93,15 @@ class Scores:
             for name in sorted(set(names))
         }
 
+    @cached_property
+    def by_language(self) -> dict[str, dict[str, float]]:
+        """The same for each language alone, of rows that state theirs."""
+        names = [json.loads(text).get("language") for text in self.table["reference"].to_pylist()]
+        return {
+            name: _summarise(_gather(self.table.filter(pa.array([other == name for other in names]))))
+            for name in sorted(set(names) - {None})
+        }
+
     def contender(self, name: str, more: Mapping[str, RowCounts] | None = None) -> Contender:
         """This model at the gate; more: counts beside its own, such as those of one domain."""
         return Contender(name, {**self.counts, **(more or {})}, self.cost.parameters)
@@ -131,7 +140,13 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """Figures without the rows."""
-        return {"rows": self.rows, "metrics": self.metrics, "by_corpus": self.by_corpus, "cost": asdict(self.cost)}
+        return {
+            "rows": self.rows,
+            "metrics": self.metrics,
+            "by_corpus": self.by_corpus,
+            "by_language": self.by_language,
+            "cost": asdict(self.cost),
+        }
 
     def save(self, store: Store, key: str) -> None:
         """One Parquet file; what is not per row stands in its metadata."""
@@ -222,7 +237,8 @@ def evaluate(
         real_time=seconds / heard if heard else None,
         device=_device(predictor),
     )
-    return Scores(rows_identity(dataset), cost, _table(rows, cast(list[Prediction], predictions), expected))
+    known = frozenset(predictor.codec.labels.get("speaker", ()))
+    return Scores(rows_identity(dataset), cost, _table(rows, cast(list[Prediction], predictions), expected, known))
 
 
 def _biased(predictor: Predictor, lists: list[list[str]], weight: float) -> Recogniser:
@@ -274,13 +290,16 @@ def rows_identity(dataset: Dataset) -> str:
     return fingerprint(sorted([json.dumps(row, sort_keys=True) for row in rows]))
 
 
-def _table(rows: list[dict[str, Any]], predictions: list[Prediction], expected: Expected | None) -> pa.Table:
+def _table(
+    rows: list[dict[str, Any]], predictions: list[Prediction], expected: Expected | None, known: frozenset[str]
+) -> pa.Table:
     counts: list[dict[str, list[float]]] = [{} for _ in rows]
     phrases = HotWords(expected.phrases).phrases if expected else ()
-    for metric, scored in score_rows(rows, predictions, phrases).items():
+    for metric, scored in score_rows(rows, predictions, phrases, known).items():
         for index, row in zip(scored.rows.tolist(), scored.counts.tolist(), strict=True):
             counts[index][metric] = row
-    reference = [{name: row[name] for name in REFERENCE if row.get(name) is not None} for row in rows]
+    shown = [name for name in REFERENCE if name != "trials"]
+    reference = [{name: row[name] for name in shown if row.get(name) is not None} for row in rows]
     columns = {name: pa.array([row.get(name) for row in rows], _kind(name)) for name in KEPT}
     columns["reference"] = pa.array([json.dumps(row, ensure_ascii=False) for row in reference], pa.string())
     columns["prediction"] = pa.array([json.dumps(_answer(p), ensure_ascii=False) for p in predictions], pa.string())

@@ -14,7 +14,7 @@ import soundfile
 
 from mtl.metrics import METRICS
 from mtl.tasks.slots import bio_values
-from mtl.text import tokens_of
+from mtl.text import DIALOGUE, TURN, tokens_of
 from pipelines.evaluate import Scores
 from pipelines.gates import Decision
 from pipelines.recipe import Gates
@@ -23,7 +23,7 @@ from pipelines.sound import SoundError, decode
 from pipelines.source import read_audio
 from pipelines.store import Store
 
-CONFUSED = ("intent", "domain", "emotion", "language")  # speakers are too many, and enrolled rather than classified
+CONFUSED = ("intent", "domain", "emotion", "language", *DIALOGUE)  # not speakers: too many, and enrolled
 TRANSLATIONS = 12  # shown, right and wrong
 FAULTS = 18
 FAULTS_PER_METRIC = 4
@@ -90,7 +90,7 @@ def faults(scores: Scores, store: Store) -> tuple[list[Fault], int]:
     wrong = scores.wrong(most=len(scores.table))
     chosen: dict[str, dict[str, Any]] = {}
     for metric in METRICS:
-        if metric.startswith("speaker/") or metric.endswith(("/cer", "frame_accuracy")):
+        if metric.startswith("speaker/") or metric.endswith(("/cer", "frame_accuracy", "balanced_accuracy")):
             continue  # said by another metric of the same row, or not by the row alone
         having = sorted((row for row in wrong if metric in row["errors"]), key=lambda row: -row["errors"][metric])
         for row in [row for row in having if row["id"] not in chosen][:FAULTS_PER_METRIC]:
@@ -126,6 +126,9 @@ def _fault(row: Mapping[str, Any], audio: str) -> Fault:
     if row["audio"] is None:
         both = ["sentence", *both]
         wanted["sentence"] = got["sentence"] = row["reference"].get("text") or ""
+    if row["reference"].get("context"):
+        both = ["before", *both]
+        wanted["before"] = got["before"] = f" {TURN} ".join(row["reference"]["context"])
     return Fault(
         id=row["id"],
         wanted={task: wanted[task] for task in both},
@@ -136,7 +139,9 @@ def _fault(row: Mapping[str, Any], audio: str) -> Fault:
 
 
 def _said(reference: Mapping[str, Any], heard: bool) -> dict[str, str]:
-    labels = {task: str(value) for task, value in reference.items() if task not in ("text", "tokens", "slots")}
+    labels = {
+        task: str(value) for task, value in reference.items() if task not in ("text", "tokens", "slots", "context")
+    }
     if heard and reference.get("text"):
         labels = {"transcript": reference["text"], **labels}
     if reference.get("slots") is not None:

@@ -34,7 +34,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-TOLERANCE = 0.5  # points of percent, where the recipe gives none
+TOLERANCE = 0.5  # points of percent, where neither the recipe nor the metric gives one
 SMALLER = 0.95  # "lower cost": at most this share of the champion's parameters; new words alone move a few
 MIN_ROWS = 30  # below this, a bootstrap interval shows nothing
 _DRAWS = 4_000_000  # numbers drawn at once; bounds memory at some 30 MB
@@ -264,7 +264,7 @@ def _compare(
     theirs = champion.counts.get(name) if champion else None
     value = _overall(metric, mine)
     minimum = gates.minimum.get(name)
-    tolerance = gates.tolerance.get(name, TOLERANCE)
+    tolerance = gates.tolerance.get(name, getattr(metric, "tolerance", TOLERANCE))
     interval, rows, unpaired = None, len(mine.ids) if mine else 0, 0
     verdict = "first" if champion is None else "new" if mine else "missing"
     if mine and theirs:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtl.text import tidy
+from mtl.text import normalise, tidy
 from pipelines.corpora import CORPORA
 from pipelines.corpora.base import Reject, Utterance, not_utf8
 from pipelines.labels import LabelError, clean, rejected
@@ -33,7 +33,8 @@ from pipelines.store import Manifest, Store, fingerprint
 from pipelines.table import QUARANTINE, SPLITS, UTTERANCES, conform, stated
 
 VERSION = 1  # raise when the same source would give other rows
-_LABELS = ("intent", "domain", "speaker", "emotion")
+_LABELS = ("intent", "domain", "speaker", "emotion", "dialogue_act", "system_action")
+# Acts are not among them: "yes" does something else after each question.
 # Two rows of one recording must agree in these; a label that only one of them has is no contradiction.
 _COMPARED = ("split", "text", "slots", "intent", "domain", "speaker", "emotion", "language", "translation")
 
@@ -130,7 +131,8 @@ def _strings(utterance: Utterance) -> str:
     recording = utterance.recording
     single = [getattr(utterance, name) for name in ("id", "text", "language", "translation", *_LABELS)]
     names = [recording.uri, recording.name] if recording is not None else []
-    return " ".join(filter(None, [*single, *names, *(utterance.tokens or ()), *(utterance.slots or ())]))
+    lists = (utterance.tokens, utterance.slots, utterance.context, utterance.trials)
+    return " ".join(filter(None, [*single, *names, *(word for words in lists for word in words or ())]))
 
 
 def _known(store: Store, last: Manifest | None, quality: Quality) -> dict[Key, Facts]:
@@ -183,6 +185,8 @@ def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, 
         "slots": slots,
         "language": utterance.language or corpus.language,
         "translation": tidy(utterance.translation or "") or None,
+        "context": None if utterance.context is None else [normalise(turn) for turn in utterance.context],
+        "trials": utterance.trials,
         **{label: getattr(utterance, label) for label in _LABELS},
     }
 

@@ -19,15 +19,13 @@ import pyarrow as pa
 
 from mtl.augment import spec_augment, speed
 from mtl.batch import Batch, Example, collate
-from mtl.text import Codec
+from mtl.text import CLASSIFICATION, Codec
 from pipelines import recipe
 from pipelines.dataset import Dataset
 from pipelines.plan import Group, Planned, cut, groups_of, word_counts
 from pipelines.store import fingerprint
 
-LABEL_COLUMNS = [
-    *("id", "corpus", "text", "tokens", "slots", "intent", "domain", "speaker", "emotion", "language", "translation")
-]
+LABEL_COLUMNS = ["id", "corpus", "text", "tokens", "slots", "context", *CLASSIFICATION, "translation"]
 EVALUATION_SLACK = 0.3  # share of padding at which a batch is closed although the budget has room
 KEPT_EXAMPLES = 50_000  # encoded rows kept in memory, about 3 kB each
 

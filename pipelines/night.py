@@ -14,6 +14,7 @@ was killed goes on where it was, and one that has been is found done.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import time
@@ -297,9 +298,11 @@ def search(
     trials: int | None,
     resume: bool,
 ) -> Done:
-    """The trials of a search. Value: leaderboard, winner (`--set` strings) and name, as plain data."""
+    """The trials of a search, their front, and its page. Value: SearchResult as plain data, and `report`."""
     from pipelines import tracking
     from pipelines.search import search as run
+    from pipelines.search_report import render
+    from pipelines.verdict import place
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
@@ -313,14 +316,21 @@ def search(
         result = run(recipe, tables, found, store, trials, resume, tracking=tracked, progress=report)
         states = Counter(row["state"] for row in result.leaderboard)
         text = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        return current.done(f"{len(result.leaderboard)} trials: {text}", result.to_json())
+        content = result.to_json()
+        key = f"reports/{recipe.name}/search-{fingerprint(content)}"
+        page = render(content, recipe)
+        store.put_bytes(f"{key}.html", page.encode())
+        tracked.log_text(page, "search.html")
+        tracked.log_text(json.dumps(content["front"], indent=1), "front.json")
+        content["report"] = place(store, f"{key}.html")
+        return current.done(f"{len(result.leaderboard)} trials: {text}", content)
 
 
 def trial_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of the leaderboard as it is printed."""
     return {
         "trial": row["trial"],
-        "objective": f"{row['objective']:.2f}",
+        "objective": f"{row['objective']:+.2f}",
         "state": row["state"],
         "epochs": row["epochs"],
         "seconds": f"{row['seconds']:.0f}",

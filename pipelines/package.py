@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
+from mtl.text import DIALOGUE
 from pipelines.tracking import quiet_mlflow
 
 if TYPE_CHECKING:
@@ -95,16 +96,21 @@ def _save(
 def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSignature:
     """Inputs `audio` and `text`, of which a row has one; outputs by task, each null where the task is silent.
 
+    A model of dialogues also takes `context`: the turns before, oldest first.
+
     A model that transcribes has parameters for a whole call: hot words, what their characters are worth, and how many
     transcripts are wanted; see packaged_model.py. One that is told of domains has the parameter `domain`.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
 
     def optional(name: str, kind: DataType = DataType.string) -> ColSpec:
         return ColSpec(kind, name, required=False)
 
     inputs: list[Any] = [optional("audio"), optional("text")]
+    if set(tasks) & set(DIALOGUE):
+        inputs.append(ColSpec(Array(DataType.string), "context", required=False))
     outputs: list[Any] = []
     for task in tasks:
         if task == "transcript":

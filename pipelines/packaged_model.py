@@ -3,6 +3,7 @@
     model = mlflow.pyfunc.load_model("models:/assistant@champion")
     model.predict(pandas.DataFrame({"text": ["turn on the light"]}))
     model.predict(pandas.DataFrame({"audio": [base64 of a WAV or FLAC file, or the path of one]}))
+    model.predict(pandas.DataFrame({"text": ["yes"], "context": [["wake me at seven", "tomorrow at seven"]]}))
     model.predict(recordings, params={"hot_words": ["anna karenina"], "hot_weight": 1.0, "n_best": 3})
 
 MLflow stores this file in the package (models-from-code) with `mtl` and the folder of the Predictor beside it. It is
@@ -72,8 +73,9 @@ class SpeechService(PythonModel):
             int(asked.get("n_best", 1)),
             domain=str(asked.get("domain", "")) or None,
         )
-        inputs = [_input(row, number, rate) for number, row in enumerate(model_input.to_dict("records"))]
-        predictions = predictor.predict(inputs)
+        rows = model_input.to_dict("records")
+        inputs = [_input(row, number, rate) for number, row in enumerate(rows)]
+        predictions = predictor.predict(inputs, [_turns(row, number) for number, row in enumerate(rows)])
         return as_table(predictions, self.predictor.model.config.tasks, model_input.index)
 
 
@@ -132,6 +134,17 @@ def _input(row: dict[str, Any], number: int, sample_rate: int) -> np.ndarray | s
         return decode(_recording(audio or ""), sample_rate)
     except (ValueError, OSError, soundfile.SoundFileError) as error:
         raise ValueError(f"row {number}: its 'audio' cannot be read: {error}") from None
+
+
+def _turns(row: dict[str, Any], number: int) -> list[str]:
+    """The turns before, oldest first; none where the cell is empty."""
+    given = row.get("context")
+    if given is None or isinstance(given, float):  # NaN is how pandas leaves a cell empty
+        return []
+    turns = [given] if isinstance(given, str) else list(given)
+    if not all(isinstance(turn, str) for turn in turns):
+        raise ValueError(f"row {number}: its 'context' is {given!r:.80}, expected a list of the turns before")
+    return turns
 
 
 def _recording(audio: str) -> bytes | str:

@@ -125,18 +125,15 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
     by = recipe.domains.by if recipe.domains.on else None
-    columns = [
-        "text",
-        "tokens",
-        *(["audio", by] if by else []),
-        *(LABEL_COLUMNS[task] for task in tasks if task != "transcript"),
-    ]
+    labels = [LABEL_COLUMNS[task] for task in tasks if task != "transcript"]
+    columns = ["text", "tokens", "context", *(["audio", by] if by else []), *labels]
     try:
         codec = Codec.build(
             train.select(columns).to_pylist(),
             tasks,
             kind=recipe.text.units,
             pieces=recipe.text.pieces,
+            context=recipe.text.context,
             target_kind=recipe.translation.units,
             target_pieces=recipe.translation.pieces,
             domain_by=by,
@@ -277,7 +274,8 @@ class Validation:
             tokens = [tokens_of(rows[index]) for index in indices] if batch.group == "text" else None
             for index, prediction in zip(indices, predictor.predict_batch(batch, tokens), strict=True):
                 predictions[index] = prediction
-        scores = score_rows(rows, cast(list[Prediction], predictions))
+        known = frozenset(model.codec.labels.get("speaker", ()))
+        scores = score_rows(rows, cast(list[Prediction], predictions), known_speakers=known)
         if self.recipe.domains.on:
             scores |= by_domain(scores, [row[self.recipe.domains.by] for row in rows])
         found = summarise(scores)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,14 +23,15 @@ from mtl import curriculum
 from pipelines.roots import sha256
 
 SHIPPED = Path(__file__).parent / "recipes"
-CORPUS_KINDS = ("espeak", "librispeech", "atis", "covost", "manifest")
+CORPUS_KINDS = ("espeak", "librispeech", "commonvoice", "voxceleb", "atis", "sgd", "covost", "manifest")
 SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
 BALANCING = (
     *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
     *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
     *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
 )
-TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation")
+DIALOGUE = ("dialogue_act", "system_action")  # as mtl.text has it, whose torch a command line can do without
+TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation", *DIALOGUE)
 
 
 class RecipeError(ValueError):
@@ -94,6 +95,9 @@ class Features(Section):
 class Text(Section):
     units: Literal["characters", "sentencepiece"] = "characters"
     pieces: int = Field(256, ge=32, description="size of the SentencePiece model")
+    context: int = Field(
+        64, ge=0, description="words of the turns before that dialogue tasks read, the latest; 0: none"
+    )
 
 
 class Loader(Section):
@@ -264,15 +268,62 @@ class Trainer(Section):
     max_failures: int = Field(3, ge=0, description="how often a worker group is restarted from its checkpoint")
 
 
+class Interpret(Section):
+    """What is looked at beside the scores, for the report's "What the tasks share". No result depends on it."""
+
+    gradients: int = Field(
+        50,
+        ge=0,
+        description="steps between two looks at the tasks' gradients, each of about three steps' time; 0: none",
+    )
+    probes: bool = Field(True, description="read speaker, emotion and phones from every layer of the new model")
+    rows: int = Field(400, ge=10, le=10_000, description="recordings of the valid split, and as many sentences")
+
+
 class Search(Section):
+    """`motet search`: trials on one device each, compared by `objective`, drawn as a front over the tasks."""
+
+    method: Literal["asha", "pbt"] = Field(
+        "asha",
+        description="asha: independent points, the poor ones stopped early. pbt: a population of `trials` models whose "
+        "poor ones go on with the weights of good ones, at a learning rate and task weights nearby; finds a schedule, "
+        "keeps the recipe's sharing mode",
+    )
+    objective: Literal["gain", "mean"] = Field(
+        "gain",
+        description="what stops and ranks trials. gain: mean over tasks of the change relative to the single-task "
+        "model of a trial's budget, in percent; asks of every task what it reaches alone, and trains these models "
+        "first (once: they are kept). mean: mean error in percent; needs no such models, and the task with the most "
+        "errors decides",
+    )
+    proposals: Literal["tasks", "objective"] = Field(
+        "tasks",
+        description="asha: what Optuna's TPE looks at. tasks: every task's error at once, which spreads trials along "
+        "the front; objective: the objective alone. Either way the objective decides who is stopped",
+    )
     trials: int = Field(16, ge=1)
     epochs: int = Field(4, ge=1, description="budget of a trial that ASHA lets run to its end")
+    interval: int = Field(1, ge=1, description="pbt: epochs between two exchanges")
     share: float = Field(1.0, gt=0, le=1, description="of the training rows, the same for every trial")
     reduction: int = Field(3, ge=2, description="ASHA's reduction factor")
     learning_rate: tuple[float, float] = (3e-4, 3e-3)
     task_weight: tuple[float, float] = (0.1, 10.0)
     modes: tuple[Literal[SHARING_MODES], ...] = Field(("hard", "soft"), min_length=1)  # type: ignore[valid-type]
     strength: tuple[float, float] = (1e-5, 1e-1)
+    reference: dict[Literal[TASK_KINDS], Annotated[float, Field(ge=0, le=100)]] = Field(  # type: ignore[valid-type]
+        default_factory=dict,
+        description="the hypervolume's reference point: a figure of each task's own metric in percent, which a trial "
+        "must beat to count; every answer wrong (WER 100, accuracy 0) if left out",
+    )
+
+    @model_validator(mode="after")
+    def _exchanges(self) -> Search:
+        if self.method == "pbt" and self.interval >= self.epochs:
+            raise ValueError(
+                f"interval {self.interval} is not below epochs {self.epochs}: nothing would ever be exchanged; raise "
+                "epochs, or take method: asha"
+            )
+        return self
 
 
 class Gates(Section):
@@ -305,6 +356,7 @@ class Recipe(Section):
     decoding: Decoding = Decoding()
     translation: Translation = Translation()
     trainer: Trainer = Trainer()
+    interpret: Interpret = Interpret()
     search: Search = Search()
     gates: Gates = Gates()
 
@@ -329,6 +381,10 @@ class Recipe(Section):
                 raise ValueError(
                     f"sharing.graph names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
                 )
+        if missing := set(self.search.reference) - set(self.tasks):
+            raise ValueError(
+                f"search.reference names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
+            )
         self._has_its_stages()
         self._has_its_domains()
         if (self.understanding.recognised or self.understanding.read) and "transcript" not in self.tasks:
@@ -374,10 +430,13 @@ class Recipe(Section):
             raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
 
     def address(self) -> str:
-        """Hash of everything in the recipe that can change a result: all but its summary, search space and gates."""
-        content = self.model_dump(mode="json", exclude={"summary", "search", "gates"})
+        """Hash of everything in the recipe that can change a result: all but its summary, search space and gates, and
+        what is looked at."""
+        content = self.model_dump(mode="json", exclude={"summary", "search", "gates", "interpret"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
+        if not set(DIALOGUE) & set(self.tasks):
+            content["text"].pop("context")  # which nothing reads
         if "translation" not in self.tasks:
             content.pop("translation")
         if not self.domains.on:  # then it says how figures are shown

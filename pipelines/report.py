@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import charts
+from pipelines.drawings import drawings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -96,6 +97,7 @@ class Night:
     by_corpus: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics of each, where there are several
     by_domain: dict[str, list[Row]] = field(default_factory=dict)  # error rates, by the column that names the domain
     channels: list[dict[str, Any]] = field(default_factory=list)  # channel.Pair of each two domains, and its warning
+    by_language: dict[str, dict[str, float]] = field(default_factory=dict)
     stages: list[tuple[str, str, float]] = field(default_factory=list)  # stage, what it did, seconds
     history: list[dict[str, float]] = field(default_factory=list)
     curriculum: list[str] = field(
@@ -109,6 +111,7 @@ class Night:
     quarantine: list[dict[str, Any]] = field(default_factory=list)  # a sample of rows
     decision: dict[str, Any] | None = None
     lineage: dict[str, str] = field(default_factory=dict)
+    sharing: dict[str, Any] = field(default_factory=dict)  # of pipelines.interpretation, and empty before it was there
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -158,6 +161,10 @@ def render(night: Night) -> str:
             intervals={row.metric: Markup(_interval(row)) for row in night.metrics},
             curves={task: [Markup(chart) for chart in drawn] for task, drawn in curves(night.history).items()},
             throughput=[(name, Markup(chart)) for name, chart in _throughput(night.history)],
+            drawings=[
+                {**asdict(item), "charts": [(caption, Markup(chart)) for caption, chart in item.charts]}
+                for item in drawings(night.history, night.sharing)
+            ],
             confusions=[(item.task, Markup(_confusion(item)), len(item.labels)) for item in night.confusions],
         )
     )

@@ -42,6 +42,7 @@ class Story:
         scores: Scores,
         champion: Scores | None,
         verdict: Mapping[str, Any],
+        sharing: Mapping[str, Any],
         utterances: Sequence[Manifest],
         features: Sequence[Manifest],
         channels: Sequence[Pair] = (),
@@ -69,6 +70,7 @@ class Story:
             by_corpus=scores.by_corpus if len(scores.by_corpus) > 1 else {},
             by_domain=figures(scores),
             channels=[{**pair.to_json(), "warning": pair.warning} for pair in channels],
+            by_language=scores.by_language if len(scores.by_language) > 1 else {},
             stages=[(stage, text, seconds) for stage, text, seconds in self.said],
             history=trained.history,
             curriculum=stages(self.recipe),
@@ -80,6 +82,7 @@ class Story:
             quarantine=_quarantine(self.store, utterances),
             decision=decision.to_json(),
             lineage=self._lineage(scores, [*utterances, *features]),
+            sharing=dict(sharing),
         )
 
     def _lineage(self, scores: Scores, data: Sequence[Manifest]) -> dict[str, str]:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from mtl.transfer import estimate
 from pipelines import charts
 from pipelines.dataset import open_dataset
-from pipelines.prepare import labelled, trainable
+from pipelines.prepare import labelled, sampled, trainable
 from pipelines.recipe import Recipe
 from pipelines.report import SYNTHETIC, environment
 from pipelines.store import Manifest, Store
@@ -139,6 +139,8 @@ def sparse_of(studies: Mapping[float, Study], utterances: list[Manifest], featur
         points = []
         for share, table in tables.items():
             rows = labelled(dataset, table.study.recipe).split("train").rows
+            if one.share < 1:
+                rows = rows.take(sampled(rows, one.share))
             points.append({"share": share, "labels": pc.sum(trainable(rows, task)).as_py(), **_point(table, task)})
         carrier = sorted(tables[min(tables)].alone(task) - {task})
         curves[task] = {"metric": tables[min(tables)].metrics[task], "carrier": carrier, "points": points}

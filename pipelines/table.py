@@ -31,11 +31,15 @@ UTTERANCES = pa.schema(
         pa.field("emotion", pa.string()),
         pa.field("language", pa.string()),  # BCP 47
         pa.field("translation", pa.string()),  # the sentence in another language, with its case and punctuation
+        pa.field("context", pa.list_(pa.string())),  # normalised turns of the dialogue before this one, oldest first
+        pa.field("dialogue_act", pa.string()),  # what the user does with this turn
+        pa.field("system_action", pa.string()),  # what the system should do next
+        pa.field("trials", pa.list_(pa.string())),  # "1 ID", "0 ID": is ID of the same corpus this row's speaker?
     ]
 )
 # Columns that older tables lack. Such a table reads as one whose rows state nothing here, and a null here is left out
 # of a row's hash: a new column makes no version of what it says nothing about.
-ADDED = ("translation",)
+ADDED = ("translation", "context", "dialogue_act", "system_action", "trials")
 
 
 def conform(rows: pa.Table) -> pa.Table:

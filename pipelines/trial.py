@@ -1,5 +1,7 @@
 """What one trial of a search runs: `mtl.fit` at one point of the space, reported to Ray Tune every epoch.
 
+A report has the search's scalar as "objective", each task's error as "cost/<task>", and whatever `fit` measured.
+
 overrides_of({"trainer.learning_rate": 0.00123456})      # ("trainer.learning_rate=0.001235",)
 with_overrides(recipe, overrides)                        # what the trial trains, exactly
 """
@@ -17,14 +19,14 @@ from typing import Any
 import yaml
 
 from mtl import checkpoint as checkpoints
-from mtl.fit import NonFiniteLoss, fit
-from mtl.metrics import METRICS
+from mtl.fit import FitConfig, NonFiniteLoss, fit
+from mtl.pareto import WORST
 from pipelines.prepare import Job, fit_config
 from pipelines.recipe import Recipe, parse
+from pipelines.scalar import COST, Scalar, costs
 from pipelines.store import Store
 from pipelines.worker import HISTORY
 
-WORST = 100.0  # objective of a trial whose loss was not finite: every answer wrong
 KEPT = ("epoch", "step", "seconds", "utterances_per_second", "padding", "gradient_norm", "learning_rate", "objective")
 
 
@@ -50,18 +52,6 @@ def overrides_of(point: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def objective(metrics: Mapping[str, float]) -> float:
-    """Mean error in percent over the tasks validated, each by its first metric; at most WORST a task."""
-    errors: dict[str, float] = {}
-    for name, metric in METRICS.items():  # in their order: WER before CER, from audio before from text
-        value = metrics.get(f"valid/{name}")
-        if value is not None:
-            errors.setdefault(name.split("/")[0], value if metric.better == "lower" else 100.0 - value)
-    if not errors:
-        return WORST
-    return sum(min(error, WORST) for error in errors.values()) / len(errors)
-
-
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
     """What mtl.fit and the objective gave, without Tune's own bookkeeping."""
     return {
@@ -76,20 +66,37 @@ def _number(value: float) -> str:
     return text.replace("e", ".0e") if "e" in text and "." not in text else text
 
 
-def run_trial(config: dict[str, Any], job: Job, search: str) -> None:
-    """Trains one point of the space, and reports every epoch to Tune; goes on after the last one it had stored."""
+def settings_of(recipe: Recipe) -> FitConfig:
+    """A trial's budget: a report for every epoch and for nothing else, since Tune and Optuna want figures in each."""
     import ray
-    from ray import tune
 
-    job = replace(job, recipe=with_overrides(job.recipe, overrides_of(config)))
-    model, loader, validate = job.open()
-    # A report for every epoch and for nothing else: ASHA and Optuna want an objective in each.
-    settings = replace(
-        fit_config(job.recipe),
-        epochs=job.recipe.search.epochs,
+    return replace(
+        fit_config(recipe),
+        epochs=recipe.search.epochs,
         checkpoint_seconds=math.inf,
         device="cuda" if ray.get_gpu_ids() else "cpu",  # what Ray lent, not what the machine has
     )
+
+
+def figures(metrics: Mapping[str, float], scalar: Scalar, tasks: Sequence[str]) -> dict[str, float]:
+    """What Tune and Optuna look at."""
+    return {"objective": scalar(metrics), **{COST + task: cost for task, cost in costs(metrics, tasks).items()}}
+
+
+def not_finite(error: NonFiniteLoss, epoch: float, scalar: Scalar, tasks: Sequence[str]) -> dict[str, Any]:
+    """The last report of a bad point, which is worth knowing: the searcher hears that it is the worst."""
+    worst = {"objective": scalar.worst, **{COST + task: WORST for task in tasks}}
+    return {"epoch": epoch, **worst, "error": str(error), "done": True}
+
+
+def run_trial(config: dict[str, Any], job: Job, search: str, scalar: Scalar) -> None:
+    """Trains one point of the space, and reports every epoch to Tune; goes on after the last one it had stored."""
+    from ray import tune
+
+    job = replace(job, recipe=with_overrides(job.recipe, overrides_of(config)))
+    tasks = tuple(str(task) for task in job.recipe.tasks)
+    model, loader, validate = job.open()
+    settings = settings_of(job.recipe)
     state = TrialState(job.store, f"search/{search}/{tune.get_context().get_trial_id()}/state")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     row, resume = state.load()
@@ -98,25 +105,25 @@ def run_trial(config: dict[str, Any], job: Job, search: str) -> None:
 
     def report(metrics: dict[str, float], fitted: dict[str, Any] | None) -> None:
         nonlocal row
-        row = {**metrics, "objective": objective(metrics), "parameters": parameters}
+        row = {**metrics, **figures(metrics, scalar, tasks), "parameters": parameters}
         state.save(row, fitted or {})
         tune.report(row)
 
     try:
         fit(model, loader, settings, report=report, validate=validate, resume=resume)
-    except NonFiniteLoss as error:  # a bad point, and worth knowing: the searcher hears that it is the worst
-        tune.report({"epoch": row.get("epoch", 0) + 1, "objective": WORST, "error": str(error), "done": True})
+    except NonFiniteLoss as error:
+        tune.report(not_finite(error, row.get("epoch", 0) + 1, scalar, tasks))
 
 
 class TrialState:
-    """The last epoch of a trial in the store.
+    """The last epoch of a trial in the store, or with `keep` every epoch.
 
     Not one of Tune's checkpoints: of those Tune deletes the old one before it has noted down the new one, and a search
     that is killed in between cannot be restored (Ray 2.60). Here the new epoch is whole before the old one goes.
     """
 
-    def __init__(self, store: Store, prefix: str) -> None:
-        self.store, self.prefix = store, prefix
+    def __init__(self, store: Store, prefix: str, keep: bool = False) -> None:
+        self.store, self.prefix, self.keep = store, prefix, keep
 
     def save(self, row: dict[str, Any], state: dict[str, Any]) -> None:
         old = [entry.key for entry in self.store.list(f"{self.prefix}/")]
@@ -127,13 +134,15 @@ class TrialState:
                 self.store.put_file(path, f"{folder}/{path.name}")
         self.store.put_bytes(f"{folder}/{HISTORY}", json.dumps(row).encode())  # last: without it the epoch is not there
         for key in old:
-            if not key.startswith(f"{folder}/"):
+            if not self.keep and not key.startswith(f"{folder}/"):
                 self.store.delete(key)
 
-    def load(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The last report and the state behind it; nothing, if no epoch was finished."""
+    def load(self, epoch: int | None = None) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The last report, or that of an epoch, and the state behind it; nothing, if it was never finished."""
         keys = [entry.key for entry in self.store.list(f"{self.prefix}/")]
         whole = [key.rpartition("/")[0] for key in keys if key.endswith(f"/{HISTORY}")]
+        if epoch is not None:
+            whole = [folder for folder in whole if folder.endswith(f"/epoch-{epoch:04d}")]
         if not whole:
             return {}, None
         folder = max(whole)

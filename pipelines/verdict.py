@@ -6,6 +6,7 @@ champion on the same rows. See night.py for the first half and for what steps ha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -131,6 +132,34 @@ def score(
     return evaluated(store, version.address, lambda: Predictor.load(folder), test, recipe.loader, report)
 
 
+def interpret(
+    root: str,
+    recipe_key: str,
+    version: int,
+    utterances: Sequence[Ref],
+    feature_refs: Sequence[Ref],
+    run: Mapping[str, str],
+) -> Done:
+    """What the packaged candidate's tasks share and its layers hold, on valid rows. Value: its key in the store."""
+    from pipelines.dataset import open_dataset
+    from pipelines.interpretation import interpreted, read
+    from pipelines.registry import Registry
+    from pipelines.tracking import Run
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    registry = Registry(store)
+    with step("interpret") as current, progress.current().bar("interpret", "utt") as report:
+        candidate = registry.version(recipe.name, version)
+        tables = manifests(store, utterances)
+        valid = open_dataset(store, tables, manifests(store, feature_refs)).split("valid")
+        key = interpreted(store, candidate.address, lambda: registry.load(candidate.uri), valid, recipe, report)
+        found = read(store, key)
+        Run(**run).log_text(json.dumps(found), "sharing.json")
+        probes = ", ".join(probe["target"] for probe in found["probes"]) or "none"
+        return current.done(f"{found['rows']:,} valid rows, probes: {probes}", key)
+
+
 def decide(
     root: str,
     recipe_key: str,
@@ -250,6 +279,7 @@ def report(
     name: str,
     version: int,
     verdict: Mapping[str, Any],
+    interpretation: str,
     utterances: Sequence[Ref],
     feature_refs: Sequence[Ref],
     run: Mapping[str, str],
@@ -257,6 +287,7 @@ def report(
 ) -> Done:
     """The page, in the store and in MLflow, and the record that makes this night a finished one. Value: an Outcome."""
     from pipelines.findings import plain
+    from pipelines.interpretation import read
     from pipelines.registry import Registry
     from pipelines.report import render
     from pipelines.story import Story
@@ -275,7 +306,7 @@ def report(
             theirs = score(store, registry, reigning, recipe, utterances, feature_refs)
         pairs = probed(store, recipe, tables, made)
         story = Story(store, recipe, identity, name, candidate, run, said)
-        night = story.tell(scores, theirs, verdict, tables, made, pairs)
+        night = story.tell(scores, theirs, verdict, read(store, interpretation), tables, made, pairs)
         page, key = render(night), f"reports/{recipe.name}/{name}.html"
         store.put_bytes(key, page.encode())
         tracked = Run(**run)

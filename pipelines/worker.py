@@ -55,7 +55,9 @@ def _fit(job: Job) -> None:
     context = ray_train.get_context()
     model, loader, validate = job.open(context.get_world_rank(), context.get_world_size())
     report = Reporter(job.recipe)
-    settings = replace(fit_config(job.recipe), device=str(get_device()))
+    # Only here: the models of a search or a study have no report that would show it.
+    looks = job.recipe.interpret.gradients
+    settings = replace(fit_config(job.recipe), device=str(get_device()), look_every=looks)
     fit(model, loader, settings, report=report, validate=validate, resume=report.restore())
 
 

@@ -2,6 +2,7 @@
 
 python tests/small_night.py train ROOT NAME        # a driver that a test can kill; prints a line an epoch
 python tests/small_night.py search ROOT
+python tests/small_night.py population ROOT
 python tests/small_night.py study ROOT
 """
 
@@ -40,7 +41,7 @@ RECIPE: dict[str, Any] = {
         "checkpoint_minutes": 0.017,
         "gpus": False,
     },
-    "search": {"trials": 3, "epochs": 3},
+    "search": {"trials": 3, "epochs": 3, "objective": "mean"},
 }
 
 
@@ -51,6 +52,11 @@ def recipe(**trainer: Any) -> Recipe:
 def two_tasks() -> Recipe:
     """For a study: six small models, if each is trained with two seeds."""
     return parse({**RECIPE, "tasks": {"transcript": {}, "intent": {}}, "trainer": {**RECIPE["trainer"], "epochs": 2}})
+
+
+def members() -> Recipe:
+    """A population of two, of which the worse takes the better one's weights after every epoch but the last."""
+    return parse({**RECIPE, "search": {**RECIPE["search"], "method": "pbt", "trials": 2}})
 
 
 def data(store: Store) -> tuple[list[Manifest], list[Manifest]]:
@@ -167,7 +173,7 @@ def main(kind: str, root: str, name: str = "search") -> None:
         train.loop = loop_with_accident(Path(root) / "hangs", SECOND_EPOCH, hang())
         train.train(recipe(), *manifests, store, name, workers=1, tracking=run)
     else:
-        search(recipe(), *manifests, store, tracking=run, progress=shown)
+        search(members() if kind == "population" else recipe(), *manifests, store, tracking=run, progress=shown)
 
 
 if __name__ == "__main__":

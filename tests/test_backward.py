@@ -24,8 +24,9 @@ BOUNDS = {"rtol": 1e-3, "atol": 3e-4}  # a thirtieth of one step of Adam
 
 def config(method, **changes):
     made = FitConfig(
-        epochs=EPOCHS.get(method, 2), learning_rate=1e-2, device="cpu", seed=7, balancing=method, clip_norm=1e9
-    )
+        epochs=EPOCHS.get(method, 2), learning_rate=1e-2, device="cpu", seed=7, balancing=method, clip_norm=1e9,
+        look_every=2,
+    )  # fmt: skip
     return replace(made, task_weights={"intent": 0.5, "domain": 2.0}, **changes)
 
 
@@ -83,7 +84,9 @@ def test_two_ranks_are_one(two_ranks, method):
     assert_same(ranks[0]["model"], ranks[1]["model"], exact=True)
     assert_same(ranks[0]["model"], weights)
     compared = [name for name in metrics if name.startswith(("weight/", "cosine/", "conflict/", "train/"))]
-    assert len(compared) >= 10
+    assert len(compared) >= 40
+    named = {"cosine/transcript:intent", "cosine/block 1/transcript:intent", "conflict/text/intent:slots"}
+    assert named <= set(compared)
     for name in compared:
         assert ranks[1]["metrics"][name] == pytest.approx(metrics[name], rel=2e-3, abs=2e-3), name
 
@@ -110,6 +113,49 @@ def test_resumed_is_uninterrupted(tmp_path, method):
     for name in metrics:
         if name.startswith(("weight/", "cosine/", "conflict/", "train/")):
             assert again[name] == metrics[name], name
+
+
+@pytest.mark.parametrize("method", ["static", "uncertainty", "famo", "pcgrad"])
+def test_looking_at_gradients_changes_nothing(method):
+    looked, metrics, _ = train(method, per_step=2, changes={"look_every": 1})
+    plain, others, _ = train(method, per_step=2, changes={"look_every": 0})
+    assert_same(looked, plain, exact=True)
+    seen = {name for name in metrics if name.startswith(("cosine/", "conflict/")) and name not in others}
+    assert seen == metrics.keys() - others.keys()
+    assert "cosine/audio/transcript:speaker" in seen
+    assert ("cosine/block 1/transcript:speaker" in others) is (method == "pcgrad")
+
+
+def test_parts_add_up_to_the_gramian_of_all():
+    model = fresh()
+    step = Backward(model, Balancer(model.config.tasks, {}), seed=0, look_every=1)(tiny.batches(model.codec)[:2], 0)
+    assert (list(model.front_parts()), list(model.shared_parts())) == (["audio", "text"], ["block 1", "shared head"])
+    text = step.front_gramians[1].diagonal()
+    assert text[tiny.TASKS.index("transcript")] == 0  # it hears alone
+    assert text[tiny.TASKS.index("intent")] > 0
+    rows = Backward(fresh(), Balancer(model.config.tasks, {}, "pcgrad"), seed=0)(tiny.batches(model.codec)[:2], 0)
+    torch.testing.assert_close(step.gramians, rows.gramians)
+    assert rows.front_gramians is None
+
+
+@pytest.mark.parametrize("method", ["static", "pcgrad"])
+def test_gramians_of_parts_are_those_of_the_gradients(method):
+    """Over two micro-batches, each part's beside torch's own gradients of the sums of the losses."""
+    model = fresh(dropout=0.0, word_dropout=0.0, blocks=2)
+    micro_batches = tiny.batches(model.codec)[:2]
+    step = Backward(model, Balancer(model.config.tasks, {}, method), seed=0, look_every=1)(micro_batches, 0)
+    sums = {}
+    for batch in (batch for group in micro_batches for batch in group):
+        for task, (loss, _) in model.losses(batch).items():
+            sums[task] = sums.get(task, 0.0) + loss / step.counts[tiny.TASKS.index(task)]
+    unused_are_zero = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    for parts, found in ((model.front_parts(), step.front_gramians), (model.shared_parts(), step.gramians)):
+        for part, gramian in zip(parts.values(), found, strict=True):
+            for one, other in (("transcript", "speaker"), ("intent", "slots"), ("intent", "intent")):
+                sides = [torch.autograd.grad(sums[task], part, **unused_are_zero) for task in (one, other)]
+                expected = sum((a * b).sum() for a, b in zip(*sides, strict=True))
+                got = gramian[tiny.TASKS.index(one), tiny.TASKS.index(other)]
+                torch.testing.assert_close(got, expected, rtol=2e-3, atol=1e-5)
 
 
 def gradients(method, model):

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from torch import nn
 from torchjd import aggregation, scalarization
 
-from mtl.backward import Backward
+from mtl.backward import Backward, cosines_of
 from mtl.balance import METHODS, Balancer, Settings
 from mtl.balance.adam import VectorAdam
 
@@ -152,11 +152,11 @@ class Linear(nn.Module):
         self.jacobian, self.theta = jacobian, nn.Parameter(torch.zeros(jacobian.shape[1]))
         self.config = type("Config", (), {"tasks": TASKS[: len(jacobian)]})
 
-    def shared_parameters(self):
-        return [self.theta]
+    def shared_parts(self):
+        return {"block 1": [self.theta]}
 
-    def front_parameters(self):
-        return []
+    def front_parts(self):
+        return {}
 
     def entries(self):
         return contextlib.nullcontext([])
@@ -187,6 +187,51 @@ def test_published_values_come_out_of_a_step(method, micro_batches):
     step = Backward(model, Balancer(model.config.tasks, {}, method), seed=0)([(("a", "b"),)] * micro_batches, 0)
     assert model.theta.grad.tolist() == pytest.approx(PUBLISHED[method], abs=6e-4)
     assert step.cosines[0, 1].item() == pytest.approx(-22 / math.sqrt(18 * 38))
+
+
+class TwoBlocks(Linear):
+    """The same, with the first parameter in a block of its own, and a head for each task that is nobody else's."""
+
+    def __init__(self, jacobian):
+        super().__init__(jacobian)
+        self.theta, self.second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(jacobian.shape[1] - 1))
+        self.head = nn.Parameter(torch.zeros(len(jacobian)))
+
+    def shared_parts(self):
+        return {"block 1": [self.theta], "block 2": [self.second]}
+
+    def losses(self, batch, labelled):
+        found = self.jacobian @ torch.cat((self.theta, self.second)) + 1 + 5 * self.head
+        return {task: (2 * found[TASKS.index(task)], torch.tensor(2)) for task in labelled}
+
+
+@pytest.mark.parametrize("method", ["mgda", "static", "imtl_l"])
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_gramians_of_two_blocks_by_hand(method, micro_batches):
+    """J = [[-4, 1, 1], [6, 1, 1]]: the tasks are opposed in the first block (-4, 6) and one in the second."""
+    model = TwoBlocks(torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]]))
+    backward = Backward(model, Balancer(model.config.tasks, {}, method), seed=0, look_every=1)
+    step = backward([(("a", "b"),)] * micro_batches, 0)
+    torch.testing.assert_close(step.gramians, torch.tensor([[[16.0, -24], [-24, 36]], [[2, 2], [2, 2]]]))
+    assert step.front_gramians.shape == (0, 2, 2)
+    torch.testing.assert_close(cosines_of(step.gramians)[:, 0, 1], torch.tensor([-1.0, 1.0]))
+    assert step.cosines[0, 1].item() == pytest.approx(-22 / math.sqrt(18 * 38))
+
+
+def test_a_task_without_labels_has_no_cosine():
+    model = TwoBlocks(torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0], [1.0, 0.0, 0.0]]))
+    step = Backward(model, Balancer(TASKS, {}, "static"), seed=0, look_every=1)([(("a", "c"),)], 0)
+    found = cosines_of(step.gramians)
+    assert found[0, 0, 2] == -1
+    assert found[1, 0, 2].isnan()  # c has no gradient in the second block
+    assert found[:, 1].isnan().all()
+
+
+def test_looks_are_taken_when_they_are_due():
+    model = TwoBlocks(torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]]))
+    backward = Backward(model, Balancer(model.config.tasks, {}), seed=0, look_every=3)
+    assert [step for step in range(7) if backward([(("a", "b"),)], step).gramians is not None] == [0, 3, 6]
+    assert Backward(model, backward.balancer, seed=0)([(("a", "b"),)], 0).gramians is None
 
 
 @pytest.mark.parametrize("method", GRAMIANS)

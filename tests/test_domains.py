@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch import nn
 
@@ -21,7 +22,6 @@ from mtl.predictor import Predictor
 from mtl.sharing import TRUNKS
 from mtl.sharing.adapter import Film
 from mtl.text import Codec
-from tests import tiny
 
 OF = {"a1": "home", "a2": "car", "a3": "home", "a4": "car", "a5": "street"}  # a6 has none
 BOTH = DomainConfig(conditioning=True, adapters=True, rank=2, bottleneck=4, dropout=0.0)

@@ -285,6 +285,32 @@ def test_english_alone_has_no_translation_and_is_what_it_was(default: list[Utter
     assert rows(languages=["de"], utterances=1)[0].translation is None
 
 
+def test_dialogues_are_spoken_by_one_voice_each_and_split_whole() -> None:
+    settings = {"utterances": 1, "text_only_sentences": 0, "valid_dialogues": 5, "test_dialogues": 12}
+    found = [row for row in rows(dialogues=20, text_only_dialogues=6, **settings) if row.dialogue_act]
+    assert {row.id.rsplit("-", 1)[0] for row in found} == {
+        *(f"train-dialogue-{n:05d}" for n in range(20)),
+        *(f"valid-dialogue-{n:05d}" for n in range(5)),
+        *(f"test-dialogue-{n:05d}" for n in range(12)),
+        *(f"text-dialogue-{n:05d}" for n in range(6)),
+    }
+    by_dialogue: dict[str, list[Utterance]] = {}
+    for row in found:
+        by_dialogue.setdefault(row.id.rsplit("-", 1)[0], []).append(row)
+    for name, said in by_dialogue.items():
+        assert len({(row.speaker, row.emotion, row.split) for row in said}) == 1
+        assert (said[0].speaker is None) == (said[0].recording is None) == name.startswith("text-")
+        assert said[0].context == []
+    whole = {split: {tuple(row.context or ()) for row in found if row.split == split and len(row.context or ()) > 2}
+             for split in VARIANTS}  # fmt: skip
+    assert whole["train"].isdisjoint(whole["test"])
+    voices = {split: {row.speaker for row in found if row.split == split} - {None} for split in VARIANTS}
+    assert voices["train"].isdisjoint(voices["test"])
+    # Longer or not, the dialogues before stay as they are.
+    more = {row.id: row.text for row in rows(dialogues=25, text_only_dialogues=6, **settings)}
+    assert all(more[row.id] == row.text for row in found)
+
+
 def test_a_recording_is_flac_and_its_stamp_follows_its_bytes() -> None:
     clean, noisy = (rows(utterances=1, noise_db=noise)[0].recording for noise in (None, (10, 20)))
     assert clean is not None

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mtl import checkpoint
-from mtl.fit import FitConfig, NonFiniteLoss, fit, kept_weights, learning_rate_factor
+from mtl.fit import FitConfig, NonFiniteLoss, fit, kept_weights, learning_rate_factor, with_settings
 from mtl.model import build_model
 
 CONFIG = FitConfig(epochs=3, learning_rate=1e-2, device="cpu", seed=7)
@@ -42,6 +42,27 @@ def test_losses_fall_and_every_task_is_reported():
     first, last = reports[0][0], reports[-1][0]
     for task in tiny.TASKS:
         assert last[f"train/{task}/loss"] < 0.7 * first[f"train/{task}/loss"], task
+
+
+def test_a_checkpoint_goes_on_with_other_settings():
+    """Of a population's member: the same settings change nothing, others hold from the next step on."""
+    config = replace(CONFIG, task_weights={"intent": 0.5})
+    whole = train(fresh(), config=config)
+    tasks = tiny.TASKS
+    same = train(fresh(), config=config, resume=with_settings(copy.deepcopy(whole[0][1]), config, tasks))
+    assert_same_weights(same[-1][1]["model"], whole[-1][1]["model"], exact=True)
+
+    other = replace(CONFIG, learning_rate=3e-2, task_weights={"intent": 2.0})
+    taken = with_settings(copy.deepcopy(whole[0][1]), other, tasks)
+    assert_same_weights(taken["model"], whole[0][1]["model"], exact=True)
+    assert whole[0][1]["optimiser"]["param_groups"][0]["peak"] == 1e-2
+    moved = train(fresh(), config=other, resume=taken)
+    assert [metrics["epoch"] for metrics, _ in moved] == [2, 3]
+    rates = [metrics["learning_rate"] for metrics, _ in moved]
+    assert rates == pytest.approx([3 * metrics["learning_rate"] for metrics, _ in whole[1:]])
+    assert [metrics["weight/intent"] for metrics, _ in moved] == pytest.approx([2.0, 2.0])
+    assert [metrics["weight/intent"] for metrics, _ in whole] == pytest.approx([0.5] * 3)
+    assert moved[-1][1]["optimiser"]["state"].keys() == whole[-1][1]["optimiser"]["state"].keys()
 
 
 def test_golden_losses():

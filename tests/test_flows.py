@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,26 @@ def test_the_report_is_in_the_store_and_in_mlflow(finished_night: FinishedNight)
     assert run.data.metrics["test/transcript/wer"] == pytest.approx(finished_night.outcome["metrics"]["transcript/wer"])
 
 
+def test_what_the_tasks_share_is_drawn_and_logged(finished_night: FinishedNight) -> None:
+    registry = Registry(finished_night.root)
+    run = registry.client.get_run(registry.version("small", 1).run_id)
+    artifact = registry.client.download_artifacts(run.info.run_id, "sharing.json")
+    shared = json.loads(Path(artifact).read_text())
+    assert (shared["mode"], shared["tasks"]) == ("hard", ["transcript", "intent", "slots"])
+    assert "phone" in {probe["target"] for probe in shared["probes"]}
+    for part in ("", "audio/", "block 1/", "shared head/"):
+        assert -1 <= run.data.metrics[f"cosine/{part}transcript:intent"] <= 1
+        assert 0 <= run.data.metrics[f"conflict/{part}transcript:intent"] <= 1
+    page = Path(finished_night.outcome["report"]).read_text()
+    assert re.findall(r'data-drawing="(\w+)"', page) == [
+        "cosines",
+        "conflicts",
+        "probes",
+    ]  # one epoch: no curve of losses
+    assert {probe["target"] for probe in shared["probes"]} | shared["skipped"].keys() == {"speaker", "emotion", "phone"}
+    assert all(f"No probe of the {target}" in page for target in shared["skipped"])
+
+
 def test_the_record_names_everything_the_night_was_made_from(finished_night: FinishedNight) -> None:
     record = Store(finished_night.root).latest("nights/small")
     assert record.address == finished_night.outcome["identity"]
@@ -81,6 +102,8 @@ def test_a_night_killed_before_its_record_goes_on_where_it_was(finished_night: F
     # What a kill between gate and report leaves: everything but the record.
     store, registry = Store(finished_night.root), Registry(finished_night.root)
     record = store.latest("nights/small")
+    looked = [entry.key for entry in store.list("interpretations/")]
+    assert len(looked) == 1
     key = next(entry.key for entry in store.list("manifests/nights/small"))
     store.delete(key)
     resumed = flows.nightly(finished_night.recipe, root=finished_night.root)
@@ -89,6 +112,7 @@ def test_a_night_killed_before_its_record_goes_on_where_it_was(finished_night: F
     assert len(registry.history("small")) == 1
     assert store.latest("nights/small").address == record.address
     assert resumed["metrics"] == finished_night.outcome["metrics"]
+    assert [entry.key for entry in store.list("interpretations/")] == looked
 
 
 def test_a_changed_recipe_meets_the_champion_at_the_gate(finished_night: FinishedNight) -> None:
@@ -210,10 +234,21 @@ def test_tasks_retry_what_may_pass_and_nothing_else(prefect_session: None) -> No
 
 
 @pytest.mark.slow
-def test_a_search_and_a_night_of_its_winner(ray_session: Any, prefect_session: None, tmp_path: Path) -> None:
+def test_a_search_and_a_night_of_its_winner(
+    ray_session: Any, prefect_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe, root = str(ROOT / "tests" / "night.yaml"), str(tmp_path / "root")
     found = flows.search(recipe, root=root, trials=2, train_winner=True)
     assert len(found["leaderboard"]) == 2
+    page = Path(found["report"]).read_text()
+    assert set(found["front"]["metrics"]) == {"transcript", "intent", "slots"}
+    assert all(trial in page for trial in found["front"]["trials"])
+    other = found["leaderboard"][1]
+    flows.search_command(recipe, root, resume=True, pick=other["trial"], write=tmp_path / "other.yaml")
+    assert load(str(tmp_path / "other.yaml")) == load(recipe, other["overrides"])
+    told = capsys.readouterr().out
+    assert f"{other['trial']}: motet nightly {recipe} --set {other['overrides'][0]}" in told
+    assert "hypervolume" in told
     assert found["night"]["state"] == "trained"
     stored = night.kept_recipe(Store(root), Store(root).latest("nights/small").files[1])
     assert stored == load(recipe, list(found["winner"]))

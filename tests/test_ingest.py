@@ -21,14 +21,14 @@ import soundfile
 from buckets import new_bucket
 
 from pipelines import recordings
-from pipelines.ingest import VERSION, IngestError, ingest, quarantine, stated, utterances
+from pipelines.ingest import VERSION, IngestError, ingest, quarantine, utterances
 from pipelines.recipe import Corpus, Quality
 from pipelines.recordings import digest_of
 from pipelines.roots import s3_filesystem
 from pipelines.source import read_audio
 from pipelines.splits import SplitError
 from pipelines.store import Manifest, Store, collect_garbage
-from pipelines.table import QUARANTINE, REASONS, UTTERANCES
+from pipelines.table import QUARANTINE, REASONS, UTTERANCES, stated
 
 RATE = 16000
 LENIENT = Quality(max_quarantined=1.0)

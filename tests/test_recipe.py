@@ -227,6 +227,7 @@ def test_the_address_is_pinned() -> None:
     [
         {"summary": "another sentence"},
         {"search": {"trials": 99}},
+        {"interpret": {"gradients": 0, "probes": False, "rows": 20}},
         {"gates": {"confidence": 0.9}},
         {"trainer": {"workers": 4, "gpus": False, "checkpoint_minutes": 9.0, "max_failures": 0}},
     ],

@@ -18,12 +18,15 @@ import small_night
 
 from mtl.sharing import TRUNKS
 from pipelines import tracking
+from pipelines.baselines import single_task
 from pipelines.prepare import sampled
-from pipelines.recipe import parse
-from pipelines.search import SearchError, Slots, Space, search, slots_of
+from pipelines.recipe import Recipe, parse
+from pipelines.scalar import Scalar
+from pipelines.search import SearchError, SearchResult, Slots, Space, search, slots_of
 from pipelines.store import Store
+from pipelines.study import study
 from pipelines.train import Share
-from pipelines.trial import TrialState, objective, overrides_of, with_overrides
+from pipelines.trial import TrialState, overrides_of, with_overrides
 
 pytest.importorskip("espeakng_loader", reason="the small night is spoken by eSpeak NG: install motet[espeak]")
 
@@ -83,7 +86,7 @@ def test_a_killed_search_goes_on_where_it_was(ray_session: Any, tmp_path: Path) 
         assert {"transcript/wer", "intent/accuracy", "slots/f1"} <= {
             key[6:] for key in row["metrics"] if "valid/" in key
         }
-        assert row["objective"] == pytest.approx(objective(row["metrics"]))
+        assert row["objective"] == pytest.approx(Scalar("mean")(row["metrics"]))
         assert row["state"] == ("finished" if row["epochs"] == 3 else "stopped")
         assert after[row["trial"]].data.params == dict(override.split("=", 1) for override in row["overrides"])
         assert after[row["trial"]].data.metrics["objective"] == pytest.approx(row["objective"])
@@ -99,13 +102,94 @@ def test_a_killed_search_goes_on_where_it_was(ray_session: Any, tmp_path: Path) 
     assert search(recipe, *manifests, store, resume=True) == result
 
 
-def test_the_objective_is_the_mean_error_of_the_tasks_whatever_their_weights() -> None:
-    metrics = {"valid/transcript/wer": 12.0, "valid/transcript/cer": 3.0, "valid/intent/accuracy": 96.0}
-    assert objective(metrics) == pytest.approx((12 + 4) / 2)
-    assert objective({**metrics, "valid/intent/text_accuracy": 50.0, "weight/intent": 9.0}) == pytest.approx(8)
-    assert objective({**metrics, "valid/slots/text_f1": 91.0}) == pytest.approx((12 + 4 + 9) / 3)
-    assert objective({"valid/transcript/wer": 250.0, "valid/intent/accuracy": 90.0}) == pytest.approx((100 + 10) / 2)
-    assert objective({"train/intent/loss": 1.0}) == 100.0
+def test_single_task_models_are_trained_once_and_trials_are_measured_by_them(ray_session: Any, tmp_path: Path) -> None:
+    recipe = with_overrides(small_night.two_tasks(), ("search.objective=gain", "search.trials=2", "search.epochs=1"))
+    store = Store(str(tmp_path / "store"))
+    manifests = small_night.data(store)
+    run = tracking.start(store.root, recipe, "search")
+    result = search(recipe, *manifests, store, tracking=run)
+    cells = {entry.key: entry.modified for entry in store.list("study/")}
+    assert {Path(key).name for key in cells if key.endswith("-0.json")} == {"transcript-0.json", "intent-0.json"}
+
+    # A study of this budget, and the next search, find them.
+    budget = recipe.trainer.model_copy(update={"epochs": 1})
+    found = study(recipe.model_copy(update={"trainer": budget}), *manifests, store, seeds=1, kinds=("single",))
+    again = single_task(recipe, *manifests, store)
+    assert {entry.key: entry.modified for entry in store.list("study/")} == cells
+    single = {task: found.scores(frozenset({task}), 0).metrics for task in found.tasks}
+    expected = {"transcript/wer": single["transcript"]["transcript/wer"]}
+    expected |= {"intent/accuracy": single["intent"]["intent/accuracy"]}
+    expected = {metric: value for metric, value in expected.items() if value}
+    assert again.base == pytest.approx(expected)
+    assert result.objective["base"] == again.base
+    assert again.words == result.objective["words"]
+
+    objectives = [row["objective"] for row in result.leaderboard]
+    assert objectives == [pytest.approx(again(row["metrics"])) for row in result.leaderboard]
+    assert objectives == sorted(objectives, reverse=again.mode == "max")
+    assert result.front["metrics"] == {"transcript": "transcript/wer", "intent": "intent/accuracy"}
+    assert set(result.front["costs"]) == {row["trial"] for row in result.leaderboard}
+    assert result.front["trials"]
+    logged = run.client.get_metric_history(run.run_id, "hypervolume")
+    assert [metric.value for metric in logged] == pytest.approx(result.front["history"])
+
+
+def test_a_member_of_a_population_goes_on_with_the_better_ones_weights(ray_session: Any, tmp_path: Path) -> None:
+    store, recipe = Store(str(tmp_path / "store")), small_night.members()
+    result = search(recipe, *small_night.data(store), store)
+    check_population(result, recipe)
+    assert not [entry for entry in store.list("search/") if "/state/" in entry.key]
+
+
+def check_population(result: SearchResult, recipe: Recipe) -> None:
+    assert len(result.leaderboard) == 2
+    names = {row["trial"] for row in result.leaderboard}
+    for row in result.leaderboard:
+        assert (row["state"], row["epochs"]) == ("finished", 3)
+        assert row["overrides"] == row["schedule"][-1]["overrides"]
+        assert row["schedule"][-1]["trial"] == row["trial"]
+        assert row["schedule"][0]["after"] == 0
+        after = [part["after"] for part in row["schedule"]]
+        assert after == sorted(after)
+        assert after[-1] < recipe.search.epochs
+    # After the first epoch one took the other's weights, and stands a step of 0.8 or 1.2 away from its settings.
+    taken = [row["schedule"] for row in result.leaderboard if row["schedule"][0]["trial"] != row["trial"]]
+    assert taken
+    for before, after in zip(taken[0], taken[0][1:], strict=False):
+        assert {before["trial"], after["trial"]} <= names
+        if before["trial"] != after["trial"]:
+            old, new = (with_overrides(recipe, part["overrides"]) for part in (before, after))
+            ratio = new.trainer.learning_rate / old.trainer.learning_rate
+            low, high = recipe.search.learning_rate
+            assert round(ratio, 2) in (0.8, 1.2) or new.trainer.learning_rate in (low, high)
+            assert new.tasks["transcript"] == old.tasks["transcript"]
+            assert new.sharing == old.sharing == recipe.sharing
+
+
+@pytest.mark.slow
+def test_a_killed_population_goes_on_where_it_was(ray_session: Any, tmp_path: Path) -> None:
+    store, recipe = Store(str(tmp_path / "store")), small_night.members()
+    manifests = small_night.data(store)
+    driver = small_night.start_driver("population", store.root)
+    assert driver.stdout is not None
+    lines = iter(driver.stdout.readline, "")
+    next(line for line in lines if line.startswith("3 "))  # of six epochs: past the first exchange
+    small_night.kill_driver(driver)
+    run = tracking.start(store.root, recipe, "search")
+    before = children(run)
+    assert len(before) == 2
+    result = search(recipe, *manifests, store, resume=True, tracking=run)
+    check_population(result, recipe)
+    after = children(run)
+    assert {name: child.info.run_id for name, child in after.items()} == {
+        name: child.info.run_id for name, child in before.items()
+    }
+    assert {child.info.status for child in after.values()} == {"FINISHED"}
+    for child in after.values():  # the first epoch, which had been exchanged, was not trained again
+        times = seconds_of(run, child)
+        assert set(times) == {1, 2, 3}
+        assert len(times[1]) == 1
+    assert search(recipe, *manifests, store, resume=True) == result
 
 
 def test_a_point_becomes_overrides_and_a_recipe() -> None:
@@ -194,11 +278,11 @@ def test_another_search_is_not_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     data: Any = ([SimpleNamespace(address="a")], [SimpleNamespace(address="b")])
     first, resumed = _name(recipe, *data, store, resume=False)
     assert not resumed
-    assert _planned(store, first, 8, old=False, asked=8) == 8
+    assert _planned(store, recipe, first, 8, old=False, asked=8) == 8
     assert _name(recipe, *data, store, resume=True) == (first, True)
-    assert _planned(store, first, 16, old=True, asked=None) == 8
+    assert _planned(store, recipe, first, 16, old=True, asked=None) == 8
     with pytest.raises(SearchError, match="was started with 8 trials"):
-        _planned(store, first, 16, old=True, asked=16)
+        _planned(store, recipe, first, 16, old=True, asked=16)
     second, _ = _name(recipe, *data, store, resume=False)
     assert second == f"{first[:-1]}2"
     with pytest.raises(SearchError, match="no search of recipe 'small'"):

@@ -128,13 +128,13 @@ def test_pictures_are_made_in_use_and_kept_out_of_the_weights(mode):
 
 PICTURES = {
     "hard": {},
-    "soft": {},
+    "soft": {"distances": (2, 3, 3)},
     "cross_stitch": {"units": (2, 3, 3)},
     "mmoe": {"gates": (3, 3)},
     "ple": {"gates": (1, 3, 3)},
     "attention": {"masks": (2, 3, 8)},
     "graph": {"edges": (3, 3)},
-    "adapter": {},
+    "adapter": {"adapters": (2, 3)},
 }
 
 

@@ -92,6 +92,9 @@ def test_curves_by_hand(tmp_path: Path, small: SimpleNamespace) -> None:  # noqa
     assert [point["share"] for point in points] == [0.1, 1.0]
     labelled_rows = sum(row["split"] == "train" and row["intent"] is not None for row in dataset.rows.to_pylist())
     assert [point["labels"] for point in points] == [round(0.1 * labelled_rows), labelled_rows]
+    half = {s: replace(one, store=_Both(one.store, small.store), share=0.5) for s, one in studies.items()}
+    halved = sparse_of(half, small.utterances, small.features).curves["intent"]["points"][1]["labels"]
+    assert halved == labelled_rows / 2  # every training row of this corpus has an intent
     assert points[0]["joint"] == {"value": 85.0, "low": 80.0, "high": 90.0}  # both seeds the worse, or the better one
     assert points[0]["single"] == {"value": 65.0, "low": 60.0, "high": 70.0}
     assert points[0]["gain"]["gain"] == pytest.approx(100 * 20 / 65, abs=1e-4)

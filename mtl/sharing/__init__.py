@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from mtl.sharing.adapter import AdapterTrunk
 from mtl.sharing.attention import AttentionTrunk
-from mtl.sharing.base import MakeEncoder, Trunk
+from mtl.sharing.base import SHARED, Layer, MakeEncoder, Trunk
 from mtl.sharing.cross_stitch import CrossStitchTrunk
 from mtl.sharing.experts import MMoETrunk, PLETrunk
 from mtl.sharing.graph import GraphTrunk
@@ -31,12 +31,14 @@ from mtl.sharing.soft import DISTANCES, SoftTrunk
 
 __all__ = [
     "DISTANCES",
+    "SHARED",
     "TRUNKS",
     "AdapterTrunk",
     "AttentionTrunk",
     "CrossStitchTrunk",
     "GraphTrunk",
     "HardTrunk",
+    "Layer",
     "MMoETrunk",
     "MakeEncoder",
     "PLETrunk",

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtl.encoder import padding_mask
-from mtl.sharing.base import MakeEncoder, Trunk
+from mtl.sharing.base import SHARED, Layer, MakeEncoder, Trunk
 
 
 class Adapter(nn.Module):
@@ -69,8 +69,30 @@ class AdapterTrunk(Trunk):
         states = {}
         for task in tasks:
             entry, *adapters = cast(nn.ModuleList, self.adapters[task])
-            state = entry(common)
-            for block, adapter in zip(others, adapters, strict=True):
-                state = adapter(block(state, mask))
+            state = self._adapted(0, task, entry, common, mask)
+            for depth, (block, adapter) in enumerate(zip(others, adapters, strict=True), start=1):
+                state = self._adapted(depth, task, adapter, block(state, mask), mask)
             states[task] = state
         return states
+
+    def _adapted(self, depth: int, task: str, adapter: nn.Module, before: Tensor, mask: Tensor) -> Tensor:
+        after = adapter(before)
+        if not self.training:
+            size = (after - before).detach().float().norm(dim=-1) / before.detach().float().norm(dim=-1).clamp(min=1e-6)
+            self.see(f"{depth} {task}", size.flatten()[:, None], mask.flatten())
+        return after
+
+    def layers(self) -> dict[Layer, nn.Module]:
+        """The first block, and each task's adapters: behind them its states go into the next block."""
+        found: dict[Layer, nn.Module] = {Layer(SHARED, "block 1"): self.shared.blocks[0]}
+        for task in self.tasks:
+            for depth, adapter in enumerate(cast(nn.ModuleList, self.adapters[task])):
+                found[Layer(task, f"block {depth + 1}")] = adapter
+        return found
+
+    def picture(self) -> dict[str, Tensor]:
+        """adapters (blocks, K): length of what an adapter adds over that of what it is added to, mean over the frames
+        that exist."""
+        blocks = len(self.shared.blocks)
+        sizes = self.seen([f"{depth} {task}" for depth in range(blocks) for task in self.tasks], 1)
+        return {} if sizes is None else {"adapters": sizes.view(blocks, len(self.tasks))}

@@ -4,6 +4,7 @@
     penalty() -> scalar                                              joins the loss once a step
     shared_parameters()                                              whose gradients are balanced between tasks
     picture() -> {name: small tensor}                                what a person may look at
+    layers(), part(name)                                             what a person calls its modules and parameters
 
 A mode is length-safe (what a row is given does not depend on the padding behind it), and gives a task the same
 states whichever other tasks are asked for beside it: so a task sees in use what it saw in training.
@@ -11,19 +12,31 @@ states whichever other tasks are asked for beside it: so a task sees in use what
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from mtl.encoder import Encoder
+from mtl.encoder import ConformerBlock, Encoder
+
+SHARED = "shared"  # in place of a task's name: whose states and parameters are everybody's
 
 
 class MakeEncoder(Protocol):
     """A fresh encoder of the model's shape, or of that many blocks."""
 
     def __call__(self, blocks: int | None = None) -> Encoder: ...
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A place between front-end and tasks. path: SHARED, or the task that it is for; label: "block 2"."""
+
+    path: str
+    label: str
 
 
 class Trunk(nn.Module):
@@ -50,6 +63,26 @@ class Trunk(nn.Module):
     def _outside_of(self, tasks: Iterable[str]) -> list[nn.Parameter]:
         own = set(tasks)
         return [p for name, p in self.named_parameters() if not own & set(name.split("."))]
+
+    def part(self, name: str) -> str:
+        """What a person calls the part that a parameter lies in: "block 2", the same over the tasks' encoders."""
+        first = name.split(".")[0]
+        block = re.search(r"\bblocks\.(\d+)\.", name) if first in ("shared", "stem", "encoders") else None
+        return f"block {int(block[1]) + 1}" if block else first.replace("_", " ")
+
+    def layers(self) -> dict[Layer, nn.Module]:
+        """Modules that give states (B, T, D) once in a forward pass, by place, in order of depth.
+
+        By default every block, named by its number and by the task in whose module it lies.
+        """
+        found = {}
+        for name, module in self.named_modules():
+            if isinstance(module, ConformerBlock):
+                found[Layer(self._owner(name), self.part(f"{name}."))] = module
+        return found
+
+    def _owner(self, name: str) -> str:
+        return next((step for step in name.split(".") if step in self.tasks), SHARED)
 
     def picture(self) -> dict[str, Tensor]:
         """Small tensors on the CPU for a person to look at, detached. Tasks are in the order of `self.tasks`.

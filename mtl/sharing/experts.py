@@ -8,14 +8,13 @@ frames that exist, so it decides once for an utterance and does not see the padd
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mtl.encoder import Encoder, padding_mask
-from mtl.sharing.base import MakeEncoder, Trunk, mix, pool
-
-SHARED = ""  # in place of a task's name
+from mtl.sharing.base import SHARED, Layer, MakeEncoder, Trunk, mix, pool
 
 
 class Gate(nn.Module):
@@ -65,6 +64,12 @@ class MMoETrunk(Trunk):
             self.see(task, weight, lengths > 0)
         states = mix(torch.stack(weights, dim=1), [expert(x, lengths) for expert in self.experts])
         return dict(zip(tasks, states, strict=True))
+
+    def layers(self) -> dict[Layer, nn.Module]:
+        """The shared blocks, then each expert as a whole."""
+        blocks = {Layer(SHARED, f"block {depth + 1}"): block for depth, block in enumerate(self.stem.blocks)}
+        experts = {Layer(SHARED, f"expert {number + 1}"): expert for number, expert in enumerate(self.experts)}
+        return {**blocks, **experts}
 
     def picture(self) -> dict[str, Tensor]:
         """gates (K, experts): mean gate of each task."""
@@ -134,6 +139,23 @@ class PLETrunk(Trunk):
             for name, gate in gates.items():
                 self.see(f"{depth} {name}", gate, lengths > 0)
         return states
+
+    def part(self, name: str) -> str:
+        return "shared experts" if name.startswith("levels.") else super().part(name)
+
+    def layers(self) -> dict[Layer, nn.Module]:
+        """The shared blocks, then of each level the shared experts and the tasks' own."""
+        found: dict[Layer, nn.Module] = {}
+        for depth, block in enumerate(self.stem.blocks):
+            found[Layer(SHARED, f"block {depth + 1}")] = block
+        for depth, module in enumerate(self.levels):
+            level = cast(Extraction, module)
+            place = f" at level {depth + 1}" if len(self.levels) > 1 else ""
+            for number, expert in enumerate(level.shared_experts):
+                found[Layer(SHARED, f"expert {number + 1}{place}")] = expert
+            for task, own in level.task_experts.items():
+                found[Layer(task, f"own expert{place}")] = own
+        return found
 
     def picture(self) -> dict[str, Tensor]:
         """gates (levels, K, 1 + shared): mean gate of each task, its own expert first. With several levels also

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from mtl.encoder import Encoder
 from mtl.sharing.base import MakeEncoder, Trunk, start_alike
 
 
@@ -31,6 +33,20 @@ class SoftTrunk(Trunk):
         for one, other in combinations(per_task, 2):
             total = total + self.distance(one, other)
         return self.strength * total
+
+    @torch.no_grad()
+    def picture(self) -> dict[str, Tensor]:
+        """distances (blocks, K, K): between two tasks' encoders, over the mean length of the two; 0: still alike."""
+        per_block = zip(*(cast(Encoder, self.encoders[task]).blocks for task in self.tasks), strict=True)
+        return {"distances": torch.stack([_distances(blocks) for blocks in per_block]).cpu()}
+
+
+def _distances(blocks: Sequence[nn.Module]) -> Tensor:
+    """(K, K) for one block of K encoders."""
+    flat = torch.stack([torch.cat([p.flatten().float() for p in block.parameters()]) for block in blocks])  # (K, P)
+    length = flat.norm(dim=1)
+    apart = torch.stack([(flat - row).norm(dim=1) for row in flat])
+    return 2 * apart / (length[:, None] + length)
 
 
 Parameters = Sequence[Tensor]

@@ -9,12 +9,23 @@ from torch import nn
 from mtl.decoder import DecoderConfig
 from mtl.tasks.base import States, Task, Words
 from mtl.tasks.classification import Classification
+from mtl.tasks.dialogue import DialogueTask
 from mtl.tasks.slots import Slots
 from mtl.tasks.transcript import Transcript
 from mtl.tasks.translation import Translation
-from mtl.text import CLASSIFICATION, Codec
+from mtl.text import CLASSIFICATION, DIALOGUE, Codec
 
-__all__ = ["Classification", "Slots", "States", "Task", "Transcript", "Translation", "Words", "build_tasks"]
+__all__ = [
+    "Classification",
+    "DialogueTask",
+    "Slots",
+    "States",
+    "Task",
+    "Transcript",
+    "Translation",
+    "Words",
+    "build_tasks",
+]
 
 
 def build_tasks(
@@ -36,6 +47,8 @@ def build_tasks(
             raise ValueError(f"task {name!r} has no labels in the training split; leave it out of the recipe's tasks")
         elif name == "slots":
             heads[name] = Slots(name, width, len(codec.labels[name]), dropout)
+        elif name in DIALOGUE:
+            heads[name] = DialogueTask(name, width, bins, len(codec.labels[name]), dropout)
         else:
             heads[name] = Classification(name, width, bins, len(codec.labels[name]), dropout)
     return nn.ModuleDict(heads)

@@ -34,12 +34,15 @@ class States:
     """What one task is given: the trunk's hidden (B, T, D), lengths (B,); for slots in audio, the words' places too.
 
     spectrum (B, 2F): in audio, mean and deviation of each mel bin, which the front-end takes out of the states.
+    context (B, C, D), context_lengths (B,): the trunk's states of the words of the turns before, where there are any.
     """
 
     hidden: Tensor
     lengths: Tensor
     words: Words | None = None
     spectrum: Tensor | None = None
+    context: Tensor | None = None
+    context_lengths: Tensor | None = None
 
 
 class Task(nn.Module):

@@ -1,4 +1,4 @@
-"""One label per utterance: intent, domain, speaker, emotion, language."""
+"""One label per utterance: intent, domain, speaker, emotion, language; dialogue.py adds those that need a context."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.corpora import atis, covost, librispeech, manifest
+from pipelines.corpora import atis, commonvoice, covost, librispeech, manifest, sgd, voxceleb
 from pipelines.corpora.base import Reader, Reject, Utterance
 from pipelines.recipe import Corpus
 from pipelines.source import Source
@@ -28,7 +28,10 @@ def _fingerprint_espeak(source: Source | None, corpus: Corpus) -> str:
 
 CORPORA: dict[str, Reader] = {
     "librispeech": librispeech.READER,
+    "commonvoice": commonvoice.READER,
+    "voxceleb": voxceleb.READER,
     "atis": atis.READER,
+    "sgd": sgd.READER,
     "covost": covost.READER,
     "manifest": manifest.READER,
     "espeak": Reader(_read_espeak, _fingerprint_espeak),

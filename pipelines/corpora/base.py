@@ -41,6 +41,8 @@ class Utterance:
     recording: None for a row of text alone.
     slots: BIO tags, one for each of `tokens`.
     translation: the same sentence in another language.
+    context: the turns of the dialogue before this one, oldest first; None where the row is no part of a dialogue.
+    trials: "1 ID" or "0 ID" for verification: whether the row ID of this corpus is the same speaker.
     file, row: where a person would mend it; row is 1-based, None when the file is the row.
     """
 
@@ -56,6 +58,10 @@ class Utterance:
     emotion: str | None = None
     language: str | None = None
     translation: str | None = None
+    context: list[str] | None = None
+    dialogue_act: str | None = None
+    system_action: str | None = None
+    trials: list[str] | None = None
     file: str = ""
     row: int | None = None
 

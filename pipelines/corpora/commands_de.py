@@ -41,8 +41,8 @@ RULES = {
     "|(<adjective_n> herz|<adjective_m> fluss|<adjective_m> traum)",
     "genre": "jazz|rock|blues|country|disco|oper|techno|reggae|hip hop|heavy metal",
     "city": "london|paris|berlin|madrid|tokio|boston|chicago|dublin|toronto|sydney|new york|kapstadt",
-    "date": "heute|morgen|heute abend|<weekday>|nächsten <weekday>|dieses wochenende|den <ordinal> <month>|nächste woche"
-    "|morgen <part_after_tomorrow>|<weekday> <part>",
+    "date": "heute|morgen|heute abend|<weekday>|nächsten <weekday>|dieses wochenende|den <ordinal> <month>"
+    "|nächste woche|morgen <part_after_tomorrow>|<weekday> <part>",
     "time": "<hour>|<hour_clock> (uhr|uhr dreißig|uhr fünfzehn|uhr fünfundvierzig)"
     "|(halb <hour_next>|viertel nach <hour>|viertel vor <hour>)|zwölf uhr mittags|mitternacht"
     "|<hour_clock> uhr (morgens|nachmittags|abends)",
@@ -134,8 +134,7 @@ FORMS = {
         "<tell> wie ist 2(das wetter|die vorhersage|die temperatur) 4(in|für) {city} 5[{date}]?",
         "<tell> wie wird (das wetter|die temperatur) (in {city} [{date}]|{date} [in {city}])?",
         "wie ist das wetter 2(in {city} [{date}]|{date})?",
-        "<ask> 2(das wetter|die vorhersage|den wetterbericht) für 3({city} [{date}]|{date})"
-        " 1(nennen|zeigen|vorlesen)",
+        "<ask> 2(das wetter|die vorhersage|den wetterbericht) für 3({city} [{date}]|{date}) 1(nennen|zeigen|vorlesen)",
     ),
     "check_rain": (
         "wird es 3[in {city}] {date} 2(regnen|schneien|(sonnig|windig|kalt|warm|bewölkt) sein)?",
@@ -218,9 +217,7 @@ FORMS = {
         "(es ist|das ist|die musik ist) (zu laut|viel zu laut) [<in_the> {room}]",
         "<ask> 1(es|das stück|die musik) 3[<in_the> {room}] 2(leiser|sanfter) 1(machen|spielen|machen) <end>",
     ),
-    "volume_set": (
-        "<ask> die lautstärke 2[<in_the> {room}] auf {level:loudness} 1(stellen|ändern|setzen) <end>",
-    ),
+    "volume_set": ("<ask> die lautstärke 2[<in_the> {room}] auf {level:loudness} 1(stellen|ändern|setzen) <end>",),
     "mute": (
         "<ask> 2(1(den|meinen) lautsprecher|1(die|meine) lautsprecher|1(den|meinen) ton|1(die|meine) musik)"
         " 3[<in_the> {room}] stummschalten <end>",

@@ -38,7 +38,7 @@ import soundfile
 import soxr
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipelines.corpora import commands_de, commands_en
+from pipelines.corpora import commands_de, commands_en, dialogues_en
 from pipelines.corpora.base import CorpusError, Recording, Reject, Utterance
 from pipelines.corpora.grammar import Grammar, Sentence, weighted
 from pipelines.corpora.parallel import Parallel
@@ -73,6 +73,10 @@ class Options(Section):
     languages: tuple[Literal["en", "de"], ...] = Field(
         ("en",), min_length=1, description="in turn; with two of them, `translation` holds the sentence in the other"
     )
+    dialogues: int = Field(0, ge=0, description="spoken English dialogues to train on; none: no dialogues at all")
+    text_only_dialogues: int = Field(0, ge=0, description="labelled training dialogues without audio")
+    valid_dialogues: int = Field(30, ge=1)
+    test_dialogues: int = Field(100, ge=1)
     translate: Literal["de"] | None = Field(None, description="`translation` of English, where that alone is spoken")
     noise_db: tuple[float, float] | None = Field(None, description="range of signal-to-noise ratios; none: clean")
 
@@ -105,6 +109,15 @@ class Options(Section):
     def train_utterances(self) -> int:
         return self.utterances or max(1, round(self.hours * 3600 / SECONDS_PER_UTTERANCE))
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Recordings of each split."""
+        return {"train": self.train_utterances, "valid": self.valid_utterances, "test": self.test_utterances}
+
+    @property
+    def split_speakers(self) -> dict[str, int]:
+        return {"train": self.speakers, "valid": self.valid_speakers, "test": self.test_speakers}
+
 
 @dataclass(frozen=True)
 class Speech:
@@ -126,14 +139,14 @@ def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
     if source is not None:
         raise CorpusError(f"corpora.{corpus.name}: kind espeak makes its own audio; leave out its source")
     _installed()
-    counts = {
-        "train": options.train_utterances,
-        "valid": options.valid_utterances,
-        "test": options.test_utterances,
-    }
-    for split, count in counts.items():
+    for split, count in options.counts.items():
         yield from _spoken(options, split, count)
     yield from _written(options, options.text_only_sentences)
+    if options.dialogues or options.text_only_dialogues:
+        counts = {"train": options.dialogues, "valid": options.valid_dialogues, "test": options.test_dialogues}
+        for split, count in counts.items():
+            yield from _conversations(options, split, count, spoken=True)
+        yield from _conversations(options, "train", options.text_only_dialogues, spoken=False)
 
 
 def fingerprint_of(corpus: Corpus) -> str:
@@ -141,7 +154,11 @@ def fingerprint_of(corpus: Corpus) -> str:
     options = options_of(corpus)
     languages = tuple(GRAMMARS) if options.parallel else options.languages  # German is drawn in English
     grammars = [GRAMMARS[language].fingerprint() for language in languages]
+    if options.dialogues or options.text_only_dialogues:
+        grammars.append(dialogues_en.GRAMMAR.fingerprint())
     unsaid = {"translate"} if options.translate is None else set()  # as before there was such an option
+    if not (options.dialogues or options.text_only_dialogues):
+        unsaid |= {name for name in Options.model_fields if name.endswith("dialogues")}
     return _digest(VERSION, options.model_dump_json(exclude=unsaid), grammars, _installed())
 
 
@@ -175,8 +192,7 @@ def split_of(text: str) -> str:
 
 
 def _spoken(options: Options, split: str, count: int) -> Iterator[Utterance]:
-    counts = {"train": options.speakers, "valid": options.valid_speakers, "test": options.test_speakers}
-    voices = {name: speakers(split, counts[split], options.seed, name) for name in options.languages}
+    voices = {name: speakers(split, options.split_speakers[split], options.seed, name) for name in options.languages}
     seen: set[str] = set()
     for number in range(count):
         language = options.languages[number % len(options.languages)]
@@ -189,22 +205,46 @@ def _spoken(options: Options, split: str, count: int) -> Iterator[Utterance]:
             low, high = options.noise_db
             noise = (low + rng.random() * (high - low), int(rng.random() * 2**31))
         name = f"{split}-{number:06d}"
-        spoken = sentence.text + ("?" if sentence.question else "")
-        said = styled(voice, style)
         yield _row(
             name,
             split,
             sentence,
-            recording=Recording(
-                load=partial(render, spoken, said, noise),
-                name=f"{name}.flac",
-                stamp=_digest(VERSION, spoken, astuple(said), noise, _installed()),
-            ),
+            recording=_recording(name, sentence.text, sentence.question, styled(voice, style), noise),
             speaker=voice.name,
             emotion=style,
             language=language,
             translation=translation,
         )
+
+
+def _conversations(options: Options, split: str, count: int, spoken: bool) -> Iterator[Utterance]:
+    """The user's turns of so many dialogues, each with the turns before it; one speaker and style a dialogue.
+
+    A dialogue is in one split, by the hash of all its words; a short turn such as "yes" is said in every split.
+    """
+    voices = speakers(split, options.split_speakers[split], options.seed, "en")
+    for number in range(count):
+        rng = Random(f"{options.seed}/dialogue/{split}/{'spoken' if spoken else 'text'}/{number}")
+        turns = dialogues_en.draw(rng)
+        while split_of(" / ".join((*turns[-1].context, turns[-1].text))) != split:
+            turns = dialogues_en.draw(rng)
+        voice = voices[int(rng.random() * len(voices))]
+        style = weighted(rng, list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))
+        for place, turn in enumerate(turns):
+            name = f"{split}-dialogue-{number:05d}-{place}" if spoken else f"text-dialogue-{number:05d}-{place}"
+            yield Utterance(
+                id=name,
+                split=split,
+                recording=_recording(name, turn.text, turn.question, styled(voice, style)) if spoken else None,
+                text=turn.text,
+                speaker=voice.name if spoken else None,
+                emotion=style if spoken else None,
+                language="en",
+                context=list(turn.context),
+                dialogue_act=turn.act,
+                system_action=turn.action,
+                file="espeak",
+            )
 
 
 def _written(options: Options, count: int) -> Iterator[Utterance]:
@@ -214,6 +254,15 @@ def _written(options: Options, count: int) -> Iterator[Utterance]:
         rng = Random(f"{options.seed}/{language}/text/{number}")
         sentence, translation = _sentence(rng, language, options, "train", seen)
         yield _row(f"text-{number:06d}", "train", sentence, language=language, translation=translation)
+
+
+def _recording(name: str, text: str, question: bool, voice: Voice, noise: tuple[float, int] | None = None) -> Recording:
+    spoken = text + ("?" if question else "")
+    return Recording(
+        load=partial(render, spoken, voice, noise),
+        name=f"{name}.flac",
+        stamp=_digest(VERSION, spoken, astuple(voice), noise, _installed()),
+    )
 
 
 def _row(
@@ -252,6 +301,15 @@ def _sentence(rng: Random, language: str, options: Options, split: str, seen: se
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def phonemes_of(corpus: Corpus, split: str) -> Iterator[tuple[str, tuple[tuple[str, float, float], ...]]]:
+    """Name of each recording of a split, and its phonemes with their times (see Speech), spoken again to hear them."""
+    options = options_of(corpus)
+    for utterance in _spoken(options, split, options.counts[split]):
+        spoken: Any = utterance.recording and utterance.recording.load  # `render`, with its arguments
+        text, voice, _noise = spoken.args
+        yield utterance.id, speak(text, voice).phonemes
 
 
 # --- sound ---------------------------------------------------------------------------------------------------------

@@ -184,8 +184,9 @@ class Grammar:
         """One sentence: an intent by weight, one of its forms, then every choice at random."""
         return self.say(self.derive(rng))
 
-    def derive(self, rng: Random) -> Draw:
-        name = weighted(rng, list(self.intents), [intent.weight for intent in self.intents.values()])
+    def derive(self, rng: Random, intent: str | None = None) -> Draw:
+        """A sentence of that intent, or of one by weight, before it is said."""
+        name = intent or weighted(rng, list(self.intents), [each.weight for each in self.intents.values()])
         form, (node, _) = pick(rng, list(enumerate(self._forms[name])))
         return Draw(name, form, self._derive(node, rng))
 

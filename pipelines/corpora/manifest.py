@@ -52,8 +52,11 @@ ALIASES = {
     "emotion": ("emotion",),
     "language": ("language", "lang", "locale"),
     "translation": ("translation",),
+    "context": ("context", "history"),
+    "dialogue_act": ("dialogue_act",),
+    "system_action": ("system_action",),
 }
-_LABELS = ("intent", "domain", "speaker", "emotion", "language", "translation")
+_LABELS = ("intent", "domain", "speaker", "emotion", "language", "translation", "dialogue_act", "system_action")
 
 
 class RowError(ValueError):
@@ -181,7 +184,7 @@ class _File:
         text, tokens = _text(row, "text"), _words(row, "tokens")
         if recording is not None and self.has_text and not self.optional and not (text or "").strip() and not tokens:
             raise RowError("missing_transcript", f"text is {row.get('text')!r}")
-        labels = {column: _text(row, column) or None for column in _LABELS}
+        labels: dict[str, Any] = {column: _text(row, column) or None for column in _LABELS}
         if recording is None and not (text or "").strip() and not tokens:
             raise RowError("bad_row", f"neither audio nor text; the columns understood are {', '.join(row) or 'none'}")
         return Utterance(
@@ -191,6 +194,7 @@ class _File:
             text=text if (text or "").strip() or recording is None else None,
             tokens=tokens,
             slots=_words(row, "slots"),
+            context=_turns(row),
             file=self.where,
             row=number,
             **labels,
@@ -283,6 +287,13 @@ def _words(row: Mapping[str, Any], column: str) -> list[str] | None:
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
         return value
     raise RowError("bad_row", f"{column} is {value!r:.80}, expected a list of words or words joined by spaces")
+
+
+def _turns(row: Mapping[str, Any]) -> list[str] | None:
+    value = row.get("context")
+    if value is None or (isinstance(value, list) and all(isinstance(turn, str) for turn in value)):
+        return value
+    raise RowError("bad_row", f"context is {value!r:.80}, expected a list of the turns before, oldest first")
 
 
 def _seconds(row: Mapping[str, Any], column: str) -> float | None:

@@ -1,0 +1,40 @@
+"""What was said before, for the tasks that depend on it: the act of a user's turn, and what the system should do next.
+
+The previous turns are words. They go through the text front-end and the trunk like a sentence of text, and the turn at
+hand asks them: multi-head attention (Vaswani et al. 2017) from the turn's embedding over the states of the words. One
+more state is always there, learned, for "nothing was said before": a row without context attends to that alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mtl.encoder import padding_mask
+from mtl.tasks.base import States
+from mtl.tasks.classification import Classification
+
+HEADS = 4
+
+
+class DialogueTask(Classification):
+    """A classification of the turn at hand, in words or sound, in the light of the turns before it."""
+
+    def __init__(self, name: str, width: int, bins: int, classes: int, dropout: float) -> None:
+        super().__init__(name, width, bins, classes, dropout)
+        self.nothing = nn.Parameter(0.02 * torch.randn(width))
+        self.before = nn.LayerNorm(width)
+        self.asking = nn.LayerNorm(width)
+        self.recall = nn.MultiheadAttention(width, HEADS, batch_first=True)
+
+    def embed(self, states: States) -> Tensor:
+        """(B, D): the turn's embedding plus what it finds among the turns before it."""
+        turn = super().embed(states)
+        nothing = self.nothing.to(turn.dtype).expand(len(turn), 1, -1)
+        if states.context is None or states.context_lengths is None:
+            memory, absent = nothing, None
+        else:
+            memory = torch.cat((nothing, self.before(states.context).to(turn.dtype)), dim=1)
+            absent = ~padding_mask(states.context_lengths + 1, memory.shape[1])
+        found, _ = self.recall(self.asking(turn)[:, None], memory, memory, key_padding_mask=absent, need_weights=False)
+        return turn + found[:, 0]
