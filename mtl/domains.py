@@ -6,9 +6,9 @@ of the training recordings has an embedding and small adapters; `Domains` stands
     x = film(x, e_d);  x = entry_d(x);  states = trunk(x);  states_k = exit_d(states_k) for every task k
 
 FiLM (Perez et al. 2018) and residual adapters (Houlsby et al. 2019) start at zero: untrained, they leave the model as
-it is, bit for bit. Around the trunk and not within it, because a trunk is given and gives (B, T, D) whatever its mode of
-sharing: one place serves all modes, and a domain's noise and level are best mended before the first block, what it
-says behind the last. Each acts on single frames, so nothing depends on padding.
+it is, bit for bit. They stand around the trunk and not within it, because a trunk is given and gives (B, T, D)
+whatever its mode of sharing: one place serves all modes, and a domain's noise and level are best mended before the
+first block, what it says behind the last. Each acts on single frames, so nothing depends on padding.
 
 An unknown domain is number 0. It is given the embedding zero and no adapter, which is the bare trunk; that trunk is
 trained for it, because a share of the training recordings, `dropout`, is taken as unknown. Text has no domain.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import nn
 
 from mtl.audio import FeatureSpec
@@ -24,6 +29,7 @@ from mtl.sharing.adapter import Film
 from mtl.text import Codec
 
 OF = {"a1": "home", "a2": "car", "a3": "home", "a4": "car", "a5": "street"}  # a6 has none
+SETTINGS = FitConfig(epochs=2, learning_rate=1e-2, precision="fp32", device="cpu")
 BOTH = DomainConfig(conditioning=True, adapters=True, rank=2, bottleneck=4, dropout=0.0)
 
 
@@ -165,7 +171,7 @@ def batches(model: SpeechModel) -> list[tuple[Batch, ...]]:
 
 @pytest.mark.parametrize("balancing", ["static", "pcgrad"])
 def test_a_resumed_training_is_the_uninterrupted_one(balancing: str) -> None:
-    settings = FitConfig(epochs=2, learning_rate=1e-2, balancing=balancing, precision="fp32", device="cpu")
+    settings = replace(SETTINGS, balancing=balancing)
     domains = replace(BOTH, dropout=0.3)
 
     def trained(resume: dict[str, Any] | None = None) -> tuple[SpeechModel, list[dict[str, Any]]]:
@@ -173,7 +179,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(balancing: str) -> None:
         model = made(domains)
 
         def keep(_metrics: dict[str, float], state: dict[str, Any] | None) -> None:
-            kept.append({} if state is None else torch_copy(state))
+            kept.append({} if state is None else copy.deepcopy(state))
 
         fit(model, tiny.TinyLoader(batches(model), 2), settings, report=keep, resume=resume)
         return model, kept
@@ -186,10 +192,27 @@ def test_a_resumed_training_is_the_uninterrupted_one(balancing: str) -> None:
     assert whole.domains.film.up.abs().max() > 0 and whole.domains.exit[0].up.weight.abs().max() > 0  # type: ignore
 
 
-def torch_copy(state: dict[str, Any]) -> dict[str, Any]:
-    import copy
+def _rank(rank: int, world: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    model = made(replace(BOTH, dropout=0.3), seed=rank)
+    fit(model, tiny.TinyLoader(batches(model), 2, rank, world), SETTINGS)
+    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
 
-    return copy.deepcopy(state)
+
+def test_two_ranks_are_one(tmp_path: Path) -> None:
+    """In every step but the last, each rank has a domain that the other lacks."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_rank, (2, port, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    alone = made(replace(BOTH, dropout=0.3))
+    fit(alone, tiny.TinyLoader(batches(alone), 2), SETTINGS)
+    for rank in (0, 1):
+        for name, tensor in torch.load(tmp_path / f"{rank}.pt").items():
+            torch.testing.assert_close(tensor, alone.state_dict()[name], rtol=1e-4, atol=2e-5, msg=name)
 
 
 def test_a_package_keeps_its_domains_and_may_be_told_of_one(tmp_path: Path) -> None:
