@@ -80,13 +80,15 @@ class Backward:
 
     def __call__(self, micro_batches: list[MicroBatch], step: int) -> Step:
         labelled, counts = self._count(micro_batches)
-        if self.balancer.needs == "gramian" and any(p.requires_grad for p in self.model.shared_parameters()):
+        if self.balancer.needs == "gramian" and _trained(self.model.shared_parameters()):
             return self._balance_gradients(micro_batches, labelled, counts, step)
         seen = self._look(micro_batches, labelled, counts, step) if self._looks(step) else {}
         return replace(self._weigh_losses(micro_batches, labelled, counts, step), **seen)
 
     def _looks(self, step: int) -> bool:
-        return self.look_every > 0 and step % self.look_every == 0
+        """Whether a look is due, and there is something to see: a stage of a curriculum may hold all that is shared."""
+        parts = (*self.model.front_parts().values(), *self.model.shared_parts().values())
+        return self.look_every > 0 and step % self.look_every == 0 and any(map(_trained, parts))
 
     def _look(
         self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int
