@@ -87,7 +87,9 @@ class Backward:
         return replace(self._weigh_losses(micro_batches, labelled, counts, step), **seen)
 
     def _looks(self, step: int) -> bool:
-        return self.look_every > 0 and step % self.look_every == 0
+        """Whether a look is due, and there is something to see: a stage of a curriculum may hold all that is shared."""
+        parts = (*self.model.front_parts().values(), *self.model.shared_parts().values())
+        return self.look_every > 0 and step % self.look_every == 0 and any(map(_trained, parts))
 
     def _look(
         self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int

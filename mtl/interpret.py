@@ -67,7 +67,7 @@ def look(model: SpeechModel, batch: Batch) -> View:
     seen: dict[Layer, Any] = {}
 
     def keep(layer: Layer, module: object, inputs: object, output: Any) -> None:
-        seen[layer] = output
+        seen.setdefault(layer, output)  # a later pass is of the turns before, which a dialogue task remembers
 
     hooks = [module.register_forward_hook(partial(keep, layer)) for layer, module in modules.items()]
     try:
