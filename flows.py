@@ -3,6 +3,7 @@
     motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate -> report
     motet search assistant             Ray Tune over task weights, sharing mode and learning rate
     motet study assistant              every task alone, all together, in pairs, each left out: which help which
+    motet study assistant --labels 0.01,0.1,1     how few labels will do, for all tasks together and for each alone
     motet promote assistant 4          the gate for one version, or a person's word
     motet deploy                       serves the deployments of infra/prefect.yaml to a Prefect server
 
@@ -44,7 +45,7 @@ from pipelines.night import Done, Outcome, Ref
 from pipelines.progress import display
 from pipelines.recipe import Recipe, load
 from pipelines.store import Store
-from pipelines.study_table import KINDS, SEEDS, Split, gain_rows, group_lines
+from pipelines.study_table import KINDS, SEEDS, Split, gain_rows, group_lines, label_rows
 
 # Before prefect reads its settings. What is deployed logs to its server; a person sees our own lines.
 environment.prepare(environment.root_from(sys.argv), verbose=bool({"-v", "--verbose", "deploy"} & set(sys.argv)))
@@ -95,6 +96,7 @@ evaluate = stage("evaluate")(verdict.evaluate)
 decide = stage("gate")(verdict.decide)
 report = stage("report")(verdict.report)
 searched = stage("search", retries=0)(night.search)  # Ray Tune retries its trials itself
+studied_by_labels = stage("study", retries=0)(night.study_labels)
 studied = stage("study", retries=0)(night.study)  # its Ray tasks are retried there; finished cells are kept
 promotion = stage("promotion")(verdict.promotion)
 
@@ -222,19 +224,37 @@ def study(
     split: Split = "valid",
     share: float = 1.0,
     wait: bool = True,
+    labels: Sequence[float] = (),
+    sparse: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Which tasks help which: the recipe's tasks alone, together, in pairs, each left out. Goes on where it was."""
+    """Which tasks help which: the recipe's tasks alone, together, in pairs, each left out. Goes on where it was.
+
+    labels: instead, the tasks `sparse` alone and all together, with these shares of the labels of `sparse`.
+    """
     root = root or environment.default_root()
     loaded = load(recipe, list(overrides))
     with night.one_at_a_time(root, f"study of {loaded.name}", wait), display():
         with extracted(root, loaded) as (key, utterances, made):
-            found: dict[str, Any] = studied(root, key, utterances, made, seeds, list(kinds), split, share).value
-        create_table_artifact(
-            table=gain_rows(found), key=artifact_key("study", loaded.name), description="gain over single-task models"
-        )
-        lines = [f"- {line}" for line in (*found["advice"].values(), *group_lines(found))]
-        create_markdown_artifact("\n".join(lines), key=artifact_key("advice", loaded.name), description="task groups")
+            if labels:
+                arguments = (list(labels), list(sparse), seeds, split, share)
+                found: dict[str, Any] = studied_by_labels(root, key, utterances, made, *arguments).value
+            else:
+                found = studied(root, key, utterances, made, seeds, list(kinds), split, share).value
+        publish_study(loaded.name, found)
     return found
+
+
+def publish_study(recipe: str, found: dict[str, Any]) -> None:
+    """A study's artifacts in Prefect: its figures, and what follows from them."""
+    if "curves" in found:
+        rows, key = label_rows(found), artifact_key("labels", recipe)
+        create_table_artifact(table=rows, key=key, description="joint and single-task models by their share of labels")
+        return
+    create_table_artifact(
+        table=gain_rows(found), key=artifact_key("study", recipe), description="gain over single-task models"
+    )
+    lines = [f"- {line}" for line in (*found["advice"].values(), *group_lines(found))]
+    create_markdown_artifact("\n".join(lines), key=artifact_key("advice", recipe), description="task groups")
 
 
 @flow(name="promote", flow_run_name="promote {model} {version}")
@@ -386,6 +406,12 @@ def study_command(
         str, typer.Option("--cells", help="Some of single,joint,pairs,leave-one-out; single is always there.")
     ] = ",".join(KINDS),
     split: Annotated[Split, typer.Option("--split", help="Test rows are better kept for the gate.")] = "valid",
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="Shares of the labels, as 0.01,0.1,1: how few will do, instead.")
+    ] = None,
+    sparse: Annotated[
+        str | None, typer.Option("--sparse", help="With --labels: whose labels; intent,slots if left out.")
+    ] = None,
     wait: WaitOption = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
@@ -394,20 +420,48 @@ def study_command(
 
     After an interruption the same call goes on; a finished cell is never trained again.
 
-    Example: `motet study assistant --seeds 3 --share 0.25` or `motet study assistant --set tasks.intent.labels=0.1`
+    With --labels it trains the joint model and the single-task ones on shares of the labels, and shows which of them
+    does with fewer.
+
+    Example: `motet study assistant --seeds 3 --share 0.25` or `motet study assistant --labels 0.01,0.1,1`
     """
-    kinds = [kind.strip() for kind in cells.split(",") if kind.strip()]
+    kinds, few = _listed(cells), _listed(sparse)
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise typer.BadParameter(f"--cells {', '.join(unknown)}: expected some of {', '.join(KINDS)}")
+    shares = _shares(labels)
+    if few and not shares:
+        raise typer.BadParameter(f"--sparse {sparse}: says whose labels are few, and needs --labels, as 0.01,0.1,1")
     overrides = [*(settings or []), *([f"trainer.epochs={epochs}"] if epochs else [])]
-    load(recipe, overrides)
+    loaded = load(recipe, overrides)
+    if unknown := sorted(set(few) - set(loaded.tasks)):
+        raise typer.BadParameter(f"--sparse {', '.join(unknown)}: expected some of {', '.join(loaded.tasks)}")
     environment.make_home(root)
     with display(quiet=as_json):
-        found = study(recipe, root, overrides, seeds, kinds, split, share, wait)
+        found = study(recipe, root, overrides, seeds, kinds, split, share, wait, shares, few)
+    if shares:
+        title = f"joint and single-task models by share of the labels, on {found['rows']:,} {split} rows"
+        emit(found, as_json, table_of(title, label_rows(found), NUMBERS))
+        if not as_json:
+            print(f"\nreport      {found['report']}")
+        return
     title = f"gain over single-task models, % of their own figure, on {found['rows']:,} {split} rows"
     emit(found, as_json, table_of(title, gain_rows(found), NUMBERS))
     if not as_json:
         print("\n".join(["", *found["advice"].values(), "", *group_lines(found), "", f"report      {found['report']}"]))
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _shares(text: str | None) -> list[float]:
+    try:
+        found = sorted({float(part) for part in _listed(text)})
+    except ValueError:
+        found = [0.0]
+    if text is not None and not (found and all(0 < share <= 1 for share in found)):
+        raise typer.BadParameter(f"--labels {text}: expected shares above 0, up to 1, as 0.01,0.1,1")
+    return found
 
 
 @app.command("promote")

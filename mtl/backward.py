@@ -58,10 +58,11 @@ class Backward:
     def __init__(self, model: SpeechModel, balancer: Balancer, seed: int, bf16: bool = False) -> None:
         self.model, self.balancer, self.seed, self.bf16 = model, balancer, seed, bf16
         self.tasks = list(model.config.tasks)
+        self.active = frozenset(self.tasks)  # others count as not labelled: a stage of a curriculum
 
     def __call__(self, micro_batches: list[MicroBatch], step: int) -> Step:
         labelled, counts = self._count(micro_batches)
-        if self.balancer.needs == "gramian":
+        if self.balancer.needs == "gramian" and any(p.requires_grad for p in self.model.shared_parameters()):
             return self._balance_gradients(micro_batches, labelled, counts, step)
         return self._weigh_losses(micro_batches, labelled, counts, step)
 
@@ -79,7 +80,8 @@ class Backward:
         rows = []
         for batch in (batch for group in micro_batches for batch in group):
             found = self.model.counts(batch)
-            rows.append(torch.stack([found[task].to(zero) if task in found else zero for task in self.tasks]))
+            there = self.active.intersection(found)
+            rows.append(torch.stack([found[task].to(zero) if task in there else zero for task in self.tasks]))
         counts = torch.stack(rows) if rows else zero.new_zeros(0, len(self.tasks))
         names = iter([[task for task, c in zip(self.tasks, row, strict=True) if c > 0] for row in counts.tolist()])
         return [[next(names) for _ in group] for group in micro_batches], parallel.all_sum(counts.sum(dim=0))
@@ -111,7 +113,10 @@ class Backward:
                     kept = self._forward(group, labelled[position], step, position)
                     self._add(sums, kept)
             parallel.all_sum(sums)
-        weights = self.balancer.weights(counts > 0, per_item(sums, counts), seed=self._seed(step))
+        if self.balancer.needs == "gramian":  # no shared parameter trains, so there is nothing to balance
+            weights = self.balancer.static * (counts > 0)
+        else:
+            weights = self.balancer.weights(counts > 0, per_item(sums, counts), seed=self._seed(step))
         scale = per_item(weights, counts)  # (K,): dS/dL_k over the global count
         for position, group in enumerate(micro_batches):
             if kept is None or len(micro_batches) > 1:

@@ -132,6 +132,7 @@ def fit(
 ) -> Personal:
     """Trains the adapter in place; `fold` is told losses and states at each look, from before the first step on."""
     generator = np.random.default_rng(fitting.seed)
+    personal.to(model.device)
     parameters = [parameter for parameter in personal.parameters() if parameter.requires_grad]
     start = [parameter.detach().clone() for parameter in parameters]
     optimiser = torch.optim.AdamW(parameters, lr=fitting.learning_rate, weight_decay=0.0)

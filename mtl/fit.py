@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mtl import parallel
 from mtl.backward import Backward, MicroBatch, Step
 from mtl.balance import Balancer, Settings
+from mtl.curriculum import Curriculum, Stage
 from mtl.model import SpeechModel
 
 BETAS = (0.9, 0.98)  # of Adam, as for Transformers since Vaswani et al. 2017
@@ -50,6 +51,8 @@ class FitConfig:
     task_weights: dict[str, float] = field(default_factory=dict)
     balancing: str = "static"
     balancing_settings: Settings = field(default_factory=Settings)
+    curriculum: tuple[Stage, ...] = ()  # before the joint stage; see mtl.curriculum
+    restart: bool = False  # the learning rate's schedule in each stage anew
     checkpoint_seconds: float = 120.0  # besides one after every epoch
     seed: int = 0
     device: str | None = None  # cuda where there is one
@@ -118,13 +121,15 @@ class _Run:
         self.backward = Backward(model, self.balancer, config.seed, self.bf16)
         self.optimiser = torch.optim.AdamW(_parameter_groups(model, self.balancer, config), betas=BETAS, fused=True)
         steps = [loader.steps(epoch) for epoch in range(config.epochs)]
-        self.total_steps = sum(steps)
+        self.curriculum = Curriculum(config.curriculum, tasks, config.epochs)
+        self.spans = _spans(steps, self.curriculum if config.restart else None)
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()} if config.ema else None
         self.epoch = self.step = 0
         self.tally = _Tally(len(tasks), self.device)
 
     def train_epoch(self, report: Report) -> None:
         self.model.train()
+        self._enter(self.curriculum.at(self.epoch))
         saved = time.monotonic()
         for micro_batches in self.loader:
             self.train_step([tuple(batch.to(self.device) for batch in group) for group in micro_batches])
@@ -138,6 +143,11 @@ class _Run:
         self.balancer.end_epoch()
         self.epoch += 1
 
+    def _enter(self, stage: Stage) -> None:
+        self.backward.active = frozenset(stage.tasks)
+        for parameter in (*self.model.front_parameters(), *self.model.shared_parameters()):
+            parameter.requires_grad_(stage.train == "all")
+
     def train_step(self, micro_batches: list[MicroBatch]) -> None:
         """One optimiser step on this rank's share of the step's micro-batches."""
         step = self.backward(micro_batches, self.step)
@@ -147,7 +157,7 @@ class _Run:
         self._check_finite(step.losses, norm, micro_batches)
         self.balancer.accumulate(step.losses, step.present)
         for group in self.optimiser.param_groups:
-            group["lr"] = group["peak"] * learning_rate_factor(self.step, self.total_steps, self.config.warmup)
+            group["lr"] = group["peak"] * self.learning_rate_factor()
         own = [parameter.detach().clone() for parameter in self.balancer.parameters()]
         self.optimiser.step()
         self.balancer.hold(own, step.present)
@@ -159,6 +169,10 @@ class _Run:
         self.step += 1
         self._average()
         self.tally.add(step, norm, micro_batches)
+
+    def learning_rate_factor(self) -> float:
+        first, total = next((first, total) for first, total in reversed(self.spans) if self.step >= first)
+        return learning_rate_factor(self.step - first, total, self.config.warmup)
 
     def _penalise(self) -> None:
         """The trunk's penalty joins once a step, after the sum over ranks, on every rank alike."""
@@ -196,6 +210,8 @@ class _Run:
         metrics.update(
             epoch=float(self.epoch), step=float(self.step), learning_rate=self.optimiser.param_groups[0]["lr"]
         )
+        if len(self.curriculum.stages) > 1:
+            metrics["stage"] = float(self.curriculum.number(self.epoch - 1))
         if validate is not None and parallel.rank() == 0:
             trained = self.use_average()
             self.model.eval()
@@ -303,6 +319,18 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def _spans(steps: Sequence[int], curriculum: Curriculum | None) -> list[tuple[int, int]]:
+    """(first step, steps) of each schedule of the learning rate, from the steps of each epoch."""
+    if curriculum is None:
+        return [(0, sum(steps))]
+    found, epoch, first = [], 0, 0
+    for stage in curriculum.stages:
+        total = sum(steps[epoch : epoch + stage.epochs])
+        found.append((first, total))
+        epoch, first = epoch + stage.epochs, first + total
+    return found
 
 
 def _parameter_groups(model: nn.Module, balancer: Balancer, config: FitConfig) -> list[dict[str, Any]]:

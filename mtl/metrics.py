@@ -105,6 +105,7 @@ METRICS: dict[str, Metric] = {
         *(_accuracy(f"{task}/text_accuracy") for task in ("intent", "domain", "language")),
         Metric("slots/f1", "higher", ("matched", "predicted", "actual"), f1),  # audio: (slot, value) pairs
         Metric("slots/text_f1", "higher", ("matched", "predicted", "actual"), f1),  # text: CoNLL spans
+        Metric("slots/text_value_f1", "higher", ("matched", "predicted", "actual"), f1),  # text: (slot, value) pairs
         Metric("translation/bleu", "higher", _BLEU_COLUMNS, bleu, by_row=False),
         Metric("translation/chrf", "higher", _CHRF_COLUMNS, chrf),
         Metric("translation/text_bleu", "higher", _BLEU_COLUMNS, bleu, by_row=False),
@@ -160,6 +161,8 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
     if row.get("slots") is not None and prediction.tags is not None:
         matched, predicted, actual = slot_counts(row, prediction, spans=not heard)
         found[f"slots/{prefix}f1"] = (matched, predicted, actual)
+        if not heard:  # the literature's spans, and what compares with audio
+            found["slots/text_value_f1"] = slot_counts(row, prediction, spans=False)
         right = matched == predicted == actual
         if row.get("intent") is not None and "intent" in prediction.labels:
             right = right and prediction.labels["intent"].value == row["intent"]

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from mtl.align import viterbi, word_spans
-from mtl.batch import Batch, collate
-from mtl.decode import Path
+from mtl.batch import IGNORE, Batch, collate
+from mtl.decode import Path, best_path
 from mtl.decoder import DecoderConfig
 from mtl.encoder import Encoder
 from mtl.frontends import AudioFrontend, TextFrontend
+from mtl.recognised import Heard, choose, read, readable, tags_of
 from mtl.sharing import TRUNKS, Trunk
 from mtl.tasks import Classification, States, Task, Transcript, Translation, Words, build_tasks
 from mtl.text import Codec
@@ -51,6 +52,9 @@ class ModelConfig:
     expert_blocks: int = 1  # the last blocks, which are experts in mmoe and ple
     bottleneck: int = 32  # units of an adapter, or of what makes an attention mask
     graph: tuple[tuple[str, str], ...] | None = None  # pairs of tasks; None: mtl.sharing.graph.DEFAULT_GRAPH
+    recognised: float = 0.0  # share of recordings that are trained on the words that the recogniser hears
+    error_limit: float = 0.5  # word errors per true word beyond which a recording keeps its true words
+    read: bool = False  # recordings train the text front-end too, by their words
     decoder: DecoderConfig = field(default_factory=DecoderConfig)  # of the task "translation"
 
     def to_json(self) -> dict[str, Any]:
@@ -115,11 +119,18 @@ class SpeechModel(nn.Module):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Labelled items per task, known before any forward pass."""
         lengths = self.lengths(batch)
-        return {
-            name: self.task(name).count(batch, lengths)
-            for name in self.config.tasks
-            if batch.group in self.task(name).groups
-        }
+        found = {name: self.task(name).count(batch, lengths) for name in self._tasks_of(batch)}
+        if self._reads(batch):  # each recording with a transcript once more, as a sentence
+            sentences = readable(batch, Transcript.alignable(batch, lengths))
+            for name in self._tasks_of(sentences):
+                found[name] = found[name] + self.task(name).count(sentences, sentences.word_lengths)
+        return found
+
+    def _tasks_of(self, batch: Batch) -> list[str]:
+        return [name for name in self.config.tasks if batch.group in self.task(name).groups]
+
+    def _reads(self, batch: Batch) -> bool:
+        return self.config.read and batch.group == "audio" and "transcript" in self.config.tasks
 
     def encode(self, batch: Batch, tasks: Iterable[str]) -> dict[str, States]:
         """The trunk's states for the named tasks."""
@@ -135,25 +146,67 @@ class SpeechModel(nn.Module):
         """Summed loss and count of each task that has labels in this batch: `labelled`, where that is known."""
         if labelled is None:
             labelled = [name for name, count in self.counts(batch).items() if count > 0]
-        in_audio = batch.group == "audio"
-        if in_audio and "slots" in labelled and "transcript" not in labelled:
+        reads = self._reads(batch) and any("text" in self.task(name).groups for name in labelled)
+        by_word = reads or (batch.group == "audio" and "slots" in labelled)
+        if by_word and "transcript" not in self.config.tasks:
             raise ValueError("slots in audio need the task 'transcript', which says where the words are")
-        states = self.encode(batch, labelled) if labelled else {}
-        if in_audio and "slots" in labelled:
-            words = self.reference_words(states["transcript"], batch)
-            states["slots"] = replace(states["slots"], words=words)
-        return {name: self.task(name).loss(states[name], batch) for name in labelled}
+        # Its states are asked for where its loss is not, too: a stage of a curriculum may leave it out.
+        asked = [*labelled, "transcript"] if by_word and "transcript" not in labelled else labelled
+        states = self.encode(batch, asked) if asked else {}
+        heard = self.training_words(states["transcript"], batch) if by_word else []
+        if by_word and "slots" in labelled:
+            states["slots"] = replace(states["slots"], words=self._tagged(heard, batch))
+        found = {name: self.task(name).loss(states[name], batch) for name in labelled}
+        if reads:
+            self._read_too(found, batch, states["transcript"], heard)
+        return found
 
-    def reference_words(self, states: States, batch: Batch) -> Words:
-        """Frames of the true transcript's words, by the recogniser's Viterbi path."""
+    def _read_too(
+        self, found: dict[str, tuple[Tensor, Tensor]], batch: Batch, states: States, heard: list[Heard]
+    ) -> None:
+        """Adds the losses of the recordings' words to those of their sound."""
+        rows = Transcript.alignable(batch, states.lengths)
+        sentences = readable(batch, rows)
+        names = [name for name in found if name in self._tasks_of(sentences)]
+        counts = {name: self.task(name).count(sentences, sentences.word_lengths) for name in names}
+        if not names or not rows.any():
+            return
+        text = read(batch, rows, heard, self.codec)
+        for name, state in self.encode(text, names).items():
+            loss, count = found[name]
+            found[name] = loss + self.task(name).loss(state, text)[0], count + counts[name]
+
+    def training_words(self, states: States, batch: Batch) -> list[Heard]:
+        """What each recording is trained on: its true words, by the recogniser's Viterbi path, or those that its best
+        path gives."""
         recogniser = cast(Transcript, self.task("transcript"))
         with torch.no_grad():
             log_probs = recogniser.log_probs(states)
         frames = viterbi(log_probs, states.lengths, batch.units, batch.unit_lengths)
+        names = self.codec.labels.get("slots", ())
         rows = []
         for row, (units, length) in enumerate(zip(batch.units.cpu(), batch.unit_lengths.tolist(), strict=True)):
-            rows.append(word_spans(self.codec.units.pieces(units[:length].tolist()), frames[row, :length]))
-        return _words(rows, batch.slots.shape[1], batch.slots.device)
+            spans = word_spans(self.codec.units.pieces(units[:length].tolist()), frames[row, :length])
+            rows.append(Heard(spans, _tags(batch.slots[row], int(batch.word_lengths[row]), names), False))
+        if not self.config.recognised:
+            return rows
+        drawn = torch.rand(len(rows)) < self.config.recognised
+        paths = best_path(log_probs, states.lengths)
+        for row in drawn.nonzero()[:, 0].tolist():
+            pieces = self.codec.units.pieces(paths[row].units.tolist())
+            rows[row] = choose(rows[row], word_spans(pieces, paths[row].frames), self.config.error_limit)
+        return rows
+
+    def _tagged(self, heard: list[Heard], batch: Batch) -> Words:
+        """The words' places; their tags too, where some of them are not the true ones."""
+        spans, width = [one.spans for one in heard], batch.slots.shape[1]
+        if not any(one.recognised for one in heard):
+            return _words(spans, width, batch.slots.device)
+        width = max(width, *map(len, spans))
+        words = _words(spans, width, batch.slots.device)
+        placed = Transcript.alignable(batch, self.lengths(batch))
+        tags = tags_of(heard, self.codec, width).to(batch.slots.device).masked_fill(~placed[:, None], IGNORE)
+        return replace(words, tags=tags)
 
     @torch.no_grad()
     def predict(
@@ -236,6 +289,12 @@ class SpeechModel(nn.Module):
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""
         return self.trunk.penalty()
+
+
+def _tags(tags: Tensor, words: int, names: Sequence[str]) -> list[str | None] | None:
+    """Names of a row's tags (L,), None for one that is not labelled; None for a row without any."""
+    found = [names[tag] if tag != IGNORE else None for tag in tags[:words].tolist()]
+    return found if any(tag is not None for tag in found) else None
 
 
 def _words(rows: list[list[tuple[str, int, int]]], width: int, device: torch.device) -> Words:

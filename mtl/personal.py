@@ -15,7 +15,8 @@ gamma and beta are exactly zero. The bottleneck (Houlsby et al. 2019) is the use
 |user - m|^2, kept within 0 and 1, closes it to strangers too. For the user's one embedding this is LHUC with a shift
 (Swietojanski and Renals 2014) and a residual adapter. U and `up` start at zero: an untrained adapter is the base.
 
-The base's modules are not touched: hooks add the corrections while `on` lasts. Text passes as it always did.
+The base's modules are not touched: hooks add the corrections while `on` lasts (one adapter at a time on a model). Text
+passes as it always did.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -256,9 +257,3 @@ class PersonalPredictor(Predictor):
     ) -> list[Prediction]:
         with self.personal.on(self.model):
             return super().predict_batch(batch, tokens, recogniser)
-
-
-def renamed(personal: Personal, **changes: Any) -> Personal:
-    """The same adapter with other facts about it; its tensors are shared."""
-    personal.about = replace(personal.about, **changes)
-    return personal

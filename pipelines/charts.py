@@ -20,8 +20,10 @@ COLOURS = 6  # classes s0..s5 that a style sheet has to define
 Point = tuple[float, float]
 
 
-def line_chart(series: Mapping[str, Sequence[Point]], x_label: str = "epoch", y_label: str = "") -> str:
-    """One line a series, with a dot and a tooltip on each point, and the last value beside the legend.
+def line_chart(
+    series: Mapping[str, Sequence[Point]], x_label: str = "epoch", y_label: str = "", marks: Sequence[float] = ()
+) -> str:
+    """One line a series: a dot and a tooltip on each point, the last value in the legend; an upright at each mark.
 
     Points that are not finite are left out; a chart without any point is an empty string.
     """
@@ -51,11 +53,63 @@ def line_chart(series: Mapping[str, Sequence[Point]], x_label: str = "epoch", y_
             parts.append(
                 f'<text class="tick" x="{x}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{number(tick)}</text>'
             )
+    for mark in marks:
+        if x_low <= mark <= x_high:
+            x, _ = place((mark, y_low))
+            parts.append(f'<line class="grid between" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="tick" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>')
     for position, (name, points) in enumerate(drawn.items()):
         parts.append(_line(name, points, [place(point) for point in points], position % COLOURS, x_label))
     return "".join([*parts, "</svg>", _legend(drawn)])
+
+
+Measured = tuple[float, float, float, float]  # x, value, and the ends of its interval
+
+
+def interval_chart(
+    series: Mapping[str, Sequence[Measured]], x_label: str, y_label: str, named: Mapping[float, str]
+) -> str:
+    """One line a series over a logarithmic x, each point with its interval as a bar; `named`: the ticks of x.
+
+    Points that are not finite are left out; a chart without any point is an empty string.
+    """
+    drawn = {name: [point for point in points if all(map(math.isfinite, point))] for name, points in series.items()}
+    drawn = {name: points for name, points in drawn.items() if points}
+    if not drawn:
+        return ""
+    ends = [end for points in drawn.values() for _, _, *interval in points for end in interval]
+    y_ticks = ticks(min(ends), max(ends), 5)
+    x_low, x_high = math.log(min(named)), math.log(max(named))
+    inset = 14  # so that the bars of the first and the last point stand clear of the frame
+
+    def across(x: float, shift: float = 0.0) -> float:
+        share = (math.log(x) - x_low) / ((x_high - x_low) or 1.0)
+        return round(LEFT + inset + share * (WIDTH - LEFT - RIGHT - 2 * inset) + shift, 1)
+
+    def up(y: float) -> float:
+        return round(HEIGHT - BOTTOM - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM), 1)
+
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_label)}">']
+    for tick in y_ticks:
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(tick)}" y2="{up(tick)}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{up(tick) + 4}" text-anchor="end">{number(tick)}</text>')
+    for x, label in named.items():
+        place = f'x="{across(x)}" y="{HEIGHT - BOTTOM + 14}"'
+        parts.append(f'<text class="tick" {place} text-anchor="middle">{escape(label)}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="tick" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>')
+    for position, (name, points) in enumerate(drawn.items()):
+        shift = 4.0 * (position - (len(drawn) - 1) / 2)  # bars of one x beside each other
+        places = [(across(x, shift), up(value)) for x, value, _, _ in points]
+        bars = "".join(
+            f'<line class="bar" x1="{across(x, shift)}" x2="{across(x, shift)}" y1="{up(low)}" y2="{up(high)}"/>'
+            for x, _, low, high in points
+        )
+        shown = [(x, value) for x, value, _, _ in points]
+        line = _line(name, shown, places, position % COLOURS, x_label)
+        parts.append(line.replace("</g>", f"{bars}</g>"))
+    return "".join([*parts, "</svg>", _legend({name: [p[:2] for p in points] for name, points in drawn.items()})])
 
 
 def _line(name: str, points: Sequence[Point], places: Sequence[Point], colour: int, x_label: str) -> str:

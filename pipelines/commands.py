@@ -22,7 +22,6 @@ from mtl.hotwords import WEIGHT
 from pipelines import environment
 from pipelines.listings import short_time
 from pipelines.night import Outcome
-from pipelines.personal import STEPS
 from pipelines.progress import display
 
 COLUMNS = ("metric", "value, %", "low", "high", "champion", "limit", "rows", "verdict")
@@ -197,8 +196,8 @@ def personalise(
         typer.Option("--words", metavar="FILE", exists=True, dir_okay=False, help="Phrases the user says, one a line."),
     ] = None,
     steps: Annotated[
-        int, typer.Option("--steps", min=1, help="Most steps of a fit; fewer where the held-back loss says so.")
-    ] = STEPS,
+        int | None, typer.Option("--steps", min=1, help="Most steps of a fit; fewer where the held-back loss says so.")
+    ] = None,
     significant: Annotated[
         bool, typer.Option("--significant", help="Promote only a gain that is significant at 95 %.")
     ] = False,

@@ -358,6 +358,47 @@ def study(
         return current.done(text, {**content, "report": place(store, f"{key}.html")})
 
 
+def study_labels(
+    root: str,
+    recipe_key: str,
+    utterances: Sequence[Ref],
+    feature_refs: Sequence[Ref],
+    labels: Sequence[float],
+    sparse: Sequence[str],
+    seeds: int,
+    split: Split,
+    share: float,
+) -> Done:
+    """Joint and single-task models by their share of the labels. Value: study_labels.Sparse as plain data, `report`."""
+    from pipelines import tracking
+    from pipelines.study_labels import render, sparse_of, study_by_labels
+    from pipelines.verdict import place
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    tables, found = manifests(store, utterances), manifests(store, feature_refs)
+    shown = ",".join(f"{part:g}" for part in labels)
+    name = f"study {recipe.name} {identity(recipe, tables)} labels {shown} {split} {share:g}"
+    with (
+        tracking.start(root, recipe, name=name, manifests=[*tables, *found]) as tracked,
+        step("study") as current,
+        progress.current().bar("study", "cell") as report,
+    ):
+        studies = study_by_labels(
+            recipe, tables, found, store, labels, sparse, seeds, split, share, tracking=tracked, progress=report
+        )
+        made = sparse_of(studies, tables, found)
+        content, page = made.to_json(), render(made)
+        key = f"reports/{recipe.name}/labels-{fingerprint(content)}"
+        store.put_bytes(f"{key}.json", json.dumps(content).encode())
+        store.put_bytes(f"{key}.html", page.encode())
+        tracked.log_text(json.dumps(content, indent=1), "labels.json")
+        tracked.log_text(page, "labels.html")
+        models = sum(len(one.cells) * len(one.seeds) for one in studies.values())
+        text = f"{models} models, {made.rows:,} {split} rows"
+        return current.done(text, {**content, "report": place(store, f"{key}.html")})
+
+
 def trial_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of the leaderboard as it is printed."""
     return {

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pipelines.gates import Decision
     from pipelines.registry import Registry, Version
 
-STEPS = 120  # most of a fit
 LOOKS = 6  # at the held-back loss
 RARE = 1e-3  # probability of a word in its place, in the mean over a phrase, below which a phrase is a hot one
 PRIMARY = "transcript/wer"

@@ -25,6 +25,7 @@ import torch
 from mtl.audio import FeatureSpec
 from mtl.balance import Settings
 from mtl.beam import BeamConfig
+from mtl.curriculum import Stage
 from mtl.decoder import DecoderConfig
 from mtl.fit import FitConfig
 from mtl.metrics import score_rows, summarise
@@ -112,10 +113,10 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
     tasks = tuple(recipe.tasks)
     train = dataset.split("train").rows
     _check_labels(train, recipe)
-    if recipe.decoding.reread and not train["audio"].null_count:
+    if recipe.decoding.reread and not (train["audio"].null_count or recipe.understanding.read):
         raise UnlabelledTask(
             f"recipe {recipe.name!r}: decoding.reread needs training rows of text alone, so that the text front-end is "
-            "trained; there are none. Set decoding.reread=false, or add a corpus of sentences"
+            "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
     columns = ["text", "tokens", *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
     try:
@@ -139,6 +140,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
         tasks=tuple(recipe.tasks),
         bins=recipe.features.bins,
         **recipe.model.model_dump(),
+        **recipe.understanding.model_dump(),
         sharing=recipe.sharing.mode,
         **recipe.sharing.model_dump(exclude={"mode"}),
         decoder=DecoderConfig(**recipe.translation.model_dump(exclude={"units", "pieces"})),
@@ -158,6 +160,8 @@ def fit_config(recipe: Recipe) -> FitConfig:
         task_weights={str(task): config.weight for task, config in recipe.tasks.items()},
         balancing=recipe.balancing.method,
         balancing_settings=Settings(**recipe.balancing.model_dump(exclude={"method"})),
+        curriculum=tuple(Stage(**stage.model_dump()) for stage in trainer.curriculum),
+        restart=trainer.restart,
         checkpoint_seconds=60 * trainer.checkpoint_minutes,
         seed=recipe.seed,
     )

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mtl import curriculum
 from pipelines.roots import sha256
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -190,6 +191,27 @@ class Decoding(Section):
     )
 
 
+class Understanding(Section):
+    """On which words the heads that read words are trained; see mtl.recognised."""
+
+    recognised: float = Field(
+        0.0, ge=0, le=1, description="share of recordings trained on the words that the recogniser hears; 0: true words"
+    )
+    error_limit: float = Field(
+        0.5, gt=0, lt=1, description="word errors per true word beyond which a recording keeps its true words"
+    )
+    read: bool = Field(False, description="the text front-end is trained on the recordings' words too")
+
+
+class Stage(Section):
+    """Some epochs of training before all tasks train together; see mtl.curriculum."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    tasks: tuple[Literal[TASK_KINDS], ...] = Field(min_length=1)  # type: ignore[valid-type]
+    epochs: int = Field(ge=1)
+    train: Literal["all", "heads"] = Field("all", description="heads: what tasks share rests")
+
+
 class Translation(Section):
     """The decoder of the task `translation`; the shipped model searches, validation takes the likeliest unit."""
 
@@ -207,6 +229,8 @@ class Translation(Section):
 
 class Trainer(Section):
     epochs: int = Field(20, ge=1)
+    curriculum: tuple[Stage, ...] = Field((), description="stages before the joint one, which takes the other epochs")
+    restart: bool = Field(False, description="the learning rate's schedule begins anew in each stage")
     learning_rate: float = Field(1e-3, gt=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
     weight_decay: float = Field(1e-2, ge=0)
@@ -256,6 +280,7 @@ class Recipe(Section):
     sharing: Sharing = Sharing()
     tasks: dict[Literal[TASK_KINDS], Task] = Field(min_length=1)  # type: ignore[valid-type]
     balancing: Balancing = Balancing()
+    understanding: Understanding = Understanding()
     decoding: Decoding = Decoding()
     translation: Translation = Translation()
     trainer: Trainer = Trainer()
@@ -283,6 +308,9 @@ class Recipe(Section):
                 raise ValueError(
                     f"sharing.graph names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
                 )
+        self._has_its_stages()
+        if (self.understanding.recognised or self.understanding.read) and "transcript" not in self.tasks:
+            raise ValueError("understanding trains on what the recogniser hears; add tasks.transcript, or leave it out")
         if "translation" in self.tasks and self.model.width % (2 * self.translation.heads):
             raise ValueError(
                 f"model.width {self.model.width} is not a multiple of 2 x translation.heads {self.translation.heads}"
@@ -297,6 +325,14 @@ class Recipe(Section):
             if metric.split("/")[0] not in self.tasks:
                 raise ValueError(f"gates name the metric {metric!r}, but its task is not among {sorted(self.tasks)}")
         return self
+
+    def _has_its_stages(self) -> None:
+        """Raises ValueError where trainer.curriculum cannot be followed."""
+        stages = tuple(curriculum.Stage(**stage.model_dump()) for stage in self.trainer.curriculum)
+        try:
+            curriculum.Curriculum(stages, tuple(self.tasks), self.trainer.epochs)
+        except ValueError as error:
+            raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
 
     def address(self) -> str:
         """Hash of everything in the recipe that can change a result: all but its summary, search space and gates."""
@@ -460,5 +496,5 @@ def _keys_at(path: list[Any]) -> list[str]:
         if isinstance(part, int) or model is Task:  # the number of a corpus, the name of a task
             continue
         annotation = model.model_fields[part].annotation
-        model = {"corpora": Corpus, "tasks": Task}.get(str(part), annotation)
+        model = {"corpora": Corpus, "tasks": Task, "curriculum": Stage}.get(str(part), annotation)
     return list(model.model_fields)

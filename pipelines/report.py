@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,9 @@ class Night:
     by_corpus: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics of each, where there are several
     stages: list[tuple[str, str, float]] = field(default_factory=list)  # stage, what it did, seconds
     history: list[dict[str, float]] = field(default_factory=list)
+    curriculum: list[str] = field(
+        default_factory=list
+    )  # a line for each stage of the training, where there are several
     confusions: list[Confusion] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     faulty_rows: int = 0
@@ -167,12 +171,19 @@ def curves(history: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
                 label = f"{split} {figure.replace('_', ' ')}"
                 points = tasks.setdefault(task, {}).setdefault(figure, {}).setdefault(label, [])
                 points.append((float(epoch.get("epoch", position)), float(value)))
+    marks = _stage_borders(history)
     return {
         task: [
-            charts.line_chart(panels[panel], y_label=panel) for panel in sorted(panels, key=lambda p: (p != "loss", p))
+            charts.line_chart(panels[panel], y_label=panel, marks=marks)
+            for panel in sorted(panels, key=lambda p: (p != "loss", p))
         ]
         for task, panels in sorted(tasks.items())
     }
+
+
+def _stage_borders(history: Sequence[Mapping[str, float]]) -> list[float]:
+    """Between which epochs a curriculum's stages change: 2.5 is between the second and the third."""
+    return [after["epoch"] - 0.5 for before, after in pairwise(history) if before.get("stage") != after.get("stage")]
 
 
 def _throughput(history: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:

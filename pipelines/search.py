@@ -135,12 +135,13 @@ def search(
 
     Raises:
         SearchError: nothing to resume, another number of trials than the search was started with, a task without
-            labels, a language model that cannot be used, a cluster too small, an interruption, or no trial that
-            finished an epoch.
+            labels, a language model that cannot be used, search.epochs too few for trainer.curriculum, a cluster too
+            small, an interruption, or no trial that finished an epoch.
     """
     name, old = _name(recipe, utterances, features, store, resume)
     result = _finished(store, name) if old else None
     if result is None:
+        _has_room_for_stages(recipe)
         trials = _planned(store, name, trials or recipe.search.trials, old, trials)
         quiet_ray()
         try:
@@ -159,6 +160,15 @@ def search(
         tracking.log_text(json.dumps(result.leaderboard, indent=1), "leaderboard.json")
         tracking.log({"objective": result.leaderboard[0]["objective"]}, step=0)
     return result
+
+
+def _has_room_for_stages(recipe: Recipe) -> None:
+    before = sum(stage.epochs for stage in recipe.trainer.curriculum)
+    if before and before >= recipe.search.epochs:
+        raise SearchError(
+            f"search.epochs is {recipe.search.epochs}, but trainer.curriculum takes {before} epochs before all tasks "
+            "train together: no trial would come to them. Raise search.epochs, or set trainer.curriculum=[]"
+        )
 
 
 def slots_of(nodes: Sequence[Mapping[str, float]], trials: int, gpus: bool | None) -> Slots:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from mtl.curriculum import JOINT
 from pipelines import findings
 from pipelines.evaluate import Scores
 from pipelines.gates import Decision
@@ -65,6 +66,7 @@ class Story:
             by_corpus=scores.by_corpus if len(scores.by_corpus) > 1 else {},
             stages=[(stage, text, seconds) for stage, text, seconds in self.said],
             history=trained.history,
+            curriculum=stages(self.recipe),
             confusions=findings.confusions(scores),
             faults=shown,
             faulty_rows=faulty,
@@ -86,6 +88,22 @@ class Story:
             **{tag.removeprefix("mlflow.").removeprefix("motet."): value for tag, value in provenance().items()},
             **{manifest.dataset: f"v{manifest.version} {manifest.address}" for manifest in data},
         }
+
+
+def stages(recipe: Recipe) -> list[str]:
+    """A line for each stage of the training; none where it has one alone."""
+    if not recipe.trainer.curriculum:
+        return []
+    found, first = [], 1
+    for stage in recipe.trainer.curriculum:
+        rests = ", what they share rests" if stage.train == "heads" else ""
+        found.append(f"{_epochs(first, stage.epochs)} {stage.name} ({', '.join(stage.tasks)}{rests})")
+        first += stage.epochs
+    return [*found, f"{_epochs(first, recipe.trainer.epochs - first + 1)} {JOINT} (all tasks)"]
+
+
+def _epochs(first: int, count: int) -> str:
+    return f"epoch {first}" if count == 1 else f"epochs {first}-{first + count - 1}"
 
 
 def _corpus(manifest: Manifest) -> dict[str, Any]:

@@ -85,6 +85,11 @@ class Study:
     def name(self, cell: Tasks) -> str:
         return cell_name(self.tasks, cell)
 
+    def run_name(self, cell: Tasks, seed: int) -> str:
+        """The cell's name in MLflow, where studies of several shares of the labels may be nested in one run."""
+        shares = sorted({config.labels for config in self.recipe.tasks.values() if config.labels < 1})
+        return "-".join([self.name(cell), str(seed), *(f"labels-{share:g}" for share in shares)])
+
     def scores(self, cell: Tasks, seed: int) -> Scores:
         return Scores.load(self.store, f"{_key(self.identity, self.name(cell), seed)}.parquet")
 
@@ -107,10 +112,12 @@ def study(
     share: float = 1.0,
     tracking: Run | None = None,
     progress: Progress | None = None,
+    alone: Sequence[str] | None = None,
 ) -> Study:
     """Trains and scores every cell that has no result yet, and returns them all.
 
-    kinds: of KINDS; single-task cells are always there, since all others are compared with them.
+    kinds: of KINDS; single-task cells are always there, since all others are compared with them: those of the tasks
+        `alone`, of every task if left out.
     tracking: the parent MLflow run; each cell and seed becomes a run nested under it, written from this process alone.
     progress: counts cells.
 
@@ -119,7 +126,7 @@ def study(
             used, a cluster too small, or cells that failed; those that finished are kept.
     """
     dataset = labelled(open_dataset(store, utterances, features), recipe)
-    found = _planned(recipe, utterances, features, store, dataset, seeds, kinds, split, share)
+    found = _planned(recipe, utterances, features, store, dataset, seeds, kinds, split, share, alone)
     wanted = [(cell, seed) for seed in found.seeds for cell in found.cells]
     done = [job for job in wanted if store.exists(f"{_key(found.identity, found.name(job[0]), job[1])}.json")]
     if progress:
@@ -161,10 +168,15 @@ def closed(tasks: Tasks, needs: Mapping[str, Tasks]) -> Tasks:
     return tasks.union(*(needs[task] for task in tasks))
 
 
-def cells_of(tasks: Sequence[str], needs: Mapping[str, Tasks], kinds: Sequence[str] = KINDS) -> tuple[Tasks, ...]:
+def cells_of(
+    tasks: Sequence[str],
+    needs: Mapping[str, Tasks],
+    kinds: Sequence[str] = KINDS,
+    alone: Sequence[str] | None = None,
+) -> tuple[Tasks, ...]:
     """The sets of tasks to train, each once although it may be of several kinds, the smaller ones first."""
     everything = frozenset(tasks)
-    chosen = {closed(frozenset({task}), needs) for task in tasks}
+    chosen = {closed(frozenset({task}), needs) for task in (tasks if alone is None else alone)}
     if "pairs" in kinds:
         chosen |= {closed(frozenset(pair), needs) for pair in combinations(tasks, 2)}
     if "leave-one-out" in kinds:
@@ -189,6 +201,7 @@ def _planned(
     kinds: Sequence[str],
     split: Split,
     share: float,
+    alone: Sequence[str] | None = None,
 ) -> Study:
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
@@ -212,7 +225,7 @@ def _planned(
         recipe=recipe,
         tasks=tasks,
         needs=needs,
-        cells=cells_of(tasks, needs, kinds),
+        cells=cells_of(tasks, needs, kinds, alone),
         seeds=tuple(recipe.seed + number for number in range(seeds)),
         split=split,
         share=share,
@@ -235,10 +248,19 @@ def _codec(found: Study, dataset: Dataset) -> dict[str, Any]:
 
 
 def _recipe_of(recipe: Recipe, cell: Tasks, seed: int) -> Recipe:
-    """The recipe with the cell's tasks alone, at their own weights."""
+    """The recipe with the cell's tasks alone, at their own weights, and what concerns them of its curriculum.
+
+    The epochs of a stage that concerns none of them go to the joint stage: the budget is the same.
+    """
     tasks = {task: config for task, config in recipe.tasks.items() if task in cell}
     decoding = recipe.decoding.model_copy(update={"reread": False})
-    return recipe.model_copy(update={"tasks": tasks, "seed": seed, "decoding": decoding})
+    stages = tuple(
+        stage.model_copy(update={"tasks": concerned})
+        for stage in recipe.trainer.curriculum
+        if (concerned := tuple(task for task in stage.tasks if task in cell))
+    )
+    trainer = recipe.trainer.model_copy(update={"curriculum": stages})
+    return recipe.model_copy(update={"tasks": tasks, "seed": seed, "decoding": decoding, "trainer": trainer})
 
 
 def _fan_out(found: Study, job: Job, todo: list[tuple[Tasks, int]]) -> Iterator[tuple[Tasks, int, str]]:
@@ -325,7 +347,7 @@ def _note_missing(found: Study, done: list[tuple[Tasks, int]], tracking: Run) ->
     pages = tracking.client.search_runs([tracking.experiment_id], nested, max_results=10_000)
     written = {run.info.run_name for run in pages}
     for cell, seed in done:
-        if f"{found.name(cell)}-{seed}" not in written:
+        if found.run_name(cell, seed) not in written:
             _note(found, cell, seed, tracking)
 
 
@@ -333,7 +355,7 @@ def _note(found: Study, cell: Tasks, seed: int, tracking: Run) -> None:
     record = found.record(cell, seed)
     params = {name: record[name] for name in ("tasks", "seed", "parameters", "device")}
     try:
-        run = start_child(found.store.root, tracking, f"{found.name(cell)}-{seed}", params)
+        run = start_child(found.store.root, tracking, found.run_name(cell, seed), params)
         for row in record["history"]:
             run.log(row, step=int(row["epoch"]))
         scored = {f"{found.split}/{metric}": value for metric, value in record["metrics"].items()}

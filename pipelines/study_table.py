@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 SEEDS = 3
 KINDS = ("single", "joint", "pairs", "leave-one-out")  # of cells
+SPARSE = ("intent", "slots")  # tasks whose labels are made few, where a recipe has them
 Split = Literal["valid", "test"]
 
 
@@ -34,6 +35,25 @@ def gain_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
             "high": _signed(row["high"]),
         }
         for row in content["means"]
+    ]
+
+
+def label_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of shares as it is printed, from study_labels.Sparse as JSON."""
+    return [
+        {
+            "task": task,
+            "metric": curve["metric"],
+            "labels, %": f"{100 * point['share']:g}",
+            "rows": f"{point['labels']:,}",
+            "joint, %": f"{point['joint']['value']:.2f}",
+            "single, %": f"{point['single']['value']:.2f}",
+            "gain, %": _signed(point["gain"]["gain"]),
+            "low": _signed(point["gain"]["low"]),
+            "high": _signed(point["gain"]["high"]),
+        }
+        for task, curve in content["curves"].items()
+        for point in curve["points"]
     ]
 
 

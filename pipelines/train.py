@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from mtl import checkpoint as checkpoints
+from mtl.curriculum import JOINT
 from mtl.fit import kept_weights
 from mtl.metrics import METRICS
 from mtl.model import build_model
@@ -42,7 +43,7 @@ from pipelines.prepare import (
 from pipelines.recipe import Recipe
 from pipelines.roots import sha256
 from pipelines.store import Manifest, Store, fingerprint
-from pipelines.worker import HISTORY, Lasting, Row, loop
+from pipelines.worker import HISTORY, SCORE, Lasting, Row, loop
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint, Result
@@ -274,7 +275,7 @@ def _trainer(job: Job, name: str, workers: int, share: Share, queue: Any) -> Tor
         ),
         # The two best by the primary metric, and always the latest.
         checkpoint_config=CheckpointConfig(
-            num_to_keep=2, checkpoint_score_attribute=f"valid/{primary}", checkpoint_score_order=order
+            num_to_keep=2, checkpoint_score_attribute=SCORE, checkpoint_score_order=order
         ),
         logging_config=LoggingConfig("ERROR"),
     )
@@ -315,7 +316,7 @@ def _courier(queue: Any) -> Any:
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
             if metrics[0]:
-                queue.put(metrics[0])
+                queue.put(_unscored(metrics[0]))
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             for error in worker_exceptions.values():
@@ -370,12 +371,17 @@ def _keep(outcome: Result, job: Job, codec: Codec, name: str) -> TrainResult:
 
 
 def _best(outcome: Result, primary: str) -> tuple[Checkpoint, Row]:
-    metric = f"valid/{primary}"
-    scored = [(kept, row) for kept, row in outcome.best_checkpoints or [] if metric in row]
+    scored = [(kept, row) for kept, row in outcome.best_checkpoints or [] if SCORE in row]
     if not scored:
-        return cast("Checkpoint", outcome.checkpoint), dict(outcome.metrics or {})
+        return cast("Checkpoint", outcome.checkpoint), _unscored(outcome.metrics or {})
     sign = -1 if METRICS[primary].better == "higher" else 1
-    return min(scored, key=lambda pair: (sign * pair[1][metric], -pair[1]["epoch"]))
+    kept, row = min(scored, key=lambda pair: (sign * pair[1][SCORE], -pair[1]["epoch"]))
+    return kept, _unscored(row)
+
+
+def _unscored(row: Mapping[str, Any]) -> Row:
+    """Without what only Ray's choice of checkpoints needs."""
+    return {name: value for name, value in row.items() if name != SCORE}
 
 
 def _run_of(tracking: Run | Mapping[str, str] | None) -> Run | None:
@@ -407,6 +413,9 @@ def _bar(recipe: Recipe, progress: Callable[[int, int, str], None]) -> Callable[
 
     def show(row: Row) -> None:
         label = f"{recipe.gates.primary} {row[metric]:.1f} %" if metric in row else ""
+        if "stage" in row:
+            names = [*(stage.name for stage in recipe.trainer.curriculum), JOINT]
+            label = f"{names[int(row['stage'])]} {label}"
         progress(int(row["epoch"]), recipe.trainer.epochs, label)
 
     return show

@@ -17,7 +17,9 @@ import torch
 from mtl import checkpoint as checkpoints
 from mtl.fit import NonFiniteLoss, fit
 from pipelines.prepare import Job, fit_config
+from pipelines.recipe import Recipe
 
+SCORE = "score"  # the primary metric of the epochs whose weights may be kept: those of a curriculum's last stage
 HISTORY = "history.json"  # beside the state in every checkpoint: one row an epoch, from the first
 # Errors that would come again from the same checkpoint: starting the workers again is a waste of time.
 # Everything else (a lost worker, a broken connection, a full disk) may pass, and is retried.
@@ -52,7 +54,7 @@ def _fit(job: Job) -> None:
 
     context = ray_train.get_context()
     model, loader, validate = job.open(context.get_world_rank(), context.get_world_size())
-    report = Reporter()
+    report = Reporter(job.recipe)
     settings = replace(fit_config(job.recipe), device=str(get_device()))
     fit(model, loader, settings, report=report, validate=validate, resume=report.restore())
 
@@ -60,8 +62,10 @@ def _fit(job: Job) -> None:
 class Reporter:
     """mtl.fit's `report` for Ray Train; a checkpoint carries the history so far, so a resumed run repeats no row."""
 
-    def __init__(self) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self.history: list[Row] = []
+        self.primary = f"valid/{recipe.gates.primary}"
+        self.first = sum(stage.epochs for stage in recipe.trainer.curriculum) + 1  # epoch that all tasks train in
 
     def restore(self) -> dict[str, Any] | None:
         """The state of the last checkpoint, if there is one."""
@@ -74,11 +78,18 @@ class Reporter:
             self.history = json.loads((Path(folder) / HISTORY).read_text(encoding="utf-8"))
             return checkpoints.load(folder)
 
+    def scored(self, metrics: Row) -> Row:
+        """With SCORE where this epoch's weights may be kept: before the last stage some heads have not been trained."""
+        if metrics["epoch"] < self.first or self.primary not in metrics:
+            return metrics
+        return {**metrics, SCORE: metrics[self.primary]}
+
     def __call__(self, metrics: Row, state: dict[str, Any] | None) -> None:
         from ray import train as ray_train
 
         if metrics:
             self.history.append(metrics)
+            metrics = self.scored(metrics)
         if state is None:
             ray_train.report(metrics)
             return

@@ -162,6 +162,22 @@ def test_a_study_of_cells_that_there_are_not_is_a_wrong_call() -> None:
     assert "triples: expected some of single, joint, pairs, leave-one-out" in shown
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--labels", "0.1,2"), "--labels 0.1,2: expected shares above 0, up to 1"),
+        (("--labels", "few"), "--labels few: expected shares"),
+        (("--labels", ","), "expected shares"),
+        (("--sparse", "intent"), "says whose labels are few, and needs --labels"),
+        (("--labels", "0.1", "--sparse", "language"), "--sparse language: expected some of transcript, intent"),
+    ],
+)
+def test_shares_of_labels_that_cannot_be_are_a_wrong_call(arguments: tuple[str, ...], complaint: str) -> None:
+    result = call("study", "assistant", *arguments)
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.output.replace("│", " ").split())
+
+
 def test_predict_without_input_is_a_wrong_call() -> None:
     result = call("predict")
     assert result.exit_code == 2

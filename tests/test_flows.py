@@ -239,6 +239,21 @@ def test_a_study_is_shown_and_found_done(ray_session: Any, prefect_session: None
     assert {entry.key: entry.modified for entry in Store(root).list("study/")} == before
 
 
+@pytest.mark.slow
+def test_a_study_of_few_labels_is_shown_and_found_done(ray_session: Any, prefect_session: None, tmp_path: Path) -> None:
+    from prefect.artifacts import Artifact
+
+    recipe, root = str(ROOT / "tests" / "night.yaml"), str(tmp_path / "root")
+    found = flows.study(recipe, root=root, seeds=1, labels=[0.1, 1.0], sparse=["intent"])
+    assert list(found["curves"]) == ["intent"]
+    assert [point["share"] for point in found["curves"]["intent"]["points"]] == [0.1, 1.0]
+    assert "how few labels will do" in Path(found["report"]).read_text()
+    assert len(json.loads(Artifact.get("labels-small").data)) == 2
+    before = {entry.key: entry.modified for entry in Store(root).list("study/")}
+    assert flows.study(recipe, root=root, seeds=1, labels=[0.1, 1.0], sparse=["intent"]) == found
+    assert {entry.key: entry.modified for entry in Store(root).list("study/")} == before
+
+
 def test_the_identity_follows_what_can_change_the_result(finished_night: FinishedNight) -> None:
     store = Store(finished_night.root)
     recipe, table = load(finished_night.recipe), store.latest("utterances/commands")

@@ -91,6 +91,21 @@ def test_slots_from_audio_are_pairs_of_slot_and_value():
     assert summarise(scores)["intent/accuracy"] == 100
 
 
+def test_slots_of_a_text_are_scored_as_spans_and_as_pairs():
+    row = {"audio": None, "text": "from one to one now", "slots": ["O", "B-from", "O", "B-to", "O"]}
+    prediction = heard(
+        None, tags=("B-from", "O", "O", "B-to", "B-x"), slots=(("from", "from"), ("to", "one"), ("x", "now"))
+    )
+    scores = score_rows([row], [prediction])
+    assert scores["slots/text_f1"].counts.tolist() == [[1, 3, 2]]
+    assert scores["slots/text_value_f1"].counts.tolist() == [[1, 3, 2]]
+    # The right value in the wrong place is a pair that is right, and a span that is not.
+    row = {"audio": None, "text": "one or one", "slots": ["B-n", "O", "O"]}
+    scores = score_rows([row], [heard(None, tags=("O", "O", "B-n"), slots=(("n", "one"),))])
+    assert scores["slots/text_f1"].counts.tolist() == [[0, 1, 1]]
+    assert scores["slots/text_value_f1"].counts.tolist() == [[1, 1, 1]]
+
+
 def test_stray_inside_begins_a_slot():
     found = bio_values(["a", "b", "c", "d", "e"], ["I-x", "I-x", "I-y", "O", "B-y"])
     assert found == [("x", "a b"), ("y", "c"), ("y", "e")]

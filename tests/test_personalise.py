@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -247,23 +248,38 @@ def test_the_package_needs_nothing_of_the_pipeline(root: str, ana: dict[str, Any
     environment |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     script = LOADS.format(absent=set(ABSENT), package=str(package), rows=rows)
 
-    def run(**given: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", script]
-        return subprocess.run(
-            command, cwd=tmp_path, env={**environment, **given}, capture_output=True, text=True, timeout=300
-        )
-
-    done = run(MLFLOW_TRACKING_URI=registry.uri)  # where models:/tones/1 is looked up
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**environment, "MLFLOW_TRACKING_URI": registry.uri},  # where models:/tones/1 is looked up
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     answer = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("ANSWER"))[7:])
     wanted = registry.load("models:/tones.ana/1")
     assert isinstance(wanted, PersonalPredictor)
     samples, _ = soundfile.read(recording, dtype="float32")
     assert pd.DataFrame(answer)["text"].tolist() == [wanted.predict([samples])[0].text]
-    Predictor(wanted.model, SPEC).save(tmp_path / "other")
-    refused = run(MOTET_BASE=str(tmp_path / "other"))
-    assert refused.returncode != 0
-    assert "'ana' was made for models:/tones/1" in refused.stderr
+
+
+def test_the_package_refuses_another_base(
+    root: str, ana: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.packaged_model import ADAPTER, SpeechService
+
+    registry = Registry(root)
+    file, folder = registry.adapter("models:/tones.ana/1"), registry.folder("models:/tones/1")
+    context: Any = SimpleNamespace(artifacts={ADAPTER: str(file)})
+    monkeypatch.setenv("MOTET_BASE", str(folder))
+    service = SpeechService()
+    service.load_context(context)
+    assert isinstance(service.predictor, PersonalPredictor)
+    Predictor(registry.load("models:/tones/1").model, SPEC).save(tmp_path / "other")
+    monkeypatch.setenv("MOTET_BASE", str(tmp_path / "other"))
+    with pytest.raises(PersonalError, match="'ana' was made for models:/tones/1"):
+        service.load_context(context)
 
 
 def test_manifests_that_do_not_fit(root: str, tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ import pytest
 import yaml
 
 from mtl.balance import METHODS
+from mtl.curriculum import Stage
 from mtl.sharing import TRUNKS
 from pipelines import recipe as recipes
 from pipelines.prepare import fit_config, model_config
 from pipelines.recipe import Recipe, RecipeError, load, parse, shipped
+from pipelines.story import stages
 
 SMALL = {
     "name": "small",
@@ -46,6 +48,7 @@ def changed(**changes: object) -> dict[str, object]:
         (changed(sharing={"mod": "hard"}), "sharing.mod", "mode"),
         (changed(tasks={"intent": {"wieght": 2}}), "tasks.intent.wieght", "weight"),
         (changed(gates={"tolerances": {}}), "gates.tolerances", "tolerance"),
+        (changed(trainer={"curriculum": [{"epoch": 1}]}), "trainer.curriculum.0.epoch", "epochs"),
         (changed(corpora=[{"name": "a", "kind": "espeak", "sorce": "x"}]), "corpora.0.sorce", "source"),
         (
             changed(corpora=[{"name": "a", "kind": "espeak", "fractions": {"trian": 1}}]),
@@ -85,6 +88,10 @@ def test_a_mistyped_word_names_the_nearest(content: dict[str, object], near: str
         parse(content)
 
 
+def staged(*stages: dict[str, object]) -> dict[str, object]:
+    return changed(trainer={"curriculum": list(stages)}, tasks={"transcript": {}, "intent": {}})
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -108,11 +115,37 @@ def test_a_mistyped_word_names_the_nearest(content: dict[str, object], near: str
         (changed(sharing={"expert_blocks": 7}, search={"modes": ["mmoe"]}), "expert_blocks is 7"),
         (changed(search={"modes": []}), "search.modes"),
         (changed(name="Bad Name"), "name"),
+        (staged({"name": "a", "tasks": ["slots"], "epochs": 1}), "'a' names slots; the tasks are"),
+        (staged({"name": "a", "tasks": ["intent"], "epochs": 0}), r"curriculum.0.epochs: .*than or equal to 1"),
+        (staged({"name": "a", "tasks": [], "epochs": 1}), "curriculum.0.tasks"),
+        (staged({"name": "a", "tasks": ["intnt"], "epochs": 1}), "did you mean 'intent'"),
+        (staged({"name": "a", "tasks": ["intent"], "epochs": 20}), "take 20 epochs of 20; at least one must be left"),
+        (staged(*[{"name": "a", "tasks": ["intent"], "epochs": 1}] * 2), "two stages are named a"),
+        (staged({"name": "a", "tasks": ["intent"], "epochs": 1, "train": "trunk"}), "expected 'all' or 'heads'"),
+        (changed(understanding={"recognised": 1.5}), "understanding.recognised"),
+        (changed(understanding={"error_limit": 1.0}), "understanding.error_limit: .*less than 1"),
+        (
+            changed(tasks={"intent": {}}, gates={"primary": "intent/accuracy"}, understanding={"read": True}),
+            "what the recogniser hears; add tasks.transcript",
+        ),
     ],
 )
 def test_values_that_cannot_be_are_refused(content: dict[str, object], complaint: str) -> None:
     with pytest.raises(RecipeError, match=complaint):
         parse(content)
+
+
+def test_stages_and_recognised_words_reach_the_training() -> None:
+    stage = {"name": "ear", "tasks": ["transcript"], "epochs": 3, "train": "heads"}
+    loaded = parse({**staged(stage), "understanding": {"recognised": 0.5, "error_limit": 0.25, "read": True}})
+    assert fit_config(loaded).curriculum == (Stage("ear", ("transcript",), 3, "heads"),)
+    shape = model_config(loaded)
+    assert (shape.recognised, shape.error_limit, shape.read) == (0.5, 0.25, True)
+    assert stages(loaded) == [
+        "epochs 1-3 ear (transcript, what they share rests)",
+        "epochs 4-20 joint (all tasks)",
+    ]
+    assert stages(parse(SMALL)) == []
 
 
 def test_every_fault_has_a_line_of_its_own() -> None:
@@ -185,8 +218,8 @@ def test_yaml_round_trip() -> None:
 
 def test_the_address_is_pinned() -> None:
     # Moves only with a deliberate change of what a recipe means; then every night of every user is trained again.
-    assert parse(SMALL).address() == "1228653f709f7be8"
-    assert parse(json.loads(json.dumps(SMALL))).address() == "1228653f709f7be8"
+    assert parse(SMALL).address() == "e42a5b386fa18af8"
+    assert parse(json.loads(json.dumps(SMALL))).address() == "e42a5b386fa18af8"
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,12 @@ def test_as_many_trials_at_once_as_fit() -> None:
         slots_of([{"CPU": 2.0}], 8, True)
 
 
+def test_trials_that_would_never_train_all_tasks_are_refused(tmp_path: Path) -> None:
+    recipe = small_night.recipe(curriculum=[{"name": "ear", "tasks": ["transcript"], "epochs": 3}])
+    with pytest.raises(SearchError, match=r"search.epochs is 3, but trainer.curriculum takes 3 epochs"):
+        search(recipe, [], [], Store(str(tmp_path)))
+
+
 def test_a_trial_keeps_its_last_whole_epoch(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     state = TrialState(store, "search/s/t/state")

@@ -19,10 +19,14 @@ GROUPS = ("audio", "text")
 
 @dataclass(frozen=True)
 class Words:
-    """Where each word of an audio batch lies: starts, ends (B, L) in frames, -1 where there is no such word."""
+    """Where each word of an audio batch lies: starts, ends (B, L) in frames, -1 where there is no such word.
+
+    tags (B, L): what these words are to be tagged, where they need not be the true ones; see mtl.recognised.
+    """
 
     starts: Tensor
     ends: Tensor
+    tags: Tensor | None = None
 
 
 @dataclass(frozen=True)

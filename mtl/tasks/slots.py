@@ -1,7 +1,8 @@
 """Slot filling: a BIO tag for each word, of a text or of what the recogniser heard.
 
 In text a word's state is the trunk's. In audio it is the mean of the trunk's states over the word's frames, which
-the recogniser gives: its Viterbi path of the true transcript in training, its best path otherwise.
+the recogniser gives: its Viterbi path of the true transcript in training (or, for a share of the recordings, its best
+path: mtl.recognised), its best path in use.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Slots(Task):
         return batch.slots.masked_fill(~placed[:, None], IGNORE)
 
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
-        return cross_entropy(self.logits(states), self._labels(batch, states.lengths))
+        tags = states.words.tags if states.words is not None else None
+        labels = self._labels(batch, states.lengths) if tags is None else tags
+        loss, _ = cross_entropy(self.logits(states), labels)
+        return loss, self.count(batch, states.lengths)  # of true words, however many were recognised
 
     @torch.no_grad()
     def decode(self, states: States) -> list[tuple[list[int], list[float]]]:
