@@ -232,7 +232,7 @@ class PersonalPredictor(Predictor):
     """A Predictor that hears as one user's adapter has it, that user's hot words among what it expects."""
 
     def __init__(self, base: Predictor, personal: Personal) -> None:
-        super().__init__(base.model, base.features, base.language, base.beam, base.reread)
+        super().__init__(base.model, base.features, base.language, base.beam, base.reread, base.search)
         self.base, self.personal = base, personal.to(base.model.device).eval()
         about = personal.about
         if about.hot_words:
@@ -243,7 +243,8 @@ class PersonalPredictor(Predictor):
     ) -> PersonalPredictor:
         """As Predictor has it; with the best path the adapter remains, the user's hot words do not."""
         other = PersonalPredictor(self.base, self.personal)
-        other.recogniser = self.base.listening(hot_words, hot_weight, n_best, greedy).recogniser
+        base = self.base.listening(hot_words, hot_weight, n_best, greedy)
+        other.recogniser, other.search = base.recogniser, base.search
         own = self.personal.about
         if own.hot_words and not greedy:
             weight = hot_weight if hot_words else own.hot_weight
