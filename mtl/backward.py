@@ -80,10 +80,10 @@ class Backward:
 
     def __call__(self, micro_batches: list[MicroBatch], step: int) -> Step:
         labelled, counts = self._count(micro_batches)
-        shared = any(map(_trained, self.model.shared_parts().values()))  # not in a stage that trains heads alone
-        if shared and self.balancer.needs == "gramian":
+        # In a stage that trains heads alone there is nothing to balance.
+        if self.balancer.needs == "gramian" and any(map(_trained, self.model.shared_parts().values())):
             return self._balance_gradients(micro_batches, labelled, counts, step)
-        seen = self._look(micro_batches, labelled, counts, step) if shared and self._looks(step) else {}
+        seen = self._look(micro_batches, labelled, counts, step) if self._looks(step) else {}
         return replace(self._weigh_losses(micro_batches, labelled, counts, step), **seen)
 
     def _looks(self, step: int) -> bool:
