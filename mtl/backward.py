@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,9 +92,7 @@ class Backward:
         parts = (*self.model.front_parts().values(), *self.model.shared_parts().values())
         return self.look_every > 0 and step % self.look_every == 0 and any(map(_trained, parts))
 
-    def _look(
-        self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int
-    ) -> dict[str, Tensor]:
+    def _look(self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int) -> dict[str, Any]:
         """The Gramians of the step's plain gradients; no .grad is touched."""
         rows = _Rows(self.model, counts > 0, shared_only=True)
         for position, group in enumerate(micro_batches):
