@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,17 +81,18 @@ class Backward:
 
     def __call__(self, micro_batches: list[MicroBatch], step: int) -> Step:
         labelled, counts = self._count(micro_batches)
+        # In a stage that trains heads alone there is nothing to balance.
         if self.balancer.needs == "gramian" and any(map(_trained, self.model.shared_parts().values())):
             return self._balance_gradients(micro_batches, labelled, counts, step)
         seen = self._look(micro_batches, labelled, counts, step) if self._looks(step) else {}
         return replace(self._weigh_losses(micro_batches, labelled, counts, step), **seen)
 
     def _looks(self, step: int) -> bool:
-        return self.look_every > 0 and step % self.look_every == 0
+        """Whether a look is due, and there is something to see: a stage of a curriculum may hold all that is shared."""
+        parts = (*self.model.front_parts().values(), *self.model.shared_parts().values())
+        return self.look_every > 0 and step % self.look_every == 0 and any(map(_trained, parts))
 
-    def _look(
-        self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int
-    ) -> dict[str, Tensor]:
+    def _look(self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int) -> dict[str, Any]:
         """The Gramians of the step's plain gradients; no .grad is touched."""
         rows = _Rows(self.model, counts > 0, shared_only=True)
         for position, group in enumerate(micro_batches):

@@ -220,7 +220,7 @@ class PersonalPredictor(Predictor):
     """A Predictor that hears as one user's adapter has it, that user's hot words among what it expects."""
 
     def __init__(self, base: Predictor, personal: Personal) -> None:
-        super().__init__(base.model, base.features, base.language, base.beam, base.reread)
+        super().__init__(base.model, base.features, base.language, base.beam, base.reread, base.search)
         self.base, self.personal = base, personal.to(base.model.device).eval()
         about = personal.about
         if about.hot_words:
@@ -237,7 +237,7 @@ class PersonalPredictor(Predictor):
         """As Predictor has it; with the best path the adapter remains, the user's hot words do not."""
         base = self.base.listening(hot_words, hot_weight, n_best, greedy, domain)
         other = PersonalPredictor(self.base, self.personal)
-        other.recogniser, other.domain = base.recogniser, base.domain
+        other.recogniser, other.search, other.domain = base.recogniser, base.search, base.domain
         own = self.personal.about
         if own.hot_words and not greedy:
             weight = hot_weight if hot_words else own.hot_weight

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import test_dialogue
 import tiny
 import torch
 
+from mtl.batch import collate
 from mtl.encoder import padding_mask
 from mtl.interpret import FRONT_END, GIVEN, chance, fit_line, look, numbered, pictures, probe, split_by_group
 from mtl.interpret import split_within_class as split_within
 from mtl.model import build_model
 from mtl.sharing import SHARED, TRUNKS, Layer
+from mtl.text import Codec
 
 BLOCKS = 3
 
@@ -136,6 +139,16 @@ def test_every_mode_shows_layers_and_leaves_no_hook(mode: str) -> None:
             last = [layer for layer in view.states if layer.path == task][-1]
             torch.testing.assert_close(view.states[last], given[task].hidden)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_turns_before_are_not_taken_for_the_sentence() -> None:
+    """A dialogue task sends them through the trunk too, behind the sentence's own words."""
+    model = test_dialogue.model_of(Codec.build(test_dialogue.ROWS, test_dialogue.TASKS)).eval()
+    batch = collate([model.codec.encode(row) for row in test_dialogue.ROWS])
+    assert batch.context is not None
+    assert batch.context.shape[1] != batch.words.shape[1]
+    view = look(model, batch)
+    assert {state.shape[:2] for state in view.states.values()} == {batch.words.shape}
 
 
 @pytest.mark.parametrize("mode", sorted(TRUNKS))
