@@ -45,6 +45,7 @@ class ModelConfig:
     subsampling: int = 4
     dropout: float = 0.1
     word_dropout: float = 0.05
+    crf: bool = False  # over the tags of slots
     sharing: str = "hard"
     strength: float = 1e-3  # lambda of the soft penalty
     distance: str = "l2"
@@ -108,7 +109,9 @@ class SpeechModel(nn.Module):
             bottleneck=config.bottleneck,
             graph=config.graph,
         )
-        self.tasks = build_tasks(config.tasks, codec, config.width, config.bins, config.dropout, config.decoder)
+        self.tasks = build_tasks(
+            config.tasks, codec, config.width, config.bins, config.dropout, config.decoder, config.crf
+        )
         self.domains: Domains | None = None
         if config.domains.on:  # last, so that all else starts as it does without them
             self.domains = Domains(len(codec.domains), config.width, config.domains, config.dropout)

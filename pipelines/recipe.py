@@ -123,6 +123,7 @@ class Model(Section):
     subsampling: Literal[2, 3, 4, 6, 8] = 4
     dropout: float = Field(0.1, ge=0, lt=1)
     word_dropout: float = Field(0.05, ge=0, lt=1, description="share of words read as unknown in training")
+    crf: bool = Field(False, description="slots: a sentence's tags are chosen together, by a chain CRF")
 
     @model_validator(mode="after")
     def _fits(self) -> Model:
@@ -441,6 +442,8 @@ class Recipe(Section):
             content.pop("translation")
         if not self.domains.on:  # then it says how figures are shown
             content.pop("domains")
+        if not self.model.crf:  # the softmax, as it was before there was a choice
+            content["model"].pop("crf")
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

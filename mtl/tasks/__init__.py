@@ -29,9 +29,18 @@ __all__ = [
 
 
 def build_tasks(
-    names: Sequence[str], codec: Codec, width: int, bins: int, dropout: float, decoder: DecoderConfig = DecoderConfig()
+    names: Sequence[str],
+    codec: Codec,
+    width: int,
+    bins: int,
+    dropout: float,
+    decoder: DecoderConfig = DecoderConfig(),
+    crf: bool = False,
 ) -> nn.ModuleDict:
-    """The heads that a model needs, in the order given. Raises ValueError for a task of no known kind or no labels."""
+    """The heads that a model needs, in the order given; crf: of slots.
+
+    Raises ValueError for a task of no known kind or no labels.
+    """
     heads: dict[str, Task] = {}
     for name in names:
         if name == "transcript":
@@ -46,7 +55,7 @@ def build_tasks(
         elif not codec.labels.get(name):
             raise ValueError(f"task {name!r} has no labels in the training split; leave it out of the recipe's tasks")
         elif name == "slots":
-            heads[name] = Slots(name, width, len(codec.labels[name]), dropout)
+            heads[name] = Slots(name, width, len(codec.labels[name]), dropout, crf)
         elif name in DIALOGUE:
             heads[name] = DialogueTask(name, width, bins, len(codec.labels[name]), dropout)
         else:

@@ -12,17 +12,22 @@ from torch import Tensor, nn
 
 from mtl.batch import IGNORE, Batch
 from mtl.tasks.base import States, Task, Words, confidences, cross_entropy
+from mtl.tasks.crf import ChainCRF
 
 
 class Slots(Task):
-    """A bidirectional LSTM over word states, then a linear layer: tags depend on their neighbours."""
+    """A bidirectional LSTM over word states, then a linear layer: tags depend on their neighbours.
 
-    def __init__(self, name: str, width: int, tags: int, dropout: float) -> None:
+    crf: a sentence's tags are scored and chosen together (mtl.tasks.crf) instead of one by one.
+    """
+
+    def __init__(self, name: str, width: int, tags: int, dropout: float, crf: bool = False) -> None:
         super().__init__(name)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.sequence = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
         self.output = nn.Linear(width, tags)
+        self.crf = ChainCRF(tags) if crf else None
 
     def logits(self, states: States) -> Tensor:
         """(B, L, tags)."""
@@ -51,14 +56,33 @@ class Slots(Task):
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
         tags = states.words.tags if states.words is not None else None
         labels = self._labels(batch, states.lengths) if tags is None else tags
-        loss, _ = cross_entropy(self.logits(states), labels)
+        if self.crf is None:
+            loss, _ = cross_entropy(self.logits(states), labels)
+        else:
+            loss = self._chain_loss(self.crf, self.logits(states), labels)
         return loss, self.count(batch, states.lengths)  # of true words, however many were recognised
+
+    @staticmethod
+    def _chain_loss(crf: ChainCRF, logits: Tensor, labels: Tensor) -> Tensor:
+        """Summed over the rows with a label; a word without one is passed over."""
+        known = labels != IGNORE
+        front = torch.argsort((~known).int(), dim=1, stable=True)  # the labelled words first, in their order
+        labels = labels.gather(1, front).clamp(min=0)
+        logits = logits.gather(1, front[..., None].expand_as(logits))
+        rows = known.any(dim=1)
+        losses = crf.negative_log_likelihood(logits, labels, known.sum(dim=1).clamp(min=1))
+        return torch.where(rows, losses, 0.0).sum()
 
     @torch.no_grad()
     def decode(self, states: States) -> list[tuple[list[int], list[float]]]:
         """Tags and their probabilities of each row's words."""
-        labels, probability = confidences(self.logits(states))
         lengths = states.lengths if states.words is None else (states.words.starts >= 0).sum(dim=1)
+        if self.crf is None:
+            labels, probability = confidences(self.logits(states))
+        else:
+            logits, there = self.logits(states), lengths.clamp(min=1)
+            labels = self.crf.viterbi(logits, there)
+            probability = self.crf.marginals(logits, there).gather(2, labels[..., None]).squeeze(2)
         return [
             (tags[:length], probs[:length])
             for tags, probs, length in zip(labels.tolist(), probability.tolist(), lengths.tolist(), strict=True)
