@@ -129,7 +129,7 @@ def fit_line(x: Tensor, y: Tensor, classes: int, penalty: float = PENALTY) -> tu
         total.backward()
         return total
 
-    solver.step(loss)  # type: ignore[no-untyped-call]
+    solver.step(loss)
     return weight.detach(), bias.detach()
 
 

@@ -75,7 +75,7 @@ class Trunk(nn.Module):
 
         By default every block, named by its number and by the task in whose module it lies.
         """
-        found = {}
+        found: dict[Layer, nn.Module] = {}
         for name, module in self.named_modules():
             if isinstance(module, ConformerBlock):
                 found[Layer(self._owner(name), self.part(f"{name}."))] = module
