@@ -80,7 +80,8 @@ class Backward:
 
     def __call__(self, micro_batches: list[MicroBatch], step: int) -> Step:
         labelled, counts = self._count(micro_batches)
-        if self.balancer.needs == "gramian" and _trained(self.model.shared_parameters()):
+        # In a stage that trains heads alone there is nothing to balance.
+        if self.balancer.needs == "gramian" and any(map(_trained, self.model.shared_parts().values())):
             return self._balance_gradients(micro_batches, labelled, counts, step)
         seen = self._look(micro_batches, labelled, counts, step) if self._looks(step) else (None, None)
         taken = self._weigh_losses(micro_batches, labelled, counts, step)

@@ -26,6 +26,7 @@ class Example:
     slots (L,): BIO tag of each word, or None when not labelled.
     targets (Y,): units of the translation; empty when not translated.
     labels: class of each classification task, IGNORE when not labelled.
+    domain: number of the recording's domain, 0 when unknown; see mtl.domains.
     context (C,), context_characters (C, c): words of the turns before, as `words` are; None where no task asks.
     """
 
@@ -36,6 +37,7 @@ class Example:
     slots: np.ndarray | None
     targets: np.ndarray
     labels: Mapping[str, int]
+    domain: int = 0
     context: np.ndarray | None = None
     context_characters: np.ndarray | None = None
 
@@ -50,6 +52,7 @@ class Batch:
     slots (B, L): tags, IGNORE on padding and on rows without slots.
     targets (B, Y), target_lengths (B,): units of the translation; length 0 means not translated.
     labels: task -> (B,), IGNORE where not labelled.
+    domains (B,): 0 where unknown; see mtl.domains.
     context (B, C), context_characters (B, C, c), context_lengths (B,): words of the turns before; None where no row
         has any.
     """
@@ -66,6 +69,7 @@ class Batch:
     targets: Tensor
     target_lengths: Tensor
     labels: Mapping[str, Tensor]
+    domains: Tensor
     context: Tensor | None = None
     context_characters: Tensor | None = None
     context_lengths: Tensor | None = None
@@ -139,6 +143,7 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
             task: torch.tensor([example.labels[task] for example in examples], dtype=torch.int64)
             for task in examples[0].labels
         },
+        domains=torch.tensor([example.domain for example in examples], dtype=torch.int64),
         context=context,
         context_characters=context_characters,
         context_lengths=context_lengths,

@@ -24,6 +24,7 @@ from mtl.verification import detection_cost, equal_error_rate, verification_coun
 
 Row = Mapping[str, Any]
 CHRF_BETA = 2  # recall counts so much more than precision: chrF2, as usual
+RECOGNITION = ("transcript/wer", "transcript/cer")  # told for each domain alone too
 ENROLMENT = 3  # utterances that a speaker is enrolled with before being identified
 
 
@@ -169,9 +170,27 @@ def score_rows(
     }
 
 
+def metric_of(name: str) -> Metric:
+    """The metric that a name stands for; "transcript/wer@digits" is "transcript/wer" of the domain digits."""
+    return METRICS[name.partition("@")[0]]
+
+
+def by_domain(scores: Mapping[str, Counts], domains: Sequence[str | None]) -> dict[str, Counts]:
+    """What recognition got wrong in each domain alone, as "<metric>@<domain>"; domains: of the scored rows."""
+    found = {}
+    for metric in RECOGNITION:
+        if metric not in scores:
+            continue
+        of_rows = [domains[row] for row in scores[metric].rows.tolist()]
+        for domain in sorted({name for name in of_rows if name is not None}):
+            chosen = np.array([name == domain for name in of_rows])
+            found[f"{metric}@{domain}"] = Counts(scores[metric].rows[chosen], scores[metric].counts[chosen])
+    return found
+
+
 def summarise(scores: Mapping[str, Counts]) -> dict[str, float]:
     """Each metric in percent over all of its rows."""
-    return {metric: float(METRICS[metric].value(counts.counts.sum(axis=0))) for metric, counts in scores.items()}
+    return {metric: float(metric_of(metric).value(counts.counts.sum(axis=0))) for metric, counts in scores.items()}
 
 
 def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[str, tuple[float, ...]]:

@@ -19,6 +19,7 @@ from mtl.align import viterbi, word_spans
 from mtl.batch import IGNORE, Batch, collate
 from mtl.decode import Path, best_path
 from mtl.decoder import DecoderConfig
+from mtl.domains import DomainConfig, Domains
 from mtl.encoder import Encoder
 from mtl.frontends import AudioFrontend, TextFrontend
 from mtl.recognised import Heard, choose, read, readable, tags_of
@@ -56,16 +57,22 @@ class ModelConfig:
     error_limit: float = 0.5  # word errors per true word beyond which a recording keeps its true words
     read: bool = False  # recordings train the text front-end too, by their words
     decoder: DecoderConfig = field(default_factory=DecoderConfig)  # of the task "translation"
+    domains: DomainConfig = field(default_factory=DomainConfig)  # what it is told of a recording's domain
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        content = asdict(self)
+        if not self.domains.on:  # a model that is told nothing is written as it always was
+            content.pop("domains")
+        return content
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> ModelConfig:
         graph = content.get("graph")
         pairs = None if graph is None else tuple((one, other) for one, other in graph)
         decoder = DecoderConfig(**content.get("decoder", {}))
-        return cls(**{**content, "tasks": tuple(content["tasks"]), "graph": pairs, "decoder": decoder})
+        domains = DomainConfig(**content.get("domains", {}))
+        nested = {"tasks": tuple(content["tasks"]), "graph": pairs, "decoder": decoder, "domains": domains}
+        return cls(**{**content, **nested})
 
 
 class SpeechModel(nn.Module):
@@ -102,6 +109,9 @@ class SpeechModel(nn.Module):
             graph=config.graph,
         )
         self.tasks = build_tasks(config.tasks, codec, config.width, config.bins, config.dropout, config.decoder)
+        self.domains: Domains | None = None
+        if config.domains.on:  # last, so that all else starts as it does without them
+            self.domains = Domains(len(codec.domains), config.width, config.domains, config.dropout)
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +149,12 @@ class SpeechModel(nn.Module):
             x, lengths = self.text(batch.words, batch.characters, batch.word_lengths)
         else:
             x, lengths, spectrum = self.audio(batch.features, batch.feature_lengths)
-        hidden = self.trunk(x, lengths, tuple(tasks))
+        if self.domains is None or batch.features is None:
+            hidden = self.trunk(x, lengths, tuple(tasks))
+        else:
+            domains = self.domains.given(batch.domains)
+            hidden = self.trunk(self.domains.enter(x, domains), lengths, tuple(tasks))
+            hidden = self.domains.leave(hidden, domains)
         found = {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
         remembering = tuple(task for task in found if isinstance(self.task(task), DialogueTask))
         for task, before in self._remember(batch, remembering).items():
@@ -296,11 +311,13 @@ class SpeechModel(nn.Module):
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The trunk's shared ones: where tasks' gradients are compared. The front-ends follow what is decided there."""
-        return self.trunk.shared_parameters()
+        behind = self.domains.exit_parameters() if self.domains is not None else []
+        return [*self.trunk.shared_parameters(), *behind]
 
     def front_parameters(self) -> list[nn.Parameter]:
         """Those before the trunk, which all tasks share."""
-        return [*self.audio.parameters(), *self.text.parameters()]
+        domains = self.domains.entry_parameters() if self.domains is not None else []
+        return [*self.audio.parameters(), *self.text.parameters(), *domains]
 
     @contextmanager
     def entries(self) -> Iterator[list[Tensor]]:

@@ -31,7 +31,7 @@ def from_first(x: Tensor) -> Tensor:
     return x
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Sums every gradient over ranks, in one message.
 
     A parameter that no rank used keeps its None: an optimiser would decay a zero. Who used what differs between

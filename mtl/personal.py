@@ -38,7 +38,7 @@ from mtl.encoder import ConformerBlock
 from mtl.hotwords import WEIGHT
 from mtl.model import Recogniser, SpeechModel
 from mtl.predictor import Prediction, Predictor
-from mtl.sharing.adapter import Adapter
+from mtl.sharing.adapter import Adapter, Film
 
 FORMAT = 1
 LIMIT = 1_000_000  # bytes of an adapter's file
@@ -75,18 +75,6 @@ class About:
     hot_weight: float = WEIGHT
     utterances: int = 0
     steps: int = 0
-
-
-class Film(nn.Module):
-    """x + x * gamma + beta from a condition (R,): x (B, T, D) -> same; the map starts at zero."""
-
-    def __init__(self, width: int, rank: int) -> None:
-        super().__init__()
-        self.up = nn.Parameter(torch.zeros(2 * width, rank))
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        gamma, beta = (self.up @ condition).chunk(2)
-        return x + x * gamma + beta
 
 
 class Personal(nn.Module):
@@ -232,18 +220,24 @@ class PersonalPredictor(Predictor):
     """A Predictor that hears as one user's adapter has it, that user's hot words among what it expects."""
 
     def __init__(self, base: Predictor, personal: Personal) -> None:
-        super().__init__(base.model, base.features, base.language, base.beam, base.reread)
+        super().__init__(base.model, base.features, base.language, base.beam, base.reread, base.search)
         self.base, self.personal = base, personal.to(base.model.device).eval()
         about = personal.about
         if about.hot_words:
             self.recogniser = self.searching(about.hot_words, about.hot_weight)
 
     def listening(
-        self, hot_words: Sequence[str] = (), hot_weight: float = WEIGHT, n_best: int = 1, greedy: bool = False
+        self,
+        hot_words: Sequence[str] = (),
+        hot_weight: float = WEIGHT,
+        n_best: int = 1,
+        greedy: bool = False,
+        domain: str | None = None,
     ) -> PersonalPredictor:
         """As Predictor has it; with the best path the adapter remains, the user's hot words do not."""
+        base = self.base.listening(hot_words, hot_weight, n_best, greedy, domain)
         other = PersonalPredictor(self.base, self.personal)
-        other.recogniser = self.base.listening(hot_words, hot_weight, n_best, greedy).recogniser
+        other.recogniser, other.search, other.domain = base.recogniser, base.search, base.domain
         own = self.personal.about
         if own.hot_words and not greedy:
             weight = hot_weight if hot_words else own.hot_weight

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,25 +103,37 @@ class Predictor:
         self.model, self.codec, self.features = model.eval(), model.codec, features
         self.language, self.beam, self.reread, self.search = language, beam, reread, search
         self.recogniser: Recogniser | None = None
+        self.domain: str | None = None  # of every recording; None: its own where a batch says, else unknown
         if language is not None:
             self.recogniser = Beam(model.codec.units, language, beam)
 
     def listening(
-        self, hot_words: Sequence[str] = (), hot_weight: float = WEIGHT, n_best: int = 1, greedy: bool = False
+        self,
+        hot_words: Sequence[str] = (),
+        hot_weight: float = WEIGHT,
+        n_best: int = 1,
+        greedy: bool = False,
+        domain: str | None = None,
     ) -> Predictor:
         """The same model with another ear.
 
         hot_words: words and phrases to be expected, each of their characters worth hot_weight (see mtl.hotwords).
         n_best: so many transcripts, best first. greedy: the best path, so that the recogniser alone is heard.
+        domain: that all recordings come from (see mtl.domains).
 
         Raises:
-            ValueError: a hot word without a letter, n_best out of range, or greedy together with what needs a search.
+            ValueError: a hot word without a letter, n_best out of range, greedy together with what needs a search, or
+                a domain that the model does not know.
         """
         if not 1 <= n_best <= MOST_TEXTS:
             raise ValueError(f"n_best is {n_best}, expected 1 to {MOST_TEXTS}")
         if greedy and (hot_words or n_best > 1):
             raise ValueError("the best path knows neither hot words nor alternatives; leave greedy out, or those")
+        if domain is not None and not self.codec.domain(domain):
+            known = f"it knows {', '.join(self.codec.domains)}" if self.codec.domains else "it is told of none"
+            raise ValueError(f"the model has no domain {domain!r}: {known}; without one a recording's is unknown")
         other = copy.copy(self)
+        other.domain = domain if domain is not None else self.domain
         if greedy:
             other.recogniser, other.search = None, False
         elif hot_words or n_best > 1:
@@ -162,6 +174,8 @@ class Predictor:
 
         recogniser: instead of the predictor's own, for this batch.
         """
+        if self.domain is not None:
+            batch = replace(batch, domains=torch.full_like(batch.domains, self.codec.domain(self.domain)))
         heard = batch.to(self.model.device)
         raw = self.model.predict(heard, recogniser or self.recogniser, self.reread, self.search)
         return [self._prediction(raw, row, tokens[row] if tokens is not None else None) for row in range(len(batch))]

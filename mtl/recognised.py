@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import jiwer
 import numpy as np
 import torch
 from torch import Tensor
@@ -62,6 +61,8 @@ def aligned(wanted: Sequence[str], got: Sequence[str]) -> tuple[list[tuple[int |
     A pair for each recognised word: the true word's position, None for an insertion; and how many true words stand
     before it.
     """
+    import jiwer  # in training alone: a packaged model does without
+
     found = jiwer.process_words(" ".join(wanted), " ".join(got))
     pairs: list[tuple[int | None, int]] = []
     for chunk in found.alignments[0]:

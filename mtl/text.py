@@ -150,6 +150,7 @@ class Codec:
     labels: class names of each classification task, and BIO tags under "slots".
     context: how many words of the turns before are read, the latest; 0 where no task asks for them.
     targets: units of translations; None without such a task.
+    domains: of the training recordings, by the column `domain_by` (see mtl.domains); none where they do not matter.
     """
 
     units: Units
@@ -158,6 +159,8 @@ class Codec:
     labels: Mapping[str, tuple[str, ...]]
     context: int = 0
     targets: Units | None = None
+    domains: tuple[str, ...] = ()
+    domain_by: str = "corpus"
 
     @classmethod
     def build(
@@ -170,15 +173,22 @@ class Codec:
         context: int = CONTEXT_WORDS,
         target_kind: str = "sentencepiece",
         target_pieces: int = 500,
+        domain_by: str | None = None,
     ) -> Codec:
-        """From the training rows alone. A word seen less than `min_count` times is unknown."""
+        """From the training rows alone. A word seen less than `min_count` times is unknown.
+
+        domain_by: the column that names a recording's domain, where that matters.
+        """
         context = context if set(DIALOGUE) & set(tasks) else 0
         texts: list[str] = []
         translations: list[str] = []
         words: Counter[str] = Counter()
         labels: dict[str, set[str]] = {task: set() for task in tasks if task in CLASSIFICATION}
         tags: set[str] = set()
+        domains: set[str] = set()
         for row in rows:
+            if domain_by and row.get("audio") is not None and row.get(domain_by):
+                domains.add(row[domain_by])
             if row.get("text"):
                 texts.append(row["text"])
             if "translation" in tasks and row.get("translation"):
@@ -201,6 +211,8 @@ class Codec:
             labels=found,
             context=context,
             targets=units_from(target_kind, translations, target_pieces) if translations else None,
+            domains=tuple(sorted(domains)),
+            domain_by=domain_by or "corpus",
         )
 
     @cached_property
@@ -214,6 +226,14 @@ class Codec:
     @cached_property
     def _label_ids(self) -> dict[str, dict[str, int]]:
         return {task: {name: position for position, name in enumerate(names)} for task, names in self.labels.items()}
+
+    @cached_property
+    def _domain_ids(self) -> dict[str, int]:
+        return {name: position + 1 for position, name in enumerate(self.domains)}
+
+    def domain(self, name: str | None) -> int:
+        """Number of a domain; 0 for one that training never saw."""
+        return self._domain_ids.get(name or "", 0)
 
     def encode(self, row: Mapping[str, Any]) -> Example:
         """One row of the utterance table as numbers. A label that training never saw counts as not labelled."""
@@ -231,6 +251,7 @@ class Codec:
             labels={
                 task: ids.get(row.get(task) or "", IGNORE) for task, ids in self._label_ids.items() if task != "slots"
             },
+            domain=self.domain(row.get(self.domain_by)),
             context=None if before is None else self.number(before),
             context_characters=None if before is None else self.spell(before),
         )
@@ -258,10 +279,12 @@ class Codec:
             "labels": {task: list(names) for task, names in self.labels.items()},
             **({"context": self.context} if self.context else {}),
             "targets": self.targets.to_json() if self.targets else None,
+            **({"domains": {"by": self.domain_by, "names": list(self.domains)}} if self.domains else {}),
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Codec:
+        domains = content.get("domains", {"by": "corpus", "names": ()})
         return cls(
             units=units_from_json(content["units"]),
             words=tuple(content["words"]),
@@ -269,6 +292,8 @@ class Codec:
             labels={task: tuple(names) for task, names in content["labels"].items()},
             context=content.get("context", 0),
             targets=units_from_json(content["targets"]) if content.get("targets") else None,
+            domains=tuple(domains["names"]),
+            domain_by=domains["by"],
         )
 
 

@@ -20,6 +20,7 @@ from pipelines.recipe import Recipe, RecipeError, parse
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from pipelines.channel import Pair
     from pipelines.evaluate import Expected
     from pipelines.registry import Registry
     from pipelines.store import Manifest, Store
@@ -80,15 +81,17 @@ def evaluate_on(
     settings: Sequence[str],
     expected: Expected | None = None,
     greedy: bool = False,
+    domain: str | None = None,
 ) -> dict[str, Any]:
     """Scores of a model on a split of any corpus, in percent, each with its 95 % interval and its number of rows.
 
     expected: hot words; every score then stands beside the one without them. greedy: by the recogniser's best path.
+    domain: of all recordings; each one's own, where the model knows it, if left out.
 
     Raises:
         RegistryError: no such model. EvaluationError: the split has no rows.
     """
-    from pipelines import findings
+    from pipelines import domains, findings
     from pipelines.dataset import open_dataset
     from pipelines.evaluate import evaluate
     from pipelines.features import extract
@@ -100,7 +103,7 @@ def evaluate_on(
     store = Store(root)
     registry = Registry(store)
     uri, recipe = model_uri(registry, model), as_recipe(corpus, settings)
-    predictor = registry.load(uri).listening(greedy=greedy)
+    predictor = registry.load(uri).listening(greedy=greedy, domain=domain)
     manifest = one_split(store, ingest_one(root, corpus, settings), split)
     with step("features") as current, progress.current().bar("features", "rec") as report:
         features = extract([manifest], Features(**asdict(predictor.features)), store, progress=report)
@@ -118,6 +121,10 @@ def evaluate_on(
     table = [{key: line[key] for key in ("metric", "value, %", "low", "high", "rows")} for line in findings.plain(rows)]
     if expected:
         table = [{**line, "without": f"{without[line['metric']]:.2f}"} for line in table]
+    apart = [row for some in domains.figures(scores).values() for row in some]
+    kept = ("metric", "value, %", "low", "high", "rows")
+    empty = {"without": ""} if expected else {}
+    table += [{**{key: line[key] for key in kept}, **empty} for line in findings.plain(apart)]
     return {
         "model": uri,
         "corpus": corpus["source"] or corpus["kind"],
@@ -132,9 +139,46 @@ def evaluate_on(
             }
             for row in rows
         },
+        "domains": {
+            row.metric: {"value": row.value, "low": row.low, "high": row.high, "rows": row.rows} for row in apart
+        },
         "cost": asdict(scores.cost),
         "table": table,
     }
+
+
+def channels(root: str, recipe: Recipe) -> list[Pair]:
+    """The probe of a recipe's domains, on all of its recordings."""
+    from pipelines.features import extract
+    from pipelines.ingest import ingest
+    from pipelines.night import step
+    from pipelines.store import Store
+    from pipelines.verdict import probed
+
+    store = Store(root)
+    tables = []
+    for corpus in recipe.corpora:
+        with progress.current().bar(f"ingest {corpus.name}", "utt") as report:
+            tables.append(ingest(corpus, recipe.quality, store, progress=report))
+    with step("features") as current, progress.current().bar("features", "rec") as report:
+        features = extract(tables, recipe.features, store, progress=report)
+        current.done(f"{sum(manifest.meta['rows'] for manifest in features):,} recordings", None)
+    return probed(store, recipe, tables, features)
+
+
+def channel_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """The probe as it is printed."""
+    rows = []
+    for pair in pairs:
+        row: dict[str, Any] = {"domains": f"{pair.one} - {pair.other}"}
+        for name, told in (("channel", pair.channel), ("words", pair.words)):
+            found = (told.accuracy, told.low, told.high) if told else (None, None, None)
+            for key, value in zip((f"{name}, %", f"{name} low", f"{name} high"), found, strict=True):
+                row[key] = None if value is None else f"{100 * value:.1f}"
+        row["recordings"] = pair.channel.rows if pair.channel else None
+        row["speakers"] = pair.channel.speakers if pair.channel else "too few"
+        rows.append(row)
+    return rows
 
 
 def hot_phrases(given: Sequence[str], file: Path | None) -> list[str]:
@@ -199,16 +243,18 @@ def answer(
     n_best: int = 1,
     personal: str | None = None,
     context: Sequence[str] = (),
+    domain: str | None = None,
 ) -> list[dict[str, Any]]:
     """What a model says of recordings and sentences: one plain mapping an input, `input` and `model` among its keys.
 
     personal: the user through whose adapter it listens. context: the turns of the dialogue before, oldest first.
+    domain: that the recordings come from.
 
     Raises:
         ContextError: a context, and a model that reads none.
         RegistryError: no such model or adapter. PersonalError: the adapter was made for another version of the model.
         SoundError: a recording that cannot be read; it names the file.
-        HotWordError: a hot word without a letter.
+        HotWordError: a hot word without a letter. ValueError: a domain that the model does not know.
     """
     from pipelines.adapters import load_personal
     from pipelines.registry import Registry
@@ -217,7 +263,7 @@ def answer(
     registry = Registry(root)
     uri = model_uri(registry, model)
     chosen = load_personal(registry, uri, personal) if personal else registry.load(uri)
-    predictor = chosen.listening(hot_words, hot_weight, n_best)
+    predictor = chosen.listening(hot_words, hot_weight, n_best, domain=domain)
     inputs: list[Any] = [decode(file, predictor.features.sample_rate) for file in files]
     if context and not predictor.codec.context:
         raise ContextError(

@@ -72,6 +72,10 @@ HotWordsOption = Annotated[
 HotWeightOption = Annotated[
     float, typer.Option("--hot-weight", min=0, help="What a character of a hot word is worth, in natural logarithms.")
 ]
+DomainOption = Annotated[
+    str | None,
+    typer.Option("--domain", metavar="NAME", help="Where the recordings come from, for a model that is told of it."),
+]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Kept in the ledger.")]
 
 
@@ -165,6 +169,7 @@ def predict(
     n_best: Annotated[
         int, typer.Option("--n-best", min=1, max=100, help="Transcripts of a recording, with confidences.")
     ] = 1,
+    domain: DomainOption = None,
     context: Annotated[
         list[str] | None,
         typer.Option("--context", metavar="TURN", help="What was said before, oldest first; once for each turn."),
@@ -183,8 +188,8 @@ def predict(
         raise typer.BadParameter('give a recording or --text "…"')
     environment.prepare(root)
     phrases = hot_phrases(hot_word or [], hot_words)
-    turns = context or []
-    answers = answer(root, model, list(files or []), list(text or []), phrases, hot_weight, n_best, personal, turns)
+    turns, heard = context or [], list(files or [])
+    answers = answer(root, model, heard, list(text or []), phrases, hot_weight, n_best, personal, turns, domain)
     emit(answers, as_json, answer_table(answers))
 
 
@@ -250,6 +255,7 @@ def evaluate(
     distractors: Annotated[
         int, typer.Option("--distractors", min=0, help="For each row, so many hot words more that it does not hold.")
     ] = 0,
+    domain: DomainOption = None,
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
@@ -272,7 +278,7 @@ def evaluate(
     # A name of its own: another way of splitting must not become the newest version of what nights train on.
     config = {"name": name or f"evaluation-{kind}", "kind": kind, "source": source, "split_by": split_by}
     with display(quiet=as_json):
-        result = evaluate_on(root, model, config, split, settings or [], expected, greedy)
+        result = evaluate_on(root, model, config, split, settings or [], expected, greedy, domain)
     emit(result, as_json, table_of(f"{result['model']} on {result['corpus']} ({split})", result["table"], NUMBERS))
 
 
@@ -282,6 +288,14 @@ NUMBERS = (
     "gain, %",
     "low",
     "high",
+    "channel, %",
+    "channel low",
+    "channel high",
+    "words, %",
+    "words low",
+    "words high",
+    "recordings",
+    "speakers",
     "without",
     "rows",
     "champion",
@@ -292,6 +306,31 @@ NUMBERS = (
     "objective",
     "MB",
 )
+
+
+@app.command()
+def domains(
+    recipe: RecipeArgument,
+    root: RootOption = environment.ROOT,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Can the recipe's domains be told apart by the microphone alone, or by the words alone? Trains nothing.
+
+    Example: `motet domains assistant-real` or `motet domains mine.yaml --set domains.by=domain`
+    """
+    from pipelines.adhoc import channel_rows, channels
+    from pipelines.recipe import load
+
+    loaded = load(recipe, settings or [])
+    environment.prepare(root)
+    with display(quiet=as_json):
+        pairs = channels(root, loaded)
+    shown = [{**pair.to_json(), "warning": pair.warning} for pair in pairs]
+    table = table_of("share of recordings whose domain is told right, chance 50 %", channel_rows(pairs), NUMBERS)
+    emit(shown, as_json, table if pairs else f"the recordings of {loaded.name!r} have one {loaded.domains.by} alone")
+    if not as_json:
+        print("".join(f"\nwarning: {pair.warning}" for pair in pairs if pair.warning))
 
 
 @app.command()

@@ -30,7 +30,7 @@ import torch
 from mtl.beam import Beam, decode_rows
 from mtl.decode import Path
 from mtl.hotwords import WEIGHT, HotWords
-from mtl.metrics import METRICS, score_rows
+from mtl.metrics import METRICS, metric_of, score_rows
 from mtl.model import Recogniser
 from mtl.predictor import Prediction, Predictor
 from mtl.text import CLASSIFICATION, tokens_of
@@ -102,18 +102,13 @@ class Scores:
             for name in sorted(set(names) - {None})
         }
 
-    def contender(self, name: str) -> Contender:
-        """This model at the gate."""
-        return Contender(name, self.counts, self.cost.parameters)
+    def contender(self, name: str, more: Mapping[str, RowCounts] | None = None) -> Contender:
+        """This model at the gate; more: counts beside its own, such as those of one domain."""
+        return Contender(name, {**self.counts, **(more or {})}, self.cost.parameters)
 
     def interval(self, metric: str, confidence: float = 0.95, resamples: int = 1000) -> tuple[float, float]:
         """Two-sided bootstrap interval of a metric over its rows, percent."""
-        counts = np.asarray(self.counts[metric].counts)
-        patterns, times = np.unique(counts, axis=0, return_counts=True)
-        drawn = np.random.default_rng(0).multinomial(len(counts), times / times.sum(), size=resamples)
-        tail = (1 - confidence) / 2
-        low, high = np.nanquantile(METRICS[metric].value(drawn @ patterns), [tail, 1 - tail])
-        return float(low), float(high)
+        return interval_of(metric, np.asarray(self.counts[metric].counts), confidence, resamples)
 
     def confusion(self, task: str) -> Counter[tuple[str, str]]:
         """(label, predicted label) of a classification task -> rows."""
@@ -163,6 +158,17 @@ class Scores:
         table = pq.ParquetFile(io.BytesIO(store.read_bytes(key))).read()
         header = json.loads((table.schema.metadata or {})[b"motet"])
         return cls(header["rows"], Cost(**header["cost"]), table.replace_schema_metadata(None))
+
+
+def interval_of(
+    metric: str, counts: np.ndarray, confidence: float = 0.95, resamples: int = 1000
+) -> tuple[float, float]:
+    """Two-sided bootstrap interval of a metric, percent, over rows of counts (N, C)."""
+    patterns, times = np.unique(counts, axis=0, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(counts), times / times.sum(), size=resamples)
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(metric_of(metric).value(drawn @ patterns), [tail, 1 - tail])
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     table: list[dict[str, Any]] = field(default_factory=list)
     synthetic: bool = False
+    warnings: list[str] = field(default_factory=list)
     report: str | None = None
     night: int | None = None  # version of nights/<recipe>
     seconds: float = 0.0

@@ -45,6 +45,7 @@ class Description:
     parameters: int
     tasks: tuple[str, ...]
     units: str
+    domains: tuple[str, ...] = ()  # of recordings that the model is told of
 
 
 def save_package(folder: Path, package: Path, model_id: str | None = None, run_id: str | None = None) -> None:
@@ -85,20 +86,20 @@ def _save(
             python_model=str(PACKAGED),
             artifacts={name: str(artifact)},
             code_paths=[str(code)],
-            signature=signature(described.tasks),
+            signature=signature(described.tasks, described.domains),
             input_example=example(described.tasks),
             pip_requirements=requirements(described.units),
             mlflow_model=Model(model_id=model_id, run_id=run_id),
         )
 
 
-def signature(tasks: tuple[str, ...]) -> ModelSignature:
+def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSignature:
     """Inputs `audio` and `text`, of which a row has one; outputs by task, each null where the task is silent.
 
     A model of dialogues also takes `context`: the turns before, oldest first.
 
     A model that transcribes has parameters for a whole call: hot words, what their characters are worth, and how many
-    transcripts are wanted; see packaged_model.py.
+    transcripts are wanted; see packaged_model.py. One that is told of domains has the parameter `domain`.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -118,15 +119,17 @@ def signature(tasks: tuple[str, ...]) -> ModelSignature:
             outputs.append(optional(task))
         else:
             outputs += [optional(task), optional(f"{task}_confidence", DataType.double)]
-    params = ParamSchema(
-        [
+    params = []
+    if "transcript" in tasks:
+        params += [
             ParamSpec("hot_words", DataType.string, [], shape=(-1,)),
             ParamSpec("hot_weight", DataType.double, WEIGHT),
             ParamSpec("n_best", DataType.long, 1),
         ]
-    )
-    heard = {"params": params} if "transcript" in tasks else {}
-    return ModelSignature(Schema(inputs), Schema(outputs), **heard)
+    if domains:
+        params.append(ParamSpec("domain", DataType.string, ""))
+    given = {"params": ParamSchema(params)} if params else {}
+    return ModelSignature(Schema(inputs), Schema(outputs), **given)
 
 
 def example(tasks: tuple[str, ...]) -> pd.DataFrame:
@@ -164,6 +167,7 @@ def describe(folder: Path) -> Description:
         parameters=sum(math.prod(shape) for shape in shapes),
         tasks=tuple(content["model"]["tasks"]),
         units="sentencepiece" if "sentencepiece" in kinds else "characters",
+        domains=tuple(content["codec"].get("domains", {}).get("names", ())),
     )
 
 

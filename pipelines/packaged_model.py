@@ -71,6 +71,7 @@ class SpeechService(PythonModel):
             [str(phrase) for phrase in asked.get("hot_words", ())],
             float(asked.get("hot_weight", WEIGHT)),
             int(asked.get("n_best", 1)),
+            domain=str(asked.get("domain", "")) or None,
         )
         rows = model_input.to_dict("records")
         inputs = [_input(row, number, rate) for number, row in enumerate(rows)]

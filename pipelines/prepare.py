@@ -27,8 +27,9 @@ from mtl.balance import Settings
 from mtl.beam import BeamConfig
 from mtl.curriculum import Stage
 from mtl.decoder import DecoderConfig
+from mtl.domains import DomainConfig
 from mtl.fit import FitConfig
-from mtl.metrics import score_rows, summarise
+from mtl.metrics import by_domain, score_rows, summarise
 from mtl.model import ModelConfig, SpeechModel, build_model
 from mtl.ngram import NGram
 from mtl.predictor import Prediction, Predictor
@@ -56,6 +57,10 @@ class LanguageModelError(PrepareError):
 
 class VocabularyError(PrepareError):
     """Units that cannot be made of the training rows."""
+
+
+class DomainError(PrepareError):
+    """Fewer than two domains among the training recordings, where the model is to be told of them."""
 
 
 class UnlabelledTask(PrepareError):
@@ -108,6 +113,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
     Raises:
         UnlabelledTask: a task has no labelled row to train on.
         VocabularyError: fewer SentencePiece units are asked for than the texts have characters.
+        DomainError: the training recordings have fewer than two domains, and the model is to be told of them.
         LanguageModelError: decoding.arpa is not what it says, or not in the recogniser's spelling.
     """
     tasks = tuple(recipe.tasks)
@@ -118,7 +124,9 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             f"recipe {recipe.name!r}: decoding.reread needs training rows of text alone, so that the text front-end is "
             "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
-    columns = ["text", "tokens", "context", *(LABEL_COLUMNS[task] for task in tasks if task != "transcript")]
+    by = recipe.domains.by if recipe.domains.on else None
+    labels = [LABEL_COLUMNS[task] for task in tasks if task != "transcript"]
+    columns = ["text", "tokens", "context", *(["audio", by] if by else []), *labels]
     try:
         codec = Codec.build(
             train.select(columns).to_pylist(),
@@ -128,9 +136,16 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             context=recipe.text.context,
             target_kind=recipe.translation.units,
             target_pieces=recipe.translation.pieces,
+            domain_by=by,
         )
     except ValueError as error:
         raise VocabularyError(f"recipe {recipe.name!r}, text or translation: {error}") from error
+    if by and len(codec.domains) < 2:
+        there = f"all are {codec.domains[0]!r}" if codec.domains else f"none has a {by}"
+        raise DomainError(
+            f"recipe {recipe.name!r}: domains.conditioning and domains.adapters need training recordings of two "
+            f"domains by their {by}, but {there}; change domains.by, or leave them out"
+        )
     if recipe.decoding.arpa:
         given_language_model(recipe, codec)  # a file that cannot be used must not be found out after the training
     return codec, model_config(recipe), fit_config(recipe)
@@ -145,6 +160,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
         sharing=recipe.sharing.mode,
         **recipe.sharing.model_dump(exclude={"mode"}),
         decoder=DecoderConfig(**recipe.translation.model_dump(exclude={"units", "pieces"})),
+        domains=DomainConfig(**recipe.domains.model_dump(exclude={"by"})),
     )
 
 
@@ -259,7 +275,10 @@ class Validation:
             for index, prediction in zip(indices, predictor.predict_batch(batch, tokens), strict=True):
                 predictions[index] = prediction
         known = frozenset(model.codec.labels.get("speaker", ()))
-        found = summarise(score_rows(rows, cast(list[Prediction], predictions), known_speakers=known))
+        scores = score_rows(rows, cast(list[Prediction], predictions), known_speakers=known)
+        if self.recipe.domains.on:
+            scores |= by_domain(scores, [row[self.recipe.domains.by] for row in rows])
+        found = summarise(scores)
         return {f"valid/{metric}": value for metric, value in found.items() if np.isfinite(value)}
 
 

@@ -216,6 +216,26 @@ class Stage(Section):
     train: Literal["all", "heads"] = Field("all", description="heads: what tasks share rests")
 
 
+class Domains(Section):
+    """Conditions that recordings come from, and what the model is told of them; see mtl.domains.
+
+    Figures by domain and the probe of their channels are there whatever it is told.
+    """
+
+    by: Literal["corpus", "domain"] = Field("corpus", description="a recording's domain: its corpus, or its label")
+    conditioning: bool = Field(False, description="an embedding of the domain scales and shifts the trunk's input")
+    adapters: bool = Field(False, description="each domain has small layers of its own before and behind the trunk")
+    bottleneck: int = Field(32, ge=1, description="units of such a layer")
+    rank: int = Field(8, ge=1, description="size of the embedding")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of training recordings whose domain is withheld: trains the unknown domain"
+    )
+
+    @property
+    def on(self) -> bool:
+        return self.conditioning or self.adapters
+
+
 class Translation(Section):
     """The decoder of the task `translation`; the shipped model searches, validation takes the likeliest unit."""
 
@@ -332,6 +352,7 @@ class Recipe(Section):
     tasks: dict[Literal[TASK_KINDS], Task] = Field(min_length=1)  # type: ignore[valid-type]
     balancing: Balancing = Balancing()
     understanding: Understanding = Understanding()
+    domains: Domains = Domains()
     decoding: Decoding = Decoding()
     translation: Translation = Translation()
     trainer: Trainer = Trainer()
@@ -365,6 +386,7 @@ class Recipe(Section):
                 f"search.reference names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
             )
         self._has_its_stages()
+        self._has_its_domains()
         if (self.understanding.recognised or self.understanding.read) and "transcript" not in self.tasks:
             raise ValueError("understanding trains on what the recogniser hears; add tasks.transcript, or leave it out")
         if "translation" in self.tasks and self.model.width % (2 * self.translation.heads):
@@ -381,6 +403,23 @@ class Recipe(Section):
             if metric.split("/")[0] not in self.tasks:
                 raise ValueError(f"gates name the metric {metric!r}, but its task is not among {sorted(self.tasks)}")
         return self
+
+    def _has_its_domains(self) -> None:
+        """Raises ValueError where `domains`, or a gate of one, cannot be meant."""
+        if "@" in self.gates.primary:
+            raise ValueError(f"gates.primary is {self.gates.primary!r}; expected a metric of all domains together")
+        if not self.domains.on:
+            return
+        if self.domains.by == "corpus" and len(self.corpora) < 2:
+            raise ValueError(
+                "domains.by is corpus and the recipe has one corpus, so there is nothing to tell the model; "
+                "take domains.by=domain, or add a corpus"
+            )
+        if self.domains.by == "domain" and "domain" in self.tasks:
+            raise ValueError(
+                "domains.by is domain, and so is a task: the model would be told the answer; "
+                "remove tasks.domain, or take domains.by=corpus"
+            )
 
     def _has_its_stages(self) -> None:
         """Raises ValueError where trainer.curriculum cannot be followed."""
@@ -400,6 +439,8 @@ class Recipe(Section):
             content["text"].pop("context")  # which nothing reads
         if "translation" not in self.tasks:
             content.pop("translation")
+        if not self.domains.on:  # then it says how figures are shown
+            content.pop("domains")
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

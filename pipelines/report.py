@@ -95,6 +95,8 @@ class Night:
     champion: str  # what it was compared with, or empty
     metrics: list[Row]
     by_corpus: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics of each, where there are several
+    by_domain: dict[str, list[Row]] = field(default_factory=dict)  # error rates, by the column that names the domain
+    channels: list[dict[str, Any]] = field(default_factory=list)  # channel.Pair of each two domains, and its warning
     by_language: dict[str, dict[str, float]] = field(default_factory=dict)
     stages: list[tuple[str, str, float]] = field(default_factory=list)  # stage, what it did, seconds
     history: list[dict[str, float]] = field(default_factory=list)
@@ -120,6 +122,7 @@ class Night:
             **{
                 **content,
                 "metrics": [Row(**row) for row in content["metrics"]],
+                "by_domain": {by: [Row(**row) for row in rows] for by, rows in content.get("by_domain", {}).items()},
                 "confusions": [Confusion(**item) for item in content["confusions"]],
                 "faults": [Fault(**item) for item in content["faults"]],
                 "translations": [Translated(**item) for item in content.get("translations", ())],

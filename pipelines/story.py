@@ -9,6 +9,8 @@ from typing import Any
 
 from mtl.curriculum import JOINT
 from pipelines import findings
+from pipelines.channel import Pair
+from pipelines.domains import figures
 from pipelines.evaluate import Scores
 from pipelines.gates import Decision
 from pipelines.ingest import quarantine
@@ -43,6 +45,7 @@ class Story:
         sharing: Mapping[str, Any],
         utterances: Sequence[Manifest],
         features: Sequence[Manifest],
+        channels: Sequence[Pair] = (),
     ) -> Night:
         """What the page shows. Raises LookupError when the training run left no result."""
         trained = finished(self.store, self.name)
@@ -65,6 +68,8 @@ class Story:
             champion="" if verdict["champion"] is None else f"{name} v{verdict['champion']}",
             metrics=findings.table(scores, self.recipe.gates, champion, decision),
             by_corpus=scores.by_corpus if len(scores.by_corpus) > 1 else {},
+            by_domain=figures(scores),
+            channels=[{**pair.to_json(), "warning": pair.warning} for pair in channels],
             by_language=scores.by_language if len(scores.by_language) > 1 else {},
             stages=[(stage, text, seconds) for stage, text, seconds in self.said],
             history=trained.history,

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import re
 import subprocess
 import threading
 import time
@@ -73,7 +74,7 @@ class Run:
 
         now = int(time.time() * 1000)
         numbers = [
-            Metric(name, float(value), now, step)
+            Metric(_metric_name(name), float(value), now, step)
             for name, value in metrics.items()
             if isinstance(value, int | float) and math.isfinite(value)
         ]
@@ -121,6 +122,11 @@ class Run:
     def finish(self, status: str = "FINISHED") -> None:
         """FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.run_id, status)
+
+
+def _metric_name(name: str) -> str:
+    """MLflow takes letters, digits and a few signs; a metric of one domain is "transcript/wer:digits" there."""
+    return re.sub(r"[^\w./\- :]", "_", name.replace("@", ":"))
 
 
 def tracking_uri(root: str) -> str:

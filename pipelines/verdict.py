@@ -18,6 +18,7 @@ from pipelines.recipe import Features, Recipe
 from pipelines.store import Manifest, Store
 
 if TYPE_CHECKING:
+    from pipelines.channel import Pair
     from pipelines.evaluate import Scores
     from pipelines.gates import Decision
     from pipelines.ledger import Line
@@ -62,6 +63,7 @@ def evaluate(
     run: Mapping[str, str],
 ) -> Done:
     """The packaged candidate and the champion on the same test rows. Value: the champion's version, or None."""
+    from pipelines.domains import figures
     from pipelines.registry import Registry
     from pipelines.tracking import Run
 
@@ -76,6 +78,8 @@ def evaluate(
             reigning = registry.version(recipe.name, champion)
             score(store, registry, reigning, recipe, utterances, feature_refs, report)
         registry.record(candidate, scores.metrics, Run(**run))
+        apart = {f"test/{row.metric}": row.value for some in figures(scores).values() for row in some}
+        Run(**run).log(apart, step=0)
         primary = scores.metrics.get(recipe.gates.primary)
         shown = f"{len(scores.table):,} test rows"
         if primary is not None:
@@ -205,21 +209,26 @@ def judge(
     feature_refs: Sequence[Ref],
 ) -> tuple[Decision, str]:
     """What the gate says, and the identity of the rows that it looked at."""
-    from mtl.metrics import METRICS
+    from mtl.metrics import METRICS, metric_of
+    from pipelines.domains import counts_of, gated
     from pipelines.gates import decide as gate
 
+    by = recipe.domains.by
     mine = score(store, registry, registry.version(recipe.name, version), recipe, utterances, feature_refs)
+    apart = counts_of(mine, by)
+    gates, named = gated(recipe.gates, apart)
     theirs = None
     if champion is not None:
-        reigning = registry.version(recipe.name, champion)
-        theirs = score(store, registry, reigning, recipe, utterances, feature_refs).contender(
-            f"{recipe.name}/{champion}"
+        reigning = score(store, registry, registry.version(recipe.name, champion), recipe, utterances, feature_refs)
+        reigned = counts_of(reigning, by)
+        theirs = reigning.contender(
+            f"{recipe.name}/{champion}", {name: reigned[name] for name in named if name in reigned}
         )
     decision = gate(
-        mine.contender(f"{recipe.name}/{version}"),
+        mine.contender(f"{recipe.name}/{version}", {name: apart[name] for name in named}),
         theirs,
-        recipe.gates,
-        METRICS,
+        gates,
+        {**METRICS, **{name: metric_of(name) for name in named}},
         looks=registry.looks(recipe.name, mine.rows, version=version),
         seed=recipe.seed,
     )
@@ -295,8 +304,9 @@ def report(
         if verdict["champion"] is not None:
             reigning = registry.version(recipe.name, verdict["champion"])
             theirs = score(store, registry, reigning, recipe, utterances, feature_refs)
+        pairs = probed(store, recipe, tables, made)
         story = Story(store, recipe, identity, name, candidate, run, said)
-        night = story.tell(scores, theirs, verdict, read(store, interpretation), tables, made)
+        night = story.tell(scores, theirs, verdict, read(store, interpretation), tables, made, pairs)
         page, key = render(night), f"reports/{recipe.name}/{name}.html"
         store.put_bytes(key, page.encode())
         tracked = Run(**run)
@@ -314,11 +324,22 @@ def report(
             metrics={row.metric: round(row.value, 4) for row in night.metrics},
             table=plain(night.metrics),
             synthetic=night.synthetic,
+            warnings=[pair.warning for pair in pairs if pair.warning],
             report=place(store, key),
             seconds=night.seconds,
         )
         record(store, recipe, outcome, [key, recipe_key], [*tables, *made])
         return current.done(f"{outcome.report} ({len(page) / 1e6:.1f} MB)", outcome)
+
+
+def probed(store: Store, recipe: Recipe, utterances: Sequence[Manifest], features: Sequence[Manifest]) -> list[Pair]:
+    """How well each two of the recipe's domains can be told apart by their channel."""
+    from pipelines.channel import probe
+    from pipelines.dataset import open_dataset
+
+    if recipe.domains.by == "corpus" and len(recipe.corpora) < 2:
+        return []
+    return probe(open_dataset(store, utterances, features), recipe.domains.by)
 
 
 def place(store: Store, key: str) -> str:
@@ -337,7 +358,8 @@ def headline(outcome: Outcome) -> str:
     )
     head = f"{outcome.model}: {state}{' ' + outcome.name if outcome.state == 'nothing new' else ''}"
     label = "\nsynthetic speech: says that the system works, nothing about real voices" if outcome.synthetic else ""
-    return f"{head} ({outcome.reason}){label}"
+    warnings = "".join(f"\nwarning: {warning}" for warning in outcome.warnings)
+    return f"{head} ({outcome.reason}){label}{warnings}"
 
 
 def where_to_look(outcome: Outcome, root: str) -> str:

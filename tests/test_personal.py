@@ -17,7 +17,6 @@ from mtl.model import SpeechModel, build_model
 from mtl.personal import (
     LIMIT,
     About,
-    Film,
     Personal,
     PersonalError,
     PersonalPredictor,
@@ -27,6 +26,7 @@ from mtl.personal import (
     read_header,
 )
 from mtl.predictor import Predictor
+from mtl.sharing.adapter import Film
 
 SPEC = FeatureSpec(bins=tiny.BINS)
 ABOUT = About(speaker="ana", base="tiny", version=3, digest="0123456789abcdef")

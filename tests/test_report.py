@@ -188,6 +188,21 @@ def test_several_corpora_are_shown_apart(night: Night) -> None:
     assert "Each corpus alone" not in render(night)
 
 
+def test_domains_are_shown_with_intervals_and_the_channels_warning(night: Night) -> None:
+    told = {"accuracy": 0.92, "low": 0.85, "high": 0.971, "rows": 400, "speakers": 31}
+    pair = {"one": "an4", "other": "calls", "channel": told, "words": None, "warning": "told apart by the <microphone>"}
+    rows = [
+        Row("transcript/wer@an4", "lower", 12.5, 9.0, 16.25, 115),
+        Row("transcript/wer@calls", "lower", 8, 6, 9, 90),
+    ]
+    apart = replace(night, by_domain={"corpus": rows}, channels=[pair])
+    text = " ".join(" ".join(read(render(apart)).text).split())
+    assert "by corpus metric, % this model 95 % interval rows transcript/wer@an4 12.50 9.00 – 16.25 115" in text
+    assert "an4 – calls 92.0 85.0 – 97.1 – too few speakers 400 31 told apart by the <microphone>" in text
+    assert "Recognition in each domain" not in render(night)
+    assert Night.from_json(json.loads(json.dumps(apart.to_json()))) == apart
+
+
 def test_translations_are_shown_with_what_was_said(night: Night) -> None:
     text = " ".join(" ".join(read(render(night)).text).split())
     assert "turn it off Schalt es aus <es> an 71.5" in text

@@ -21,6 +21,7 @@ from mtl.decoder import DecoderConfig
 from mtl.fit import FitConfig, fit
 from mtl.metrics import score_rows, summarise
 from mtl.model import ModelConfig, build_model
+from mtl.personal import About, Personal, PersonalPredictor
 from mtl.predictor import Predictor
 from mtl.sharing import TRUNKS
 from mtl.tasks.translation import smoothed_cross_entropy, with_end
@@ -248,3 +249,14 @@ def test_two_ranks_are_one(tmp_path):
     assert_same(ranks[0]["model"], alone.state_dict())
     assert_same(ranks[1]["model"], alone.state_dict())
     assert ranks[1]["metrics"]["train/translation/loss"] == pytest.approx(metrics["train/translation/loss"], rel=1e-4)
+
+
+def test_a_personal_model_searches_as_its_base_does():
+    made = model(blocks=2)
+    about = About(speaker="ana", base="tiny", version=1, digest="0123456789abcdef")
+    personal = Personal.beside(made, about, torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]), rank=2, bottleneck=3)
+    shipped = PersonalPredictor(Predictor(made, SPEC, search=True), personal)
+    assert shipped.search
+    assert shipped.listening(n_best=2).search
+    assert not shipped.listening(greedy=True).search
+    assert not PersonalPredictor(Predictor(made, SPEC), personal).search

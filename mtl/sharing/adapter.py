@@ -1,10 +1,14 @@
-"""Task-routed residual adapters in one shared encoder (Houlsby et al. 2019)."""
+"""Task-routed residual adapters in one shared encoder (Houlsby et al. 2019), and FiLM (Perez et al. 2018).
+
+Both are also used to tell a model of its speaker (mtl.personal) and of a recording's domain (mtl.domains).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +30,19 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.up(F.silu(self.down(self.norm(x)))))
+
+
+class Film(nn.Module):
+    """x + x * gamma + beta from a condition, (R,) for all rows or (B, R): x (B, T, D) -> same; starts at zero."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.zeros(2 * width, rank))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        found = F.linear(condition, self.up)
+        gamma, beta = (found if condition.ndim == 1 else found[:, None]).chunk(2, dim=-1)
+        return x + x * gamma + beta
 
 
 class AdapterTrunk(Trunk):
