@@ -311,13 +311,11 @@ class SpeechModel(nn.Module):
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The trunk's shared ones: where tasks' gradients are compared. The front-ends follow what is decided there."""
-        behind = self.domains.exit_parameters() if self.domains is not None else []
-        return [*self.trunk.shared_parameters(), *behind]
+        return [parameter for part in self.shared_parts().values() for parameter in part]
 
     def front_parameters(self) -> list[nn.Parameter]:
         """Those before the trunk, which all tasks share."""
-        domains = self.domains.entry_parameters() if self.domains is not None else []
-        return [*self.audio.parameters(), *self.text.parameters(), *domains]
+        return [parameter for part in self.front_parts().values() for parameter in part]
 
     @contextmanager
     def entries(self) -> Iterator[list[Tensor]]:
@@ -327,17 +325,23 @@ class SpeechModel(nn.Module):
             yield found
 
     def shared_parts(self) -> dict[str, list[nn.Parameter]]:
-        """`shared_parameters` by the part of the trunk that they lie in: its blocks, then the rest."""
+        """`shared_parameters` by the part of the trunk that they lie in: its blocks, then the rest.
+
+        Behind it lie the adapters of domains, where there are any.
+        """
         shared = {id(p) for p in self.trunk.shared_parameters()}
         parts: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.trunk.named_parameters():
             if id(parameter) in shared:
                 parts.setdefault(self.trunk.part(name), []).append(parameter)
-        return {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
+        found = {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
+        behind = self.domains.exit_parameters() if self.domains is not None else []
+        return {**found, "domains": behind} if behind else found
 
     def front_parts(self) -> dict[str, list[nn.Parameter]]:
-        """`front_parameters` by input group."""
-        return {"audio": list(self.audio.parameters()), "text": list(self.text.parameters())}
+        """`front_parameters` by input group; what is told of domains before the trunk is told of audio alone."""
+        domains = self.domains.entry_parameters() if self.domains is not None else []
+        return {"audio": [*self.audio.parameters(), *domains], "text": list(self.text.parameters())}
 
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""

@@ -83,7 +83,7 @@ def gated(gates: Gates, counts: Mapping[str, RowCounts]) -> tuple[Gates, list[st
 
 
 def _written_out(limits: Mapping[str, float], counts: Mapping[str, RowCounts], section: str) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for name, limit in limits.items():
         metric, at, domain = name.partition("@")
         there = [other for other in counts if other.startswith(f"{metric}@")]

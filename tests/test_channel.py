@@ -74,17 +74,23 @@ def test_other_texts_through_one_channel_are_no_reason_to_warn(tmp_path: Path) -
     }
     (pair,) = probe(dataset(tmp_path, rows), "corpus")
     assert (pair.one, pair.other) == ("kitchen", "music")
-    assert pair.words is not None and pair.words.accuracy == 1.0  # no word stands in both
-    assert pair.channel is not None and pair.channel.rows == 80 and pair.channel.speakers == 20
-    assert pair.channel.low < 0.6 and pair.warning is None
+    assert pair.words is not None
+    assert pair.words.accuracy == 1.0
+    assert pair.channel is not None
+    assert pair.channel.rows == 80
+    assert pair.channel.speakers == 20
+    assert pair.channel.low < 0.6
+    assert pair.warning is None
 
 
 def test_the_same_texts_through_two_channels_are(tmp_path: Path) -> None:
     rows = {name: recorded(tmp_path, name, WORDS["music"], name == "phone", ord(name[0])) for name in ("phone", "room")}
     found = dataset(tmp_path, rows)
     (pair,) = probe(found, "corpus")
-    assert pair.channel is not None and pair.channel.low > 0.9
-    assert pair.words is not None and pair.words.accuracy < 0.6  # the same sentences on both sides
+    assert pair.channel is not None
+    assert pair.channel.low > 0.9
+    assert pair.words is not None
+    assert pair.words.accuracy < 0.6
     assert pair.warning is not None
     assert pair.warning.startswith("domains 'phone' and 'room' can be told apart by the microphone alone: 100 %")
     assert "of 80 recordings, chance 50 %; their words alone tell" in pair.warning
@@ -92,7 +98,8 @@ def test_the_same_texts_through_two_channels_are(tmp_path: Path) -> None:
     assert (line["domains"], line["channel, %"], line["speakers"]) == ("phone - room", "100.0", 20)
 
     kept = [entry.key for entry in found.store.list("channel/")]
-    assert len(kept) == 1 and probe(found, "corpus") == [pair]
+    assert len(kept) == 1
+    assert probe(found, "corpus") == [pair]
     found.store.delete(kept[0])
     found.store.put_bytes(kept[0], b"[]")
     assert probe(found, "corpus") == []  # it was read, not made again
@@ -103,7 +110,9 @@ def test_with_too_few_speakers_nothing_is_said() -> None:
     x, labels = torch.randn(40, 3, dtype=torch.float64), [False, True] * 20
     assert separability(x, labels, ["ana", "bob"] * 20) is None
     told = separability(x, labels, [f"{number % 8}" for number in range(40)])
-    assert told is not None and told.speakers == 8 and told.rows == 40
+    assert told is not None
+    assert told.speakers == 8
+    assert told.rows == 40
     assert Pair("a", "b", None, None).warning is None
     assert channel_rows([Pair("a", "b", None, None)])[0]["speakers"] == "too few"
 
@@ -112,7 +121,7 @@ def test_noise_tells_nothing_and_its_interval_says_so() -> None:
     """Of 40 draws with nothing to tell, all but few intervals hold one half; the mean is one half too."""
     generator = torch.Generator().manual_seed(0)
     found = []
-    for seed in range(40):
+    for _seed in range(40):
         x = torch.randn(80, 6, dtype=torch.float64, generator=generator)
         found.append(
             separability(x, [number < 40 for number in range(80)], [f"s{number // 4}" for number in range(80)])
@@ -129,7 +138,8 @@ def test_speakers_are_held_out() -> None:
     labels = [number // 5 % 2 == 0 for number in range(100)]
     voices = torch.eye(20, dtype=torch.float64).repeat_interleave(5, dim=0)
     told = separability(voices, labels, speakers)
-    assert told is not None and told.low < 0.6
+    assert told is not None
+    assert told.low < 0.6
     told = separability(torch.tensor(labels, dtype=torch.float64)[:, None], labels, speakers)
     assert told == Told(1.0, 1.0, 1.0, 100, 20)
 

@@ -124,7 +124,9 @@ def test_figures_are_those_of_the_rows_of_a_domain(scores: Scores, dataset: Data
             mine = [one for one in dataset.rows.to_pylist() if one["audio"] and one[by] == row.metric.partition("@")[2]]
             errors = sum(word_errors(one["text"], answers[one["id"]][1]["text"]) for one in mine)
             assert row.value == pytest.approx(100 * errors / sum(len(one["text"].split()) for one in mine))
-            assert row.rows == len(mine) and row.low <= row.value <= row.high and row.better == "lower"
+            assert row.rows == len(mine)
+            assert row.low <= row.value <= row.high
+            assert row.better == "lower"
     assert counts_of(scores, "corpus")["transcript/wer@desk"].ids == [f"desk/{number:04d}" for number in range(9)]
 
 
@@ -164,7 +166,9 @@ def test_a_served_model_may_be_told(tmp_path: Path, dataset: Dataset) -> None:
     codec, config, _ = prepare(recipe, dataset)
     Predictor(build_model(config, codec), FeatureSpec(**recipe.features.model_dump())).save(tmp_path)
     described = describe(tmp_path)
-    assert isinstance(described, Description) and described.domains == ("calls", "desk")
+    assert isinstance(described, Description)
+    assert described.domains == ("calls", "desk")
     assert "domain" in signature(described.tasks, described.domains).params.to_dict().__str__()
     assert "'domain'" not in str(signature(described.tasks).params.to_dict())
-    assert math.isfinite(described.parameters) and channel_rows([]) == []
+    assert math.isfinite(described.parameters)
+    assert channel_rows([]) == []

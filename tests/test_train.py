@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +51,8 @@ def plain_fit(night: SimpleNamespace) -> tuple[list[dict[str, float]], list[dict
             history.append(metrics)
             weights.append({name: tensor.clone() for name, tensor in kept_weights(state).items()})
 
-    fit(model, loader, settings, report=report, validate=validate)
+    looking = replace(settings, look_every=night.recipe.interpret.gradients)
+    fit(model, loader, looking, report=report, validate=validate)
     return history, weights
 
 
