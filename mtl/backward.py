@@ -23,10 +23,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtl import parallel
 from mtl.balance import Balancer
@@ -84,22 +83,25 @@ class Backward:
         # In a stage that trains heads alone there is nothing to balance.
         if self.balancer.needs == "gramian" and any(map(_trained, self.model.shared_parts().values())):
             return self._balance_gradients(micro_batches, labelled, counts, step)
-        seen = self._look(micro_batches, labelled, counts, step) if self._looks(step) else {}
-        return replace(self._weigh_losses(micro_batches, labelled, counts, step), **seen)
+        seen = self._look(micro_batches, labelled, counts, step) if self._looks(step) else (None, None)
+        taken = self._weigh_losses(micro_batches, labelled, counts, step)
+        return replace(taken, gramians=seen[0], front_gramians=seen[1])
 
     def _looks(self, step: int) -> bool:
         """Whether a look is due, and there is something to see: a stage of a curriculum may hold all that is shared."""
         parts = (*self.model.front_parts().values(), *self.model.shared_parts().values())
         return self.look_every > 0 and step % self.look_every == 0 and any(map(_trained, parts))
 
-    def _look(self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int) -> dict[str, Any]:
-        """The Gramians of the step's plain gradients; no .grad is touched."""
+    def _look(
+        self, micro_batches: list[MicroBatch], labelled: Labelled, counts: Tensor, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """The Gramians of the step's plain gradients, in the trunk and in the front-ends; no .grad is touched."""
         rows = _Rows(self.model, counts > 0, shared_only=True)
         for position, group in enumerate(micro_batches):
             with self.model.entries() as entries:
                 found = self._forward(group, labelled[position], step, position)
             rows.add(found, per_item(self.balancer.static, counts), entries)
-        return {"gramians": rows.gramians(), "front_gramians": rows.front_gramians()}
+        return rows.gramians(), rows.front_gramians()
 
     @torch.no_grad()
     def losses_again(self, micro_batches: list[MicroBatch], step: int, first: Step) -> Tensor:
@@ -242,7 +244,7 @@ class _Rows:
         matrix = self.matrix.new_zeros(len(self.present), sum(p.numel() for p in self.front))
         for task, row in zip(self.present, matrix, strict=True):
             entered = [(entry, gradient) for entry, other, gradient in self._entered if other == task]
-            if entered:
+            if entered and self.front:
                 entries, gradients = zip(*entered, strict=True)
                 found = torch.autograd.grad(entries, self.front, gradients, retain_graph=True, allow_unused=True)
                 for piece, gradient in zip(row.split([p.numel() for p in self.front]), found, strict=True):
@@ -250,7 +252,7 @@ class _Rows:
                         piece.view_as(gradient).add_(gradient)
         return self._gramians(parallel.all_sum(matrix), self.front_parts)
 
-    def _gramians(self, matrix: Tensor, parts: list[list[Tensor]]) -> Tensor:
+    def _gramians(self, matrix: Tensor, parts: list[list[nn.Parameter]]) -> Tensor:
         found = matrix.new_zeros(len(parts), self.tasks, self.tasks)
         index = torch.tensor(self.present, device=found.device, dtype=torch.long)
         sizes = [sum(p.numel() for p in part) for part in parts]
@@ -292,5 +294,5 @@ def cosines_of(gramians: Tensor) -> Tensor:
     return found.masked_fill(~(there[..., :, None] & there[..., None, :]), torch.nan)
 
 
-def _trained(parameters: Iterable[Tensor]) -> list[Tensor]:
+def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameter for parameter in parameters if parameter.requires_grad]
