@@ -76,4 +76,5 @@ def validated(scores: Scores, ids: Sequence[str] | set[str]) -> dict[str, float]
 
 def budget_of(recipe: Recipe) -> str:
     share = "all" if recipe.search.share == 1 else f"{100 * recipe.search.share:g} % of the"
-    return f"{recipe.search.epochs} epochs of {share} training rows"
+    epochs = f"{recipe.search.epochs} epoch{'s' if recipe.search.epochs > 1 else ''}"
+    return f"{epochs} of {share} training rows"

@@ -34,7 +34,7 @@ def front_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "trial": trial,
             **{metric: f"{rows[trial]['metrics'][f'valid/{metric}']:.2f}" for metric in front["metrics"].values()},
-            result["objective"]["label"]: f"{rows[trial]['objective']:+.2f}",
+            result["objective"]["label"]: f"{rows[trial]['objective']:.2f}",
             "state": rows[trial]["state"],
             "": "knee" if trial == front["knee"] else "",
         }

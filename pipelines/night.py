@@ -330,7 +330,7 @@ def trial_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of the leaderboard as it is printed."""
     return {
         "trial": row["trial"],
-        "objective": f"{row['objective']:+.2f}",
+        "objective": f"{row['objective']:.2f}",
         "state": row["state"],
         "epochs": row["epochs"],
         "seconds": f"{row['seconds']:.0f}",

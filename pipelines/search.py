@@ -403,7 +403,7 @@ def _scribe(root: str, name: str, trials: int, epochs: int, tracking: Run | None
         ) -> None:
             self.epochs[trial.trial_id] = int(result["epoch"])
             self.write(trial, lambda run: run.log(numbers(result), step=int(result["epoch"])))
-            self.show(f"{result['objective']:+.1f} %")
+            self.show(f"{result['objective']:.1f} %")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self.epochs[trial.trial_id] = epochs  # what ASHA saved counts as done

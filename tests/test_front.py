@@ -163,7 +163,7 @@ def test_the_table_shows_metrics_as_they_are() -> None:
         ("a", "10.00", "90.00", ""),
         ("c", "30.00", "99.00", ""),
     ]
-    assert rows[0]["mean gain, %"] == "+31.25"  # 40 % fewer word errors, 22.5 % more right intents
+    assert rows[0]["mean gain, %"] == "31.25"  # 40 % fewer word errors, 22.5 % more right intents
     lines = front_lines(result())
     assert lines[0][0] == "objective"
     assert lines[0][1].startswith("mean over tasks of the change relative to single-task models")
