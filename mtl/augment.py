@@ -34,7 +34,7 @@ def speed(features: np.ndarray | Tensor, factor: float, spec: Spec) -> Tensor:
     if factor == 1:
         return frames
     warped = frames @ _warp(factor, spec.bins, spec.low_hz, spec.high_hz)
-    return _stretch(warped, perturbed_length(len(frames), factor))
+    return stretch(warped, perturbed_length(len(frames), factor))
 
 
 def perturbed_length(frames: int, factor: float) -> int:
@@ -76,8 +76,8 @@ def _mask(generator: np.random.Generator, size: int, limit: int) -> tuple[int, i
     return first, first + width
 
 
-def _stretch(frames: Tensor, length: int) -> Tensor:
-    """(T, F) to (length, F), the first and last frames kept."""
+def stretch(frames: Tensor, length: int) -> Tensor:
+    """(T, F) to (length, F) by linear interpolation in time alone, the first and last frames kept."""
     if length == len(frames):
         return frames
     places = torch.linspace(0, len(frames) - 1, length, dtype=torch.float64)

@@ -1,29 +1,34 @@
 """Fits a user's adapter to a few utterances, and says what it is worth on those that it did not hear.
 
-    folds = cross_fit(model, fresh, utterances, fitting)     # an adapter a fold, each deaf to its own fold
+    folds = cross_fit(model, fresh, utterances, spec, fitting)     # an adapter a fold, each deaf to its own fold
     steps = folds.best_steps()                               # where the loss on what was not heard is lowest
-    fit(model, personal, utterances, fitting, steps)         # the adapter that ships hears all of them
+    fit(model, personal, utterances, spec, fitting, steps)         # the adapter that ships hears all of them
 
-The base is frozen and in eval mode: only the adapter learns, by CTC on augmented features. How many steps are taken is
-chosen by the loss on utterances outside of the training; a fold that is to be scored is left out of that choice
-too, so that its score owes nothing to its own transcripts. None may be the best number: then the adapter is the base.
+First the tempo is looked for at which the base hears the user best. Then the base is frozen and in eval mode, and only
+the adapter learns, by CTC on augmented features. How many steps are taken is chosen by the loss on utterances outside
+of the training; a fold that is to be scored is left out of that choice and of the tempo's, so that its score owes
+nothing to its own transcripts. None may be the best number of steps: then the adapter is the base.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtl.audio import FeatureSpec
 from mtl.augment import spec_augment, speed
 from mtl.batch import Batch, Example, collate
 from mtl.model import SpeechModel
-from mtl.personal import Personal
+from mtl.personal import Personal, paced
+from mtl.tasks import Transcript
+from mtl.text import BLANK
 
 TASK = "transcript"
 Report = Callable[[int], None]
@@ -41,11 +46,11 @@ class Utterance:
 class Fitting:
     """How an adapter learns. look: steps between two looks at the loss on what is held back."""
 
-    steps: int = 120
-    look: int = 20
+    steps: int = 40
+    look: int = 8
     batch: int = 5
-    learning_rate: float = 2e-3
-    pull: float = 0.0  # of the squared distance to the base, beside the mean loss per unit
+    learning_rate: float = 1e-3  # at 3e-3 the loss on what is held back rises from the first steps on
+    tempos: tuple[float, ...] = (0.85, 0.92, 1.0, 1.08, 1.15)
     clip_norm: float = 1.0
     folds: int = 5
     speed: tuple[float, float] = (0.9, 1.1)
@@ -65,6 +70,7 @@ class Fold:
     """One adapter and the utterances that it did not hear. losses (looks,): their summed loss; units: its divisor."""
 
     held_back: tuple[int, ...]
+    tempo: float = 1.0
     losses: list[float] = field(default_factory=list)
     units: float = 0.0
     states: list[dict[str, Tensor]] = field(default_factory=list)
@@ -103,18 +109,28 @@ def split(count: int, folds: int, seed: int) -> list[tuple[int, ...]]:
 
 def cross_fit(
     model: SpeechModel,
-    fresh: Callable[[], Personal],
+    fresh: Callable[[float], Personal],
     utterances: Sequence[Utterance],
     spec: FeatureSpec,
     fitting: Fitting,
     report: Report | None = None,
 ) -> Folds:
-    """An adapter for each fold, trained on the others; `fresh` makes an untrained one. At least two utterances."""
-    done = []
+    """An adapter for each fold, from the others; `fresh` makes an untrained one of a tempo. Two utterances or more."""
+    done, losses = [], tempo_losses(model, utterances, fitting.tempos)
     for held_back in split(len(utterances), fitting.folds, fitting.seed):
         heard = [utterance for number, utterance in enumerate(utterances) if number not in held_back]
-        fold = Fold(held_back)
-        fit(model, fresh(), heard, spec, fitting, watched=[utterances[n] for n in held_back], fold=fold, report=report)
+        others = [number for number in range(len(utterances)) if number not in held_back]
+        fold = Fold(held_back, best_tempo(losses[:, others], fitting.tempos))
+        fit(
+            model,
+            fresh(fold.tempo),
+            heard,
+            spec,
+            fitting,
+            watched=[utterances[n] for n in held_back],
+            fold=fold,
+            report=report,
+        )
         done.append(fold)
     return Folds(fitting, tuple(done))
 
@@ -133,8 +149,7 @@ def fit(
     """Trains the adapter in place; `fold` is told losses and states at each look, from before the first step on."""
     generator = np.random.default_rng(fitting.seed)
     personal.to(model.device)
-    parameters = [parameter for parameter in personal.parameters() if parameter.requires_grad]
-    start = [parameter.detach().clone() for parameter in parameters]
+    parameters = list(personal.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=fitting.learning_rate, weight_decay=0.0)
     wanted = fitting.steps if steps is None else steps
     with frozen(model), personal.on(model):
@@ -145,14 +160,34 @@ def fit(
                 break
             batch = _drawn(heard, spec, fitting, generator).to(model.device)
             loss, count = model.losses(batch, (TASK,))[TASK]
-            pulled = sum(((now - then) ** 2).sum() for now, then in zip(parameters, start, strict=True))
             optimiser.zero_grad()
-            (loss / count.clamp(min=1) + fitting.pull * pulled).backward()
+            (loss / count.clamp(min=1)).backward()
             nn.utils.clip_grad_norm_(parameters, fitting.clip_norm)
             optimiser.step()
             if report:
                 report(1)
     return personal
+
+
+@torch.no_grad()
+def tempo_losses(model: SpeechModel, utterances: Sequence[Utterance], tempos: Sequence[float]) -> np.ndarray:
+    """The base's CTC loss of each utterance at each tempo, (tempos, N); infinite where frames are too few for it."""
+    batch = _batch([u.example for u in utterances], [u.features for u in utterances]).to(model.device)
+    assert batch.features is not None, "made from features"
+    assert batch.feature_lengths is not None, "likewise"
+    found, head = [], cast(Transcript, model.task(TASK))
+    with frozen(model):
+        for tempo in tempos:
+            features, lengths = paced(batch.features, batch.feature_lengths, tempo)
+            states = model.encode(replace(batch, features=features, feature_lengths=lengths), (TASK,))[TASK]
+            log_probs = head.log_probs(states).transpose(0, 1)
+            found.append(F.ctc_loss(log_probs, batch.units, states.lengths, batch.unit_lengths, BLANK, "none"))
+    return torch.stack(found).cpu().numpy()
+
+
+def best_tempo(losses: np.ndarray, tempos: Sequence[float]) -> float:
+    """The tempo with the lowest sum of losses (tempos, N)."""
+    return tempos[int(np.argmin(losses.sum(axis=1)))]
 
 
 @contextmanager

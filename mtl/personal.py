@@ -9,6 +9,8 @@ Behind each Conformer block the states x of a recording become
 
     y = x + x * gamma + beta,   z = y + s * up(SiLU(down(LayerNorm(y))))
 
+and before the front-end its frames are stretched in time, as if the user spoke 1 / tempo^s times as fast.
+
 gamma and beta are FiLM (Perez et al. 2018), made from the speaker's embedding e by a low-rank map without a bias:
 U V (e - m) / |user - m|, m the mean embedding of the speakers that the base was trained on. A stranger is given m, so
 gamma and beta are exactly zero. The bottleneck (Houlsby et al. 2019) is the user's own; s = <e - m, user - m> /
@@ -33,6 +35,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from mtl.augment import perturbed_length, stretch
 from mtl.batch import Batch
 from mtl.encoder import ConformerBlock
 from mtl.hotwords import WEIGHT
@@ -64,13 +67,15 @@ class Shape:
 class About:
     """Whose adapter this is, and of which base: models:/<base>/<version>, whose folder has the address `digest`.
 
-    hot_words: phrases that the base lacks or rates low; hot_weight: what each of their characters is worth.
+    tempo: how fast recordings are played to the base, 1 as they are. hot_words: phrases that the base lacks or rates
+    low; hot_weight: what each of their characters is worth.
     """
 
     speaker: str
     base: str
     version: int | None
     digest: str
+    tempo: float = 1.0
     hot_words: tuple[str, ...] = ()
     hot_weight: float = WEIGHT
     utterances: int = 0
@@ -131,9 +136,14 @@ class Personal(nn.Module):
         if voice is not None and torch.equal(voice.to(self.mean), self.mean):
             yield  # a stranger: the base, bit for bit
             return
-        hearing = [False]
+        hearing, tempo = [False], self.about.tempo ** float(self.condition(voice)[1])
+
+        def listen(_module: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            hearing[0] = True
+            return paced(*inputs, tempo)
+
         hooks = [
-            model.audio.register_forward_pre_hook(lambda *_: hearing.__setitem__(0, True)),
+            model.audio.register_forward_pre_hook(listen),
             model.text.register_forward_pre_hook(lambda *_: hearing.__setitem__(0, False)),
             *(block.register_forward_hook(self._hook(n, hearing, voice)) for n, block in enumerate(blocks)),
         ]
@@ -201,6 +211,17 @@ def read_header(path: Path | str) -> dict[str, Any]:
     return content
 
 
+def paced(features: Tensor, lengths: Tensor, tempo: float) -> tuple[Tensor, Tensor]:
+    """Log-mel (B, T, F) with lengths (B,), played `tempo` times as fast; the mel axis is left alone."""
+    if tempo == 1:
+        return features, lengths
+    rows = [
+        stretch(row[:length].float(), perturbed_length(length, tempo))
+        for row, length in zip(features, lengths.tolist(), strict=True)
+    ]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths.new_tensor([len(row) for row in rows])
+
+
 def blocks_of(model: SpeechModel) -> list[ConformerBlock]:
     """Every Conformer block, in the order of the model's modules."""
     return [module for module in model.trunk.modules() if isinstance(module, ConformerBlock)]
@@ -243,6 +264,10 @@ class PersonalPredictor(Predictor):
             weight = hot_weight if hot_words else own.hot_weight
             other.recogniser = other.searching([*own.hot_words, *hot_words], weight, n_best)
         return other
+
+    @property
+    def seconds_per_state(self) -> float:
+        return super().seconds_per_state * self.personal.about.tempo
 
     @torch.no_grad()
     def predict_batch(

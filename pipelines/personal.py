@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pipelines.gates import Decision
     from pipelines.registry import Registry, Version
 
-LOOKS = 6  # at the held-back loss
+LOOKS = 5  # at the held-back loss
 RARE = 1e-3  # probability of a word in its place, in the mean over a phrase, below which a phrase is a hot one
 PRIMARY = "transcript/wer"
 
@@ -48,6 +48,7 @@ class Outcome:
     promoted: bool
     reason: str
     utterances: int
+    tempo: float
     steps: int
     bytes: int
     hot_words: tuple[str, ...]
@@ -72,7 +73,7 @@ def personalise(
     """An adapter for the speaker of a manifest, as a version of `<model>.<speaker>`.
 
     speaker: what to call the user where the manifest names none. words: phrases that the user says. steps: most of a
-    fit, with a look every sixth of them. significant: be promoted only when the gain is significant at 95 %.
+    fit, with a look every fifth of them. significant: be promoted only when the gain is significant at 95 %.
 
     Raises:
         PersonaliseError: the model does not transcribe, or the manifest does not fit. IngestError: a recording cannot
@@ -98,7 +99,7 @@ def personalise(
         curve = made.folds.curve()
         best = fitting.looks.index(made.personal.about.steps)
         told = f"held-back loss {curve[0]:.3f} -> {curve[best]:.3f} per unit"
-        current.done(f"{made.personal.about.steps} steps, {told}", None)
+        current.done(f"tempo {made.personal.about.tempo:g}, {made.personal.about.steps} steps, {told}", None)
     with step("judge") as current:
         decision = judge(predictor, made, given, significant)
         current.done(decision.reason, None)
@@ -135,12 +136,12 @@ def fitted(
     """Cross-fits, then fits the adapter that ships for as many steps as did best on what was held back."""
     import torch
 
-    from mtl.enrolment import cross_fit, fit
+    from mtl.enrolment import best_tempo, cross_fit, fit, tempo_losses
     from mtl.personal import Personal
 
-    def fresh() -> Personal:
+    def fresh(tempo: float) -> Personal:
         torch.manual_seed(fitting.seed)
-        return Personal.beside(predictor.model, about, voice, mean)
+        return Personal.beside(predictor.model, replace(about, tempo=tempo), voice, mean)
 
     total, done = fitting.steps * (min(fitting.folds, len(given.rows)) + 1), 0
 
@@ -152,9 +153,10 @@ def fitted(
 
     folds = cross_fit(predictor.model, fresh, given.utterances, predictor.features, fitting, count)
     steps = folds.best_steps()
-    personal = fit(predictor.model, fresh(), given.utterances, predictor.features, fitting, steps, report=count)
+    tempo = best_tempo(tempo_losses(predictor.model, given.utterances, fitting.tempos), fitting.tempos)
+    personal = fit(predictor.model, fresh(tempo), given.utterances, predictor.features, fitting, steps, report=count)
     hot = hot_words(predictor, [row["text"] for row in given.rows], words)
-    personal.about = replace(about, hot_words=hot, steps=steps)
+    personal.about = replace(about, tempo=tempo, hot_words=hot, steps=steps)
     return Fitted(personal.eval(), folds, tuple(words), (voice, mean))
 
 
@@ -195,7 +197,8 @@ def held_back_predictions(predictor: Predictor, made: Fitted, given: Enrolled) -
     found: dict[int, Prediction] = {}
     for number, fold in enumerate(made.folds.folds):
         others = [row["text"] for n, row in enumerate(given.rows) if n not in fold.held_back]
-        about = replace(made.personal.about, hot_words=hot_words(predictor, others, made.words))
+        expected = hot_words(predictor, others, made.words)
+        about = replace(made.personal.about, tempo=fold.tempo, hot_words=expected)
         personal = Personal(made.personal.shape, about, *made.voices)
         personal.load_state_dict(made.folds.state(number))
         heard = predict_rows(PersonalPredictor(predictor, personal), [given.utterances[n] for n in fold.held_back])
@@ -274,6 +277,7 @@ def _registered(registry: Registry, base: Version, made: Fitted, given: Enrolled
         promoted=decision.promote,
         reason=decision.reason,
         utterances=len(given.rows),
+        tempo=made.personal.about.tempo,
         steps=made.personal.about.steps,
         bytes=size,
         hot_words=made.personal.about.hot_words,

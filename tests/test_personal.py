@@ -12,7 +12,18 @@ from torch import Tensor
 
 from mtl.audio import FeatureSpec
 from mtl.batch import Batch, collate
-from mtl.enrolment import Fitting, Fold, Folds, Utterance, cross_fit, fit, frozen, split
+from mtl.enrolment import (
+    Fitting,
+    Fold,
+    Folds,
+    Utterance,
+    best_tempo,
+    cross_fit,
+    fit,
+    frozen,
+    split,
+    tempo_losses,
+)
 from mtl.model import SpeechModel, build_model
 from mtl.personal import (
     LIMIT,
@@ -23,6 +34,7 @@ from mtl.personal import (
     Shape,
     blocks_of,
     check_base,
+    paced,
     read_header,
 )
 from mtl.predictor import Predictor
@@ -30,7 +42,7 @@ from mtl.sharing.adapter import Film
 
 SPEC = FeatureSpec(bins=tiny.BINS)
 ABOUT = About(speaker="ana", base="tiny", version=3, digest="0123456789abcdef")
-QUICK = Fitting(steps=4, look=2, batch=2, folds=2)
+QUICK = Fitting(steps=4, look=2, batch=2, folds=2, tempos=(1.0,))
 
 
 @pytest.fixture
@@ -135,7 +147,7 @@ def test_every_way_of_sharing_takes_it(sharing: str) -> None:
 
 def test_its_file_comes_back_and_is_small(model: SpeechModel, tmp_path: Path) -> None:
     personal = adapter(model)
-    personal.about = About("ana", "tiny", 3, "0" * 16, ("anna karenina",), 0.7, utterances=9, steps=40)
+    personal.about = About("ana", "tiny", 3, "0" * 16, 1.08, ("anna karenina",), 0.7, utterances=9, steps=40)
     personal.save(tmp_path / "ana.safetensors")
     again = Personal.load(tmp_path / "ana.safetensors")
     assert (again.about, again.shape) == (personal.about, personal.shape)
@@ -177,7 +189,7 @@ def test_fitting_moves_the_adapter_alone(model: SpeechModel) -> None:
     batch = heard(model)
     before = states(model, batch)
     rows = model.losses(batch, ("transcript",))["transcript"][0].item()
-    fit(model, personal, given, SPEC, Fitting(steps=60, batch=5, learning_rate=1e-2, speed=(1, 1)))
+    fit(model, personal, given, SPEC, Fitting(steps=30, batch=5, learning_rate=1e-2, speed=(1, 1)))
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(states(model, batch), before)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
@@ -205,7 +217,8 @@ def test_each_utterance_is_held_back_once() -> None:
 
 def test_steps_are_chosen_without_the_fold_that_is_scored() -> None:
     states = [[{"x": torch.tensor(10.0 * fold + look)} for look in range(3)] for fold in range(2)]
-    one, two = Fold((0,), [5.0, 1.0, 4.0], 2, states[0]), Fold((1,), [3.0, 9.0, 2.0], 2, states[1])
+    one = Fold((0,), 1.0, [5.0, 1.0, 4.0], 2, states[0])
+    two = Fold((1,), 1.0, [3.0, 9.0, 2.0], 2, states[1])
     folds = Folds(Fitting(steps=20, look=10), (one, two))
     assert folds.fitting.looks == (0, 10, 20)
     assert folds.curve() == [2.0, 2.5, 1.5]
@@ -216,15 +229,46 @@ def test_steps_are_chosen_without_the_fold_that_is_scored() -> None:
 
 def test_cross_fitting_starts_from_the_base(model: SpeechModel) -> None:
     given = utterances(model)
-    folds = cross_fit(model, lambda: adapter(model, trained=False), given, SPEC, QUICK)
+    folds = cross_fit(model, lambda tempo: adapter(model, trained=False), given, SPEC, QUICK)
     assert [len(fold.losses) for fold in folds.folds] == [3, 3]
     batch = collate([u.example for u in given], [u.features for u in given])
     with torch.no_grad():
         loss, count = model.losses(batch, ("transcript",))["transcript"]
     assert folds.curve()[0] == pytest.approx(float(loss / count), rel=1e-5)
     assert not torch.equal(folds.folds[0].states[2]["films.0.up"], folds.folds[1].states[2]["films.0.up"])
-    again = cross_fit(model, lambda: adapter(model, trained=False), given, SPEC, QUICK)
+    again = cross_fit(model, lambda tempo: adapter(model, trained=False), given, SPEC, QUICK)
     assert again.folds[0].losses == folds.folds[0].losses
+
+
+def test_a_tempo_stretches_frames_and_shifts_word_times(model: SpeechModel) -> None:
+    ramp = torch.arange(9.0)[None, :, None].repeat(2, 1, 3)
+    slow, lengths = paced(ramp, torch.tensor([9, 5]), 0.5)
+    assert lengths.tolist() == [18, 10]
+    assert slow[1, :10, 0].tolist() == pytest.approx([4 / 9 * n for n in range(10)], abs=1e-6)
+    assert slow[1, 10:].abs().max() == 0
+    assert paced(ramp, torch.tensor([9, 5]), 1.0)[0] is ramp
+    personal = adapter(model, trained=False)
+    personal.about = About("ana", "tiny", 3, "0" * 16, tempo=0.5)
+    batch = heard(model)
+    before, fast = states(model, batch), batch.feature_lengths
+    assert fast is not None
+    with personal.on(model):
+        assert states(model, batch).shape[1] == pytest.approx(2 * before.shape[1], abs=1)
+    with personal.on(model, voice=personal.mean):
+        assert torch.equal(states(model, batch), before)
+    base = Predictor(model, SPEC)
+    assert PersonalPredictor(base, personal).seconds_per_state == base.seconds_per_state / 2
+
+
+def test_the_best_tempo_is_that_of_the_lowest_loss(model: SpeechModel) -> None:
+    losses = np.array([[1.0, 9.0, 3.0], [2.0, 1.0, 4.0], [0.0, np.inf, 0.0]])
+    assert best_tempo(losses, (0.9, 1.0, 1.1)) == 1.0
+    assert best_tempo(losses[:, [0, 2]], (0.9, 1.0, 1.1)) == 1.1
+    given = utterances(model)
+    found = tempo_losses(model, given, (1.0, 40.0))
+    batch = collate([u.example for u in given], [u.features for u in given])
+    assert found[0].sum() == pytest.approx(model.losses(batch, ("transcript",))["transcript"][0].item(), rel=1e-5)
+    assert np.isinf(found[1]).all()  # one frame or two for a sentence
 
 
 def test_the_predictor_hears_through_it(model: SpeechModel) -> None:
@@ -248,7 +292,7 @@ def test_own_hot_words_are_expected(model: SpeechModel) -> None:
     personal = adapter(model)
     base = Predictor(model, SPEC)
     assert PersonalPredictor(base, personal).recogniser is None
-    personal.about = About("ana", "tiny", 3, "0" * 16, ("zanzibar",), 2.0)
+    personal.about = About("ana", "tiny", 3, "0" * 16, 1.0, ("zanzibar",), 2.0)
     mine = PersonalPredictor(base, personal)
     assert mine.recogniser.hot.phrases == ("zanzibar",)  # type: ignore[union-attr]
     assert mine.recogniser.hot.weight == 2.0  # type: ignore[union-attr]

@@ -84,6 +84,7 @@ def one_speaker(
     wordless = replace(made.personal.about, hot_words=())
     found: dict[str, Any] = {
         "speaker": heard.speaker,
+        "tempo": made.personal.about.tempo,
         "steps": made.personal.about.steps,
         "curve": made.folds.curve(),
         "promoted": decision.promote,
