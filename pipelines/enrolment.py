@@ -118,12 +118,19 @@ def voices(
     """
     import torch
 
+    mean = strangers(registry, base, predictor)
+    if mean is None:
+        return torch.ones(1), torch.zeros(1)
+    return mean_voice(predictor, [utterance.features for utterance in utterances]), mean
+
+
+def strangers(registry: Registry, base: Version, predictor: Predictor) -> torch.Tensor | None:
+    """The mean voice (E,) of the base's training speakers."""
     training = _training_rows(registry, base) if "speaker" in predictor.model.config.tasks else None
     if training is None:
-        return torch.ones(1), torch.zeros(1)
-    theirs = [training.features([n])[0] for n in _some_of_each(training)]
-    strangers = _mean_voice(predictor, [array.astype("float32") for array in theirs])
-    return _mean_voice(predictor, [utterance.features for utterance in utterances]), strangers
+        return None
+    theirs = training.features(_some_of_each(training))
+    return mean_voice(predictor, [array.astype("float32") for array in theirs])
 
 
 def _training_rows(registry: Registry, base: Version) -> Dataset | None:
@@ -155,7 +162,7 @@ def _some_of_each(dataset: Dataset) -> list[int]:
     return [position for name in chosen for position in found[name][:VOICES_EACH]]
 
 
-def _mean_voice(predictor: Predictor, features: Sequence[Any]) -> torch.Tensor:
+def mean_voice(predictor: Predictor, features: Sequence[Any]) -> torch.Tensor:
     """The mean of the recordings' embeddings, (E,)."""
     import numpy as np
     import torch

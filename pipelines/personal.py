@@ -218,14 +218,24 @@ def judge(predictor: Predictor, made: Fitted, given: Enrolled, significant: bool
 
     A handful of utterances seldom shows a gain at 95 %; the interval is told, and is asked for with `significant`.
     """
+    mine, base = held_back_predictions(predictor, made, given), predict_rows(predictor, given.utterances)
+    return compare(mine, base, given, predictor, significant)
+
+
+def compare(
+    mine: Sequence[Prediction],
+    base: Sequence[Prediction],
+    given: Enrolled,
+    predictor: Predictor,
+    significant: bool = False,
+) -> Decision:
+    """The same from what the adapter and the base have heard."""
     from mtl.metrics import METRICS
     from pipelines import gates
 
-    mine = _contender(
-        f"the adapter of {given.speaker}", held_back_predictions(predictor, made, given), given, predictor
-    )
-    base = _contender("the base", predict_rows(predictor, given.utterances), given, predictor)
-    decision = gates.decide(mine, base, Gates(primary=PRIMARY), METRICS)
+    candidate = _contender(f"the adapter of {given.speaker}", mine, given, predictor)
+    reigning = _contender("the base", base, given, predictor)
+    decision = gates.decide(candidate, reigning, Gates(primary=PRIMARY), METRICS)
     primary = next(row for row in decision.comparisons if row.metric == PRIMARY)
     assert primary.gain is not None, "both were scored on the same transcribed rows"
     better = primary.verdict == "better" if significant else primary.gain > 0

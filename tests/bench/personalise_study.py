@@ -68,42 +68,51 @@ def one_speaker(
     registry: Registry,
     base: Version,
     predictor: Predictor,
+    mean: torch.Tensor | None,
     heard: enrolment.Enrolled,
     rest: enrolment.Enrolled,
     fitting: Fitting,
 ) -> dict[str, Any]:
     """Errors per utterance before and after, on what the adapter heard (cross-fitted) and on what it did not."""
     began = time.process_time()
-    voice, mean = enrolment.voices(registry, base, predictor, heard.utterances)
+    voice = torch.ones(1)
+    if mean is not None:
+        voice = enrolment.mean_voice(predictor, [utterance.features for utterance in heard.utterances])
     about = personal._about(base, registry.folder(base.uri), heard)
-    made = personal.fitted(predictor, about, voice, mean, heard, (), fitting)
-    decision = personal.judge(predictor, made, heard)
+    made = personal.fitted(predictor, about, voice, torch.zeros(1) if mean is None else mean, heard, (), fitting)
+    cross = personal.held_back_predictions(predictor, made, heard)
+    before = personal.predict_rows(predictor, heard.utterances)
+    decision = personal.compare(cross, before, heard, predictor)
     seconds = time.process_time() - began
-    mine = PersonalPredictor(predictor, made.personal)
-    greedy = predictor.listening(greedy=True)
-    wordless = replace(made.personal.about, hot_words=())
-    found: dict[str, Any] = {
+    mine, greedy = PersonalPredictor(predictor, made.personal), predictor.listening(greedy=True)
+    hot, words = made.personal.about.hot_words, errors(rest, mine)
+    made.personal.about = replace(made.personal.about, hot_words=())
+    wordless = errors(rest, PersonalPredictor(predictor, made.personal)) if hot else words
+    theirs = errors(rest, predictor)
+    return {
         "speaker": heard.speaker,
         "tempo": made.personal.about.tempo,
         "steps": made.personal.about.steps,
         "curve": made.folds.curve(),
         "promoted": decision.promote,
         "reason": decision.reason,
-        "hot_words": made.personal.about.hot_words,
+        "hot_words": hot,
         "bytes": len(made.personal.to_bytes()),
         "cpu_seconds": round(seconds, 1),
         "words": {"rest": lengths(rest), "cross": lengths(heard)},
-        "base": {"beam": errors(rest, predictor), "greedy": errors(rest, greedy), "cross": errors(heard, predictor)},
+        "base": {
+            "beam": theirs,
+            "beam, no hot words": theirs,
+            "greedy": errors(rest, greedy),
+            "cross": counted(heard, before),
+        },
         "mine": {
-            "beam": errors(rest, mine),
+            "beam": words,
+            "beam, no hot words": wordless,
             "greedy": errors(rest, mine.listening(greedy=True)),
-            "cross": counted(heard, personal.held_back_predictions(predictor, made, heard)),
+            "cross": counted(heard, cross),
         },
     }
-    made.personal.about = wordless
-    found["mine"]["beam, no hot words"] = errors(rest, PersonalPredictor(predictor, made.personal))
-    found["base"]["beam, no hot words"] = found["base"]["beam"]
-    return found
 
 
 def lengths(given: enrolment.Enrolled) -> list[int]:
@@ -169,13 +178,14 @@ def main() -> None:
     tables = manifests(registry.store, [ref for ref in refs if ref[0].startswith("utterances/")])
     features = manifests(registry.store, [ref for ref in refs if ref[0].startswith("features/")])
     dataset = open_dataset(registry.store, tables, features)
+    mean = enrolment.strangers(registry, base, predictor)
     done = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     for name, rows in speakers(dataset, given.splits.split(",")).items():
         if len(rows) <= given.heard or name in {row["speaker"] for row in done}:
             continue
         heard = enrolled(dataset, rows[: given.heard], predictor, name, tables[0])
         rest = enrolled(dataset, rows[given.heard :], predictor, name, tables[0])
-        done.append(one_speaker(registry, base, predictor, heard, rest, fitting))
+        done.append(one_speaker(registry, base, predictor, mean, heard, rest, fitting))
         with given.out.open("a") as file:
             file.write(json.dumps(done[-1]) + "\n")
         print(f"{name}: {done[-1]['steps']} steps, {done[-1]['reason']}", flush=True)
