@@ -27,8 +27,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from pipelines import environment, night, study_stage, verdict
-from pipelines.commands import (
+from pipelines import environment, night, verdict
+from pipelines.desk.commands import (
     NUMBERS,
     JsonOption,
     NameArgument,
@@ -43,12 +43,13 @@ from pipelines.commands import (
     table_of,
     who,
 )
-from pipelines.front_table import front_lines, front_rows, picked
 from pipelines.night import Done, Outcome, Ref
 from pipelines.progress import display
 from pipelines.recipe import BALANCING, SHARING_MODES, Recipe, load
+from pipelines.search.front_table import front_lines, front_rows, picked
 from pipelines.store import Store
-from pipelines.study_table import KINDS, SEEDS, Split, gain_rows, group_lines, label_rows, variant_rows
+from pipelines.study import stage as study_stage
+from pipelines.study.table import KINDS, SEEDS, Split, gain_rows, group_lines, label_rows, variant_rows
 
 # Before prefect reads its settings. What is deployed logs to its server; a person sees our own lines.
 environment.prepare(environment.root_from(sys.argv), verbose=bool({"-v", "--verbose", "deploy"} & set(sys.argv)))
@@ -150,7 +151,7 @@ def trained(
     root: str, key: str, recipe: Recipe, said: list[Done], utterances: list[Ref], workers: int | None, again: bool
 ) -> Outcome:
     """From features to report, in one Ray session and one MLflow run."""
-    from pipelines import tracking
+    from pipelines.registry import tracking
 
     store = Store(root)
     tables = night.manifests(store, utterances)
@@ -420,7 +421,7 @@ def search_command(
         print_front(found)
     chosen = picked(found, pick)["overrides"]
     if write:
-        from pipelines.trial import with_overrides
+        from pipelines.search.trial import with_overrides
 
         write.write_text(with_overrides(load(recipe, settings or []), chosen).to_yaml(), encoding="utf-8")
     if not as_json:

@@ -31,7 +31,7 @@ Validate = Callable[[SpeechModel], dict[str, float]]
 
 
 class StepLoader(Protocol):
-    """What `fit` asks of a loader; see pipelines.loader.Loader."""
+    """What `fit` asks of a loader; see pipelines.data.loader.Loader."""
 
     def steps(self, epoch: int) -> int: ...
     def __iter__(self) -> Iterator[list[MicroBatch]]: ...

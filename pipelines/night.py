@@ -100,7 +100,8 @@ def kept_recipe(store: Store, key: str) -> Recipe:
 
 def identity(recipe: Recipe, utterances: Sequence[Manifest]) -> str:
     """Equal exactly when a second training could only give the same model."""
-    from pipelines import features, train
+    from pipelines.data import features
+    from pipelines.training import train
 
     versions = {"features": features.VERSION, "train": train.VERSION, "night": VERSION}
     return fingerprint(recipe.address(), sorted((item.dataset, item.address) for item in utterances), versions)
@@ -136,7 +137,7 @@ def nothing_new(record: Manifest) -> Outcome:
 
 def training_name(store: Store, recipe: Recipe, identity_: str, again: bool) -> str:
     """Name of the training run; with `again`, one that has not finished yet."""
-    from pipelines.train import finished as trained
+    from pipelines.training.train import finished as trained
 
     name, attempt = f"{recipe.name}-{identity_}", 1
     while again and trained(store, f"{name}-{attempt}") is not None:
@@ -217,7 +218,7 @@ class Step:
 
 def ingest(root: str, recipe_key: str, corpus: str) -> Done:
     """One corpus into its utterance table. Value: a reference to its manifest."""
-    from pipelines.ingest import ingest as run
+    from pipelines.data.ingest import ingest as run
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
@@ -243,7 +244,7 @@ def describe_corpus(manifest: Manifest, before: Manifest | None) -> str:
 
 def features(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
     """log-mel of every recording that has none yet. Value: references to the features manifests."""
-    from pipelines.features import dataset_name, extract
+    from pipelines.data.features import dataset_name, extract
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
@@ -270,7 +271,7 @@ def train(
     run: Mapping[str, str],
 ) -> Done:
     """The joint model. Value: the training run's name, by which its result is found in the store."""
-    from pipelines.train import train as fit
+    from pipelines.training.train import train as fit
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
@@ -299,9 +300,9 @@ def search(
     resume: bool,
 ) -> Done:
     """The trials of a search, their front, and its page. Value: SearchResult as plain data, and `report`."""
-    from pipelines import tracking
-    from pipelines.search import search as run
-    from pipelines.search_report import render
+    from pipelines.registry import tracking
+    from pipelines.search.report import render
+    from pipelines.search.search import search as run
     from pipelines.verdict import place
 
     store = Store(root)

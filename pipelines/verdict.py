@@ -18,12 +18,12 @@ from pipelines.recipe import Features, Recipe
 from pipelines.store import Manifest, Store
 
 if TYPE_CHECKING:
-    from pipelines.channel import Pair
-    from pipelines.evaluate import Scores
-    from pipelines.gates import Decision
-    from pipelines.ledger import Line
-    from pipelines.registry import Registry, Version
-    from pipelines.train import TrainResult
+    from pipelines.evaluation.channel import Pair
+    from pipelines.evaluation.evaluate import Scores
+    from pipelines.evaluation.gates import Decision
+    from pipelines.registry.ledger import Line
+    from pipelines.registry.registry import Registry, Version
+    from pipelines.training.train import TrainResult
 
 RECIPE_TAG = "motet.recipe_key"  # of a registered version: the recipe it was trained by, in the store
 ATTEMPTS = 3  # at a decision, when the champion changes meanwhile
@@ -38,9 +38,9 @@ def register(
     run: Mapping[str, str],
 ) -> Done:
     """The trained weights as the next version in the registry. Value: the version's number."""
-    from pipelines.registry import Registry
-    from pipelines.tracking import Run
-    from pipelines.train import finished
+    from pipelines.registry.registry import Registry
+    from pipelines.registry.tracking import Run
+    from pipelines.training.train import finished
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
@@ -63,9 +63,9 @@ def evaluate(
     run: Mapping[str, str],
 ) -> Done:
     """The packaged candidate and the champion on the same test rows. Value: the champion's version, or None."""
-    from pipelines.domains import figures
-    from pipelines.registry import Registry
-    from pipelines.tracking import Run
+    from pipelines.evaluation.domains import figures
+    from pipelines.registry.registry import Registry
+    from pipelines.registry.tracking import Run
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
@@ -119,9 +119,9 @@ def score(
 ) -> Scores:
     """A registered model's scores on the night's test rows, with the features that this model was trained on."""
     from mtl.predictor import Predictor, features_of
-    from pipelines.dataset import open_dataset
-    from pipelines.evaluate import evaluated
-    from pipelines.features import extract
+    from pipelines.data.dataset import open_dataset
+    from pipelines.data.features import extract
+    from pipelines.evaluation.evaluate import evaluated
 
     tables, found = manifests(store, utterances), manifests(store, feature_refs)
     folder = registry.folder(version.uri)
@@ -141,10 +141,10 @@ def interpret(
     run: Mapping[str, str],
 ) -> Done:
     """What the packaged candidate's tasks share and its layers hold, on valid rows. Value: its key in the store."""
-    from pipelines.dataset import open_dataset
-    from pipelines.interpretation import interpreted, read
-    from pipelines.registry import Registry
-    from pipelines.tracking import Run
+    from pipelines.data.dataset import open_dataset
+    from pipelines.evaluation.interpretation import interpreted, read
+    from pipelines.registry.registry import Registry
+    from pipelines.registry.tracking import Run
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
@@ -176,7 +176,7 @@ def decide(
     Raises:
         Overtaken: the champion changed faster than it could be judged against.
     """
-    from pipelines.registry import Overtaken, Registry
+    from pipelines.registry.registry import Overtaken, Registry
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
@@ -210,8 +210,8 @@ def judge(
 ) -> tuple[Decision, str]:
     """What the gate says, and the identity of the rows that it looked at."""
     from mtl.metrics import METRICS, metric_of
-    from pipelines.domains import counts_of, gated
-    from pipelines.gates import decide as gate
+    from pipelines.evaluation.domains import counts_of, gated
+    from pipelines.evaluation.gates import decide as gate
 
     by = recipe.domains.by
     mine = score(store, registry, registry.version(recipe.name, version), recipe, utterances, feature_refs)
@@ -241,7 +241,7 @@ def promotion(root: str, model: str, version: int, force: bool, reason: str, by:
     Raises:
         RegistryError: no such version, or it reigns already, or its data are gone.
     """
-    from pipelines.registry import Registry, RegistryError
+    from pipelines.registry.registry import Registry, RegistryError
 
     store = Store(root)
     registry = Registry(store)
@@ -263,7 +263,7 @@ def promotion(root: str, model: str, version: int, force: bool, reason: str, by:
 
 def challenger(root: str, model: str) -> int:
     """The version that waits. Raises RegistryError when none does."""
-    from pipelines.registry import CHALLENGER, Registry, RegistryError
+    from pipelines.registry.registry import CHALLENGER, Registry, RegistryError
 
     registry = Registry(root)
     for version in registry.versions(model):
@@ -286,12 +286,12 @@ def report(
     said: Sequence[tuple[str, str, float]],
 ) -> Done:
     """The page, in the store and in MLflow, and the record that makes this night a finished one. Value: an Outcome."""
-    from pipelines.findings import plain
-    from pipelines.interpretation import read
-    from pipelines.registry import Registry
-    from pipelines.report import render
-    from pipelines.story import Story
-    from pipelines.tracking import Run
+    from pipelines.evaluation.interpretation import read
+    from pipelines.registry.registry import Registry
+    from pipelines.registry.tracking import Run
+    from pipelines.report.findings import plain
+    from pipelines.report.report import render
+    from pipelines.report.story import Story
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
@@ -334,8 +334,8 @@ def report(
 
 def probed(store: Store, recipe: Recipe, utterances: Sequence[Manifest], features: Sequence[Manifest]) -> list[Pair]:
     """How well each two of the recipe's domains can be told apart by their channel."""
-    from pipelines.channel import probe
-    from pipelines.dataset import open_dataset
+    from pipelines.data.dataset import open_dataset
+    from pipelines.evaluation.channel import probe
 
     if recipe.domains.by == "corpus" and len(recipe.corpora) < 2:
         return []

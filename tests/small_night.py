@@ -18,9 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines import features, tracking
-from pipelines.ingest import ingest
+from pipelines.data import features
+from pipelines.data.ingest import ingest
 from pipelines.recipe import Recipe, parse
+from pipelines.registry import tracking
 from pipelines.store import Manifest, Store
 
 SECOND_EPOCH, FOURTH_EPOCH = 8, 20  # steps in their middle
@@ -72,7 +73,7 @@ def loop_with_accident(marker: Path, step: int, act: Callable[[], None]) -> Call
     def loop(config: dict[str, Any]) -> None:  # local, so that it travels to the workers by value
         import mtl.fit
         from mtl import parallel
-        from pipelines import worker
+        from pipelines.training import worker
 
         take_step = mtl.fit._Run.train_step
 
@@ -154,9 +155,9 @@ def _titles(pids: list[int]) -> list[str]:
 def main(kind: str, root: str, name: str = "search") -> None:
     import ray
 
-    from pipelines import train
-    from pipelines.search import search
-    from pipelines.study import study
+    from pipelines.search.search import search
+    from pipelines.study.study import study
+    from pipelines.training import train
 
     def shown(done: int, total: int, label: str) -> None:
         print(done, label, flush=True)

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
+from pipelines.data.table import UTTERANCES
 from pipelines.store import Manifest, Store, fingerprint
-from pipelines.table import UTTERANCES
 
 RATE = 16000
 WORDS = ("play", "stop", "some", "jazz", "the", "light", "in", "kitchen")

@@ -11,8 +11,8 @@ from mtl.audio import FeatureSpec
 from mtl.model import build_model
 from mtl.ngram import NGram
 from mtl.predictor import Predictor
-from pipelines.prepare import LanguageModelError, beam_config, given_language_model
 from pipelines.recipe import Recipe, load
+from pipelines.training.prepare import LanguageModelError, beam_config, given_language_model
 
 RECIPE = """
 name: small

@@ -9,7 +9,7 @@ import pytest
 
 from mtl.audio import CHUNK, FLOOR, FeatureSpec, frame_count, log_mel, mel_filters, mel_scale
 from pipelines import recipe
-from pipelines.sound import decode
+from pipelines.data.sound import decode
 
 SPEC = FeatureSpec()
 

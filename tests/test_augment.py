@@ -11,7 +11,7 @@ import torch
 
 from mtl.audio import FeatureSpec, log_mel
 from mtl.augment import perturbed_length, spec_augment, speed
-from pipelines.sound import decode
+from pipelines.data.sound import decode
 
 SPEC = FeatureSpec()
 

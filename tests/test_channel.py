@@ -16,10 +16,10 @@ from tiny import BINS
 
 from mtl.channel import Told, channel_statistics, logistic, separability, word_presence
 from pipelines import recipe
-from pipelines.adhoc import channel_rows
-from pipelines.channel import Pair, probe
-from pipelines.dataset import Dataset, open_dataset
-from pipelines.features import extract
+from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.features import extract
+from pipelines.desk.adhoc import channel_rows
+from pipelines.evaluation.channel import Pair, probe
 from pipelines.store import Store
 
 RATE = 16000

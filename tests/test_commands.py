@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import flows
 from pipelines import environment, progress
-from pipelines.commands import app
+from pipelines.desk.commands import app
 
 
 def call(*arguments: str) -> Result:

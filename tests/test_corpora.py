@@ -13,9 +13,9 @@ import pytest
 
 from pipelines.corpora import CORPORA
 from pipelines.corpora.base import CorpusError, Reject, Utterance, not_utf8, text_lines
+from pipelines.data.source import open_source
+from pipelines.data.table import REASONS
 from pipelines.recipe import CORPUS_KINDS, Corpus
-from pipelines.source import open_source
-from pipelines.table import REASONS
 
 
 def read(kind: str, path: Path | str, **settings: Any) -> tuple[list[Utterance], list[Reject]]:

@@ -12,10 +12,11 @@ import pytest
 from spoken import RATE, commit, spoken, written
 
 from mtl.audio import log_mel
-from pipelines import features, recipe
-from pipelines.dataset import ROWS, Dataset, DatasetError, open_dataset
-from pipelines.features import extract
-from pipelines.sound import decode
+from pipelines import recipe
+from pipelines.data import features
+from pipelines.data.dataset import ROWS, Dataset, DatasetError, open_dataset
+from pipelines.data.features import extract
+from pipelines.data.sound import decode
 from pipelines.store import Store
 
 SPEC = recipe.Features()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import doctor
-from pipelines.doctor import FAIL, OK, WARN
+from pipelines.desk import doctor
+from pipelines.desk.doctor import FAIL, OK, WARN
 
 
 def test_a_working_machine_passes(tmp_path: Path) -> None:

@@ -16,18 +16,18 @@ from mtl.audio import FeatureSpec
 from mtl.metrics import METRICS, metric_of, word_errors
 from mtl.model import build_model
 from mtl.predictor import Predictor
-from pipelines.adhoc import channel_rows
-from pipelines.dataset import Dataset, open_dataset
-from pipelines.domains import counts_of, figures, gated
-from pipelines.evaluate import Scores, evaluate
-from pipelines.features import extract
-from pipelines.gates import Contender, GateError, RowCounts, decide
-from pipelines.loader import evaluation_batches
-from pipelines.package import Description, describe, signature
-from pipelines.prepare import DomainError, Validation, model_config, prepare
+from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.features import extract
+from pipelines.data.loader import evaluation_batches
+from pipelines.desk.adhoc import channel_rows
+from pipelines.evaluation.domains import counts_of, figures, gated
+from pipelines.evaluation.evaluate import Scores, evaluate
+from pipelines.evaluation.gates import Contender, GateError, RowCounts, decide
 from pipelines.recipe import Gates, Recipe, RecipeError, parse
+from pipelines.registry.package import Description, describe, signature
+from pipelines.registry.tracking import _metric_name
 from pipelines.store import Store
-from pipelines.tracking import _metric_name
+from pipelines.training.prepare import DomainError, Validation, model_config, prepare
 
 CORPORA = [{"name": name, "kind": "manifest", "source": f"{name}.jsonl"} for name in ("calls", "desk", "book")]
 SMALL = {"width": 16, "blocks": 1, "heads": 2, "kernel": 3, "subsampling": 2}

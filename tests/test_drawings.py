@@ -13,10 +13,10 @@ from test_report import night, read  # noqa: F401  # a fixture
 from mtl.interpret import pictures
 from mtl.model import build_model
 from mtl.sharing import TRUNKS
-from pipelines.charts import Cell, grid_chart
-from pipelines.drawings import drawings
-from pipelines.interpretation import _plain
-from pipelines.report import Night, render
+from pipelines.evaluation.interpretation import _plain
+from pipelines.report.charts import Cell, grid_chart
+from pipelines.report.drawings import drawings
+from pipelines.report.report import Night, render
 
 EXPECTED = {
     "hard": [],

@@ -346,14 +346,14 @@ def test_wrong_options_are_explained(options: dict[str, Any], complaint: str) ->
 
 
 def test_a_source_is_refused(tmp_path: Path) -> None:
-    from pipelines.source import open_source
+    from pipelines.data.source import open_source
 
     with pytest.raises(CorpusError, match="leave out its source"):
         list(espeak.read(open_source(str(tmp_path)), corpus()))
 
 
 def test_ten_new_utterances_are_ten_new_rows(store: Any) -> None:
-    from pipelines.ingest import ingest, utterances
+    from pipelines.data.ingest import ingest, utterances
     from pipelines.recipe import Quality
 
     settings = {"valid_utterances": 2, "test_utterances": 2, "text_only_sentences": 3}

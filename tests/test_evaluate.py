@@ -22,10 +22,10 @@ from mtl.model import build_model
 from mtl.predictor import Prediction, Predictor
 from mtl.text import Codec, tokens_of
 from pipelines import recipe
-from pipelines.dataset import Dataset, open_dataset
-from pipelines.evaluate import EvaluationError, Expected, Scores, evaluate, evaluated, rows_identity
-from pipelines.features import extract
-from pipelines.gates import decide
+from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.features import extract
+from pipelines.evaluation.evaluate import EvaluationError, Expected, Scores, evaluate, evaluated, rows_identity
+from pipelines.evaluation.gates import decide
 from pipelines.store import Store
 
 CONFIG = recipe.Loader(batch_seconds=6.0, batch_tokens=30)

@@ -16,11 +16,12 @@ from buckets import new_bucket
 from spoken import RATE, commit, record, spoken, written
 
 from mtl.audio import log_mel
-from pipelines import features, recipe
-from pipelines.dataset import open_dataset
-from pipelines.features import FeatureError, dataset_name, extract, index
+from pipelines import recipe
+from pipelines.data import features
+from pipelines.data.dataset import open_dataset
+from pipelines.data.features import FeatureError, dataset_name, extract, index
+from pipelines.data.sound import decode
 from pipelines.roots import s3_filesystem
-from pipelines.sound import decode
 from pipelines.store import Manifest, Store
 
 SPEC = recipe.Features()
@@ -179,7 +180,8 @@ def test_ray_and_local_make_the_same_parts(
 
 KILLED = """
 import sys, time
-from pipelines import features, recipe
+from pipelines import recipe
+from pipelines.data import features
 from pipelines.store import Store
 features.PART_SECONDS = 4.0
 store = Store(sys.argv[1])

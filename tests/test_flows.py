@@ -15,9 +15,9 @@ from conftest import ROOT, FinishedNight
 
 import flows
 from pipelines import night, verdict
-from pipelines.ledger import Ledger
 from pipelines.recipe import load
-from pipelines.registry import Registry
+from pipelines.registry.ledger import Ledger
+from pipelines.registry.registry import Registry
 from pipelines.store import Store
 
 
@@ -201,7 +201,7 @@ def test_what_may_pass(error: BaseException | None, expected: bool) -> None:
 
 
 def test_a_fault_below_another_error_may_pass() -> None:
-    from pipelines.source import SourceError
+    from pipelines.data.source import SourceError
 
     error = SourceError("cannot read")
     error.__cause__ = ConnectionResetError("reset")

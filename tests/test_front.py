@@ -16,16 +16,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small_night
 
 from mtl.fit import NonFiniteLoss
-from pipelines.front import front_of
-from pipelines.front_charts import axis_label, parallel, scatter, steps
-from pipelines.front_table import PickError, front_lines, front_rows, picked, schedule_lines
-from pipelines.pbt import Perturb, extended, next_exchange, ranges_of
 from pipelines.recipe import RecipeError, parse
-from pipelines.scalar import Scalar, costs
-from pipelines.search import SearchError, SearchResult, search
-from pipelines.search_report import render
+from pipelines.search.front import front_of
+from pipelines.search.front_charts import axis_label, parallel, scatter, steps
+from pipelines.search.front_table import PickError, front_lines, front_rows, picked, schedule_lines
+from pipelines.search.pbt import Perturb, extended, next_exchange, ranges_of
+from pipelines.search.report import render
+from pipelines.search.scalar import Scalar, costs
+from pipelines.search.search import SearchError, SearchResult, search
+from pipelines.search.trial import figures, not_finite, with_overrides
 from pipelines.store import Store
-from pipelines.trial import figures, not_finite, with_overrides
 
 TASKS = ["transcript", "intent"]
 SINGLE = {"transcript/wer": 20.0, "intent/accuracy": 80.0}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipelines.gates import Contender, Decision, GateError, RowCounts, decide, paired_bootstrap
+from pipelines.evaluation.gates import Contender, Decision, GateError, RowCounts, decide, paired_bootstrap
 from pipelines.recipe import Gates
 
 

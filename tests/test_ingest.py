@@ -20,15 +20,15 @@ import pytest
 import soundfile
 from buckets import new_bucket
 
-from pipelines import recordings
-from pipelines.ingest import VERSION, IngestError, ingest, quarantine, utterances
+from pipelines.data import recordings
+from pipelines.data.ingest import VERSION, IngestError, ingest, quarantine, utterances
+from pipelines.data.recordings import digest_of
+from pipelines.data.source import read_audio
+from pipelines.data.splits import SplitError
+from pipelines.data.table import QUARANTINE, REASONS, UTTERANCES, stated
 from pipelines.recipe import Corpus, Quality
-from pipelines.recordings import digest_of
 from pipelines.roots import s3_filesystem
-from pipelines.source import read_audio
-from pipelines.splits import SplitError
 from pipelines.store import Manifest, Store, collect_garbage
-from pipelines.table import QUARANTINE, REASONS, UTTERANCES, stated
 
 RATE = 16000
 LENIENT = Quality(max_quarantined=1.0)

@@ -15,12 +15,12 @@ from mtl.model import build_model
 from mtl.predictor import Predictor
 from mtl.text import Codec
 from pipelines import recipe
-from pipelines.dataset import Dataset, open_dataset
-from pipelines.features import extract
-from pipelines.interpretation import FRAMES, _split, interpret, interpreted, phones_of, read, sample
-from pipelines.prepare import feature_spec, model_config
+from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.features import extract
+from pipelines.evaluation.interpretation import FRAMES, _split, interpret, interpreted, phones_of, read, sample
 from pipelines.recipe import Recipe, parse
 from pipelines.store import Store
+from pipelines.training.prepare import feature_spec, model_config
 
 TASKS = ("transcript", "intent", "slots", "speaker", "emotion")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mtl.text import normalise
 from pipelines.corpora.base import Recording, Utterance
-from pipelines.labels import LabelError, align, check_bio, clean
+from pipelines.data.labels import LabelError, align, check_bio, clean
 
 SLOTS = ("city", "time")
 TAGS = st.sampled_from(["O", *(f"{kind}-{slot}" for kind in "BI" for slot in SLOTS)])

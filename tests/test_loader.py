@@ -12,10 +12,10 @@ from spoken import commit, spoken, written
 from mtl.batch import Batch
 from mtl.text import Codec
 from pipelines import recipe
-from pipelines.dataset import Dataset, open_dataset
-from pipelines.features import extract
-from pipelines.loader import Loader, LoaderError, evaluation_batches
-from pipelines.plan import PADDING_LIMIT, Group, cut, padding_of, quotas
+from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.features import extract
+from pipelines.data.loader import Loader, LoaderError, evaluation_batches
+from pipelines.data.plan import PADDING_LIMIT, Group, cut, padding_of, quotas
 from pipelines.store import Store
 
 CONFIG = recipe.Loader(batch_seconds=6.0, batch_tokens=30)

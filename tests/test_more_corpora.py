@@ -13,9 +13,9 @@ import soundfile
 
 from pipelines.corpora import CORPORA
 from pipelines.corpora.base import CorpusError, Reject, Utterance
-from pipelines.ingest import ingest, utterances
+from pipelines.data.ingest import ingest, utterances
+from pipelines.data.source import open_source
 from pipelines.recipe import Corpus, Quality
-from pipelines.source import open_source
 from pipelines.store import Store
 
 

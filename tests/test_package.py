@@ -24,8 +24,8 @@ import torch
 from mtl.audio import FeatureSpec
 from mtl.model import build_model
 from mtl.predictor import Predictor, features_of
-from pipelines.package import PackageError, describe, predictor_folder, save_package
-from pipelines.sound import decode
+from pipelines.data.sound import decode
+from pipelines.registry.package import PackageError, describe, predictor_folder, save_package
 
 # What a serving machine need not have. pyarrow stays: mlflow itself wants it.
 ABSENT = ("ray", "prefect", "torchjd", "pipelines", "flows", "jiwer", "sentencepiece", "s3fs", "pydantic_settings")
@@ -248,7 +248,7 @@ def test_a_row_that_cannot_be_answered_is_named(package: Path, row: dict[str, An
 
 
 def test_empty_and_endless_recordings_are_refused() -> None:
-    from pipelines import packaged_model
+    from pipelines.registry import packaged_model
 
     for samples, told in ((0, "empty"), (8000 * 601, "601 s long, at most 600 s")):
         file = io.BytesIO()

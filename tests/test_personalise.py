@@ -30,12 +30,12 @@ from mtl.ngram import NGram
 from mtl.personal import LIMIT, Personal, PersonalError, PersonalPredictor
 from mtl.predictor import Predictor
 from mtl.text import Codec
-from pipelines import enrolment, personal
-from pipelines.commands import app
-from pipelines.enrolment import PersonaliseError, enrol
-from pipelines.ingest import IngestError
-from pipelines.personal import hot_words, personalise
-from pipelines.registry import Registry, RegistryError
+from pipelines.data.ingest import IngestError
+from pipelines.desk.commands import app
+from pipelines.personal import enrolment, personal
+from pipelines.personal.enrolment import PersonaliseError, enrol
+from pipelines.personal.personal import hot_words, personalise
+from pipelines.registry.registry import Registry, RegistryError
 from pipelines.store import Store
 
 RATE = 16000
@@ -268,7 +268,7 @@ def test_the_package_needs_nothing_of_the_pipeline(root: str, ana: dict[str, Any
 def test_the_package_refuses_another_base(
     root: str, ana: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.packaged_model import ADAPTER, SpeechService
+    from pipelines.registry.packaged_model import ADAPTER, SpeechService
 
     registry = Registry(root)
     file, folder = registry.adapter("models:/tones.ana/1"), registry.folder("models:/tones/1")
@@ -333,8 +333,8 @@ def test_hot_words_are_what_the_base_lacks_or_rates_low() -> None:
 
 def test_a_voice_stands_beside_the_mean_of_the_training_speakers(root: str, tmp_path: Path) -> None:
     """A base whose training rows are in the store, and one whose are gone."""
-    from pipelines.adhoc import ingest_one
-    from pipelines.features import extract
+    from pipelines.data.features import extract
+    from pipelines.desk.adhoc import ingest_one
     from pipelines.recipe import Features
 
     store, registry = Store(root), Registry(root)

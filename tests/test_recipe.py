@@ -14,9 +14,9 @@ from mtl.balance import METHODS
 from mtl.curriculum import Stage
 from mtl.sharing import TRUNKS
 from pipelines import recipe as recipes
-from pipelines.prepare import fit_config, model_config
 from pipelines.recipe import Recipe, RecipeError, load, parse, shipped
-from pipelines.story import stages
+from pipelines.report.story import stages
+from pipelines.training.prepare import fit_config, model_config
 
 SMALL = {
     "name": "small",

@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 from mtl.audio import FeatureSpec
 from mtl.model import build_model
 from mtl.predictor import Predictor
-from pipelines import tracking
-from pipelines.gates import Contender, Decision, RowCounts, decide
-from pipelines.ledger import Ledger, Line, fold
+from pipelines.evaluation.gates import Contender, Decision, RowCounts, decide
 from pipelines.recipe import Gates, Recipe, parse
-from pipelines.registry import Overtaken, Registry, RegistryError, load
+from pipelines.registry import tracking
+from pipelines.registry.ledger import Ledger, Line, fold
+from pipelines.registry.registry import Overtaken, Registry, RegistryError, load
 from pipelines.store import Store
 
 

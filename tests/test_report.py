@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines import charts
-from pipelines.report import Confusion, Fault, Night, Row, Translated, curves, diff, render
+from pipelines.report import charts
+from pipelines.report.report import Confusion, Fault, Night, Row, Translated, curves, diff, render
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 

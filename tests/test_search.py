@@ -17,16 +17,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small_night
 
 from mtl.sharing import TRUNKS
-from pipelines import tracking
-from pipelines.baselines import single_task
-from pipelines.prepare import sampled
 from pipelines.recipe import Recipe, parse
-from pipelines.scalar import Scalar
-from pipelines.search import SearchError, SearchResult, Slots, Space, search, slots_of
+from pipelines.registry import tracking
+from pipelines.search.baselines import single_task
+from pipelines.search.scalar import Scalar
+from pipelines.search.search import SearchError, SearchResult, Slots, Space, search, slots_of
+from pipelines.search.trial import TrialState, overrides_of, with_overrides
 from pipelines.store import Store
-from pipelines.study import study
-from pipelines.train import Share
-from pipelines.trial import TrialState, overrides_of, with_overrides
+from pipelines.study.study import study
+from pipelines.training.prepare import sampled
+from pipelines.training.train import Share
 
 pytest.importorskip("espeakng_loader", reason="the small night is spoken by eSpeak NG: install motet[espeak]")
 
@@ -272,7 +272,7 @@ def test_a_trial_keeps_its_last_whole_epoch(tmp_path: Path) -> None:
 
 
 def test_another_search_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.search import _name, _planned
+    from pipelines.search.search import _name, _planned
 
     store, recipe = Store(str(tmp_path)), small_night.recipe()
     data: Any = ([SimpleNamespace(address="a")], [SimpleNamespace(address="b")])

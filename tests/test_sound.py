@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.sound import SoundError, check, decode, read
-from pipelines.table import REASONS
+from pipelines.data.sound import SoundError, check, decode, read
+from pipelines.data.table import REASONS
 
 RATE = 16000
 

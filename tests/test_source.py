@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from buckets import new_bucket
 
-from pipelines import archive, download
-from pipelines.archive import ArchiveError, unpack
+from pipelines.data import archive, download
+from pipelines.data.archive import ArchiveError, unpack
+from pipelines.data.source import Source, SourceError, open_source, read_audio
 from pipelines.roots import s3_filesystem
-from pipelines.source import Source, SourceError, open_source, read_audio
 from pipelines.store import Store
 
 CONTENT = {"a/one.txt": b"1", "a/b/two.txt": b"22", "three.txt": b"333"}

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.data.splits import SplitError, overrides, position, settle, split_at
+from pipelines.data.table import SPLITS
 from pipelines.recipe import Corpus, Fractions
-from pipelines.splits import SplitError, overrides, position, settle, split_at
-from pipelines.table import SPLITS
 
 NAMES = st.text(min_size=1, max_size=8)
 SHARES = st.tuples(st.integers(0, 10), st.integers(0, 10), st.integers(0, 10)).filter(any)

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from conftest import ROOT
 
-from pipelines import stack
-from pipelines.doctor import port_free
-from pipelines.stack import HOST, Service, StackError, plan, running
+from pipelines.desk import stack
+from pipelines.desk.doctor import port_free
+from pipelines.desk.stack import HOST, Service, StackError, plan, running
 
 # A service that starts a child of its own, as servers do, before it answers.
 PARENT = (

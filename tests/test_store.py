@@ -17,9 +17,9 @@ from buckets import endpoint, new_bucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.data.table import UTTERANCES
 from pipelines.roots import FolderRoot, S3Root, cache_folder
 from pipelines.store import Manifest, Store, StoreError, collect_garbage, fingerprint
-from pipelines.table import UTTERANCES
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\\\0", exclude_categories=("Cs",)), min_size=1, max_size=20

@@ -21,15 +21,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small_night
 
 from mtl.metrics import METRICS
-from pipelines import charts, study_report, tracking
-from pipelines.dataset import open_dataset
-from pipelines.evaluate import Cost, Scores
-from pipelines.prepare import Job
+from pipelines.data.dataset import open_dataset
+from pipelines.evaluation.evaluate import Cost, Scores
 from pipelines.recipe import Recipe, parse
+from pipelines.registry import tracking
+from pipelines.report import charts
 from pipelines.store import Store
-from pipelines.study import Study, StudyError, cells_of, closed, needs_of, run_cell, study
-from pipelines.study_report import Findings, findings_of, render
-from pipelines.study_table import gain_rows, group_lines
+from pipelines.study import report as study_report
+from pipelines.study.report import Findings, findings_of, render
+from pipelines.study.study import Study, StudyError, cells_of, closed, needs_of, run_cell, study
+from pipelines.study.table import gain_rows, group_lines
+from pipelines.training.prepare import Job
 
 TASKS = ("transcript", "intent", "slots", "domain")
 FREE: dict[str, frozenset[str]] = {task: frozenset() for task in TASKS}
@@ -297,7 +299,7 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(ray_session: Any, small
 
 
 def test_a_cell_is_the_same_wherever_it_runs(ray_session: Any, small: SimpleNamespace) -> None:
-    from pipelines.study import _codec, _planned
+    from pipelines.study.study import _codec, _planned
 
     recipe = parse({**small_night.RECIPE, "tasks": {"transcript": {}, "intent": {"labels": 0.1}}})
     recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"epochs": 1})})

@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small_night
 
 from mtl.curriculum import Curriculum, Stage
-from pipelines import charts
-from pipelines.dataset import open_dataset
-from pipelines.prepare import fit_config
+from pipelines.data.dataset import open_dataset
 from pipelines.recipe import parse
-from pipelines.study import Study, StudyError, _recipe_of, cells_of, study
-from pipelines.study_labels import Sparse, figure, render, sparse_of, sparse_tasks, study_by_labels, with_labels
-from pipelines.study_table import label_rows
+from pipelines.report import charts
+from pipelines.study.labels import Sparse, figure, render, sparse_of, sparse_tasks, study_by_labels, with_labels
+from pipelines.study.study import Study, StudyError, _recipe_of, cells_of, study
+from pipelines.study.table import label_rows
+from pipelines.training.prepare import fit_config
 
 FREE: dict[str, frozenset[str]] = {"transcript": frozenset(), "intent": frozenset(), "slots": frozenset({"transcript"})}
 

@@ -12,12 +12,12 @@ from test_report import read
 from test_study import handmade, small, two_tasks  # noqa: F401
 
 from mtl.sharing.compare import TOLERANCE, count_parameters
-from pipelines.dataset import open_dataset
-from pipelines.prepare import labelled, model_config, prepare
+from pipelines.data.dataset import open_dataset
 from pipelines.recipe import BALANCING, SHARING_MODES
-from pipelines.study import Study, StudyError, study
-from pipelines.study_table import variant_rows
-from pipelines.study_variants import Compared, compared_of, render, study_variants, variants
+from pipelines.study.study import Study, StudyError, study
+from pipelines.study.table import variant_rows
+from pipelines.study.variants import Compared, compared_of, render, study_variants, variants
+from pipelines.training.prepare import labelled, model_config, prepare
 
 
 def test_variants_differ_from_the_recipe_in_one_thing_and_are_as_large(small: SimpleNamespace) -> None:  # noqa: F811

@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small_night
 
 from mtl.fit import fit, kept_weights
-from pipelines import tracking
-from pipelines.dataset import open_dataset
-from pipelines.prepare import Job, UnlabelledTask, bounded, fit_config, labelled, prepare, sampled, trainable
+from pipelines.data.dataset import open_dataset
 from pipelines.recipe import parse
+from pipelines.registry import tracking
 from pipelines.store import Store
-from pipelines.train import Share, TrainError, TrainResult, _best, finished, share_of, train
-from pipelines.worker import Reporter
+from pipelines.training.prepare import Job, UnlabelledTask, bounded, fit_config, labelled, prepare, sampled, trainable
+from pipelines.training.train import Share, TrainError, TrainResult, _best, finished, share_of, train
+from pipelines.training.worker import Reporter
 
 pytest.importorskip("espeakng_loader", reason="the small night is spoken by eSpeak NG: install motet[espeak]")
 
@@ -75,7 +75,7 @@ def test_a_run_whose_driver_and_then_a_worker_are_killed_gives_the_plain_fit(
 
     # … then two workers, one of which is killed in the fourth.
     accident = small_night.loop_with_accident(tmp_path / "died", small_night.FOURTH_EPOCH, small_night.die())
-    monkeypatch.setattr("pipelines.train.loop", accident)
+    monkeypatch.setattr("pipelines.training.train.loop", accident)
     reported: list[float] = []
     run = tracking.start(night.store.root, night.recipe, "night-1")
     result = train_night(night, "night-1", workers=2, on_report=lambda row: reported.append(row["epoch"]), tracking=run)
@@ -209,8 +209,8 @@ def test_a_share_of_the_training_labels_is_kept_and_a_larger_share_holds_a_small
 def test_validation_takes_the_same_bounded_sample(night: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = open_dataset(night.store, night.utterances, night.features).split("train").rows
     assert bounded(rows) == list(range(len(rows)))
-    monkeypatch.setattr("pipelines.prepare.VALID_SECONDS", 20.0)
-    monkeypatch.setattr("pipelines.prepare.VALID_SENTENCES", 7)
+    monkeypatch.setattr("pipelines.training.prepare.VALID_SECONDS", 20.0)
+    monkeypatch.setattr("pipelines.training.prepare.VALID_SENTENCES", 7)
     chosen = rows.take(bounded(rows))
     heard = [seconds for seconds in chosen["duration"].to_pylist() if seconds is not None]
     assert len(chosen) - len(heard) == 7

@@ -19,17 +19,18 @@ from mtl.metrics import METRICS
 from mtl.model import build_model
 from mtl.predictor import Predictor
 from mtl.text import Characters
-from pipelines import findings, recipe
-from pipelines.adhoc import answer_table
-from pipelines.dataset import Dataset, open_dataset
-from pipelines.evaluate import Scores, evaluate
-from pipelines.features import extract
-from pipelines.gates import decide
-from pipelines.loader import Loader
-from pipelines.package import describe, requirements, signature
-from pipelines.packaged_model import as_table
-from pipelines.prepare import UnlabelledTask, VocabularyError, labelled, model_config, prepare
+from pipelines import recipe
+from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.features import extract
+from pipelines.data.loader import Loader
+from pipelines.desk.adhoc import answer_table
+from pipelines.evaluation.evaluate import Scores, evaluate
+from pipelines.evaluation.gates import decide
+from pipelines.registry.package import describe, requirements, signature
+from pipelines.registry.packaged_model import as_table
+from pipelines.report import findings
 from pipelines.store import Store
+from pipelines.training.prepare import UnlabelledTask, VocabularyError, labelled, model_config, prepare
 
 GERMAN = {
     "play": "Spiel", "stop": "Halt", "some": "etwas", "jazz": "Jazz", "the": "das", "light": "Licht", "in": "in",

@@ -139,7 +139,7 @@ def test_only_unseen_speakers_are_judged_and_lower_is_better() -> None:
 
 
 def test_the_gate_blocks_a_model_whose_voices_became_worse() -> None:
-    from pipelines.gates import Contender, RowCounts, decide
+    from pipelines.evaluation.gates import Contender, RowCounts, decide
     from pipelines.recipe import Gates
 
     def contender(name: str, spread: float) -> Contender:

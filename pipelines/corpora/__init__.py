@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from pipelines.corpora import atis, commonvoice, covost, librispeech, manifest, sgd, voxceleb
 from pipelines.corpora.base import Reader, Reject, Utterance
+from pipelines.data.source import Source
 from pipelines.recipe import Corpus
-from pipelines.source import Source
 
 
 def _read_espeak(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:

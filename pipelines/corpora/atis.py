@@ -24,9 +24,9 @@ from pipelines.corpora.base import (
     source_fingerprint,
     text_lines,
 )
+from pipelines.data.source import Source
+from pipelines.data.table import SPLITS
 from pipelines.recipe import Corpus
-from pipelines.source import Source
-from pipelines.table import SPLITS
 
 _FILES = ("seq.in", "seq.out", "label")
 

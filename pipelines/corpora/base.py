@@ -14,8 +14,8 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from pipelines.data.source import Recording, Source
 from pipelines.recipe import Corpus
-from pipelines.source import Recording, Source
 
 # Options of every kind: {speaker: split} overrides (splits.py), and a licence that is kept with each version.
 COMMON_OPTIONS = ("splits", "license")

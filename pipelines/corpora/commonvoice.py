@@ -25,8 +25,8 @@ from pipelines.corpora.base import (
     source_fingerprint,
     text_lines,
 )
+from pipelines.data.source import Source
 from pipelines.recipe import Corpus
-from pipelines.source import Source
 
 LISTS = {"splits": ("train", "dev", "test"), "validated": ("validated",)}
 _NEEDED = ("client_id", "path", "sentence")

@@ -27,8 +27,8 @@ from pipelines.corpora.base import (
     source_fingerprint,
     text_lines,
 )
+from pipelines.data.source import Source
 from pipelines.recipe import Corpus
-from pipelines.source import Source
 
 COLUMNS = ("path", "sentence", "translation", "client_id")
 _TABLE = re.compile(r"covost_v2\.(?P<pair>(?P<language>[\w-]+)_[\w-]+)\.(?P<split>train|dev|test)\.tsv")

@@ -46,7 +46,7 @@ from pipelines.corpora.voices import STYLE_WEIGHTS, Voice, speakers, styled
 from pipelines.recipe import Corpus, Section
 
 if TYPE_CHECKING:
-    from pipelines.source import Source
+    from pipelines.data.source import Source
 
 VERSION = 1  # bump when the same options would give other rows or other bytes
 SAMPLE_RATE = 16000  # Hz

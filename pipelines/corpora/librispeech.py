@@ -24,8 +24,8 @@ from pipelines.corpora.base import (
     source_fingerprint,
     text_lines,
 )
+from pipelines.data.source import Source
 from pipelines.recipe import Corpus
-from pipelines.source import Source
 
 _TRANSCRIPT = ".trans.txt"
 

@@ -2,7 +2,7 @@
 
     {"audio_filepath": "audio/a.flac", "text": "turn on the light", "speaker": "ann", "intent": "light_on"}
 
-Columns are named as in the utterance table (pipelines/table.py) or by the aliases below; others are ignored. A row
+Columns are named as in the utterance table (pipelines/data/table.py) or by the aliases below; others are ignored. A row
 without audio trains on text alone; a label that is left out is not labelled. Paths are relative to the manifest.
 `offset` and `duration` cut a segment; a `duration` alone that fits the recording's length means all of it.
 
@@ -31,8 +31,8 @@ from pipelines.corpora.base import (
     need_source,
 )
 from pipelines.corpora.rows import Embedded, Row, read_rows
+from pipelines.data.source import Source, SourceError
 from pipelines.recipe import Corpus
-from pipelines.source import Source, SourceError
 from pipelines.store import fingerprint
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")

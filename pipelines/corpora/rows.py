@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.corpora.base import not_utf8, text_lines
-from pipelines.source import Source
+from pipelines.data.source import Source
 
 Row = dict[str, Any] | str
 _MAX_CELL = 1 << 24  # characters of one CSV cell

@@ -31,8 +31,8 @@ from pipelines.corpora.base import (
     need_source,
     source_fingerprint,
 )
+from pipelines.data.source import Source
 from pipelines.recipe import Corpus
-from pipelines.source import Source
 
 
 def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:

@@ -26,9 +26,9 @@ from pipelines.corpora.base import (
     source_fingerprint,
     text_lines,
 )
+from pipelines.data.source import Source
+from pipelines.data.splits import position
 from pipelines.recipe import Corpus
-from pipelines.source import Source
-from pipelines.splits import position
 
 USUAL_LISTS = ("veri_test2.txt", "veri_test.txt")  # the cleaned list first
 VALID_SHARE = 0.05

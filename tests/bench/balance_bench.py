@@ -23,7 +23,7 @@ from targets import Target, conclude
 from mtl.balance import METHODS
 from mtl.fit import FitConfig, MicroBatch, fit
 from mtl.model import SpeechModel
-from pipelines.prepare import fit_config
+from pipelines.training.prepare import fit_config
 
 TASKS = ("transcript", "intent", "slots", "domain", "speaker")
 COST_AT_MOST = 2.5  # times a plain summed step

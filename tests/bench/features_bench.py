@@ -34,10 +34,10 @@ sys.path.insert(0, str(ROOT))
 from targets import Target, conclude  # noqa: E402
 
 from pipelines import recipe  # noqa: E402
-from pipelines.features import extract  # noqa: E402
-from pipelines.sound import decode  # noqa: E402
+from pipelines.data.features import extract  # noqa: E402
+from pipelines.data.sound import decode  # noqa: E402
+from pipelines.data.table import UTTERANCES  # noqa: E402
 from pipelines.store import Manifest, Store  # noqa: E402
-from pipelines.table import UTTERANCES  # noqa: E402
 
 SPEC = recipe.Features()
 TIMES_LHOTSE = 1.5

@@ -31,12 +31,13 @@ from targets import Target, conclude  # noqa: E402
 from mtl.fit import FitConfig, MicroBatch, fit  # noqa: E402
 from mtl.model import SpeechModel, build_model  # noqa: E402
 from mtl.text import Codec  # noqa: E402
-from pipelines import features, recipe  # noqa: E402
-from pipelines.dataset import open_dataset  # noqa: E402
-from pipelines.ingest import ingest  # noqa: E402
-from pipelines.loader import Loader  # noqa: E402
-from pipelines.prepare import fit_config, model_config, prepare  # noqa: E402
+from pipelines import recipe  # noqa: E402
+from pipelines.data import features  # noqa: E402
+from pipelines.data.dataset import open_dataset  # noqa: E402
+from pipelines.data.ingest import ingest  # noqa: E402
+from pipelines.data.loader import Loader  # noqa: E402
 from pipelines.store import Store  # noqa: E402
+from pipelines.training.prepare import fit_config, model_config, prepare  # noqa: E402
 
 LOSS_AT_MOST = 5.0  # percent of throughput
 CORPUS = ["utterances=100", "valid_utterances=4", "test_utterances=4", "text_only_sentences=60", "speakers=8"]

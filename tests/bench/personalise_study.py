@@ -26,10 +26,10 @@ from mtl.enrolment import Fitting, Utterance
 from mtl.metrics import word_errors
 from mtl.personal import PersonalPredictor
 from mtl.predictor import Predictor
-from pipelines import enrolment, personal
-from pipelines.dataset import Dataset, open_dataset
+from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.night import manifests
-from pipelines.registry import Registry, Version
+from pipelines.personal import enrolment, personal
+from pipelines.registry.registry import Registry, Version
 from pipelines.store import Manifest, fingerprint
 
 HEARD = 10

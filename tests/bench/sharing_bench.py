@@ -30,7 +30,7 @@ from mtl.fit import FitConfig, MicroBatch  # noqa: E402
 from mtl.model import build_model  # noqa: E402
 from mtl.sharing.compare import REFERENCE, TOLERANCE, Row, equal_parameters  # noqa: E402
 from mtl.text import Codec  # noqa: E402
-from pipelines.prepare import fit_config, model_config  # noqa: E402
+from pipelines.training.prepare import fit_config, model_config  # noqa: E402
 
 
 def seconds(row: Row, codec: Codec, steps: list[list[MicroBatch]], config: FitConfig) -> float:

@@ -23,12 +23,13 @@ import torch
 
 from mtl.fit import fit
 from mtl.predictor import Predictor
-from pipelines import evaluate, features
-from pipelines.dataset import open_dataset
-from pipelines.ingest import ingest
-from pipelines.prepare import Job, beam_config, feature_spec, fit_config, labelled, language_model, prepare
+from pipelines.data import features
+from pipelines.data.dataset import open_dataset
+from pipelines.data.ingest import ingest
+from pipelines.evaluation import evaluate
 from pipelines.recipe import Recipe, parse
 from pipelines.store import Store
+from pipelines.training.prepare import Job, beam_config, feature_spec, fit_config, labelled, language_model, prepare
 
 COMMANDS = {
     "utterances": 1200,

@@ -1,0 +1,350 @@
+"""Utterance tables to feature parts: log-mel, extracted once per recording, one Ray task a part.
+
+    manifests = extract([utterances], recipe.features, store)       # dataset features/<spec>/<corpus>
+
+A part is a Parquet file with one row a recording: `digest`, `frames`, and `logmel`, the (frames, bins)
+little-endian float16 bytes, uncompressed because compressed log-mel reads three times as slowly and is hardly
+smaller. Parts are never rewritten: a new night extracts the digests that no part holds yet and lists the old
+parts again. A part's key is the hash of its digests, so a killed run finds the parts it had finished.
+An index (digest -> frames, part, position) is listed first, so that nobody opens parts to plan batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from mtl.audio import log_mel
+from pipelines import cluster, recipe
+from pipelines.data.sound import SoundError, decode
+from pipelines.roots import s3_filesystem
+from pipelines.store import STORED, Manifest, Store, fingerprint
+
+VERSION = 1  # bump when the same recording would give other features
+PART_SECONDS = 900.0  # audio in a part: 14 MB at 80 bins and 10 ms
+ROW_GROUP = 256  # rows
+FETCHES = 8  # recordings on their way from S3 while others are decoded
+# One page for each row group: dataset.py maps the file and finds the rows in it by counting.
+PARQUET = {
+    "compression": "NONE",
+    "use_dictionary": False,
+    "row_group_size": ROW_GROUP,
+    "data_page_size": 2**30,
+    "write_statistics": False,
+}
+
+PART = pa.schema(
+    [
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("frames", pa.int32(), nullable=False),
+        pa.field("logmel", pa.large_binary(), nullable=False),  # little-endian float16, frames x bins, row-major
+    ]
+)
+INDEX = pa.schema(
+    [
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("frames", pa.int32(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),  # key of the store
+        pa.field("position", pa.int32(), nullable=False),  # row in the part
+    ]
+)
+
+Progress = Callable[[int, int, str], None]
+
+
+class FeatureError(RuntimeError):
+    """A recording that ingest had accepted and that cannot be read now."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A recording, or a segment of one, to extract."""
+
+    digest: str
+    audio: str
+    start: float
+    duration: float  # s
+
+
+def dataset_name(spec: recipe.Features, corpus: str) -> str:
+    return f"features/{fingerprint('features', VERSION, spec.model_dump(mode='json'))}/{corpus}"
+
+
+def extract(
+    manifests: Sequence[Manifest],
+    spec: recipe.Features,
+    store: Store,
+    parallel: Literal["ray", "local"] = "ray",
+    progress: Progress | None = None,
+) -> list[Manifest]:
+    """One features manifest for each utterance manifest; a corpus without audio gets one without files.
+
+    parallel: "ray" runs one task a part (a single part, when no cluster is up, is not worth starting one);
+        "local" runs in this process.
+    progress: called with recordings done, recordings to do, and what is being done.
+
+    Raises:
+        FeatureError: a recording cannot be read any more; the message names it.
+        ClusterError: Ray cannot be started or joined.
+    """
+    plans = [_Plan.make(manifest, spec, store) for manifest in manifests]
+    tasks = [(key, pieces) for plan in plans for key, pieces in plan.missing.items()]
+    frames = dict(_run(tasks, spec, store, parallel, progress)) if tasks else {}
+    return [plan.commit(frames, store) for plan in plans]
+
+
+@dataclass
+class _Plan:
+    """What one corpus needs: which parts are there, and which are to be made."""
+
+    manifest: Manifest
+    spec: recipe.Features
+    pieces: list[Piece]
+    old: pa.Table  # INDEX rows of digests that earlier versions hold and the table still wants
+    new: dict[str, list[Piece]]  # part key -> what goes in
+    missing: dict[str, list[Piece]]  # those of `new` that no killed run has left behind
+    unchanged: Manifest | None
+
+    @classmethod
+    def make(cls, manifest: Manifest, spec: recipe.Features, store: Store) -> _Plan:
+        pieces = _pieces(store.read_table(manifest.files[0], columns=["digest", "audio", "start", "duration"]))
+        dataset = dataset_name(spec, _corpus(manifest))
+        latest = store.latest(dataset)
+        if latest is not None and latest.address == _address(pieces):
+            return cls(manifest, spec, pieces, INDEX.empty_table(), {}, {}, latest)
+        old = _held(latest, pieces, store)
+        known = set(old["digest"].to_pylist())
+        new = dict(_parts([piece for piece in pieces if piece.digest not in known], dataset))
+        missing = {key: part for key, part in new.items() if not store.exists(key)}
+        return cls(manifest, spec, pieces, old, new, missing, None)
+
+    def commit(self, frames: dict[str, list[int]], store: Store) -> Manifest:
+        if self.unchanged is not None:
+            return self.unchanged
+        made = [_index_rows(key, part, frames.get(key), store) for key, part in self.new.items()]
+        index = pa.concat_tables([self.old, *made])
+        dataset, address = dataset_name(self.spec, _corpus(self.manifest)), _address(self.pieces)
+        files: tuple[str, ...] = ()
+        if len(index):
+            parts = index["part"].unique().to_pylist()
+            name = fingerprint(address, parts)  # equal digests may lie in other parts after another history
+            files = (f"{dataset}/index-{name}.parquet", *parts)
+            store.write_table(files[0], index)
+        total = pc.sum(index["frames"]).as_py() or 0
+        meta = {
+            "rows": len(index),
+            "extracted": sum(len(part) for part in self.new.values()),
+            "frames": total,
+            "hours": round(total * self.spec.hop_ms / 3.6e6, 4),
+            "spec": self.spec.model_dump(mode="json"),
+        }
+        return store.commit(dataset, address, files, {self.manifest.dataset: self.manifest.address}, meta)
+
+
+def index(store: Store, manifest: Manifest) -> pa.Table:
+    """INDEX rows of a features manifest."""
+    return store.read_table(manifest.files[0]) if manifest.files else INDEX.empty_table()
+
+
+def _pieces(table: pa.Table) -> list[Piece]:
+    """Distinct recordings of an utterance table, in its order."""
+    audio = table.filter(pc.is_valid(table["audio"]))
+    pieces: dict[str, Piece] = {}
+    for row in zip(*(audio[name].to_pylist() for name in ("digest", "audio", "start", "duration")), strict=True):
+        pieces.setdefault(row[0], Piece(*row))
+    return list(pieces.values())
+
+
+def _corpus(manifest: Manifest) -> str:
+    return manifest.dataset.rpartition("/")[2]
+
+
+def _address(pieces: list[Piece]) -> str:
+    return fingerprint(sorted(piece.digest for piece in pieces))
+
+
+def _held(latest: Manifest | None, pieces: list[Piece], store: Store) -> pa.Table:
+    """Index of what the last version holds and the table still wants; a part that lost all its rows is let go."""
+    if latest is None or not latest.files:
+        return INDEX.empty_table()
+    held = index(store, latest)
+    return held.filter(pc.is_in(held["digest"], pa.array([piece.digest for piece in pieces], pa.string())))
+
+
+def _parts(pieces: list[Piece], dataset: str) -> Iterator[tuple[str, list[Piece]]]:
+    part: list[Piece] = []
+    seconds = 0.0
+    for piece in pieces:
+        part.append(piece)
+        seconds += piece.duration
+        if seconds >= PART_SECONDS:
+            yield _part_key(part, dataset), part
+            part, seconds = [], 0.0
+    if part:
+        yield _part_key(part, dataset), part
+
+
+def _part_key(part: list[Piece], dataset: str) -> str:
+    return f"{dataset}/{fingerprint([piece.digest for piece in part])}.parquet"
+
+
+def _index_rows(key: str, part: list[Piece], frames: list[int] | None, store: Store) -> pa.Table:
+    if frames is None:  # left by a run that was killed before it could commit
+        frames = store.read_table(key, columns=["frames"])["frames"].to_pylist()
+    columns = [[piece.digest for piece in part], frames, [key] * len(part), range(len(part))]
+    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, INDEX, strict=True)], schema=INDEX)
+
+
+def _run(
+    tasks: list[tuple[str, list[Piece]]], spec: recipe.Features, store: Store, parallel: str, progress: Progress | None
+) -> Iterator[tuple[str, list[int]]]:
+    """Part key and frame counts of every part, as they are finished."""
+    total, done = sum(len(part) for _, part in tasks), 0
+    report = progress or (lambda done, total, label: None)
+    report(0, total, "features")
+    local = parallel == "local" or (len(tasks) == 1 and not cluster.connected())
+    finished = _run_here(tasks, spec, store) if local else _run_on_ray(tasks, spec, store)
+    for key, frames in finished:
+        done += len(frames)
+        report(done, total, "features")
+        yield key, frames
+
+
+def _run_here(
+    tasks: list[tuple[str, list[Piece]]], spec: recipe.Features, store: Store
+) -> Iterator[tuple[str, list[int]]]:
+    # A part is written, and synced to the disk, while the next one is decoded.
+    with ThreadPoolExecutor(1) as writer:
+        written: tuple[str, list[int], Future[None]] | None = None
+        for key, part in tasks:
+            table = make_part(part, spec, store)
+            writing = writer.submit(store.write_table, key, table, **PARQUET)
+            if written:
+                yield _when_written(*written)
+            written = key, table["frames"].to_pylist(), writing
+        if written:
+            yield _when_written(*written)
+
+
+def _when_written(key: str, frames: list[int], writing: Future[None]) -> tuple[str, list[int]]:
+    writing.result()
+    return key, frames
+
+
+def _run_on_ray(
+    tasks: list[tuple[str, list[Piece]]], spec: recipe.Features, store: Store
+) -> Iterator[tuple[str, list[int]]]:
+    cluster.connect(cpus=1)
+    import ray
+
+    remote = ray.remote(num_cpus=1, max_retries=3)(extract_part)
+    pending = {remote.remote(key, part, spec, store): key for key, part in tasks}
+    try:
+        while pending:
+            (ready, *_), _ = ray.wait(list(pending), num_returns=1)
+            yield pending[ready], ray.get(ready)
+            del pending[ready]
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, FeatureError) else error from None
+    finally:
+        for task in pending:
+            ray.cancel(task, force=False)
+
+
+def extract_part(key: str, part: list[Piece], spec: recipe.Features, store: Store) -> list[int]:
+    """Makes a part, writes it under `key`, and gives the frame counts: one Ray task. Raises FeatureError."""
+    table = make_part(part, spec, store)
+    store.write_table(key, table, **PARQUET)
+    frames: list[int] = table["frames"].to_pylist()
+    return frames
+
+
+def make_part(part: list[Piece], spec: recipe.Features, store: Store) -> pa.Table:
+    """Rows of PART. Raises FeatureError naming the recording that cannot be read."""
+    features: list[np.ndarray] = []
+    with _one_thread():
+        for pieces, source in _recordings(part, store):
+            features += (_features(piece, source, spec) for piece in pieces)
+    return _part_table(part, [len(array) for array in features], features)
+
+
+def _features(piece: Piece, source: bytes | Path, spec: recipe.Features) -> np.ndarray:
+    """(T, F) little-endian float16."""
+    try:
+        waveform = decode(source, spec.sample_rate, piece.start, piece.duration)
+    except SoundError as error:
+        raise _unreadable(piece.audio, error) from error
+    return log_mel(waveform, spec, np.float16)
+
+
+def _recordings(part: list[Piece], store: Store) -> Iterator[tuple[list[Piece], bytes | Path]]:
+    """Runs of pieces that lie in the same recording, and the recording; from S3, several are fetched ahead."""
+    runs = [list(pieces) for _, pieces in itertools.groupby(part, key=lambda piece: piece.audio)]
+    if not any(_is_remote(pieces[0].audio, store) for pieces in runs):
+        yield from ((pieces, _open(pieces[0].audio, store)) for pieces in runs)
+        return
+    ahead: deque[tuple[list[Piece], Future[bytes | Path]]] = deque()
+    with ThreadPoolExecutor(FETCHES) as pool:
+        for pieces in runs:
+            ahead.append((pieces, pool.submit(_open, pieces[0].audio, store)))
+            if len(ahead) > FETCHES:
+                ready, source = ahead.popleft()
+                yield ready, source.result()
+        for ready, source in ahead:
+            yield ready, source.result()
+
+
+def _is_remote(audio: str, store: Store) -> bool:
+    return audio.startswith("s3://") or (audio.startswith(STORED) and store.root.startswith("s3://"))
+
+
+def _open(audio: str, store: Store) -> bytes | Path:
+    """The recording behind an audio URI of the utterance table. Raises FeatureError."""
+    try:
+        if audio.startswith("s3://"):
+            return bytes(s3_filesystem().cat_file(audio))
+        if audio.startswith(STORED):
+            key = audio.removeprefix(STORED)
+            # Not `fetch` on S3: it would keep a copy, and a recording is read once.
+            return store.read_bytes(key) if _is_remote(audio, store) else store.fetch(key)
+    except OSError as error:
+        raise _unreadable(audio, error) from error
+    return Path(audio)
+
+
+def _unreadable(audio: str, error: Exception) -> FeatureError:
+    return FeatureError(
+        f"{audio}: {error}. It was read when its corpus was ingested; put it back, or ingest the corpus again"
+    )
+
+
+def _part_table(part: list[Piece], frames: list[int], features: list[np.ndarray]) -> pa.Table:
+    """The arrays as one contiguous column, copied once."""
+    sizes = np.array([array.nbytes for array in features], dtype=np.int64)
+    offsets = np.concatenate([[0], sizes.cumsum()])
+    values = np.concatenate([array.reshape(-1) for array in features]).astype("<f2", copy=False)
+    logmel = pa.Array.from_buffers(pa.large_binary(), len(part), [None, pa.py_buffer(offsets), pa.py_buffer(values)])
+    columns: list[Any] = [pa.array([piece.digest for piece in part]), pa.array(frames, pa.int32()), logmel]
+    return pa.Table.from_arrays(columns, schema=PART)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One part, one core: threads of several tasks on the same cores only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

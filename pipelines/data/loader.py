@@ -1,0 +1,181 @@
+"""Batches for training: length buckets, temperature sampling, ranks, and a state that resumes in mid-epoch.
+
+    loader = Loader(dataset, codec, recipe.loader, hop_ms=10, micro_batches=4, rank=0, world_size=2)
+    for step in loader:                  # the rest of this epoch
+        for micro_batch in step:         # this rank's: 2 of the 4
+            for batch in micro_batch:    # one of each input group: audio, text
+
+Everything follows from (seed, pass, batch): the plan is made for all ranks at once and dealt out, so the batches
+of a step do not depend on how many ranks share it, and the state is an epoch and a step. plan.py cuts the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mtl.augment import spec_augment, speed
+from mtl.batch import Batch, Example, collate
+from mtl.text import CLASSIFICATION, Codec
+from pipelines import recipe
+from pipelines.data.dataset import Dataset
+from pipelines.data.plan import Group, Planned, cut, groups_of, word_counts
+from pipelines.store import fingerprint
+
+LABEL_COLUMNS = ["id", "corpus", "text", "tokens", "slots", "context", *CLASSIFICATION, "translation"]
+EVALUATION_SLACK = 0.3  # share of padding at which a batch is closed although the budget has room
+KEPT_EXAMPLES = 50_000  # encoded rows kept in memory, about 3 kB each
+
+
+class LoaderError(ValueError):
+    """A loader that cannot be built as asked, or a state that belongs to another one."""
+
+
+class Loader:
+    """Micro-batches of one rank.
+
+    micro_batches: of a whole step, over all ranks and accumulation; a multiple of `world_size`.
+
+    Raises:
+        LoaderError: the dataset is empty, or the micro-batches cannot be dealt evenly.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        codec: Codec,
+        config: recipe.Loader,
+        hop_ms: float,
+        micro_batches: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= rank < world_size or micro_batches % world_size:
+            raise LoaderError(
+                f"{micro_batches} micro-batches a step cannot be dealt evenly to rank {rank} of {world_size}; "
+                "expected a multiple of the number of workers (trainer.micro_batches)"
+            )
+        if not len(dataset):
+            raise LoaderError(f"{dataset!r} has no rows to train on; is the split empty?")
+        self.config = config
+        self.micro_batches, self.rank, self.world_size, self.seed = micro_batches, rank, world_size, seed
+        self.groups = groups_of(dataset.rows, config, hop_ms, seed)
+        self.epoch = 0
+        self.step = 0  # steps of this epoch that are done
+        self._encoder = _Encoder(dataset, codec)
+        self._identity = fingerprint(dataset.identity, config.model_dump(mode="json"), hop_ms, micro_batches, seed)
+        self._starts = [0]  # micro-batches before each epoch, which the smaller groups count on from
+        self._largest = max(self.groups, key=lambda group: group.count(0))
+
+    def steps(self, epoch: int) -> int:
+        """Optimiser steps of an epoch: one pass over the group with the most batches. The others wrap around."""
+        return -(-self._largest.count(epoch) // self.micro_batches)
+
+    def __iter__(self) -> Iterator[list[tuple[Batch, ...]]]:
+        """Steps from where this epoch stands to its end; then the loader stands at the next epoch."""
+        while self.step < self.steps(self.epoch):
+            made = self._make(self.epoch, self.step)
+            self.step += 1  # before the yield: a state saved while the caller works on a step counts it as done
+            yield made
+        self.epoch, self.step = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "step": self.step, "identity": self._identity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was saved, at any world size.
+
+        Raises:
+            LoaderError: other data, configuration, seed or number of micro-batches.
+        """
+        if state["identity"] != self._identity:
+            raise LoaderError(
+                "the loader's state was saved with other data, loader settings, seed or micro_batches "
+                f"(identity {state['identity']}, now {self._identity}); resume with the same recipe and data, "
+                "or start anew"
+            )
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+
+    def plan(self, epoch: int, step: int) -> list[tuple[Planned, ...]]:
+        """What all ranks together see in a step: micro-batches, each of one planned batch a group."""
+        first = step * self.micro_batches
+        return [
+            tuple(self._planned(group, epoch, first + i) for group in self.groups) for i in range(self.micro_batches)
+        ]
+
+    def _planned(self, group: Group, epoch: int, number: int) -> Planned:
+        """The batch that a group gives as micro-batch `number` of an epoch."""
+        if group is self._largest:
+            # Its epochs begin with a pass of their own; the last step is filled up from the next pass.
+            return group.at(epoch, number)
+        while len(self._starts) <= epoch:
+            self._starts.append(self._starts[-1] + self.steps(len(self._starts) - 1) * self.micro_batches)
+        return group.at(0, self._starts[epoch] + number)
+
+    def _make(self, epoch: int, step: int) -> list[tuple[Batch, ...]]:
+        mine = self.plan(epoch, step)[self.rank :: self.world_size]
+        return [tuple(self._batch(planned) for planned in micro_batch) for micro_batch in mine]
+
+    def _batch(self, planned: Planned) -> Batch:
+        batch = self._encoder.batch(planned.rows, planned.speeds)
+        config = self.config
+        if batch.features is not None and batch.feature_lengths is not None and config.time_masks + config.freq_masks:
+            generator = np.random.default_rng((self.seed, 1, planned.pass_number, planned.number))
+            spec_augment(
+                batch.features, batch.feature_lengths, generator,
+                config.time_masks, config.time_mask_fraction, config.freq_masks, config.freq_mask_bins,
+            )  # fmt: skip
+        return batch
+
+
+def evaluation_batches(
+    dataset: Dataset, codec: Codec, config: recipe.Loader, hop_ms: float | None = None
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Every row once, longest first, with its index in the dataset; nothing is augmented."""
+    encoder = _Encoder(dataset, codec)
+    frames = dataset.rows["frames"].to_numpy()
+    words = word_counts(dataset.rows)
+    budget = config.batch_seconds * 1000 / (hop_ms or dataset.hop_ms)
+    for lengths, chosen, limit in (
+        (frames, np.flatnonzero(frames >= 0), budget),
+        (words, np.flatnonzero(frames < 0), config.batch_tokens),
+    ):
+        if len(chosen):
+            order = chosen[np.argsort(-lengths[chosen], kind="stable")]
+            for rows in cut(lengths[order], limit, EVALUATION_SLACK, order):
+                yield rows, encoder.batch(rows, None)
+
+
+class _Encoder:
+    """Rows of a dataset as batches; an encoded row is kept, because epochs repeat."""
+
+    def __init__(self, dataset: Dataset, codec: Codec) -> None:
+        self.dataset, self.codec = dataset, codec
+        self.frames = dataset.rows["frames"].to_numpy()
+        self.labels = dataset.rows.select(LABEL_COLUMNS)
+        self.examples: dict[int, Example] = {}
+
+    def batch(self, rows: np.ndarray, speeds: np.ndarray | None) -> Batch:
+        """Rows of one group. Features are float16 as stored, float32 where speeds are given."""
+        examples = self._encode(rows)
+        if self.frames[rows[0]] < 0:
+            return collate(examples)
+        features = self.dataset.features(rows)
+        if speeds is not None and self.dataset.spec is not None:
+            spec = self.dataset.spec
+            features = [speed(f, factor, spec).numpy() for f, factor in zip(features, speeds.tolist(), strict=True)]
+        return collate(examples, features)
+
+    def _encode(self, rows: np.ndarray) -> list[Example]:
+        found = {row: self.examples[row] for row in rows.tolist() if row in self.examples}
+        missing = [row for row in rows.tolist() if row not in found]
+        if missing:
+            for row, content in zip(missing, self.labels.take(pa.array(missing)).to_pylist(), strict=True):
+                found[row] = self.codec.encode(content)
+                if len(self.examples) < KEPT_EXAMPLES:
+                    self.examples[row] = found[row]
+        return [found[row] for row in rows.tolist()]

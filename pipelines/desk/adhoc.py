@@ -1,0 +1,316 @@
+"""What a person asks for in between nights: read one corpus, try a model on it, ask a model about a recording.
+
+answers = answer("motet-root", None, [Path("kitchen.wav")], ["play some jazz"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mtl.hotwords import WEIGHT
+from mtl.text import DIALOGUE
+from pipelines import progress
+from pipelines.recipe import Recipe, RecipeError, parse
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pipelines.evaluation.channel import Pair
+    from pipelines.evaluation.evaluate import Expected
+    from pipelines.registry.registry import Registry
+    from pipelines.store import Manifest, Store
+
+CONFIDENT = 0.5  # answers below it are dimmed in the table
+
+
+class ContextError(ValueError):
+    """Turns of a dialogue given to a model that reads none."""
+
+
+def ingest_one(root: str, corpus: Mapping[str, Any], settings: Sequence[str]) -> Manifest:
+    """One corpus into its utterance table. corpus: a recipe's entry; settings: 'options.hours=1' and the like.
+
+    Raises:
+        RecipeError: the corpus or a setting is not valid. IngestError: too much of it is in quarantine.
+    """
+    from pipelines.data.ingest import ingest
+    from pipelines.night import describe_corpus, step
+    from pipelines.store import Store
+
+    recipe = as_recipe(corpus, settings)
+    store = Store(root)
+    name = recipe.corpora[0].name
+    before = store.latest(f"utterances/{name}")
+    with step("ingest") as current, progress.current().bar(f"ingest {name}", "utt") as report:
+        manifest = ingest(recipe.corpora[0], recipe.quality, store, progress=report)
+        current.done(describe_corpus(manifest, before), None)
+    return manifest
+
+
+def as_recipe(corpus: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
+    """A recipe of one corpus, so that a corpus given by hand is checked like any other."""
+    content: dict[str, Any] = {"quality": {}, "options": {}}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        section, _, field = key.partition(".")
+        if not equals or not field or section not in content:
+            raise RecipeError(f"--set {setting!r}: expected options.KEY=VALUE or quality.KEY=VALUE")
+        content[section][field] = yaml.safe_load(value)
+    given = {key: value for key, value in corpus.items() if value is not None}
+    return parse(
+        {
+            "name": "adhoc",
+            "corpora": [{**given, "options": content["options"]}],
+            "quality": content["quality"],
+            "tasks": {"transcript": {}},
+        },
+        where="the command line",
+    )
+
+
+def evaluate_on(
+    root: str,
+    model: str,
+    corpus: Mapping[str, Any],
+    split: str,
+    settings: Sequence[str],
+    expected: Expected | None = None,
+    greedy: bool = False,
+    domain: str | None = None,
+) -> dict[str, Any]:
+    """Scores of a model on a split of any corpus, in percent, each with its 95 % interval and its number of rows.
+
+    expected: hot words; every score then stands beside the one without them. greedy: by the recogniser's best path.
+    domain: of all recordings; each one's own, where the model knows it, if left out.
+
+    Raises:
+        RegistryError: no such model. EvaluationError: the split has no rows.
+    """
+    from pipelines.data.dataset import open_dataset
+    from pipelines.data.features import extract
+    from pipelines.evaluation import domains
+    from pipelines.evaluation.evaluate import evaluate
+    from pipelines.night import step
+    from pipelines.recipe import Features
+    from pipelines.registry.registry import Registry
+    from pipelines.report import findings
+    from pipelines.store import Store
+
+    store = Store(root)
+    registry = Registry(store)
+    uri, recipe = model_uri(registry, model), as_recipe(corpus, settings)
+    predictor = registry.load(uri).listening(greedy=greedy, domain=domain)
+    manifest = one_split(store, ingest_one(root, corpus, settings), split)
+    with step("features") as current, progress.current().bar("features", "rec") as report:
+        features = extract([manifest], Features(**asdict(predictor.features)), store, progress=report)
+        current.done(f"{features[0].meta['rows']:,} recordings", None)
+    dataset = open_dataset(store, [manifest], features)
+    with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
+        scores = evaluate(predictor, dataset, recipe.loader, report, expected)
+        current.done(f"{len(scores.table):,} rows", None)
+    without: dict[str, float] = {}
+    if expected:
+        with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
+            without = evaluate(predictor, dataset, recipe.loader, report, expected, boosted=False).metrics
+            current.done(f"{len(scores.table):,} rows, without hot words", None)
+    rows = findings.table(scores)
+    table = [{key: line[key] for key in ("metric", "value, %", "low", "high", "rows")} for line in findings.plain(rows)]
+    if expected:
+        table = [{**line, "without": f"{without[line['metric']]:.2f}"} for line in table]
+    apart = [row for some in domains.figures(scores).values() for row in some]
+    kept = ("metric", "value, %", "low", "high", "rows")
+    empty = {"without": ""} if expected else {}
+    table += [{**{key: line[key] for key in kept}, **empty} for line in findings.plain(apart)]
+    return {
+        "model": uri,
+        "corpus": corpus["source"] or corpus["kind"],
+        "split": split,
+        "metrics": {
+            row.metric: {
+                "value": row.value,
+                "low": row.low,
+                "high": row.high,
+                "rows": row.rows,
+                **({"without": without[row.metric]} if expected else {}),
+            }
+            for row in rows
+        },
+        "domains": {
+            row.metric: {"value": row.value, "low": row.low, "high": row.high, "rows": row.rows} for row in apart
+        },
+        "cost": asdict(scores.cost),
+        "table": table,
+    }
+
+
+def channels(root: str, recipe: Recipe) -> list[Pair]:
+    """The probe of a recipe's domains, on all of its recordings."""
+    from pipelines.data.features import extract
+    from pipelines.data.ingest import ingest
+    from pipelines.night import step
+    from pipelines.store import Store
+    from pipelines.verdict import probed
+
+    store = Store(root)
+    tables = []
+    for corpus in recipe.corpora:
+        with progress.current().bar(f"ingest {corpus.name}", "utt") as report:
+            tables.append(ingest(corpus, recipe.quality, store, progress=report))
+    with step("features") as current, progress.current().bar("features", "rec") as report:
+        features = extract(tables, recipe.features, store, progress=report)
+        current.done(f"{sum(manifest.meta['rows'] for manifest in features):,} recordings", None)
+    return probed(store, recipe, tables, features)
+
+
+def channel_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """The probe as it is printed."""
+    rows = []
+    for pair in pairs:
+        row: dict[str, Any] = {"domains": f"{pair.one} - {pair.other}"}
+        for name, told in (("channel", pair.channel), ("words", pair.words)):
+            found = (told.accuracy, told.low, told.high) if told else (None, None, None)
+            for key, value in zip((f"{name}, %", f"{name} low", f"{name} high"), found, strict=True):
+                row[key] = None if value is None else f"{100 * value:.1f}"
+        row["recordings"] = pair.channel.rows if pair.channel else None
+        row["speakers"] = pair.channel.speakers if pair.channel else "too few"
+        rows.append(row)
+    return rows
+
+
+def hot_phrases(given: Sequence[str], file: Path | None) -> list[str]:
+    """Phrases given one by one, and those of a UTF-8 file, one a line."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    return [*given, *(line.strip() for line in lines if line.strip())]
+
+
+def one_split(store: Store, manifest: Manifest, split: str) -> Manifest:
+    """The rows of one split as a dataset of their own, so that no feature is made of the others."""
+    import pyarrow.compute as pc
+
+    from pipelines.data.ingest import utterances
+    from pipelines.data.table import SPLITS
+    from pipelines.evaluation.evaluate import EvaluationError
+    from pipelines.store import fingerprint
+
+    if split == "all":
+        return manifest
+    if split not in SPLITS:
+        raise RecipeError(f"--split {split}: expected one of {', '.join(SPLITS)} or all")
+    table = utterances(store, manifest)
+    rows = table.filter(pc.equal(table["split"], split))
+    if not len(rows):
+        has = ", ".join(f"{name} {count:,}" for name, count in manifest.meta["splits"].items()) or "no rows"
+        raise EvaluationError(f"{manifest.dataset} has no rows in split {split!r}; it has {has}")
+    name, address = f"{manifest.dataset}-{split}", fingerprint(manifest.address, split)
+    key = f"{name}/{address}.parquet"
+    store.write_table(key, rows)
+    return store.commit(name, address, (key,), {manifest.dataset: manifest.address}, {"rows": len(rows)})
+
+
+def model_uri(registry: Registry, given: str | None) -> str:
+    """A model as people name it: nothing (the only one there is), NAME, NAME/3, NAME@challenger, a folder, a URI.
+
+    Raises:
+        RegistryError: no model, or several and none was named.
+    """
+    from pipelines.registry.registry import CHAMPION, RegistryError
+
+    if given is None:
+        # A dot stands in the names of users' adapters alone, which are no models by themselves.
+        names = [name for name in registry.models() if "." not in name and registry.champion(name)]
+        if len(names) != 1:
+            there = f"there are {', '.join(names)}; name one" if names else "`motet nightly RECIPE` makes one"
+            raise RegistryError(f"{len(names)} models have a champion in {registry.uri}: {there}")
+        given = names[0]
+    if given.startswith("models:/") or Path(given).is_dir():
+        return given
+    if "@" in given or "/" in given:
+        return f"models:/{given}"
+    return f"models:/{given}@{CHAMPION}"
+
+
+def answer(
+    root: str,
+    model: str | None,
+    files: Sequence[Path],
+    texts: Sequence[str],
+    hot_words: Sequence[str] = (),
+    hot_weight: float = WEIGHT,
+    n_best: int = 1,
+    personal: str | None = None,
+    context: Sequence[str] = (),
+    domain: str | None = None,
+) -> list[dict[str, Any]]:
+    """What a model says of recordings and sentences: one plain mapping an input, `input` and `model` among its keys.
+
+    personal: the user through whose adapter it listens. context: the turns of the dialogue before, oldest first.
+    domain: that the recordings come from.
+
+    Raises:
+        ContextError: a context, and a model that reads none.
+        RegistryError: no such model or adapter. PersonalError: the adapter was made for another version of the model.
+        SoundError: a recording that cannot be read; it names the file.
+        HotWordError: a hot word without a letter. ValueError: a domain that the model does not know.
+    """
+    from pipelines.data.sound import decode
+    from pipelines.personal.adapters import load_personal
+    from pipelines.registry.registry import Registry
+
+    registry = Registry(root)
+    uri = model_uri(registry, model)
+    chosen = load_personal(registry, uri, personal) if personal else registry.load(uri)
+    predictor = chosen.listening(hot_words, hot_weight, n_best, domain=domain)
+    inputs: list[Any] = [decode(file, predictor.features.sample_rate) for file in files]
+    if context and not predictor.codec.context:
+        raise ContextError(
+            f"{uri} reads no context: it has none of {', '.join(DIALOGUE)}, or was trained with text.context=0"
+        )
+    predictions = predictor.predict([*inputs, *texts], [context] * (len(inputs) + len(texts)))
+    names = [*map(str, files), *texts]
+    return [
+        {"input": name, "model": uri, **prediction.to_json()}
+        for name, prediction in zip(names, predictions, strict=True)
+    ]
+
+
+def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
+    """A block of lines for each input: task, answer, confidence."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for answered in answers:
+        table.add_row("[bold]input[/]", answered["input"], "")
+        if answered.get("text") is not None:
+            table.add_row("transcript", answered["text"] or "(nothing)", _mean_confidence(answered["words"]))
+        for number, other in enumerate(answered.get("n_best", ()), start=1):
+            table.add_row(f"  {number}", other["text"] or "(nothing)", f"{other['confidence']:.2f}")
+        for task, value in answered.items():
+            if isinstance(value, dict):
+                dim = "" if value["confidence"] >= CONFIDENT else "[dim]"
+                table.add_row(task, f"{dim}{value['value']}", f"{value['confidence']:.2f}")
+        if "slots" in answered:
+            said = ", ".join(f"{item['slot']} = {item['value']}" for item in answered["slots"]) or "none"
+            table.add_row("slots", said, "")
+    return table
+
+
+def _mean_confidence(words: Sequence[Mapping[str, Any]]) -> str:
+    return f"{sum(word['confidence'] for word in words) / len(words):.2f}" if words else ""
+
+
+def speak(text: str, out: Path, voice: str | None) -> float:
+    """Writes a sentence spoken by eSpeak NG as a WAV file; returns its seconds. voice: a variant such as f3 or m4."""
+    import soundfile
+
+    from pipelines.corpora.espeak import SAMPLE_RATE, synthesize
+    from pipelines.corpora.voices import Voice
+
+    samples = synthesize(text, Voice(variant=voice) if voice else None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(out, samples, SAMPLE_RATE, subtype="PCM_16")
+    return len(samples) / SAMPLE_RATE

@@ -1,0 +1,89 @@
+"""What there is: registered models, finished nights, versions of datasets, as rows for a table or a script."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pipelines.store import Store
+
+NIGHTS = "nights/"
+
+
+def short_time(moment: str) -> str:
+    """2026-11-20T22:48:42+00:00 -> 2026-11-20 22:48, UTC."""
+    return moment[:16].replace("T", " ")
+
+
+def leaderboard_rows(root: str, model: str | None, metric: str | None) -> list[dict[str, Any]]:
+    """Versions of one model or of all, the best by `metric` first.
+
+    Raises:
+        RegistryError: no model of that name.
+    """
+    from mtl.metrics import METRICS
+    from pipelines.registry.registry import Registry, RegistryError
+
+    registry = Registry(root)
+    names = [model] if model else registry.models()
+    if metric is not None and metric not in METRICS:
+        raise RegistryError(f"no metric is named {metric!r}; there are {', '.join(METRICS)}")
+    lower = metric is None or METRICS[metric].better == "lower"
+    rows = [
+        {
+            "model": version.name,
+            "version": version.version,
+            "alias": ", ".join(version.aliases),
+            "created": datetime.fromtimestamp(version.created / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+            "parameters": version.parameters,
+            "metrics": {name: round(value, 2) for name, value in version.metrics.items()},
+            "run": version.run_id,
+        }
+        for name in names
+        for version in registry.leaderboard(name, metric, lower_is_better=lower)
+    ]
+    if model and not rows:
+        raise RegistryError(f"no model is named {model!r}; there are: {', '.join(registry.models()) or 'none yet'}")
+    return rows
+
+
+def night_rows(root: str, recipe: str | None) -> list[dict[str, Any]]:
+    """Finished nights of one recipe or of all, the newest first."""
+    store = Store(root)
+    names = [f"{NIGHTS}{recipe}"] if recipe else [name for name in store.datasets() if name.startswith(NIGHTS)]
+    rows = []
+    for name in names:
+        for manifest in reversed(store.versions(name)):
+            outcome = manifest.meta["outcome"]
+            rows.append(
+                {
+                    "recipe": outcome["recipe"],
+                    "night": outcome["identity"],
+                    "ended": short_time(manifest.created),
+                    "model": outcome["model"],
+                    "verdict": "promoted" if outcome["promoted"] else "kept the champion",
+                    "reason": outcome["reason"],
+                    "report": outcome["report"],
+                }
+            )
+    return sorted(rows, key=lambda row: str(row["ended"]), reverse=True)
+
+
+def version_rows(root: str, dataset: str | None) -> list[dict[str, Any]]:
+    """Versions of a dataset, the newest first; the newest of each dataset when none is named."""
+    store = Store(root)
+    if dataset is not None:
+        manifests = list(reversed(store.versions(dataset)))
+    else:
+        manifests = [newest for name in store.datasets() if (newest := store.latest(name)) is not None]
+    return [
+        {
+            "dataset": manifest.dataset,
+            "version": manifest.version,
+            "address": manifest.address,
+            "created": short_time(manifest.created),
+            "files": len(manifest.files),
+            "rows": rows if isinstance(rows := manifest.meta.get("rows"), int) else None,
+        }
+        for manifest in manifests
+    ]

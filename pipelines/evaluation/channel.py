@@ -1,0 +1,118 @@
+"""The probe of a recipe's domains: can they be told apart by the microphone alone?
+
+    pairs = probe(dataset, "corpus")           # every two domains; read again where these rows were probed before
+    [pair.warning for pair in pairs if pair.warning]
+
+Log-mel as it is stored goes in, so it costs seconds and no recording is read. See mtl/channel.py for what is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtl.channel import Told, channel_statistics, separability, word_presence
+from pipelines.data.dataset import Dataset
+from pipelines.store import fingerprint
+
+VERSION = 1  # bump when the same rows would be told apart otherwise
+SUSPICIOUS = 0.6  # accuracy that the interval's lower end must pass: chance is 0.5, and small effects are everywhere
+MOST_DOMAINS = 6  # the largest
+RECORDINGS = 200  # of a domain, at most
+COLUMNS = ["id", "corpus", "domain", "speaker", "text", "frames"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two domains, and how well they can be told apart by channel and by words; None where too few speakers say."""
+
+    one: str
+    other: str
+    channel: Told | None
+    words: Told | None
+
+    @property
+    def warning(self) -> str | None:
+        """What a reader of figures by domain must know, if there is anything."""
+        if self.channel is None or self.channel.low <= SUSPICIOUS:
+            return None
+        words = f"; their words alone tell {100 * self.words.accuracy:.0f} %" if self.words else ""
+        return (
+            f"domains {self.one!r} and {self.other!r} can be told apart by the microphone alone: "
+            f"{100 * self.channel.accuracy:.0f} % ({100 * self.channel.low:.0f}-{100 * self.channel.high:.0f}) of "
+            f"{self.channel.rows} recordings, chance 50 %{words}. A difference between them may be one of channel: "
+            "record both domains on the same channels before reading it as one of domain"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Pair:
+        told = {name: Told(**content[name]) if content[name] else None for name in ("channel", "words")}
+        return cls(content["one"], content["other"], **told)
+
+
+def probe(dataset: Dataset, by: str) -> list[Pair]:
+    """Every two of the largest domains; by: the column that names them. Kept in the dataset's store."""
+    rows = chosen(dataset, by)
+    if len(rows) < 2:
+        return []
+    key = f"channel/{fingerprint(dataset.identity, by, VERSION)}.json"
+    if not dataset.store.exists(key):
+        pairs = _probe(dataset, rows)
+        dataset.store.put_bytes(key, json.dumps([pair.to_json() for pair in pairs]).encode())
+    return [Pair.from_json(pair) for pair in json.loads(dataset.store.read_bytes(key))]
+
+
+def chosen(dataset: Dataset, by: str) -> dict[str, list[dict[str, Any]]]:
+    """Rows of recordings of each domain, with their `position`: those with the smallest hash of their id."""
+    table = dataset.rows.select(COLUMNS).to_pylist()
+    heard = [{**row, "position": position} for position, row in enumerate(table) if row["frames"] > 0 and row[by]]
+    sizes = Counter(row[by] for row in heard)
+    domains = sorted(sorted(sizes, key=lambda name: (-sizes[name], name))[:MOST_DOMAINS])
+    heard.sort(key=lambda row: hashlib.blake2b(row["id"].encode(), digest_size=8).digest())
+    return {domain: [row for row in heard if row[by] == domain][:RECORDINGS] for domain in domains}
+
+
+def _probe(dataset: Dataset, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Pair]:
+    statistics = {}
+    for domain, some in rows.items():
+        heard = dataset.features([row["position"] for row in some])
+        found = [channel_statistics(torch.from_numpy(logmel.astype(np.float32))) for logmel in heard]
+        statistics[domain] = torch.stack(found)
+    return [
+        _pair(one, other, {name: rows[name] for name in (one, other)}, statistics)
+        for one, other in combinations(rows, 2)
+    ]
+
+
+def _pair(
+    one: str,
+    other: str,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    statistics: Mapping[str, torch.Tensor],
+) -> Pair:
+    both = [*rows[one], *rows[other]]
+    labels = [False] * len(rows[one]) + [True] * len(rows[other])
+    channel = separability(torch.cat([statistics[one], statistics[other]]), labels, [_speaker(row) for row in both])
+    said = [position for position, row in enumerate(both) if row["text"]]
+    words = separability(
+        word_presence([both[position]["text"] for position in said]),
+        [labels[position] for position in said],
+        [_speaker(both[position]) for position in said],
+    )
+    return Pair(one, other, channel, words)
+
+
+def _speaker(row: Mapping[str, Any]) -> str:
+    """Who speaks; where a row does not say, each is taken for another, which flatters the probe if they are few."""
+    return f"{row['corpus']}/{row['speaker']}" if row["speaker"] else str(row["id"])

@@ -1,0 +1,346 @@
+"""How good a model is on labelled rows: counts per row, percentages, predictions, and what it costs.
+
+    scores = evaluate(predictor, dataset.split("test"), recipe.loader)
+    scores.metrics["transcript/wer"], scores.cost.parameters
+    scores.save(store, "evaluations/1f0c.parquet")
+    decision = decide(scores.contender("assistant/4"), …)
+
+Decoded predictions are compared with the raw labels of the utterance table, so a label that training never saw
+counts as an error. Counts are kept per row: the gate pairs two models' rows by id, and any part
+of the rows can be summed again (`by_corpus`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from random import Random
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mtl.beam import Beam, decode_rows
+from mtl.decode import Path
+from mtl.hotwords import WEIGHT, HotWords
+from mtl.metrics import METRICS, metric_of, score_rows
+from mtl.model import Recogniser
+from mtl.predictor import Prediction, Predictor
+from mtl.text import CLASSIFICATION, tokens_of
+from pipelines import recipe
+from pipelines.data import features
+from pipelines.data.dataset import Dataset
+from pipelines.data.loader import evaluation_batches
+from pipelines.data.table import stated
+from pipelines.evaluation.gates import Contender, RowCounts
+from pipelines.store import Store, fingerprint
+
+VERSION = 4  # bump when the same model on the same rows would get other figures
+REFERENCE = ("text", "tokens", "slots", *CLASSIFICATION, "translation", "context", "trials")
+KEPT = ("id", "corpus", "audio", "start", "duration", "digest")
+
+
+class EvaluationError(ValueError):
+    """A model and rows that do not go together; the message says what differs."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs to run. real_time: seconds of computing per second of audio, features ready; None without."""
+
+    parameters: int
+    rows: int
+    seconds: float
+    audio_seconds: float
+    real_time: float | None
+    device: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one model on one set of rows.
+
+    rows: identity of the test rows and their labels, whatever else their dataset holds.
+    table: a row each: KEPT, `reference` and `prediction` as JSON, `counts` as JSON {metric: [counts]}.
+    """
+
+    rows: str
+    cost: Cost
+    table: pa.Table
+
+    @cached_property
+    def counts(self) -> dict[str, RowCounts]:
+        """Per metric, the labelled rows' ids and counts (N, C), metrics in METRICS' order."""
+        return _gather(self.table)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Percent over all rows; a metric that nothing is labelled for is absent."""
+        return _summarise(self.counts)
+
+    @cached_property
+    def by_corpus(self) -> dict[str, dict[str, float]]:
+        """The same for each corpus alone."""
+        names = self.table["corpus"].to_pylist()
+        return {
+            name: _summarise(_gather(self.table.filter(pa.array([other == name for other in names]))))
+            for name in sorted(set(names))
+        }
+
+    @cached_property
+    def by_language(self) -> dict[str, dict[str, float]]:
+        """The same for each language alone, of rows that state theirs."""
+        names = [json.loads(text).get("language") for text in self.table["reference"].to_pylist()]
+        return {
+            name: _summarise(_gather(self.table.filter(pa.array([other == name for other in names]))))
+            for name in sorted(set(names) - {None})
+        }
+
+    def contender(self, name: str, more: Mapping[str, RowCounts] | None = None) -> Contender:
+        """This model at the gate; more: counts beside its own, such as those of one domain."""
+        return Contender(name, {**self.counts, **(more or {})}, self.cost.parameters)
+
+    def interval(self, metric: str, confidence: float = 0.95, resamples: int = 1000) -> tuple[float, float]:
+        """Two-sided bootstrap interval of a metric over its rows, percent."""
+        return interval_of(metric, np.asarray(self.counts[metric].counts), confidence, resamples)
+
+    def confusion(self, task: str) -> Counter[tuple[str, str]]:
+        """(label, predicted label) of a classification task -> rows."""
+        pairs: Counter[tuple[str, str]] = Counter()
+        for wanted, got in self.answers():
+            if wanted.get(task) is not None and task in got:
+                pairs[wanted[task], got[task]["value"]] += 1
+        return pairs
+
+    def answers(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Reference and prediction of each row, in the table's order."""
+        wanted, got = self.table["reference"].to_pylist(), self.table["prediction"].to_pylist()
+        return [(json.loads(left), json.loads(right)) for left, right in zip(wanted, got, strict=True)]
+
+    def wrong(self, most: int = 50) -> list[dict[str, Any]]:
+        """Rows with an error, the worst first: KEPT, `reference`, `prediction`, `errors` {metric: share}."""
+        found = []
+        for row in self.table.to_pylist():
+            errors = {
+                metric: share
+                for metric, counts in json.loads(row["counts"]).items()
+                if (share := _fault(metric, counts))
+            }
+            if errors:
+                kept = {name: row[name] for name in KEPT}
+                answer = {name: json.loads(row[name]) for name in ("reference", "prediction")}
+                found.append({**kept, **answer, "errors": errors})
+        return sorted(found, key=lambda row: (-sum(row["errors"].values()), row["id"]))[:most]
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures without the rows."""
+        return {
+            "rows": self.rows,
+            "metrics": self.metrics,
+            "by_corpus": self.by_corpus,
+            "by_language": self.by_language,
+            "cost": asdict(self.cost),
+        }
+
+    def save(self, store: Store, key: str) -> None:
+        """One Parquet file; what is not per row stands in its metadata."""
+        header = {"version": VERSION, "rows": self.rows, "cost": asdict(self.cost)}
+        store.write_table(key, self.table.replace_schema_metadata({"motet": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, store: Store, key: str) -> Scores:
+        table = pq.ParquetFile(io.BytesIO(store.read_bytes(key))).read()
+        header = json.loads((table.schema.metadata or {})[b"motet"])
+        return cls(header["rows"], Cost(**header["cost"]), table.replace_schema_metadata(None))
+
+
+def interval_of(
+    metric: str, counts: np.ndarray, confidence: float = 0.95, resamples: int = 1000
+) -> tuple[float, float]:
+    """Two-sided bootstrap interval of a metric, percent, over rows of counts (N, C)."""
+    patterns, times = np.unique(counts, axis=0, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(counts), times / times.sum(), size=resamples)
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(metric_of(metric).value(drawn @ patterns), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Hot words to evaluate with. distractors: so many more for each row, words of other rows that it does not hold."""
+
+    phrases: tuple[str, ...]
+    weight: float = WEIGHT
+    distractors: int = 0
+    seed: int = 0
+
+    def rows(self, texts: Sequence[str]) -> list[list[str]]:
+        """Each row's list: the phrases and its distractors, the same for the same seed, texts and row."""
+        hot = HotWords(self.phrases).words
+        words = sorted({word for text in texts for word in text.split()} - hot)
+        lists = []
+        for number, text in enumerate(texts):
+            held = set(text.split())
+            others = [word for word in words if word not in held]
+            drawn = Random(f"{self.seed}/{number}").sample(others, min(self.distractors, len(others)))
+            lists.append([*self.phrases, *drawn])
+        return lists
+
+
+def evaluate(
+    predictor: Predictor,
+    dataset: Dataset,
+    config: recipe.Loader,
+    progress: Callable[[int, int, str], None] | None = None,
+    expected: Expected | None = None,
+    boosted: bool = True,
+) -> Scores:
+    """Scores a model on every row of a dataset, by its features where a row has audio, else by its words.
+
+    expected: hot words, whose words and all others then have an error rate of their own; boosted: false to count
+    them without telling the recogniser.
+
+    Raises:
+        EvaluationError: no rows, or features other than those that the model was trained on.
+    """
+    check(predictor, dataset)
+    rows = dataset.rows.to_pylist()
+    lists = expected.rows([row["text"] or "" for row in rows]) if expected and boosted else None
+    predictions: list[Prediction | None] = [None] * len(rows)
+    seconds, heard, done = 0.0, 0.0, 0
+    for indices, batch in evaluation_batches(dataset, predictor.codec, config):
+        tokens = [tokens_of(rows[index]) for index in indices] if batch.group == "text" else None
+        began = time.perf_counter()
+        recogniser = None
+        if expected and lists and tokens is None:
+            recogniser = _biased(predictor, [lists[index] for index in indices], expected.weight)
+        found = predictor.predict_batch(batch, tokens, recogniser)
+        if tokens is None:
+            seconds += time.perf_counter() - began
+            heard += sum(rows[index]["duration"] or 0.0 for index in indices)
+        for index, prediction in zip(indices, found, strict=True):
+            predictions[index] = prediction
+        done += len(indices)
+        if progress:
+            progress(done, len(rows), "evaluating")
+    cost = Cost(
+        parameters=sum(parameter.numel() for parameter in predictor.model.parameters()),
+        rows=len(rows),
+        seconds=seconds,
+        audio_seconds=heard,
+        real_time=seconds / heard if heard else None,
+        device=_device(predictor),
+    )
+    known = frozenset(predictor.codec.labels.get("speaker", ()))
+    return Scores(rows_identity(dataset), cost, _table(rows, cast(list[Prediction], predictions), expected, known))
+
+
+def _biased(predictor: Predictor, lists: list[list[str]], weight: float) -> Recogniser:
+    """A recogniser of one batch in which each row has hot words of its own."""
+    beams: dict[tuple[str, ...], Beam] = {}
+    for phrases in map(tuple, lists):
+        if phrases not in beams:
+            beams[phrases] = predictor.searching(phrases, weight)
+
+    def recognise(log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Path]:
+        return decode_rows([beams[tuple(phrases)] for phrases in lists], log_probs, lengths)
+
+    return recognise
+
+
+def evaluated(
+    store: Store,
+    address: str,
+    load: Callable[[], Predictor],
+    dataset: Dataset,
+    config: recipe.Loader,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Scores:
+    """The scores of the model with this address on these rows: read if the two ever met, else made and kept."""
+    spec = dataset.spec.model_dump() if dataset.spec else None
+    key = f"evaluations/{fingerprint(address, rows_identity(dataset), spec, features.VERSION, VERSION)}.parquet"
+    if not store.exists(key):
+        evaluate(load(), dataset, config, progress).save(store, key)
+    return Scores.load(store, key)
+
+
+def check(predictor: Predictor, dataset: Dataset) -> None:
+    """Raises EvaluationError when the model cannot be scored on these rows."""
+    if not len(dataset):
+        raise EvaluationError(f"{dataset!r} has no rows to score a model on; is the split empty?")
+    if dataset.spec is None:
+        return
+    theirs, ours = dataset.spec.model_dump(), asdict(predictor.features)
+    different = {name: (theirs[name], ours[name]) for name in ours if theirs.get(name) != ours[name]}
+    if different:
+        told = ", ".join(f"{name} is {given} and the model wants {own}" for name, (given, own) in different.items())
+        raise EvaluationError(f"the features differ from those of the model: {told}; extract them with its settings")
+
+
+def rows_identity(dataset: Dataset) -> str:
+    """Equal for equal rows with equal labels, in any order and whatever the rest of their dataset: frozen test rows."""
+    columns = ["id", "digest", *REFERENCE]
+    rows = [stated(row) for row in dataset.rows.select(columns).to_pylist()]
+    return fingerprint(sorted([json.dumps(row, sort_keys=True) for row in rows]))
+
+
+def _table(
+    rows: list[dict[str, Any]], predictions: list[Prediction], expected: Expected | None, known: frozenset[str]
+) -> pa.Table:
+    counts: list[dict[str, list[float]]] = [{} for _ in rows]
+    phrases = HotWords(expected.phrases).phrases if expected else ()
+    for metric, scored in score_rows(rows, predictions, phrases, known).items():
+        for index, row in zip(scored.rows.tolist(), scored.counts.tolist(), strict=True):
+            counts[index][metric] = row
+    shown = [name for name in REFERENCE if name != "trials"]
+    reference = [{name: row[name] for name in shown if row.get(name) is not None} for row in rows]
+    columns = {name: pa.array([row.get(name) for row in rows], _kind(name)) for name in KEPT}
+    columns["reference"] = pa.array([json.dumps(row, ensure_ascii=False) for row in reference], pa.string())
+    columns["prediction"] = pa.array([json.dumps(_answer(p), ensure_ascii=False) for p in predictions], pa.string())
+    columns["counts"] = pa.array([json.dumps(row) for row in counts], pa.string())
+    return pa.table(columns)
+
+
+def _answer(prediction: Prediction) -> dict[str, Any]:
+    found = prediction.to_json()
+    found.pop("words")  # times and confidences of words: three times the size, and nothing is scored on them
+    return found
+
+
+def _kind(name: str) -> pa.DataType:
+    return pa.float64() if name in ("start", "duration") else pa.string()
+
+
+def _gather(table: pa.Table) -> dict[str, RowCounts]:
+    ids: dict[str, list[str]] = {}
+    counts: dict[str, list[list[float]]] = {}
+    for row, text in zip(table["id"].to_pylist(), table["counts"].to_pylist(), strict=True):
+        for metric, values in json.loads(text).items():
+            ids.setdefault(metric, []).append(row)
+            counts.setdefault(metric, []).append(values)
+    return {metric: RowCounts(ids[metric], np.asarray(counts[metric])) for metric in METRICS if metric in ids}
+
+
+def _summarise(counts: Mapping[str, RowCounts]) -> dict[str, float]:
+    values = {metric: float(METRICS[metric].value(rows.counts.sum(axis=0))) for metric, rows in counts.items()}
+    return {metric: value for metric, value in values.items() if np.isfinite(value)}
+
+
+def _fault(metric: str, counts: list[float]) -> float:
+    """How wrong a row is on a metric, 0 to about 1; nothing to be right or wrong about is no fault."""
+    value = float(METRICS[metric].value(np.asarray(counts)))
+    if not np.isfinite(value) or not METRICS[metric].by_row:
+        return 0.0
+    return value / 100 if METRICS[metric].better == "lower" else 1 - value / 100
+
+
+def _device(predictor: Predictor) -> str:
+    device = predictor.model.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,1 @@
+"""A user's adapter: enrolled, judged, registered, loaded with its base."""

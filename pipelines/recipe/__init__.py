@@ -1,0 +1,48 @@
+"""A recipe says what to train: corpora, features, tasks, sharing, balancing, budget, search space and gates.
+
+    recipe = load("assistant", overrides=["trainer.epochs=3", "tasks.intent.weight=0.5"])
+
+A recipe is YAML, checked by pydantic; a shipped name or a path. An unknown or mistyped key names the
+nearest valid one. `Recipe.address()` is the hash under which its results are stored.
+"""
+
+from pipelines.recipe.base import BALANCING, CORPUS_KINDS, DIALOGUE, SHARING_MODES, TASK_KINDS, Section
+from pipelines.recipe.data import Corpus, Features, Fractions, Loader, Quality, Text
+from pipelines.recipe.model import Balancing, Decoding, Domains, Model, Sharing, Task, Translation, Understanding
+from pipelines.recipe.reading import SHIPPED, RecipeError, load, parse, shipped
+from pipelines.recipe.recipe import Recipe
+from pipelines.recipe.training import Gates, Interpret, Search, Stage, Trainer
+
+__all__ = [
+    "BALANCING",
+    "CORPUS_KINDS",
+    "DIALOGUE",
+    "SHARING_MODES",
+    "SHIPPED",
+    "TASK_KINDS",
+    "Balancing",
+    "Corpus",
+    "Decoding",
+    "Domains",
+    "Features",
+    "Fractions",
+    "Gates",
+    "Interpret",
+    "Loader",
+    "Model",
+    "Quality",
+    "Recipe",
+    "RecipeError",
+    "Search",
+    "Section",
+    "Sharing",
+    "Stage",
+    "Task",
+    "Text",
+    "Trainer",
+    "Translation",
+    "Understanding",
+    "load",
+    "parse",
+    "shipped",
+]

@@ -1,0 +1,19 @@
+"""What every section of a recipe stands on, and the names that may be chosen from."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+CORPUS_KINDS = ("espeak", "librispeech", "commonvoice", "voxceleb", "atis", "sgd", "covost", "manifest")
+SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
+BALANCING = (
+    *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
+    *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
+    *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
+)
+DIALOGUE = ("dialogue_act", "system_action")  # as mtl.text has it, whose torch a command line can do without
+TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation", *DIALOGUE)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

@@ -1,0 +1,78 @@
+"""Sections about data: where it comes from, what is let in, what is extracted, how it is batched."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipelines.recipe.base import CORPUS_KINDS, Section
+
+
+class Fractions(Section):
+    """Shares of speakers (or sentences) that go to each split where a corpus has no splits of its own."""
+
+    train: float = Field(0.8, ge=0, le=1)
+    valid: float = Field(0.1, ge=0, le=1)
+    test: float = Field(0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Fractions:
+        if abs(self.train + self.valid + self.test - 1) > 1e-6:
+            raise ValueError(f"train + valid + test is {self.train + self.valid + self.test:g}, expected 1")
+        return self
+
+
+class Corpus(Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="name in tables and metrics")
+    kind: Literal[CORPUS_KINDS]  # type: ignore[valid-type]
+    source: str | None = Field(None, description="folder, archive, http(s) URL, s3:// prefix; none for espeak")
+    checksum: str | None = Field(None, description="sha256 of an archive or download, hex")
+    split_by: Literal["release", "speaker", "sentence"] = Field(
+        "release", description="the release's own splits where it has them, else (or instead) by speaker or sentence"
+    )
+    fractions: Fractions = Fractions()
+    language: str | None = Field(None, description="BCP 47 tag for rows that carry none")
+    options: dict[str, Any] = Field(default_factory=dict, description="settings of this corpus kind")
+
+
+class Quality(Section):
+    """What is let in. Each rejected recording becomes a row of the quarantine table."""
+
+    min_seconds: float = Field(0.2, gt=0)
+    max_seconds: float = Field(35.0, gt=0)
+    max_quarantined: float = Field(0.05, ge=0, le=1, description="share of a corpus above which its ingest fails")
+
+
+class Features(Section):
+    sample_rate: int = Field(16000, ge=4000, description="Hz")
+    bins: int = Field(80, ge=8, le=256)
+    window_ms: float = Field(25.0, gt=0)
+    hop_ms: float = Field(10.0, gt=0)
+    low_hz: float = Field(20.0, ge=0)
+    high_hz: float = Field(7600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _below_nyquist(self) -> Features:
+        if not self.low_hz < self.high_hz <= self.sample_rate / 2:
+            raise ValueError(f"low_hz < high_hz <= sample_rate / 2 does not hold: {self.low_hz}, {self.high_hz}")
+        return self
+
+
+class Text(Section):
+    units: Literal["characters", "sentencepiece"] = "characters"
+    pieces: int = Field(256, ge=32, description="size of the SentencePiece model")
+    context: int = Field(
+        64, ge=0, description="words of the turns before that dialogue tasks read, the latest; 0: none"
+    )
+
+
+class Loader(Section):
+    batch_seconds: float = Field(60.0, gt=0, description="audio in a micro-batch, padding counted")
+    batch_tokens: int = Field(600, gt=0, description="words in a text micro-batch, padding counted")
+    temperature: float = Field(1.0, ge=1, description="1: corpora in proportion to size; higher: more even")
+    speed: tuple[float, float] = Field((1.0, 1.0), description="range of speed perturbation")
+    time_masks: int = Field(0, ge=0, description="SpecAugment")
+    time_mask_fraction: float = Field(0.05, ge=0, le=1, description="longest time mask, as a share of the utterance")
+    freq_masks: int = Field(0, ge=0, description="SpecAugment")
+    freq_mask_bins: int = Field(20, ge=0)

@@ -1,0 +1,176 @@
+"""From a name or a YAML file to a recipe, with overrides; a fault is told with its key and the nearest valid one."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pipelines.recipe.data import Corpus
+from pipelines.recipe.model import Task
+from pipelines.recipe.recipe import Recipe
+from pipelines.recipe.training import Stage
+from pipelines.roots import sha256
+
+SHIPPED = Path(__file__).parents[1] / "recipes"
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read; the message says which key, what was expected and what is nearest."""
+
+
+def shipped() -> list[str]:
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def load(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """A shipped recipe by name, or a YAML file; `overrides` are `a.b=value` with the value in YAML.
+
+    Lists take an index or, for corpora, a name: `corpora.commands.options.hours=2`.
+
+    Raises:
+        RecipeError: no such recipe, not YAML, or a key or value that does not fit.
+    """
+    path = _find(name_or_path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} holds {type(content).__name__}, expected a mapping with name, corpora, tasks …")
+    for override in overrides:
+        _override(content, override)
+    _expand_sources(content, path)
+    _find_arpa(content, path)
+    return parse(content, where=str(path))
+
+
+def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
+    """A recipe from a plain mapping. Raises RecipeError with one line per fault."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(fault) for fault in error.errors()]
+        raise RecipeError(f"{where} is not a valid recipe:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _expand_sources(content: dict[str, Any], path: Path) -> None:
+    """`$NAME` and `~` in a corpus's source, so that a recipe need not name one machine's folders."""
+    for corpus in content.get("corpora") or ():
+        if not isinstance(corpus, dict) or not isinstance(corpus.get("source"), str):
+            continue
+        source = os.path.expanduser(os.path.expandvars(corpus["source"]))
+        if "$" in source:
+            raise RecipeError(
+                f"{path}: the source of corpus {corpus.get('name')!r} is {source!r}, but that variable is not set; "
+                f"export it, or give --set corpora.{corpus.get('name')}.source=FOLDER"
+            )
+        corpus["source"] = source
+
+
+def _find_arpa(content: dict[str, Any], path: Path) -> None:
+    """Expands `decoding.arpa` and fills in its checksum: another language model makes another recipe."""
+    decoding = content.get("decoding")
+    if not isinstance(decoding, dict) or not isinstance(decoding.get("arpa"), str):
+        return
+    arpa = Path(os.path.expanduser(os.path.expandvars(decoding["arpa"]))).resolve()
+    if not arpa.is_file():
+        raise RecipeError(f"{path}: decoding.arpa names {arpa}, which is no file; expected ARPA text, gzipped or not")
+    decoding["arpa"] = str(arpa)
+    decoding.setdefault("arpa_checksum", sha256(arpa))
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise RecipeError(f"no recipe file {path}")
+    found = SHIPPED / f"{name_or_path}.yaml"
+    if not found.is_file():
+        near = difflib.get_close_matches(name_or_path, shipped(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(
+            f"no recipe named {name_or_path!r}{hint} Shipped: {', '.join(shipped())}; or give a .yaml file."
+        )
+    return found
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override!r}: expected key=value, for example trainer.epochs=3")
+    keys = path.strip().split(".")
+    node: Any = content
+    for depth, key in enumerate(keys[:-1]):
+        node = _step_into(node, key, ".".join(keys[: depth + 1]))
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: {value!r} is not a YAML value") from error
+    if isinstance(parsed, str):
+        # YAML 1.1 reads 1e-3 as a string; a person who types it means the number.
+        with contextlib.suppress(ValueError):
+            parsed = float(parsed)
+    if isinstance(node, list):
+        node[_position(node, keys[-1], path)] = parsed
+    else:
+        node[keys[-1]] = parsed
+
+
+def _step_into(node: Any, key: str, where: str) -> Any:
+    if isinstance(node, list):
+        return node[_position(node, key, where)]
+    child = node.setdefault(key, {})
+    if child is None:
+        child = node[key] = {}
+    if not isinstance(child, dict | list):
+        raise RecipeError(f"--set {where}: holds {child!r}, which has no keys below it")
+    return child
+
+
+def _position(items: list[Any], key: str, where: str) -> int:
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    raise RecipeError(
+        f"--set {where}: no item {key!r}; expected one of {[n for n in names if n]} or 0..{len(items) - 1}"
+    )
+
+
+def _explain(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "recipe"
+    if fault["type"] == "extra_forbidden":
+        *parents, key = fault["loc"]
+        valid = _keys_at(parents)
+        near = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+        return f"{where}: unknown key; {hint}"
+    if fault["type"] == "literal_error":
+        near = difflib.get_close_matches(str(fault["input"]), _words(fault["ctx"]["expected"]), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{where}: {fault['input']!r}, expected {fault['ctx']['expected']}{hint}"
+    given = fault["input"] if isinstance(fault["input"], str | int | float | bool) else type(fault["input"]).__name__
+    return f"{where}: {fault['msg']} (given {given!r})"
+
+
+def _words(expected: str) -> list[str]:
+    return [word.strip("' ,") for word in expected.replace(" or ", ", ").split(",")]
+
+
+def _keys_at(path: list[Any]) -> list[str]:
+    """Field names of the section that a path of keys leads to."""
+    model: Any = Recipe
+    for part in path:
+        if isinstance(part, int) or model is Task:  # the number of a corpus, the name of a task
+            continue
+        annotation = model.model_fields[part].annotation
+        model = {"corpora": Corpus, "tasks": Task, "curriculum": Stage}.get(str(part), annotation)
+    return list(model.model_fields)

@@ -1,0 +1,128 @@
+"""The whole recipe: its sections, what must hold between them, and its address."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from mtl import curriculum
+from pipelines.recipe.base import DIALOGUE, TASK_KINDS, Section
+from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
+from pipelines.recipe.model import Balancing, Decoding, Domains, Model, Sharing, Task, Translation, Understanding
+from pipelines.recipe.training import Gates, Interpret, Search, Trainer
+
+
+class Recipe(Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    summary: str = ""
+    seed: int = 0
+    corpora: tuple[Corpus, ...] = Field(min_length=1)
+    quality: Quality = Quality()
+    features: Features = Features()
+    text: Text = Text()
+    loader: Loader = Loader()
+    model: Model = Model()
+    sharing: Sharing = Sharing()
+    tasks: dict[Literal[TASK_KINDS], Task] = Field(min_length=1)  # type: ignore[valid-type]
+    balancing: Balancing = Balancing()
+    understanding: Understanding = Understanding()
+    domains: Domains = Domains()
+    decoding: Decoding = Decoding()
+    translation: Translation = Translation()
+    trainer: Trainer = Trainer()
+    interpret: Interpret = Interpret()
+    search: Search = Search()
+    gates: Gates = Gates()
+
+    @field_validator("corpora")
+    @classmethod
+    def _names_differ(cls, corpora: tuple[Corpus, ...]) -> tuple[Corpus, ...]:
+        names = [corpus.name for corpus in corpora]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two corpora are named {', '.join(twice)}; names must differ")
+        return corpora
+
+    @model_validator(mode="after")
+    def _refers_to_what_exists(self) -> Recipe:
+        names = {corpus.name for corpus in self.corpora}
+        for task, config in self.tasks.items():
+            for corpus in config.corpora or ():
+                if corpus not in names:
+                    raise ValueError(f"tasks.{task}.corpora names {corpus!r}; the recipe's corpora are {sorted(names)}")
+        for pair in self.sharing.graph or ():
+            if missing := set(pair) - set(self.tasks):
+                raise ValueError(
+                    f"sharing.graph names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
+                )
+        if missing := set(self.search.reference) - set(self.tasks):
+            raise ValueError(
+                f"search.reference names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
+            )
+        self._has_its_stages()
+        self._has_its_domains()
+        if (self.understanding.recognised or self.understanding.read) and "transcript" not in self.tasks:
+            raise ValueError("understanding trains on what the recogniser hears; add tasks.transcript, or leave it out")
+        if "translation" in self.tasks and self.model.width % (2 * self.translation.heads):
+            raise ValueError(
+                f"model.width {self.model.width} is not a multiple of 2 x translation.heads {self.translation.heads}"
+            )
+        modes = {self.sharing.mode, *self.search.modes}
+        if modes & {"mmoe", "ple"} and self.sharing.expert_blocks > self.model.blocks:
+            raise ValueError(
+                f"sharing.expert_blocks is {self.sharing.expert_blocks}, but the model has {self.model.blocks} blocks; "
+                "lower it, or raise model.blocks"
+            )
+        for metric in (self.gates.primary, *self.gates.tolerance, *self.gates.minimum):
+            if metric.split("/")[0] not in self.tasks:
+                raise ValueError(f"gates name the metric {metric!r}, but its task is not among {sorted(self.tasks)}")
+        return self
+
+    def _has_its_domains(self) -> None:
+        """Raises ValueError where `domains`, or a gate of one, cannot be meant."""
+        if "@" in self.gates.primary:
+            raise ValueError(f"gates.primary is {self.gates.primary!r}; expected a metric of all domains together")
+        if not self.domains.on:
+            return
+        if self.domains.by == "corpus" and len(self.corpora) < 2:
+            raise ValueError(
+                "domains.by is corpus and the recipe has one corpus, so there is nothing to tell the model; "
+                "take domains.by=domain, or add a corpus"
+            )
+        if self.domains.by == "domain" and "domain" in self.tasks:
+            raise ValueError(
+                "domains.by is domain, and so is a task: the model would be told the answer; "
+                "remove tasks.domain, or take domains.by=corpus"
+            )
+
+    def _has_its_stages(self) -> None:
+        """Raises ValueError where trainer.curriculum cannot be followed."""
+        stages = tuple(curriculum.Stage(**stage.model_dump()) for stage in self.trainer.curriculum)
+        try:
+            curriculum.Curriculum(stages, tuple(self.tasks), self.trainer.epochs)
+        except ValueError as error:
+            raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
+
+    def address(self) -> str:
+        """Hash of everything in the recipe that can change a result: all but its summary, search space and gates, and
+        what is looked at."""
+        content = self.model_dump(mode="json", exclude={"summary", "search", "gates", "interpret"})
+        for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
+            content["trainer"].pop(key)
+        if not set(DIALOGUE) & set(self.tasks):
+            content["text"].pop("context")  # which nothing reads
+        if "translation" not in self.tasks:
+            content.pop("translation")
+        if not self.domains.on:  # then it says how figures are shown
+            content.pop("domains")
+        if not self.model.crf:  # the softmax, as it was before there was a choice
+            content["model"].pop("crf")
+        content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,105 @@
+"""Sections about training and what comes after it: budget, search, gates, what is looked at."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipelines.recipe.base import SHARING_MODES, TASK_KINDS, Section
+
+
+class Stage(Section):
+    """Some epochs of training before all tasks train together; see mtl.curriculum."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    tasks: tuple[Literal[TASK_KINDS], ...] = Field(min_length=1)  # type: ignore[valid-type]
+    epochs: int = Field(ge=1)
+    train: Literal["all", "heads"] = Field("all", description="heads: what tasks share rests")
+
+
+class Trainer(Section):
+    epochs: int = Field(20, ge=1)
+    curriculum: tuple[Stage, ...] = Field((), description="stages before the joint one, which takes the other epochs")
+    restart: bool = Field(False, description="the learning rate's schedule begins anew in each stage")
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
+    weight_decay: float = Field(1e-2, ge=0)
+    clip_norm: float = Field(5.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device is made for it")
+    micro_batches: int = Field(1, ge=1, description="micro-batches a step, dealt over workers and accumulation")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 switches it off")
+    workers: int = Field(1, ge=1)
+    gpus: bool | None = Field(None, description="one GPU a worker; none: when the cluster has them")
+    checkpoint_minutes: float = Field(2.0, gt=0, description="besides one after every epoch")
+    max_failures: int = Field(3, ge=0, description="how often a worker group is restarted from its checkpoint")
+
+
+class Interpret(Section):
+    """What is looked at beside the scores, for the report's "What the tasks share". No result depends on it."""
+
+    gradients: int = Field(
+        50,
+        ge=0,
+        description="steps between two looks at the tasks' gradients, each of about three steps' time; 0: none",
+    )
+    probes: bool = Field(True, description="read speaker, emotion and phones from every layer of the new model")
+    rows: int = Field(400, ge=10, le=10_000, description="recordings of the valid split, and as many sentences")
+
+
+class Search(Section):
+    """`motet search`: trials on one device each, compared by `objective`, drawn as a front over the tasks."""
+
+    method: Literal["asha", "pbt"] = Field(
+        "asha",
+        description="asha: independent points, the poor ones stopped early. pbt: a population of `trials` models whose "
+        "poor ones go on with the weights of good ones, at a learning rate and task weights nearby; finds a schedule, "
+        "keeps the recipe's sharing mode",
+    )
+    objective: Literal["gain", "mean"] = Field(
+        "gain",
+        description="what stops and ranks trials. gain: mean over tasks of the change relative to the single-task "
+        "model of a trial's budget, in percent; asks of every task what it reaches alone, and trains these models "
+        "first (once: they are kept). mean: mean error in percent; needs no such models, and the task with the most "
+        "errors decides",
+    )
+    proposals: Literal["tasks", "objective"] = Field(
+        "tasks",
+        description="asha: what Optuna's TPE looks at. tasks: every task's error at once, which spreads trials along "
+        "the front; objective: the objective alone. Either way the objective decides who is stopped",
+    )
+    trials: int = Field(16, ge=1)
+    epochs: int = Field(4, ge=1, description="budget of a trial that ASHA lets run to its end")
+    interval: int = Field(1, ge=1, description="pbt: epochs between two exchanges")
+    share: float = Field(1.0, gt=0, le=1, description="of the training rows, the same for every trial")
+    reduction: int = Field(3, ge=2, description="ASHA's reduction factor")
+    learning_rate: tuple[float, float] = (3e-4, 3e-3)
+    task_weight: tuple[float, float] = (0.1, 10.0)
+    modes: tuple[Literal[SHARING_MODES], ...] = Field(("hard", "soft"), min_length=1)  # type: ignore[valid-type]
+    strength: tuple[float, float] = (1e-5, 1e-1)
+    reference: dict[Literal[TASK_KINDS], Annotated[float, Field(ge=0, le=100)]] = Field(  # type: ignore[valid-type]
+        default_factory=dict,
+        description="the hypervolume's reference point: a figure of each task's own metric in percent, which a trial "
+        "must beat to count; every answer wrong (WER 100, accuracy 0) if left out",
+    )
+
+    @model_validator(mode="after")
+    def _exchanges(self) -> Search:
+        if self.method == "pbt" and self.interval >= self.epochs:
+            raise ValueError(
+                f"interval {self.interval} is not below epochs {self.epochs}: nothing would ever be exchanged; raise "
+                "epochs, or take method: asha"
+            )
+        return self
+
+
+class Gates(Section):
+    primary: str = Field("transcript/wer", description="metric that must improve, '<task>/<metric>'")
+    tolerance: dict[str, float] = Field(
+        default_factory=dict, description="how much worse each metric may be, in points of percent; 0.5 if left out"
+    )
+    minimum: dict[str, float] = Field(
+        default_factory=dict, description="absolute limit of a metric in percent (a ceiling where lower is better)"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    resamples: int = Field(1000, ge=100)

@@ -1,0 +1,1 @@
+"""MLflow: runs, packages, versions, aliases, and who was champion when."""

@@ -1,0 +1,340 @@
+"""MLflow runs: where they are kept, what stands in them, and one writer for each.
+
+    with start(root, recipe, name="assistant-3f2a", manifests=[*utterances, *features]) as run:
+        run.log({"train/loss": 1.2, "valid/transcript/wer": 9.8}, step=3)
+
+`Run` is plain strings: it travels to another process (Ray Train's controller) and writes from there. Whoever holds it
+is the only writer; workers report to it and never open MLflow. A run has a key: starting one again whose
+key exists goes on in the same run, so that a crashed night leaves one run and not two.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.recipe import Recipe
+from pipelines.roots import sha256
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from pipelines.store import Manifest
+
+PROJECT = Path(__file__).resolve().parents[2]
+HOME = Path("~/.motet")  # MLflow's database when the root is not a folder
+LOCK_FILES = ("requirements.lock", "uv.lock", "pylock.toml")
+KEY_TAG = "motet.key"
+PARENT_TAG = "mlflow.parentRunId"  # how MLflow's pages nest runs
+_PARAMS_A_CALL, _METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
+_PARAM_CHARACTERS = 6000
+_DEFAULT = threading.RLock()  # MLflow's default address is one per process
+
+
+class TrackingError(RuntimeError):
+    """MLflow refused or could not be reached; the message says which address and what to check."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One MLflow run, as three strings; `with run:` marks it FAILED when the block raises, and else FINISHED."""
+
+    uri: str
+    experiment_id: str
+    run_id: str
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        self.finish("FAILED" if kind else "FINISHED")
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+    @property
+    def client(self) -> MlflowClient:
+        return client_of(self.uri)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """One report in one call. What is not a number (None, text, NaN) is left out: MLflow would plot it as 0."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        numbers = [
+            Metric(_metric_name(name), float(value), now, step)
+            for name, value in metrics.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        ]
+        for start in range(0, len(numbers), _METRICS_A_CALL):
+            self.client.log_batch(self.run_id, metrics=numbers[start : start + _METRICS_A_CALL])
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        rows = [Param(name, _text(value)[:_PARAM_CHARACTERS]) for name, value in params.items()]
+        for start in range(0, len(rows), _PARAMS_A_CALL):
+            self.client.log_batch(self.run_id, params=rows[start : start + _PARAMS_A_CALL])
+
+    def tag(self, tags: Mapping[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(self.run_id, tags=[RunTag(name, _text(value)) for name, value in tags.items()])
+
+    def log_text(self, text: str, file: str) -> None:
+        self.client.log_text(self.run_id, text, file)
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def log_datasets(self, root: str, manifests: Iterable[Manifest], context: str = "training") -> None:
+        """Dataset lineage (`mlflow.log_input`): each manifest's address is the digest, its own place the source."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=manifest.dataset,
+                    digest=manifest.address[:36],
+                    source_type="s3" if root.startswith("s3://") else "local",
+                    source=json.dumps({"uri": f"{root}/manifests/{manifest.dataset}/v{manifest.version:08d}.json"}),
+                    profile=json.dumps({"version": manifest.version, **_plain(manifest.meta)})[:16_000_000],
+                ),
+                [InputTag("mlflow.data.context", context)],
+            )
+            for manifest in manifests
+        ]
+        if inputs:
+            self.client.log_inputs(self.run_id, inputs)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.run_id, status)
+
+
+def _metric_name(name: str) -> str:
+    """MLflow takes letters, digits and a few signs; a metric of one domain is "transcript/wer:digits" there."""
+    return re.sub(r"[^\w./\- :]", "_", name.replace("@", ":"))
+
+
+def tracking_uri(root: str) -> str:
+    """MLFLOW_TRACKING_URI; else a SQLite file in the root, or in ~/.motet when the root is not a folder."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return uri or f"sqlite:///{_local(root) / 'mlflow.db'}"
+
+
+def artifact_location(root: str) -> str | None:
+    """Where a new experiment keeps its artifacts: beside the SQLite file; None leaves it to the tracking server."""
+    return None if os.environ.get("MLFLOW_TRACKING_URI") else (_local(root) / "mlartifacts").as_uri()
+
+
+def client_of(uri: str) -> MlflowClient:
+    """A client for runs and registered models alike.
+
+    Raises:
+        TrackingError: the address does not answer.
+    """
+    mlflow = quiet_mlflow()
+    try:
+        return _client(uri)
+    except mlflow.exceptions.MlflowException as error:
+        raise TrackingError(
+            f"MLflow at {uri} does not answer: {error}. Check MLFLOW_TRACKING_URI, or `motet doctor`."
+        ) from error
+
+
+@lru_cache(maxsize=8)
+def _client(uri: str) -> MlflowClient:
+    import mlflow
+
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+
+
+@contextmanager
+def as_default(uri: str) -> Iterator[None]:
+    """Makes `uri` the process's own for a moment, for the parts of MLflow that take no address.
+
+    MLflow also writes its default into the environment, where `tracking_uri` would find it for every later root.
+    """
+    import mlflow
+
+    with _DEFAULT:
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None means none
+            if before is None:
+                os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def quiet_mlflow() -> Any:
+    """The module mlflow, without telemetry, pickle, progress bars of its own and its database's migration log."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+    return mlflow
+
+
+def start(
+    root: str,
+    recipe: Recipe,
+    name: str,
+    manifests: Iterable[Manifest] = (),
+    tags: Mapping[str, Any] | None = None,
+    parent: Run | None = None,
+    key: str | None = None,
+    experiment: str | None = None,
+) -> Run:
+    """Opens the run `key` (the name, if left out) in the recipe's experiment, or goes on in it.
+
+    It carries the flattened recipe as parameters, the recipe's YAML, the manifests, git commit and lock hash.
+    """
+    run, resumed = _open(root, experiment or recipe.name, name, key or name, parent)
+    run.tag({"motet.recipe": recipe.name, "motet.recipe_address": recipe.address(), **provenance(), **(tags or {})})
+    if not resumed:
+        run.log_params(flatten(recipe.model_dump(mode="json")))
+        run.log_text(recipe.to_yaml(), "recipe.yaml")
+    run.log_datasets(root, manifests)
+    return run
+
+
+def start_child(root: str, parent: Run, name: str, params: Mapping[str, Any], key: str | None = None) -> Run:
+    """A trial of a search: a run nested under its parent by tag, with its own parameters."""
+    experiment = parent.client.get_experiment(parent.experiment_id).name
+    run, resumed = _open(root, experiment, name, key or f"{parent.run_id}/{name}", parent)
+    if not resumed:
+        run.log_params(params)
+    return run
+
+
+def _open(root: str, experiment: str, name: str, key: str, parent: Run | None) -> tuple[Run, bool]:
+    uri = parent.uri if parent else tracking_uri(root)
+    client = client_of(uri)
+    experiment_id = experiment_named(client, experiment, root)
+    quoted = key.replace("'", "")
+    found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{quoted}'", max_results=1)
+    if found:
+        run_id = found[0].info.run_id
+        client.update_run(run_id, status="RUNNING")
+        return Run(uri, experiment_id, run_id), True
+    tags = {KEY_TAG: quoted, "mlflow.source.name": "motet", "mlflow.source.type": "LOCAL"}
+    if parent:
+        tags[PARENT_TAG] = parent.run_id
+    created = client.create_run(experiment_id, run_name=name, tags=tags)
+    return Run(uri, experiment_id, created.info.run_id), False
+
+
+def experiment_named(client: MlflowClient, name: str, root: str) -> str:
+    """Id of an experiment, made if it is not there; two processes that make it at once get the same one.
+
+    Raises:
+        TrackingError: the experiment's files are kept by a server, and this process has opened its database directly.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=artifact_location(root))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    refuse_served(found.artifact_location, client.tracking_uri)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def refuse_served(location: str | None, uri: str) -> None:
+    """Raises TrackingError for files that only an MLflow server can reach, when there is no server at `uri`."""
+    if location and location.startswith("mlflow-artifacts:") and not uri.startswith("http"):
+        raise TrackingError(
+            f"{location} is kept by an MLflow server, and {uri} is a database without one: "
+            "set MLFLOW_TRACKING_URI to the server (`motet up` starts one on this root)"
+        )
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; items of a list go by their name where they have one, else as JSON."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
+            for item in value:
+                flat.update(flatten(item, f"{prefix}{key}.{item['name']}."))
+        elif value is not None:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def provenance() -> dict[str, str]:
+    """Tags that name the code: git commit (with "+changes"), and the hash of the lock file it runs from."""
+    tags = {}
+    commit = git_commit()
+    if commit:
+        tags.update({"mlflow.source.git.commit": commit.removesuffix("+changes"), "motet.git_commit": commit})
+    lock = lock_hash()
+    return {**tags, **({"motet.lock": lock} if lock else {})}
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str | None:
+    """The commit of the checkout that runs; MOTET_GIT_COMMIT in an image that has no .git; None if unknown."""
+    if "MOTET_GIT_COMMIT" in os.environ:
+        return os.environ["MOTET_GIT_COMMIT"]
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return f"{commit}+changes" if _git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def lock_hash() -> str | None:
+    """'<file>:<sha256, 16 hex>' of the lock file beside the project."""
+    for name in LOCK_FILES:
+        path = PROJECT / name
+        if path.is_file():
+            return f"{name}:{sha256(path)[:16]}"
+    return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+
+def _local(root: str) -> Path:
+    folder = HOME.expanduser() if "://" in root else Path(root)
+    return folder.resolve()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The small numbers of a manifest's meta: what a person wants to see of a dataset."""
+    return {key: value for key, value in meta.items() if isinstance(value, str | int | float | bool | dict)}

@@ -1,0 +1,1 @@
+"""What a person looks at after a night: its story, findings, charts and page."""

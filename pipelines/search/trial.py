@@ -1,0 +1,154 @@
+"""What one trial of a search runs: `mtl.fit` at one point of the space, reported to Ray Tune every epoch.
+
+A report has the search's scalar as "objective", each task's error as "cost/<task>", and whatever `fit` measured.
+
+overrides_of({"trainer.learning_rate": 0.00123456})      # ("trainer.learning_rate=0.001235",)
+with_overrides(recipe, overrides)                        # what the trial trains, exactly
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mtl import checkpoint as checkpoints
+from mtl.fit import FitConfig, NonFiniteLoss, fit
+from mtl.pareto import WORST
+from pipelines.recipe import Recipe, parse
+from pipelines.search.scalar import COST, Scalar, costs
+from pipelines.store import Store
+from pipelines.training.prepare import Job, fit_config
+from pipelines.training.worker import HISTORY
+
+KEPT = ("epoch", "step", "seconds", "utterances_per_second", "padding", "gradient_norm", "learning_rate", "objective")
+
+
+def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with `a.b=value` settings of a search put in."""
+    content = recipe.model_dump(mode="json")
+    for override in overrides:
+        path, _, value = override.partition("=")
+        *sections, key = path.split(".")
+        section = content
+        for part in sections:
+            section = section[part]
+        section[key] = yaml.safe_load(value)
+    return parse(content, where=f"recipe {recipe.name!r} with {', '.join(overrides)}")
+
+
+def overrides_of(point: Mapping[str, Any]) -> tuple[str, ...]:
+    """A point of the space as `--set` strings; a trial trains exactly what they say."""
+    return tuple(
+        # Four digits are more than a search can tell apart; the "." makes YAML 1.1 read 1.0e-05 as a number.
+        f"{key}={value}" if isinstance(value, str) else f"{key}={_number(value)}"
+        for key, value in sorted(point.items())
+    )
+
+
+def numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    """What mtl.fit and the objective gave, without Tune's own bookkeeping."""
+    return {
+        key: float(value)
+        for key, value in result.items()
+        if (key in KEPT or key.startswith(("train/", "valid/", "weight/"))) and isinstance(value, int | float)
+    }
+
+
+def _number(value: float) -> str:
+    text = f"{float(value):.4g}"
+    return text.replace("e", ".0e") if "e" in text and "." not in text else text
+
+
+def settings_of(recipe: Recipe) -> FitConfig:
+    """A trial's budget: a report for every epoch and for nothing else, since Tune and Optuna want figures in each."""
+    import ray
+
+    return replace(
+        fit_config(recipe),
+        epochs=recipe.search.epochs,
+        checkpoint_seconds=math.inf,
+        device="cuda" if ray.get_gpu_ids() else "cpu",  # what Ray lent, not what the machine has
+    )
+
+
+def figures(metrics: Mapping[str, float], scalar: Scalar, tasks: Sequence[str]) -> dict[str, float]:
+    """What Tune and Optuna look at."""
+    return {"objective": scalar(metrics), **{COST + task: cost for task, cost in costs(metrics, tasks).items()}}
+
+
+def not_finite(error: NonFiniteLoss, epoch: float, scalar: Scalar, tasks: Sequence[str]) -> dict[str, Any]:
+    """The last report of a bad point, which is worth knowing: the searcher hears that it is the worst."""
+    worst = {"objective": scalar.worst, **{COST + task: WORST for task in tasks}}
+    return {"epoch": epoch, **worst, "error": str(error), "done": True}
+
+
+def run_trial(config: dict[str, Any], job: Job, search: str, scalar: Scalar) -> None:
+    """Trains one point of the space, and reports every epoch to Tune; goes on after the last one it had stored."""
+    from ray import tune
+
+    job = replace(job, recipe=with_overrides(job.recipe, overrides_of(config)))
+    tasks = tuple(str(task) for task in job.recipe.tasks)
+    model, loader, validate = job.open()
+    settings = settings_of(job.recipe)
+    state = TrialState(job.store, f"search/{search}/{tune.get_context().get_trial_id()}/state")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    row, resume = state.load()
+    if row:  # Tune may have been killed before it heard of this epoch
+        tune.report(row)
+
+    def report(metrics: dict[str, float], fitted: dict[str, Any] | None) -> None:
+        nonlocal row
+        row = {**metrics, **figures(metrics, scalar, tasks), "parameters": parameters}
+        state.save(row, fitted or {})
+        tune.report(row)
+
+    try:
+        fit(model, loader, settings, report=report, validate=validate, resume=resume)
+    except NonFiniteLoss as error:
+        tune.report(not_finite(error, row.get("epoch", 0) + 1, scalar, tasks))
+
+
+class TrialState:
+    """The last epoch of a trial in the store, or with `keep` every epoch.
+
+    Not one of Tune's checkpoints: of those Tune deletes the old one before it has noted down the new one, and a search
+    that is killed in between cannot be restored (Ray 2.60). Here the new epoch is whole before the old one goes.
+    """
+
+    def __init__(self, store: Store, prefix: str, keep: bool = False) -> None:
+        self.store, self.prefix, self.keep = store, prefix, keep
+
+    def save(self, row: dict[str, Any], state: dict[str, Any]) -> None:
+        old = [entry.key for entry in self.store.list(f"{self.prefix}/")]
+        folder = f"{self.prefix}/epoch-{int(row['epoch']):04d}"
+        with tempfile.TemporaryDirectory() as scratch:
+            checkpoints.save(scratch, state)
+            for path in Path(scratch).iterdir():
+                self.store.put_file(path, f"{folder}/{path.name}")
+        self.store.put_bytes(f"{folder}/{HISTORY}", json.dumps(row).encode())  # last: without it the epoch is not there
+        for key in old:
+            if not self.keep and not key.startswith(f"{folder}/"):
+                self.store.delete(key)
+
+    def load(self, epoch: int | None = None) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The last report, or that of an epoch, and the state behind it; nothing, if it was never finished."""
+        keys = [entry.key for entry in self.store.list(f"{self.prefix}/")]
+        whole = [key.rpartition("/")[0] for key in keys if key.endswith(f"/{HISTORY}")]
+        if epoch is not None:
+            whole = [folder for folder in whole if folder.endswith(f"/epoch-{epoch:04d}")]
+        if not whole:
+            return {}, None
+        folder = max(whole)
+        with tempfile.TemporaryDirectory() as scratch:
+            for key in keys:
+                if key.startswith(f"{folder}/"):
+                    (Path(scratch) / key.rpartition("/")[2]).write_bytes(self.store.read_bytes(key))
+            row = json.loads((Path(scratch) / HISTORY).read_text(encoding="utf-8"))
+            return row, checkpoints.load(scratch)

@@ -1,0 +1,358 @@
+"""From a recipe and its rows to what `mtl.fit` takes: vocabularies, the model's shape, settings, validation.
+
+    dataset = labelled(open_dataset(store, utterances, features), recipe)
+    codec, model_config, fit_config = prepare(recipe, dataset)
+    job = Job(recipe, utterances, features, store, codec.to_json(), threads=2)     # travels to another process
+    model, loader, validate = job.open(rank=0, world_size=1)
+    fit(model, loader, fit_config, validate=validate)
+
+Training and every trial of a search start here, so that they differ in nothing but their recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from mtl.audio import FeatureSpec
+from mtl.balance import Settings
+from mtl.beam import BeamConfig
+from mtl.curriculum import Stage
+from mtl.decoder import DecoderConfig
+from mtl.domains import DomainConfig
+from mtl.fit import FitConfig
+from mtl.metrics import by_domain, score_rows, summarise
+from mtl.model import ModelConfig, SpeechModel, build_model
+from mtl.ngram import NGram
+from mtl.predictor import Prediction, Predictor
+from mtl.text import CLASSIFICATION, Characters, Codec, normalise, tokens_of
+from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.loader import Loader, evaluation_batches
+from pipelines.recipe import Recipe
+from pipelines.roots import sha256
+from pipelines.store import Manifest, Store
+
+# Validation runs after every epoch while the other ranks wait, so its cost is bounded whatever the corpora's size:
+# about as much as an hour of training audio, and a confidence interval of the WER of about half a point.
+VALID_SECONDS = 1800.0
+VALID_SENTENCES = 2000
+LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in (*CLASSIFICATION, "translation")}}
+
+
+class PrepareError(ValueError):
+    """A recipe and rows that cannot be trained together; the message says what to change."""
+
+
+class LanguageModelError(PrepareError):
+    """A language model that the recipe names and that cannot be used."""
+
+
+class VocabularyError(PrepareError):
+    """Units that cannot be made of the training rows."""
+
+
+class DomainError(PrepareError):
+    """Fewer than two domains among the training recordings, where the model is to be told of them."""
+
+
+class UnlabelledTask(PrepareError):
+    """A task of the recipe that no training row is labelled for."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a training process needs to know; plain data, so that it travels.
+
+    codec: the vocabularies as JSON. threads: of torch in one process. share: of the training rows that are used.
+    """
+
+    recipe: Recipe
+    utterances: list[Manifest]
+    features: list[Manifest]
+    store: Store
+    codec: dict[str, Any] = field(repr=False)
+    threads: int = 1
+    share: float = 1.0
+
+    def open(self, rank: int = 0, world_size: int = 1) -> tuple[SpeechModel, Loader, Validation | None]:
+        """A fresh model, this rank's loader of the train split, and on rank 0 the validation."""
+        torch.set_num_threads(self.threads)
+        # oneDNN keeps what it has compiled for each of its last 1024 shapes. Batches of speech hardly repeat a shape:
+        # a worker grew by a gigabyte within minutes, and is no slower with a small cache. Read at its first use.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+        recipe = self.recipe
+        dataset = labelled(open_dataset(self.store, self.utterances, self.features), recipe)
+        codec = Codec.from_json(self.codec)
+        train = dataset.split("train")
+        loader = Loader(
+            train if self.share == 1 else train.select(sampled(train.rows, self.share)),
+            codec,
+            recipe.loader,
+            hop_ms=recipe.features.hop_ms,
+            micro_batches=recipe.trainer.micro_batches,
+            rank=rank,
+            world_size=world_size,
+            seed=recipe.seed,
+        )
+        torch.manual_seed(recipe.seed)
+        model = build_model(model_config(recipe), codec)
+        return model, loader, Validation(recipe, dataset) if rank == 0 else None
+
+
+def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitConfig]:
+    """Vocabularies from the training rows, and the recipe's settings in mtl's terms.
+
+    Raises:
+        UnlabelledTask: a task has no labelled row to train on.
+        VocabularyError: fewer SentencePiece units are asked for than the texts have characters.
+        DomainError: the training recordings have fewer than two domains, and the model is to be told of them.
+        LanguageModelError: decoding.arpa is not what it says, or not in the recogniser's spelling.
+    """
+    tasks = tuple(recipe.tasks)
+    train = dataset.split("train").rows
+    _check_labels(train, recipe)
+    if recipe.decoding.reread and not (train["audio"].null_count or recipe.understanding.read):
+        raise UnlabelledTask(
+            f"recipe {recipe.name!r}: decoding.reread needs training rows of text alone, so that the text front-end is "
+            "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
+        )
+    by = recipe.domains.by if recipe.domains.on else None
+    labels = [LABEL_COLUMNS[task] for task in tasks if task != "transcript"]
+    columns = ["text", "tokens", "context", *(["audio", by] if by else []), *labels]
+    try:
+        codec = Codec.build(
+            train.select(columns).to_pylist(),
+            tasks,
+            kind=recipe.text.units,
+            pieces=recipe.text.pieces,
+            context=recipe.text.context,
+            target_kind=recipe.translation.units,
+            target_pieces=recipe.translation.pieces,
+            domain_by=by,
+        )
+    except ValueError as error:
+        raise VocabularyError(f"recipe {recipe.name!r}, text or translation: {error}") from error
+    if by and len(codec.domains) < 2:
+        there = f"all are {codec.domains[0]!r}" if codec.domains else f"none has a {by}"
+        raise DomainError(
+            f"recipe {recipe.name!r}: domains.conditioning and domains.adapters need training recordings of two "
+            f"domains by their {by}, but {there}; change domains.by, or leave them out"
+        )
+    if recipe.decoding.arpa:
+        given_language_model(recipe, codec)  # a file that cannot be used must not be found out after the training
+    return codec, model_config(recipe), fit_config(recipe)
+
+
+def model_config(recipe: Recipe) -> ModelConfig:
+    return ModelConfig(
+        tasks=tuple(recipe.tasks),
+        bins=recipe.features.bins,
+        **recipe.model.model_dump(),
+        **recipe.understanding.model_dump(),
+        sharing=recipe.sharing.mode,
+        **recipe.sharing.model_dump(exclude={"mode"}),
+        decoder=DecoderConfig(**recipe.translation.model_dump(exclude={"units", "pieces"})),
+        domains=DomainConfig(**recipe.domains.model_dump(exclude={"by"})),
+    )
+
+
+def fit_config(recipe: Recipe) -> FitConfig:
+    trainer = recipe.trainer
+    return FitConfig(
+        epochs=trainer.epochs,
+        learning_rate=trainer.learning_rate,
+        warmup=trainer.warmup,
+        weight_decay=trainer.weight_decay,
+        clip_norm=trainer.clip_norm,
+        precision=trainer.precision,
+        ema=trainer.ema,
+        task_weights={str(task): config.weight for task, config in recipe.tasks.items()},
+        balancing=recipe.balancing.method,
+        balancing_settings=Settings(**recipe.balancing.model_dump(exclude={"method"})),
+        curriculum=tuple(Stage(**stage.model_dump()) for stage in trainer.curriculum),
+        restart=trainer.restart,
+        checkpoint_seconds=60 * trainer.checkpoint_minutes,
+        seed=recipe.seed,
+    )
+
+
+def language_model(recipe: Recipe, dataset: Dataset, codec: Codec) -> NGram | None:
+    """The word n-gram model of decoding.arpa, or of the training sentences, heard or read.
+
+    None where the recipe takes the best path. Raises LanguageModelError.
+    """
+    if recipe.decoding.beam == 1 or "transcript" not in recipe.tasks:
+        return None
+    if recipe.decoding.arpa:
+        return given_language_model(recipe, codec)
+    texts = dataset.split("train").rows["text"].drop_null().to_pylist()
+    return NGram.train(texts, recipe.decoding.order) if texts else None
+
+
+def given_language_model(recipe: Recipe, codec: Codec) -> NGram:
+    """What decoding.arpa holds, if it is still that file and most of its words can be written by the recogniser.
+
+    Raises:
+        LanguageModelError: no such file, no ARPA text, another file than the recipe was loaded with, another spelling.
+    """
+    path, wanted = Path(recipe.decoding.arpa or ""), recipe.decoding.arpa_checksum
+    try:
+        model = NGram.read(path)
+        found = sha256(path)
+    except (OSError, ValueError) as error:
+        raise LanguageModelError(f"decoding.arpa: {error}") from None
+    if wanted is not None and found != wanted:
+        raise LanguageModelError(
+            f"decoding.arpa: {path} has sha256 {found}, the recipe says {wanted}; was it changed since the night began?"
+        )
+    odd = [word for word in model.vocabulary if word != normalise(word)]
+    if 2 * len(odd) > len(model.vocabulary):
+        raise LanguageModelError(
+            f"decoding.arpa: {len(odd):,} of the {len(model.vocabulary):,} words in {path} are written otherwise than "
+            f"transcripts are, for instance {min(odd)!r}; expected lower case without punctuation"
+        )
+    if isinstance(codec.units, Characters):
+        letters = set(codec.units.symbols)
+        if not any(letters.issuperset(word) for word in model.vocabulary):
+            raise LanguageModelError(f"decoding.arpa: no word in {path} is made of the letters of the transcripts")
+    return model
+
+
+def beam_config(recipe: Recipe) -> BeamConfig:
+    decoding = recipe.decoding
+    return BeamConfig(decoding.beam, decoding.weight, decoding.bonus, decoding.unknown, decoding.spelling)
+
+
+def feature_spec(recipe: Recipe) -> FeatureSpec:
+    return FeatureSpec(**recipe.features.model_dump())
+
+
+def labelled(dataset: Dataset, recipe: Recipe) -> Dataset:
+    """The dataset without the labels that the recipe does not train on.
+
+    A task's labels go on rows of corpora that it does not name, and on the training rows beyond its share `labels`.
+    """
+    rows = dataset.rows
+    for task, config in recipe.tasks.items():
+        if config.corpora is not None:
+            rows = _without_labels(rows, str(task), pc.is_in(rows["corpus"], pa.array(config.corpora, pa.string())))
+        if config.labels < 1:
+            rows = _without_labels(rows, str(task), _sparse(rows, str(task), config.labels))
+    if rows is dataset.rows:
+        return dataset
+    change = str({task: config.corpora for task, config in recipe.tasks.items()})
+    shares = {task: config.labels for task, config in recipe.tasks.items() if config.labels < 1}
+    return dataset.relabelled(rows, f"{change} {shares}" if shares else change)
+
+
+class Validation:
+    """Scores a model on the valid split: `validate(model) -> {"valid/<task>/<metric>": percent}`.
+
+    The same rows every time: those with the smallest hash of their id, up to VALID_SECONDS and VALID_SENTENCES.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+        self.recipe, self.spec = recipe, feature_spec(recipe)
+        valid = dataset.split("valid")
+        self.dataset = valid.select(bounded(valid.rows))
+
+    def __call__(self, model: SpeechModel) -> dict[str, float]:
+        if not self.dataset.rows.num_rows:
+            return {}
+        rows = self.dataset.rows.to_pylist()
+        predictor = Predictor(model, self.spec)
+        predictions: list[Prediction | None] = [None] * len(rows)
+        for indices, batch in evaluation_batches(self.dataset, model.codec, self.recipe.loader):
+            tokens = [tokens_of(rows[index]) for index in indices] if batch.group == "text" else None
+            for index, prediction in zip(indices, predictor.predict_batch(batch, tokens), strict=True):
+                predictions[index] = prediction
+        known = frozenset(model.codec.labels.get("speaker", ()))
+        scores = score_rows(rows, cast(list[Prediction], predictions), known_speakers=known)
+        if self.recipe.domains.on:
+            scores |= by_domain(scores, [row[self.recipe.domains.by] for row in rows])
+        found = summarise(scores)
+        return {f"valid/{metric}": value for metric, value in found.items() if np.isfinite(value)}
+
+
+def bounded(rows: pa.Table) -> list[int]:
+    """Positions of a fixed sample of the rows: at most VALID_SECONDS of audio and VALID_SENTENCES of text."""
+    durations: list[Any] = rows["duration"].to_pylist()
+    texts: list[bool] = pc.is_null(rows["audio"]).to_pylist()
+    chosen, seconds, sentences = [], 0.0, 0
+    for position in _by_hash(rows["id"].to_pylist()):
+        if texts[position]:
+            sentences += 1
+            if sentences <= VALID_SENTENCES:
+                chosen.append(position)
+        elif seconds < VALID_SECONDS:
+            seconds += durations[position] or 0.0
+            chosen.append(position)
+    return sorted(chosen)
+
+
+def sampled(rows: pa.Table, share: float) -> list[int]:
+    """Positions of a fixed sample of the rows, `share` of them, at least one; a larger share holds a smaller one's."""
+    return sorted(_share_of(rows["id"].to_pylist(), share))
+
+
+def _share_of(ids: list[str], share: float) -> list[int]:
+    """Positions of the first `share` of the ids in the order of their hash; at least one, where there is one."""
+    return _by_hash(ids)[: max(1, round(share * len(ids)))]
+
+
+def _by_hash(ids: list[str]) -> list[int]:
+    """Positions in the order of the ids' hash: an order that says nothing, and that other rows do not change."""
+    hashes = [hashlib.blake2b(id_.encode(), digest_size=8).digest() for id_ in ids]
+    return sorted(range(len(ids)), key=hashes.__getitem__)
+
+
+def _without_labels(rows: pa.Table, task: str, kept: Any) -> pa.Table:
+    """The rows with the task's labels on those where `kept` (N,) is true alone."""
+    if task == "transcript":  # the words stay for the text front-end and the slots: only the CTC target goes
+        words = pc.if_else(
+            pc.and_(pc.invert(kept), pc.is_null(rows["tokens"])), pc.split_pattern(rows["text"], " "), rows["tokens"]
+        )
+        rows = rows.set_column(rows.schema.get_field_index("tokens"), rows.schema.field("tokens"), words)
+    column = LABEL_COLUMNS[task]
+    field = rows.schema.field(column)
+    values = pc.if_else(kept, rows[column], pa.scalar(None, field.type))
+    return rows.set_column(rows.schema.get_field_index(column), field, values)
+
+
+def trainable(rows: pa.Table, task: str) -> pa.ChunkedArray:
+    """(N,) bool: rows with a label that trains the task."""
+    found = pc.is_valid(rows[LABEL_COLUMNS[task]])
+    return pc.and_(found, pc.is_valid(rows["audio"])) if task == "transcript" else found  # CTC needs something to hear
+
+
+def _sparse(rows: pa.Table, task: str, share: float) -> pa.Array:
+    """(N,) bool: all rows but those whose training label goes.
+
+    The hash is not that of `sampled`, or a share of the rows would hold more than its share of the labels; it is
+    the same for every task, as when a share of the utterances was annotated.
+    """
+    eligible = pc.and_(pc.equal(rows["split"], "train"), trainable(rows, task)).to_numpy()
+    positions = np.flatnonzero(eligible)
+    ids = [f"labels/{id_}" for id_ in rows["id"].take(pa.array(positions)).to_pylist()]
+    kept = ~eligible
+    kept[positions[_share_of(ids, share)]] = True
+    return pa.array(kept)
+
+
+def _check_labels(train: pa.Table, recipe: Recipe) -> None:
+    if not train.num_rows:
+        raise UnlabelledTask(f"recipe {recipe.name!r}: no row has the split 'train'; look at the corpora's split_by")
+    for task in recipe.tasks:
+        if not pc.any(trainable(train, task)).as_py():
+            raise UnlabelledTask(
+                f"recipe {recipe.name!r}: no training row is labelled for the task {task!r}; remove tasks.{task}, "
+                "add a corpus that has such labels, or widen tasks." + f"{task}.corpora"
+            )

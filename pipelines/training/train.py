@@ -1,0 +1,421 @@
+"""Ray Train around `mtl.fit`: N workers, checkpoints in the store, one writer of metrics.
+
+    result = train(recipe, utterances, features, store, name="assistant-3f2a-1", workers=2)
+    result.model_key, result.metrics["valid/transcript/wer"], result.history
+
+The name is the identity of the run. A worker that dies is started again from the last checkpoint; a driver that
+dies goes on when it asks for the same name; a name that has finished is found done and starts nothing.
+Checkpoints lie in <root>/train/<name>/ until the run has finished; then its best weights lie in <root>/models/.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from mtl import checkpoint as checkpoints
+from mtl.curriculum import JOINT
+from mtl.fit import kept_weights
+from mtl.metrics import METRICS
+from mtl.model import build_model
+from mtl.predictor import Predictor
+from mtl.text import Codec
+from pipelines import cluster
+from pipelines.data.dataset import open_dataset
+from pipelines.recipe import Recipe
+from pipelines.roots import sha256
+from pipelines.store import Manifest, Store, fingerprint
+from pipelines.training.prepare import (
+    Job,
+    PrepareError,
+    beam_config,
+    feature_spec,
+    labelled,
+    language_model,
+    model_config,
+    prepare,
+)
+from pipelines.training.worker import HISTORY, SCORE, Lasting, Row, loop
+
+if TYPE_CHECKING:
+    from ray.train import Checkpoint, Result
+    from ray.train.torch import TorchTrainer
+
+    from pipelines.registry.tracking import Run
+
+VERSION = 2
+START_ATTEMPTS = 3  # of a worker group that finds no place in the cluster
+POLL_SECONDS = 0.5
+
+logger = logging.getLogger(__name__)
+
+
+class TrainError(RuntimeError):
+    """Training cannot start, or stopped for good; the message says why and what to change."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    model_key: prefix of the Predictor folder in the store; files: the keys below it.
+    metrics: of the epoch whose weights were kept, in mtl.fit's names. history: all epochs.
+    """
+
+    name: str
+    model_key: str
+    files: tuple[str, ...]
+    metrics: Row
+    history: list[Row]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker gets: cpus are reserved in Ray, and are its torch threads."""
+
+    cpus: int
+    gpu: bool
+
+    def resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus, **({"GPU": 1} if self.gpu else {})}
+
+
+def train(
+    recipe: Recipe,
+    utterances: list[Manifest],
+    features: list[Manifest],
+    store: Store,
+    name: str,
+    workers: int | None = None,
+    on_report: Callable[[Row], None] | None = None,
+    tracking: Run | Mapping[str, str] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> TrainResult:
+    """Trains the recipe on these versions of its data, or returns what the finished run of this name gave.
+
+    `on_report` is called with each epoch's metrics, in this process; `tracking` is the MLflow run they are written to,
+    from this process alone (a pipelines.tracking.Run, or its `to_json`). Ray must be connected, or is started here.
+
+    Raises:
+        TrainError: no label for a task, a language model that cannot be used, too few CPUs or GPUs, a loss that is
+            not finite, or more failures than trainer.max_failures. Calling again with the same name goes on from
+            the last checkpoint.
+    """
+    run = _run_of(tracking)
+    result = finished(store, name)
+    if result is None:
+        listeners = [on_report] if on_report else []
+        if run:
+            listeners.append(_writer(run))
+        if progress:
+            listeners.append(_bar(recipe, progress))
+        result = _train(recipe, utterances, features, store, name, workers or recipe.trainer.workers, listeners)
+    if run:
+        _catch_up(run, result.history)
+    return result
+
+
+def finished(store: Store, name: str) -> TrainResult | None:
+    """The result of the run of this name, if it came to its end."""
+    key = f"train/{name}/result.json"
+    if not store.exists(key):
+        return None
+    content = json.loads(store.read_bytes(key))
+    return TrainResult(**{**content, "files": tuple(content["files"])})
+
+
+def share_of(nodes: Sequence[Mapping[str, float]], workers: int, gpus: bool | None) -> Share:
+    """An even share of the cluster for each worker; `nodes` are the resources of each node.
+
+    Raises:
+        TrainError: the workers do not fit; Ray itself would wait for ever.
+    """
+    cpu, gpu = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
+    use_gpu = gpu > 0 if gpus is None else gpus
+    if use_gpu and gpu < workers:
+        raise TrainError(
+            f"{workers} workers need {workers} GPUs, the Ray cluster has {gpu}; "
+            f"take --workers {max(gpu, 1)}, add nodes, or set trainer.gpus=false"
+        )
+    for cpus in range(max(cpu // workers, 1), 0, -1):
+        places = (min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if use_gpu else workers) for node in nodes)
+        if sum(places) >= workers:
+            return Share(cpus, use_gpu)
+    raise TrainError(
+        f"{workers} workers need a CPU each{' beside their GPU' if use_gpu else ''}, "
+        f"the Ray cluster has {cpu} CPUs on {len(nodes)} nodes; take fewer --workers or add nodes"
+    )
+
+
+def _train(
+    recipe: Recipe,
+    utterances: list[Manifest],
+    features: list[Manifest],
+    store: Store,
+    name: str,
+    workers: int,
+    listeners: list[Callable[[Row], None]],
+) -> TrainResult:
+    if recipe.trainer.micro_batches % workers:
+        raise TrainError(
+            f"trainer.micro_batches={recipe.trainer.micro_batches} cannot be dealt evenly over {workers} workers; "
+            f"set trainer.micro_batches to a multiple of {workers} (a step then takes that many micro-batches)"
+        )
+    codec = _codec(recipe, utterances, features, store, name)
+    quiet_ray()
+    try:
+        cluster.connect(cpus=workers)
+    except cluster.ClusterError as error:
+        raise TrainError(str(error)) from error
+    share = share_of(nodes(), workers, recipe.trainer.gpus)
+    job = Job(recipe, utterances, features, store, codec.to_json(), share.cpus)
+    outcome = _follow(job, name, workers, share, listeners)
+    result = _keep(outcome, job, codec, name)
+    store.put_bytes(f"train/{name}/result.json", json.dumps(result.to_json()).encode())
+    for entry in store.list(f"train/{name}/checkpoint_"):  # what they were kept for is over
+        store.delete(entry.key)
+    return result
+
+
+def _codec(recipe: Recipe, utterances: list[Manifest], features: list[Manifest], store: Store, name: str) -> Codec:
+    """The run's vocabularies: made once, and read again by a resumed run, whose weights are indexed by them."""
+    key = f"train/{name}/codec.json"
+    if not store.exists(key):
+        try:
+            codec, _, _ = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))
+        except PrepareError as error:
+            raise TrainError(str(error)) from error
+        store.put_bytes(key, json.dumps(codec.to_json(), ensure_ascii=False).encode())
+    return Codec.from_json(json.loads(store.read_bytes(key)))
+
+
+def quiet_ray() -> None:
+    """Settings that Ray Train and Tune read from this process's environment when they start."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default; every fit waits for some
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative sources mean the same in a worker
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune prints nothing of its own
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")  # what Tune has not noted when it is killed is lost; 10 s
+
+
+def nodes() -> list[dict[str, float]]:
+    """Resources of each node of the cluster."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def storage(store: Store, folder: str) -> dict[str, Any]:
+    """`storage_path` and `storage_filesystem` of a Ray RunConfig for a folder of the store."""
+    if not store.root.startswith("s3://"):
+        return {"storage_path": str(Path(store.root) / folder)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    from pipelines.roots import s3_filesystem
+
+    base = store.root.removeprefix("s3://")
+    return {"storage_path": f"{base}/{folder}", "storage_filesystem": PyFileSystem(FSSpecHandler(s3_filesystem()))}
+
+
+def _follow(job: Job, name: str, workers: int, share: Share, listeners: list[Callable[[Row], None]]) -> Result:
+    """Runs the trainer in a thread, and hands every epoch's metrics to the listeners in this one."""
+    from ray.train import TrainingFailedError
+    from ray.util.queue import Queue
+
+    queue = Queue(actor_options={"num_cpus": 0})
+    try:
+        trainer = _trainer(job, name, workers, share, queue)
+        outcome: Future[Result] = Future()
+        # fit() takes over Ctrl-C when called in the main thread, and would exit with status 0.
+        threading.Thread(target=_resolve, args=(outcome, trainer.fit), daemon=True).start()
+        while True:
+            over = bool(wait([outcome], timeout=POLL_SECONDS).done)  # asked first: afterwards nothing more is put
+            while not queue.empty():
+                row = queue.get()
+                for listener in listeners:
+                    listener(row)
+            if over:
+                return outcome.result()
+    except TrainingFailedError as error:
+        raise TrainError(_explain(error, name, job.recipe)) from error
+    finally:
+        queue.shutdown(force=True)
+
+
+def _resolve(outcome: Future[Any], call: Callable[[], Any]) -> None:
+    try:
+        outcome.set_result(call())
+    except BaseException as error:
+        outcome.set_exception(error)
+
+
+def _trainer(job: Job, name: str, workers: int, share: Share, queue: Any) -> TorchTrainer:
+    from ray import train as ray_train
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig
+
+    primary = job.recipe.gates.primary
+    order: Literal["max", "min"] = "max" if primary in METRICS and METRICS[primary].better == "higher" else "min"
+    run_config: Any = RunConfig(  # Any: TorchTrainer is annotated with the older RunConfig, which it refuses
+        name=name,
+        **storage(job.store, "train"),
+        callbacks=[_courier(queue)],
+        failure_config=FailureConfig(
+            max_failures=job.recipe.trainer.max_failures, controller_failure_limit=START_ATTEMPTS
+        ),
+        # The two best by the primary metric, and always the latest.
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=2, checkpoint_score_attribute=SCORE, checkpoint_score_order=order
+        ),
+        logging_config=LoggingConfig("ERROR"),
+    )
+    return _prompt(TorchTrainer)(
+        loop,
+        train_loop_config={"job": job},
+        scaling_config=ray_train.ScalingConfig(
+            num_workers=workers, use_gpu=share.gpu, resources_per_worker=share.resources()
+        ),
+        run_config=run_config,
+    )
+
+
+def _prompt(trainer: type[TorchTrainer]) -> type[TorchTrainer]:
+    """The trainer, without a wait of 12 s at the end of every run on a cluster that has no dashboard (Ray 2.60).
+
+    Ray's placement group cleaner asks the dashboard whether the controller lives. Where there is none it can clean
+    nothing, and only sits out its question's time limit. Should Ray rename it, the wait comes back and no more.
+    """
+    from ray._private.worker import get_dashboard_url
+
+    if get_dashboard_url():
+        return trainer
+
+    class Prompt(trainer):  # type: ignore[misc, valid-type]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
+
+    return Prompt
+
+
+def _courier(queue: Any) -> Any:
+    from ray.train import UserCallback
+
+    class Courier(UserCallback):
+        """Lives in the controller: carries rank 0's epochs to the driver, and stops what cannot be mended."""
+
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            if metrics[0]:
+                queue.put(_unscored(metrics[0]))
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            for error in worker_exceptions.values():
+                if isinstance(error, Lasting):
+                    raise error  # an error of the controller is final, one of a worker is retried
+
+    return Courier()
+
+
+def _explain(error: Exception, name: str, recipe: Recipe) -> str:
+    cause = getattr(error, "controller_failure", None)
+    if isinstance(cause, Lasting):
+        return str(cause)
+    if cause is not None:
+        return f"training {name} could not run: {cause}; calling again goes on from the last checkpoint"
+    return (
+        f"training {name} failed more than trainer.max_failures={recipe.trainer.max_failures} times; "
+        f"calling again goes on from the last checkpoint. The last error was:\n{error}"
+    )
+
+
+def _keep(outcome: Result, job: Job, codec: Codec, name: str) -> TrainResult:
+    """Stores the best weights by the primary metric on valid, the last ones where nothing was validated."""
+    if outcome.checkpoint is None:
+        raise TrainError(f"training {name} ended without a checkpoint in {job.store.root}/train/{name}")
+    kept, metrics = _best(outcome, job.recipe.gates.primary)
+    with outcome.checkpoint.as_directory() as folder:
+        history = json.loads((Path(folder) / HISTORY).read_text(encoding="utf-8"))
+    model = build_model(model_config(job.recipe), codec)
+    with kept.as_directory() as folder:
+        model.load_state_dict(kept_weights(checkpoints.load(folder)))
+    with tempfile.TemporaryDirectory() as scratch:
+        dataset = labelled(open_dataset(job.store, job.utterances, job.features), job.recipe)
+        language = language_model(job.recipe, dataset, codec)
+        Predictor(model, feature_spec(job.recipe), language, beam_config(job.recipe), job.recipe.decoding.reread).save(
+            scratch
+        )
+        files = sorted(path for path in Path(scratch).iterdir() if path.is_file())
+        address = fingerprint([[path.name, sha256(path)] for path in files])
+        key = f"models/{address}"
+        for path in files:
+            job.store.put_file(path, f"{key}/{path.name}")
+    stored = tuple(f"{key}/{path.name}" for path in files)
+    job.store.commit(
+        f"models/{job.recipe.name}",
+        address,
+        files=stored,
+        parents={manifest.dataset: manifest.address for manifest in (*job.utterances, *job.features)},
+        meta={"name": name, "recipe": job.recipe.address(), "metrics": metrics},
+    )
+    return TrainResult(name, key, stored, metrics, history)
+
+
+def _best(outcome: Result, primary: str) -> tuple[Checkpoint, Row]:
+    scored = [(kept, row) for kept, row in outcome.best_checkpoints or [] if SCORE in row]
+    if not scored:
+        return cast("Checkpoint", outcome.checkpoint), _unscored(outcome.metrics or {})
+    sign = -1 if METRICS[primary].better == "higher" else 1
+    kept, row = min(scored, key=lambda pair: (sign * pair[1][SCORE], -pair[1]["epoch"]))
+    return kept, _unscored(row)
+
+
+def _unscored(row: Mapping[str, Any]) -> Row:
+    """Without what only Ray's choice of checkpoints needs."""
+    return {name: value for name, value in row.items() if name != SCORE}
+
+
+def _run_of(tracking: Run | Mapping[str, str] | None) -> Run | None:
+    from pipelines.registry.tracking import Run
+
+    return Run(**tracking) if isinstance(tracking, Mapping) else tracking
+
+
+def _writer(run: Run) -> Callable[[Row], None]:
+    def write(row: Row) -> None:
+        try:
+            run.log(row, step=int(row["epoch"]))
+        except Exception as error:  # an MLflow that is away must not end a training; _catch_up writes it later
+            logger.warning("epoch %d is not in MLflow yet: %s", row["epoch"], error)
+
+    return write
+
+
+def _catch_up(run: Run, history: Sequence[Row]) -> None:
+    """Writes the epochs that MLflow lacks: those between a crash's last report and its last checkpoint."""
+    written = {metric.step for metric in run.client.get_metric_history(run.run_id, "epoch")}
+    for row in history:
+        if int(row["epoch"]) not in written:
+            run.log(row, step=int(row["epoch"]))
+
+
+def _bar(recipe: Recipe, progress: Callable[[int, int, str], None]) -> Callable[[Row], None]:
+    metric = f"valid/{recipe.gates.primary}"
+
+    def show(row: Row) -> None:
+        label = f"{recipe.gates.primary} {row[metric]:.1f} %" if metric in row else ""
+        if "stage" in row:
+            names = [*(stage.name for stage in recipe.trainer.curriculum), JOINT]
+            label = f"{names[int(row['stage'])]} {label}"
+        progress(int(row["epoch"]), recipe.trainer.epochs, label)
+
+    return show
