@@ -38,6 +38,7 @@ Ref = tuple[str, str]  # dataset, address: names a manifest
 # Errors of the file system that another attempt meets again.
 LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 NETWORK_LIBRARIES = ("aiohttp", "botocore", "fsspec", "httpcore", "httpx", "requests", "urllib3")
+COLUMNS = ("metric", "value, %", "low", "high", "champion", "limit", "rows", "verdict")
 
 
 class Busy(RuntimeError):
@@ -83,6 +84,11 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def metrics_of(outcome: Outcome) -> list[dict[str, Any]]:
+    """The table of a night, in the order in which it reads; a record in the store keeps no order."""
+    return [{column: row.get(column) for column in COLUMNS} for row in outcome.table]
 
 
 def keep_recipe(store: Store, recipe: Recipe) -> str:

@@ -14,12 +14,12 @@ import pytest
 import soundfile
 from click.testing import Result
 from conftest import ROOT, FinishedNight
+from pipelines.desk.commands import app
 from typer.main import get_command
 from typer.testing import CliRunner
 
-import flows
+from motet import main
 from pipelines import environment, progress
-from pipelines.desk.commands import app
 
 
 def call(*arguments: str) -> Result:
@@ -33,7 +33,7 @@ def as_json(*arguments: str) -> Any:
 
 
 def motet(*arguments: str, cwd: Path, **environment_: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "flows.py"), *arguments]
+    command = [sys.executable, str(ROOT / "motet.py"), *arguments]
     variables = {**os.environ, **environment_}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables, timeout=300)
 
@@ -308,5 +308,5 @@ def test_bars_are_drawn_on_a_terminal_and_lines_everywhere(capsys: pytest.Captur
 def test_the_script_is_main() -> None:
     import tomllib
 
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"] == {"motet": "flows:main"}
-    assert callable(flows.main)
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"] == {"motet": "motet:main"}
+    assert callable(main)

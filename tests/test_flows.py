@@ -14,6 +14,7 @@ import yaml
 from conftest import ROOT, FinishedNight
 
 import flows
+import motet
 from pipelines import night, verdict
 from pipelines.recipe import load
 from pipelines.registry.ledger import Ledger
@@ -244,7 +245,7 @@ def test_a_search_and_a_night_of_its_winner(
     assert set(found["front"]["metrics"]) == {"transcript", "intent", "slots"}
     assert all(trial in page for trial in found["front"]["trials"])
     other = found["leaderboard"][1]
-    flows.search_command(recipe, root, resume=True, pick=other["trial"], write=tmp_path / "other.yaml")
+    motet.search_command(recipe, root, resume=True, pick=other["trial"], write=tmp_path / "other.yaml")
     assert load(str(tmp_path / "other.yaml")) == load(recipe, other["overrides"])
     told = capsys.readouterr().out
     assert f"{other['trial']}: motet nightly {recipe} --set {other['overrides'][0]}" in told
@@ -300,7 +301,7 @@ def test_the_identity_follows_what_can_change_the_result(finished_night: Finishe
 
 
 def test_deployments_fit_their_flows() -> None:
-    content = yaml.safe_load(flows.DEPLOYMENTS.read_text())
+    content = yaml.safe_load(motet.DEPLOYMENTS.read_text())
     names = [entry["name"] for entry in content["deployments"]]
     assert names == ["nightly", "search", "promote"]
     for entry in content["deployments"]:
@@ -313,7 +314,7 @@ def test_deployments_fit_their_flows() -> None:
 
 
 def test_what_is_served_is_what_the_file_says(tmp_path: Path) -> None:
-    served = {made.name: made for made in flows.deployments(flows.DEPLOYMENTS, str(tmp_path))}
+    served = {made.name: made for made in flows.deployments(motet.DEPLOYMENTS, str(tmp_path))}
     assert set(served) == {"nightly", "search", "promote"}
     nightly = served["nightly"]
     assert nightly.entrypoint == "flows.nightly"
