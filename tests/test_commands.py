@@ -14,11 +14,10 @@ import pytest
 import soundfile
 from click.testing import Result
 from conftest import ROOT, FinishedNight
-from pipelines.desk.commands import app
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from motet import main
+from motet import app, main
 from pipelines import environment, progress
 
 

@@ -21,6 +21,7 @@ from click.testing import Result
 from test_package import ABSENT, LOADS
 from typer.testing import CliRunner
 
+from motet import app
 from mtl.address import folder_address
 from mtl.audio import FeatureSpec, log_mel
 from mtl.batch import collate
@@ -31,7 +32,6 @@ from mtl.personal import LIMIT, Personal, PersonalError, PersonalPredictor
 from mtl.predictor import Predictor
 from mtl.text import Codec
 from pipelines.data.ingest import IngestError
-from pipelines.desk.commands import app
 from pipelines.personal import enrolment, personal
 from pipelines.personal.enrolment import PersonaliseError, enrol
 from pipelines.personal.personal import hot_words, personalise
