@@ -15,6 +15,8 @@ from typing import Any
 
 OBJECT_STORE_BYTES = 512 * 2**20  # a local cluster's shared memory; stages pass keys through it, not features
 KNOCK_S = 10.0  # how long a joined cluster's port may take to answer
+STARTS = 3  # a helper of Ray has 15 s to start in, which a busy machine exceeds: github.com/ray-project/ray/issues/65983
+HELPER_PATIENCE_S = 300.0  # instead of Ray's 30, for a helper that is there
 JOIN_PATIENCE_S = 30.0  # how long nodes of a joined cluster may take to report their resources
 
 
@@ -34,7 +36,10 @@ def connect(cpus: float = 1, gpus: float = 0, dashboard: bool = False, worker_ou
     """
     ray = _ray()
     if not ray.is_initialized():
-        _start_or_join(ray, dashboard, worker_output)
+        if address := os.environ.get("RAY_ADDRESS"):
+            _join(address, worker_output)
+        else:
+            start_local(dashboard=dashboard, worker_output=worker_output)
     wanted = {"CPU": cpus, "GPU": gpus}
     patience = time.monotonic() + (JOIN_PATIENCE_S if os.environ.get("RAY_ADDRESS") else 0)
     while True:
@@ -58,35 +63,55 @@ def connected() -> bool:
     return bool(_ray().is_initialized())
 
 
+def start_local(cpus: int | None = None, dashboard: bool = False, worker_output: bool = False) -> None:
+    """A cluster of this machine's own, on loopback; `cpus` are those that it may use, all of them if left out.
+
+    Raises:
+        ClusterError: it did not start, three times in a row.
+    """
+    ray = _ray()
+    for attempt in range(STARTS, 0, -1):
+        try:
+            # "local", or Ray would join whatever cluster somebody else started last on this machine.
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=worker_output,
+                logging_level="ERROR",
+            )
+            return
+        except Exception as error:  # Ray's own, of many types, plain Exception among them
+            ray.shutdown()
+            if attempt == 1:
+                hint = "is there room in /dev/shm and in /tmp/ray?"
+                raise ClusterError(f"cannot start a local Ray cluster: {error}; {hint}") from error
+
+
+def _join(address: str, worker_output: bool) -> None:
+    ray = _ray()
+    try:
+        _knock(address)
+        ray.init(address=address, log_to_driver=worker_output, logging_level="ERROR")
+    except (OSError, RuntimeError, ValueError) as error:
+        hint = "is it up, and does RAY_AUTH_TOKEN match?"
+        raise ClusterError(f"cannot use the Ray cluster at RAY_ADDRESS={address}: {error}; {hint}") from error
+
+
 def _ray() -> Any:
     # Read at import, so set before it: no usage reports, and CUDA_VISIBLE_DEVICES of CPU tasks left as it is.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not os.environ.get("RAY_ADDRESS"):
+        # On loopback, whatever the name says: nobody else's to reach, and no change of network takes it away.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # A helper process that does not answer in time ends the cluster, and this process with it, without a word.
+        os.environ.setdefault("RAY_agent_register_timeout_ms", str(int(HELPER_PATIENCE_S * 1000)))
     import ray
 
     return ray
-
-
-def _start_or_join(ray: Any, dashboard: bool, worker_output: bool) -> None:
-    address = os.environ.get("RAY_ADDRESS")
-    common = {"log_to_driver": worker_output, "logging_level": "ERROR", "configure_logging": True}
-    try:
-        if address:
-            _knock(address)
-            ray.init(address=address, **common)
-        else:
-            # "local", or Ray would join whatever cluster somebody else started last on this machine.
-            ray.init(
-                address="local",
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                object_store_memory=OBJECT_STORE_BYTES,
-                **common,
-            )
-    except (OSError, RuntimeError, ValueError) as error:
-        where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "a local Ray cluster"
-        hint = "is it up, and does RAY_AUTH_TOKEN match?" if address else "is there room in /dev/shm and in /tmp/ray?"
-        raise ClusterError(f"cannot use {where}: {error}; {hint}") from error
 
 
 def _knock(address: str) -> None:

@@ -65,16 +65,11 @@ def store(tmp_path: Path) -> Any:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Any]:
     """The module `ray`, connected to a local cluster of two CPUs that lives as long as the test session."""
+    from pipelines import cluster
+
+    cluster.start_local(cpus=2)
     import ray
 
-    ray.init(
-        address="local",  # or Ray would join whatever cluster was started last on this machine
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=200 * 1024 * 1024,
-    )
     yield ray
     ray.shutdown()
 
