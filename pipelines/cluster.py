@@ -15,7 +15,7 @@ from typing import Any
 
 OBJECT_STORE_BYTES = 512 * 2**20  # a local cluster's shared memory; stages pass keys through it, not features
 KNOCK_S = 10.0  # how long a joined cluster's port may take to answer
-STARTS = 3  # a helper of Ray has 15 s to start in, which a busy machine exceeds: github.com/ray-project/ray/issues/65983
+STARTS = 3  # Ray gives a helper 15 s to start, too few on a busy machine (github.com/ray-project/ray/issues/65983)
 HELPER_PATIENCE_S = 300.0  # instead of Ray's 30, for a helper that is there
 JOIN_PATIENCE_S = 30.0  # how long nodes of a joined cluster may take to report their resources
 
