@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mtl.encoder import padding_mask
 from mtl.text import UNKNOWN
@@ -76,9 +77,15 @@ def bin_statistics(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TextFrontend(nn.Module):
-    """A word is its embedding plus what a convolution over its letters finds (Ma and Hovy 2016)."""
+    """A word is its embedding plus what a convolution over its letters finds (Ma and Hovy 2016).
 
-    def __init__(self, words: int, characters: int, width: int, dropout: float, word_dropout: float) -> None:
+    lstm: layers of a bidirectional LSTM that then reads the sentence, which few thousand sentences train better than
+    attention alone; 0: none.
+    """
+
+    def __init__(
+        self, words: int, characters: int, width: int, dropout: float, word_dropout: float, lstm: int = 0
+    ) -> None:
         super().__init__()
         self.word_dropout = word_dropout
         self.word = nn.Embedding(words + 2, width, padding_idx=0)
@@ -86,6 +93,7 @@ class TextFrontend(nn.Module):
         self.convolution = nn.Conv1d(width // 2, width, kernel_size=3, padding=1)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
+        self.reader = SentenceReader(width, lstm, dropout) if lstm else None
 
     def forward(self, words: Tensor, characters: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """words (B, L), characters (B, L, C), lengths (B,) -> states (B, L, D), lengths (B,)."""
@@ -97,4 +105,23 @@ class TextFrontend(nn.Module):
         found = self.convolution(letters.transpose(1, 2)).amax(dim=2)  # (N, D)
         x = self.word(words)
         x[exists] = x[exists] + found.to(x.dtype)
-        return self.dropout(self.norm(x)), lengths
+        x = self.dropout(self.norm(x))
+        return (x if self.reader is None else self.reader(x, lengths)), lengths
+
+
+class SentenceReader(nn.Module):
+    """A bidirectional LSTM over the words that exist, and the words themselves beside it: (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        between = dropout if layers > 1 else 0.0
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True, bidirectional=True, dropout=between)
+        self.merge = nn.Linear(2 * width, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        # Packed, or the backward direction would begin in the padding. Lengths on the CPU is what cuDNN asks for.
+        packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+        read, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
+        return self.norm(x + self.dropout(self.merge(read)))

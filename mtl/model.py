@@ -46,6 +46,7 @@ class ModelConfig:
     dropout: float = 0.1
     word_dropout: float = 0.05
     crf: bool = False  # over the tags of slots
+    lstm: int = 0  # layers that read a sentence before the encoder does
     sharing: str = "hard"
     strength: float = 1e-3  # lambda of the soft penalty
     distance: str = "l2"
@@ -82,7 +83,7 @@ class SpeechModel(nn.Module):
         self.config, self.codec = config, codec
         self.audio = AudioFrontend(config.bins, config.width, config.subsampling, config.dropout)
         self.text = TextFrontend(
-            len(codec.words), len(codec.characters), config.width, config.dropout, config.word_dropout
+            len(codec.words), len(codec.characters), config.width, config.dropout, config.word_dropout, config.lstm
         )
 
         def encoder(blocks: int | None = None) -> Encoder:

@@ -73,3 +73,23 @@ def test_unknown_words_are_told_apart_by_their_letters():
 
 def test_padding_mask():
     assert padding_mask(torch.tensor([1, 3]), 3).tolist() == [[True, False, False], [True, True, True]]
+
+
+def test_a_sentence_is_read_in_both_directions_whatever_follows_it():
+    torch.manual_seed(0)
+    frontend = TextFrontend(words=9, characters=5, width=8, dropout=0.0, word_dropout=0.0, lstm=2).eval()
+    words = torch.tensor([[2, 3, 4], [5, 6, 0]])
+    characters = torch.tensor([[[2, 3], [3, 0], [4, 2]], [[2, 0], [3, 3], [0, 0]]])
+    together, lengths = frontend(words, characters, torch.tensor([3, 2]))
+    assert lengths.tolist() == [3, 2]
+    alone, _ = frontend(words[1:, :2], characters[1:, :2], torch.tensor([2]))
+    torch.testing.assert_close(together[1, :2], alone[0])
+    # The reader by hand, for the padded sentence: torch's own LSTM on exactly its words, added to them and normalised.
+    plain = TextFrontend(words=9, characters=5, width=8, dropout=0.0, word_dropout=0.0).eval()
+    plain.load_state_dict(frontend.state_dict(), strict=False)
+    x, _ = plain(words[1:, :2], characters[1:, :2], torch.tensor([2]))
+    read, _ = frontend.reader.lstm(x)
+    torch.testing.assert_close(alone, frontend.reader.norm(x + frontend.reader.merge(read)))
+    changed, _ = frontend(torch.tensor([[2, 3, 7], [5, 6, 0]]), characters, torch.tensor([3, 2]))
+    assert not torch.allclose(changed[0, 0], together[0, 0])  # the first word knows the last
+    torch.testing.assert_close(changed[1], together[1])

@@ -22,6 +22,9 @@ class Model(Section):
     dropout: float = Field(0.1, ge=0, lt=1)
     word_dropout: float = Field(0.05, ge=0, lt=1, description="share of words read as unknown in training")
     crf: bool = Field(False, description="slots: a sentence's tags are chosen together, by a chain CRF")
+    lstm: int = Field(
+        0, ge=0, description="layers of a bidirectional LSTM that reads a sentence of text before the encoder does"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Model:

@@ -121,6 +121,8 @@ class Recipe(Section):
             content.pop("domains")
         if not self.model.crf:  # the softmax, as it was before there was a choice
             content["model"].pop("crf")
+        if not self.model.lstm:
+            content["model"].pop("lstm")
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
