@@ -96,15 +96,16 @@ def nightly(
 ) -> dict[str, Any]:
     """The whole night. Nothing new since a finished night: returns what that one came to, and trains nothing.
 
-    recipe: a shipped name or a YAML file; overrides: as `--set`; again: train even though nothing is new.
+    recipe: a shipped name or a YAML file; overrides: as `--set`; workers: instead of the recipe's trainer.workers;
+    again: train even though nothing is new.
     """
     root = root or environment.default_root()
-    loaded, store = load(recipe, list(overrides)), Store(root)
+    loaded, store = load(recipe, night.with_workers(overrides, workers)), Store(root)
     with night.one_at_a_time(root, f"night of {loaded.name}", wait), display():
         key = night.keep_recipe(store, loaded)
         said, utterances = ingested(root, key, loaded)
         record = None if again else night.finished(store, loaded, night.manifests(store, utterances))
-        outcome = night.nothing_new(record) if record else trained(root, key, loaded, said, utterances, workers, again)
+        outcome = night.nothing_new(record) if record else trained(root, key, loaded, said, utterances, again)
         publish(outcome)
         return outcome.to_json()
 
@@ -125,9 +126,7 @@ def extracted(root: str, recipe: Recipe) -> Iterator[tuple[str, list[Ref], list[
         yield key, utterances, features(root, key, utterances).value
 
 
-def trained(
-    root: str, key: str, recipe: Recipe, said: list[Done], utterances: list[Ref], workers: int | None, again: bool
-) -> Outcome:
+def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: list[Ref], again: bool) -> Outcome:
     """From features to report, in one Ray session and one MLflow run."""
     from pipelines.registry import tracking
 
@@ -141,7 +140,7 @@ def trained(
         data = [*tables, *night.manifests(store, made)]
         with tracking.start(root, recipe, name=name, manifests=data, tags={"motet.night": identity}) as opened:
             tracked = opened.to_json()
-            said.append(train(root, key, name, utterances, made, workers, tracked))
+            said.append(train(root, key, name, utterances, made, tracked))
             said.append(register(root, key, name, utterances, made, tracked))
             version: int = said[-1].value
             said.append(evaluate(root, key, version, utterances, made, tracked))

@@ -67,7 +67,7 @@ def nightly_command(
     """
     import flows
 
-    load(recipe, settings or [])  # a mistake in it is told before anything starts
+    load(recipe, night.with_workers(settings or [], workers))  # a mistake is told before anything starts
     environment.make_home(root)
     with display(quiet=as_json):
         result = flows.nightly(recipe, root=root, overrides=settings or [], workers=workers, again=again, wait=wait)

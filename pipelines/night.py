@@ -91,6 +91,11 @@ def metrics_of(outcome: Outcome) -> list[dict[str, Any]]:
     return [{column: row.get(column) for column in COLUMNS} for row in outcome.table]
 
 
+def with_workers(overrides: Sequence[str], workers: int | None) -> list[str]:
+    """The overrides, and `--workers` as one of them: what does not fit it is told when the recipe is read."""
+    return [*overrides, *([f"trainer.workers={workers}"] if workers else [])]
+
+
 def keep_recipe(store: Store, recipe: Recipe) -> str:
     """Stores the recipe as it was read, and returns its key."""
     text = recipe.to_yaml()
@@ -273,7 +278,6 @@ def train(
     name: str,
     utterances: Sequence[Ref],
     feature_refs: Sequence[Ref],
-    workers: int | None,
     run: Mapping[str, str],
 ) -> Done:
     """The joint model. Value: the training run's name, by which its result is found in the store."""
@@ -288,7 +292,6 @@ def train(
             manifests(store, feature_refs),
             store,
             name,
-            workers=workers,
             tracking=run,
             progress=report,
         )

@@ -229,11 +229,18 @@ def test_the_address_is_pinned() -> None:
         {"search": {"trials": 99}},
         {"interpret": {"gradients": 0, "probes": False, "rows": 20}},
         {"gates": {"confidence": 0.9}},
-        {"trainer": {"workers": 4, "gpus": False, "checkpoint_minutes": 9.0, "max_failures": 0}},
+        {"trainer": {"workers": 1, "gpus": False, "checkpoint_minutes": 9.0, "max_failures": 0}},
     ],
 )
 def test_what_cannot_change_a_result_keeps_the_address(change: dict[str, object]) -> None:
     assert parse(changed(**change)).address() == parse(SMALL).address()
+
+
+def test_workers_share_the_micro_batches_evenly() -> None:
+    four = {"micro_batches": 4}
+    assert parse(changed(trainer={**four, "workers": 2})).address() == parse(changed(trainer=four)).address()
+    with pytest.raises(RecipeError, match=r"micro_batches 4 cannot be dealt evenly over 3 workers; set .* multiple of 3"):
+        parse(changed(trainer={**four, "workers": 3}))
 
 
 @pytest.mark.parametrize(

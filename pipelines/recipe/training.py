@@ -34,6 +34,16 @@ class Trainer(Section):
     checkpoint_minutes: float = Field(2.0, gt=0, description="besides one after every epoch")
     max_failures: int = Field(3, ge=0, description="how often a worker group is restarted from its checkpoint")
 
+    @model_validator(mode="after")
+    def _deals_evenly(self) -> Trainer:
+        if self.micro_batches % self.workers:
+            raise ValueError(
+                f"micro_batches {self.micro_batches} cannot be dealt evenly over {self.workers} workers; set "
+                f"micro_batches to a multiple of {self.workers} (a step then takes that many micro-batches), or "
+                "change workers"
+            )
+        return self
+
 
 class Interpret(Section):
     """What is looked at beside the scores, for the report's "What the tasks share". No result depends on it."""
