@@ -16,8 +16,15 @@ from typing import Any
 OBJECT_STORE_BYTES = 512 * 2**20  # a local cluster's shared memory; stages pass keys through it, not features
 KNOCK_S = 10.0  # how long a joined cluster's port may take to answer
 STARTS = 3  # Ray gives a helper 15 s to start, too few on a busy machine (github.com/ray-project/ray/issues/65983)
-HELPER_PATIENCE_S = 300.0  # instead of Ray's 30, for a helper that is there
 JOIN_PATIENCE_S = 30.0  # how long nodes of a joined cluster may take to report their resources
+
+# A machine that is busy or was asleep answers late. Ray then takes parts of a cluster for dead, and ends the process
+# that started it without a word; on one machine there is nobody to fail over to, so waiting costs nothing.
+PATIENCE = {
+    "RAY_agent_register_timeout_ms": "300000",  # 30 s
+    "RAY_health_check_timeout_ms": "60000",  # 10 s, five times
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",  # 60 s
+}
 
 
 class ClusterError(RuntimeError):
@@ -107,8 +114,8 @@ def _ray() -> Any:
     if not os.environ.get("RAY_ADDRESS"):
         # On loopback, whatever the name says: nobody else's to reach, and no change of network takes it away.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        # A helper process that does not answer in time ends the cluster, and this process with it, without a word.
-        os.environ.setdefault("RAY_agent_register_timeout_ms", str(int(HELPER_PATIENCE_S * 1000)))
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
     import ray
 
     return ray
