@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def die() -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), signal.SIGKILL)
 
 
-def await_files(*paths: Path, seconds: float = 120) -> None:
+def await_files(*paths: Path, seconds: float = 450) -> None:
     deadline = time.monotonic() + seconds
     while not all(path.exists() for path in paths):
         if time.monotonic() > deadline:
@@ -106,11 +107,15 @@ def await_files(*paths: Path, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def start_driver(*arguments: str) -> subprocess.Popen[str]:
-    """This file as a process of its own, with its own Ray."""
-    return subprocess.Popen(
-        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
-    )
+@contextmanager
+def killed_driver(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """This file as a process of its own, with its own Ray; killed when the block ends, however it ends."""
+    command = [sys.executable, __file__, *arguments]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    try:
+        yield driver
+    finally:
+        kill_driver(driver)
 
 
 def kill_driver(driver: subprocess.Popen[str]) -> None:
@@ -153,8 +158,7 @@ def _titles(pids: list[int]) -> list[str]:
 
 
 def main(kind: str, root: str, name: str = "search") -> None:
-    import ray
-
+    from pipelines import cluster
     from pipelines.search.search import search
     from pipelines.study.study import study
     from pipelines.training import train
@@ -162,7 +166,7 @@ def main(kind: str, root: str, name: str = "search") -> None:
     def shown(done: int, total: int, label: str) -> None:
         print(done, label, flush=True)
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    cluster.start_local(cpus=2)
     store = Store(root)
     manifests = data(store)
     if kind == "study":

@@ -51,11 +51,10 @@ def test_a_killed_search_goes_on_where_it_was(ray_session: Any, tmp_path: Path) 
     with pytest.raises(SearchError, match="start it without --resume"):
         search(recipe, *manifests, store, resume=True)
 
-    driver = small_night.start_driver("search", store.root)
-    assert driver.stdout is not None
-    lines = iter(driver.stdout.readline, "")
-    next(line for line in lines if line.rstrip().isdigit())  # progress has no label when a trial is complete
-    small_night.kill_driver(driver)
+    with small_night.killed_driver("search", store.root) as driver:
+        assert driver.stdout is not None
+        lines = iter(driver.stdout.readline, "")
+        next(line for line in lines if line.rstrip().isdigit())  # progress has no label when a trial is complete
     run = tracking.start(store.root, recipe, "search")
     before = children(run)
     done = [name for name, child in before.items() if child.info.status == "FINISHED"]
@@ -170,11 +169,10 @@ def check_population(result: SearchResult, recipe: Recipe) -> None:
 def test_a_killed_population_goes_on_where_it_was(ray_session: Any, tmp_path: Path) -> None:
     store, recipe = Store(str(tmp_path / "store")), small_night.members()
     manifests = small_night.data(store)
-    driver = small_night.start_driver("population", store.root)
-    assert driver.stdout is not None
-    lines = iter(driver.stdout.readline, "")
-    next(line for line in lines if line.startswith("3 "))  # of six epochs: past the first exchange
-    small_night.kill_driver(driver)
+    with small_night.killed_driver("population", store.root) as driver:
+        assert driver.stdout is not None
+        lines = iter(driver.stdout.readline, "")
+        next(line for line in lines if line.startswith("3 "))  # of six epochs: past the first exchange
     run = tracking.start(store.root, recipe, "search")
     before = children(run)
     assert len(before) == 2

@@ -256,10 +256,9 @@ def results(store: Store) -> dict[str, Any]:
 
 def test_a_killed_study_goes_on_and_trains_nothing_twice(ray_session: Any, small: SimpleNamespace) -> None:
     store, recipe = small.store, small_night.two_tasks()
-    driver = small_night.start_driver("study", store.root)
-    assert driver.stdout is not None
-    next(line for line in iter(driver.stdout.readline, "") if line.startswith(("2 ", "3 ", "4 ")))
-    small_night.kill_driver(driver)
+    with small_night.killed_driver("study", store.root) as driver:
+        assert driver.stdout is not None
+        next(line for line in iter(driver.stdout.readline, "") if line.startswith(("2 ", "3 ", "4 ")))
     before = results(store)
     assert 2 <= len(before) < 6
 
