@@ -67,7 +67,7 @@ def test_a_run_whose_driver_and_then_a_worker_are_killed_gives_the_plain_fit(
     assert [row["step"] for row in expected][:4] == [6, 12, 18, 24]  # what the accidents' places rest on
 
     # One worker, until its driver is killed in the second epoch …
-    with small_night.killed_driver("train", night.store.root, "night-1") as driver:
+    with small_night.killed_driver("train", night.store.root, "night-1"):
         folder = Path(night.store.root)
         small_night.await_files(folder / "hangs", folder / "train/night-1/checkpoint_manager_snapshot.json")
     assert finished(night.store, "night-1") is None
