@@ -32,21 +32,26 @@ def viterbi(log_probs: Tensor, lengths: Tensor, units: Tensor, unit_lengths: Ten
     states = 2 * units.shape[1] + 1
     labels = torch.full((batch, states), BLANK)
     labels[:, 1::2] = units
-    emissions = log_probs.gather(2, labels[:, None, :].expand(batch, frames, states))  # (B, T, S)
-    skippable = torch.zeros(batch, states, dtype=torch.bool)  # a unit may follow a different unit without a blank
-    skippable[:, 3::2] = units[:, 1:] != units[:, :-1]
+    emitted = log_probs.gather(2, labels[:, None, :].expand(batch, frames, states))
+    emissions = emitted.transpose(0, 1).contiguous().numpy()  # (T, B, S)
+    barred = np.full((batch, states), IMPOSSIBLE, dtype=np.float32)  # from two states before, …
+    barred[:, 3::2] = np.where(units[:, 1:] != units[:, :-1], 0.0, IMPOSSIBLE)  # … but to a unit from a different one
 
-    score = torch.full((batch, states), IMPOSSIBLE)
-    score[:, :2] = emissions[:, 0, :2]
-    back = torch.zeros(frames, batch, states, dtype=torch.uint8)
+    # numpy: these are thousands of tiny operations, of which torch needs three times as long for each.
+    padded = np.full((batch, states + 2), IMPOSSIBLE, dtype=np.float32)  # two states before the first, never reached
+    score = padded[:, 2:]
+    score[:, :2] = emissions[0, :, :2]
+    back = np.zeros((frames, batch, states), dtype=np.uint8)
+    alive = np.arange(frames)[:, None, None] < lengths.numpy()[:, None]  # (T, B, 1)
     for frame in range(1, frames):
-        step = torch.nn.functional.pad(score, (1, 0), value=IMPOSSIBLE)[:, :-1]
-        skip = torch.nn.functional.pad(score, (2, 0), value=IMPOSSIBLE)[:, :-2].masked_fill(~skippable, IMPOSSIBLE)
-        best, choice = torch.stack((score, step, skip)).max(dim=0)
-        alive = (frame < lengths)[:, None]
-        score = torch.where(alive, best + emissions[:, frame], score)
-        back[frame] = torch.where(alive, choice, 0)
-    return _trace(back.numpy(), score.numpy(), lengths.numpy(), unit_lengths.numpy(), units.shape[1])
+        step, skip = padded[:, 1:-1], padded[:, :-2] + barred
+        best = np.maximum(score, step)
+        np.greater(step, score, out=back[frame], casting="unsafe")
+        back[frame][skip > best] = 2
+        best = np.maximum(best, skip) + emissions[frame]
+        np.copyto(score, best, where=alive[frame])
+    back *= alive
+    return _trace(back, score, lengths.numpy(), unit_lengths.numpy(), units.shape[1])
 
 
 def _trace(back: np.ndarray, score: np.ndarray, lengths: np.ndarray, counts: np.ndarray, width: int) -> np.ndarray:
