@@ -9,7 +9,8 @@
     motet promote assistant 4          the gate for one version, or a person's word
     motet deploy                       serves the deployments of infra/prefect.yaml to a Prefect server
 
-`flows`, which brings Prefect, is imported by the commands that run one: the others start in a second less.
+`flows`, which brings Prefect, is imported by the commands that run one, once their recipe has been read: a mistake in
+it is told, and every other command starts, without Prefect and torch.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ def nightly_command(
 
     Example: `motet nightly assistant --set trainer.epochs=10 --workers 2`
     """
+    load(recipe, night.with_workers(settings or [], workers))  # a mistake is told before anything starts
     import flows
 
-    load(recipe, night.with_workers(settings or [], workers))  # a mistake is told before anything starts
     environment.make_home(root)
     with display(quiet=as_json):
         result = flows.nightly(recipe, root=root, overrides=settings or [], workers=workers, again=again, wait=wait)
@@ -102,9 +103,9 @@ def search_command(
     Example: `motet search assistant --trials 8`, after an interruption the same with `--resume`, and then
     `motet search assistant --resume --pick knee --write knee.yaml`
     """
+    load(recipe, settings or [])
     import flows
 
-    load(recipe, settings or [])
     environment.make_home(root)
     with display(quiet=as_json):
         found = flows.search(recipe, root, settings or [], trials, resume, train_winner, wait, pick)
@@ -173,8 +174,6 @@ def study_command(
 
     Example: `motet study assistant --seeds 3 --share 0.25` or `motet study assistant --labels 0.01,0.1,1`
     """
-    import flows
-
     kinds, few = _listed(cells), _listed(sparse)
     modes, methods = _known("--sharing", sharing, SHARING_MODES), _known("--balancing", balancing, BALANCING)
     if labels and (modes or methods):
@@ -188,6 +187,8 @@ def study_command(
     loaded = load(recipe, overrides)
     if unknown := sorted(set(few) - set(loaded.tasks)):
         raise typer.BadParameter(f"--sparse {', '.join(unknown)}: expected some of {', '.join(loaded.tasks)}")
+    import flows
+
     environment.make_home(root)
     with display(quiet=as_json):
         found = flows.study(recipe, root, overrides, seeds, kinds, split, share, wait, shares, few, modes, methods)
@@ -268,10 +269,10 @@ def deploy_command(
 
     Example: `motet deploy --root s3://bucket/motet`, where PREFECT_API_URL names the server that `motet up` started
     """
-    import flows
-
     if not os.environ.get("PREFECT_API_URL"):
         raise night.NoServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
+    import flows
+
     flows.serve_deployments(file, root)
 
 

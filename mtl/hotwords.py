@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from mtl.text import normalise
-
 WEIGHT = 0.5  # natural logarithms per character, beside the recogniser's
 
 
@@ -31,6 +29,8 @@ class HotWords:
 
     def __init__(self, phrases: Iterable[str], weight: float = WEIGHT) -> None:
         """Raises HotWordError for a phrase without a letter or digit."""
+        from mtl.text import normalise  # it brings torch, for which a command line that shows WEIGHT would wait
+
         given = list(phrases)
         for phrase in given:
             if not normalise(phrase):

@@ -304,6 +304,12 @@ def test_bars_are_drawn_on_a_terminal_and_lines_everywhere(capsys: pytest.Captur
     assert plain.getvalue() == "features   10 recordings [all new]  1.2 s\n"
 
 
+def test_the_command_line_starts_without_the_heavy_libraries() -> None:
+    code = "import sys, motet; print([name for name in ('torch', 'prefect', 'ray', 'mlflow') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_the_script_is_main() -> None:
     import tomllib
 
