@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small_night
 
 from mtl.metrics import METRICS
-from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.evaluate import Cost, Scores
 from pipelines.recipe import Recipe, parse
 from pipelines.registry import tracking
@@ -298,13 +297,13 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(ray_session: Any, small
 
 
 def test_a_cell_is_the_same_wherever_it_runs(ray_session: Any, small: SimpleNamespace) -> None:
-    from pipelines.study.study import _codec, _planned
+    from pipelines.study.study import _codec, planned
 
     recipe = parse({**small_night.RECIPE, "tasks": {"transcript": {}, "intent": {"labels": 0.1}}})
     recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"epochs": 1})})
-    dataset = open_dataset(small.store, small.utterances, small.features)
-    plan = _planned(recipe, small.utterances, small.features, small.store, dataset, 1, ("joint",), "valid", 0.5)
-    job = Job(recipe, small.utterances, small.features, small.store, _codec(plan, dataset), share=0.5)
+    data = (small.utterances, small.features)
+    plan = planned(recipe, *data, small.store, 1, ("joint",), "valid", 0.5)
+    job = Job(recipe, *data, small.store, _codec(plan, *data), share=0.5)
     cell = frozenset({"intent"})
     histories = []
     for _ in range(2):

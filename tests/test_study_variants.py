@@ -14,7 +14,7 @@ from test_study import handmade, small, two_tasks  # noqa: F401
 from mtl.sharing.compare import TOLERANCE, count_parameters
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import BALANCING, SHARING_MODES
-from pipelines.study.study import Study, StudyError, study
+from pipelines.study.study import Study, StudyError, Todo, study
 from pipelines.study.table import variant_rows
 from pipelines.study.variants import Compared, compared_of, render, study_variants, variants
 from pipelines.training.prepare import labelled, model_config, prepare
@@ -95,12 +95,13 @@ def test_variants_share_their_cells_with_any_study(ray_session: Any, small: Simp
         progress=lambda done, total, _: counted.append((done, total)),
     )
     assert list(found) == ["hard, static", "adapter", "uncertainty"]
-    assert counted[-1] == (300, 300)
+    assert counted[0] == (0, 5)
+    assert counted[-1] == (5, 5)
     assert counted == sorted(counted)
     cells = {name: [one.name(cell) for cell in one.cells] for name, one in found.items()}
     assert cells["hard, static"] == ["transcript", "intent", "transcript+intent"]
     assert cells["adapter"] == cells["uncertainty"] == ["transcript+intent"]
-    assert len({one.run_name(one.joint, 0) for one in found.values()}) == 3
+    assert len({Todo(one, one.joint, 0).name for one in found.values()}) == 3
     assert study(recipe, *data, seeds=1, kinds=("joint",)).identity == found["hard, static"].identity
     rows = compared_of(found).rows
     sizes = [row["parameters"] for row in rows]

@@ -26,7 +26,7 @@ from pipelines.report.report import SYNTHETIC, environment
 from pipelines.report.story import SYNTHETIC as SPOKEN
 from pipelines.store import Manifest, Store
 from pipelines.study.report import Measured
-from pipelines.study.study import Progress, Study, StudyError, study
+from pipelines.study.study import Progress, Study, StudyError, planned, train_missing
 from pipelines.study.table import SEEDS, SPARSE, Split
 from pipelines.training.prepare import labelled, sampled, trainable
 
@@ -81,18 +81,20 @@ def study_by_labels(
     progress: counts the cells of all studies.
 
     Raises:
-        StudyError: a share that is none, a task that the recipe lacks, or what study.study raises.
+        StudyError: a share that is none, a task that the recipe lacks, or what study.planned and train_missing raise.
     """
     tasks = sparse_tasks(recipe, sparse)
     shares = sorted(set(labels))
     if not shares or not all(0 < part <= 1 for part in shares):
         raise StudyError(f"shares of the labels are {', '.join(map(str, labels))}; expected numbers above 0, up to 1")
-    found = {}
-    for number, part in enumerate(shares):
-        found[part] = study(
-            with_labels(recipe, tasks, part), utterances, features, store, seeds, ("joint",), split, share, tracking,
-            _of_all(progress, number, len(shares), part), alone=tasks, variant=f"labels-{part:g}",
-        )  # fmt: skip
+    found = {
+        part: planned(
+            with_labels(recipe, tasks, part), utterances, features, store, seeds, ("joint",), split, share,
+            alone=tasks, variant=f"labels-{part:g}",
+        )
+        for part in shares
+    }  # fmt: skip
+    train_missing(list(found.values()), utterances, features, tracking, progress)
     return found
 
 
@@ -115,16 +117,6 @@ def with_labels(recipe: Recipe, tasks: Sequence[str], share: float) -> Recipe:
         for task, config in recipe.tasks.items()
     }
     return recipe.model_copy(update={"tasks": changed})
-
-
-def _of_all(progress: Progress | None, number: int, studies: int, share: float) -> Progress | None:
-    if progress is None:
-        return None
-
-    def report(done: int, total: int, label: str) -> None:
-        progress(number * total + done, studies * total, f"{100 * share:g} % {label}".strip())
-
-    return report
 
 
 def sparse_of(studies: Mapping[float, Study], utterances: list[Manifest], features: list[Manifest]) -> Sparse:

@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 from mtl.fit import NonFiniteLoss, fit
 from mtl.predictor import Predictor
 from pipelines import cluster
-from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.dataset import open_dataset
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import Scores
 from pipelines.recipe import Recipe
@@ -89,10 +89,6 @@ class Study:
     def name(self, cell: Tasks) -> str:
         return cell_name(self.tasks, cell)
 
-    def run_name(self, cell: Tasks, seed: int) -> str:
-        """The cell's name in MLflow, where studies of several variants of a recipe may be nested in one run."""
-        return "-".join([self.name(cell), str(seed), *([self.variant] if self.variant else [])])
-
     def scores(self, cell: Tasks, seed: int) -> Scores:
         return Scores.load(self.store, f"{_key(self.identity, self.name(cell), seed)}.parquet")
 
@@ -102,6 +98,25 @@ class Study:
             self.store.read_bytes(f"{_key(self.identity, self.name(cell), seed)}.json")
         )
         return content
+
+
+@dataclass(frozen=True)
+class Todo:
+    """One cell of a study with one seed: what one Ray task trains."""
+
+    study: Study
+    cell: Tasks
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return _key(self.study.identity, self.study.name(self.cell), self.seed)
+
+    @property
+    def name(self) -> str:
+        """Its name in MLflow, where studies of several variants of a recipe may be nested in one run."""
+        parts = (self.study.name(self.cell), str(self.seed), self.study.variant)
+        return "-".join(part for part in parts if part)
 
 
 def study(
@@ -130,33 +145,45 @@ def study(
         StudyError: a kind that is not known, one task alone, a task without labels, a language model that cannot be
             used, a cluster too small, or cells that failed; those that finished are kept.
     """
-    dataset = labelled(open_dataset(store, utterances, features), recipe)
-    found = _planned(recipe, utterances, features, store, dataset, seeds, kinds, split, share, alone)
-    found = replace(found, variant=variant)
-    wanted = [(cell, seed) for seed in found.seeds for cell in found.cells]
-    done = [job for job in wanted if store.exists(f"{_key(found.identity, found.name(job[0]), job[1])}.json")]
+    found = planned(recipe, utterances, features, store, seeds, kinds, split, share, alone, variant)
+    train_missing([found], utterances, features, tracking, progress)
+    return found
+
+
+def train_missing(
+    studies: Sequence[Study],
+    utterances: list[Manifest],
+    features: list[Manifest],
+    tracking: Run | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Trains and scores every cell of the studies that has no result yet, all of them side by side.
+
+    Raises:
+        StudyError: a language model that cannot be used, a cluster too small, or cells that failed.
+    """
+    wanted = [Todo(found, cell, seed) for found in studies for seed in found.seeds for cell in found.cells]
+    done: list[Todo] = []
+    todo: list[Todo] = []
+    for one in wanted:
+        (done if one.study.store.exists(f"{one.key}.json") else todo).append(one)
     if progress:
         progress(len(done), len(wanted), "")
-    todo = [job for job in wanted if job not in done]
-    if todo:
-        codec = _codec(found, dataset)
-        job = Job(found.recipe, utterances, features, store, codec, share=share)
-        failed = []
-        for number, (cell, seed, error) in enumerate(_fan_out(found, job, todo), start=len(done) + 1):
-            if error:
-                failed.append(f"{found.name(cell)}, seed {seed}: {error}")
-            elif tracking:
-                _note(found, cell, seed, tracking)
-            if progress:
-                progress(number, len(wanted), found.name(cell))
-        if failed:
-            raise StudyError(
-                f"{len(failed)} of {len(wanted)} cells failed; the others are kept, and the same call trains these "
-                f"again: {'; '.join(failed)[:2000]}"
-            )
+    failed = []
+    for number, (one, error) in enumerate(_fan_out(todo, utterances, features) if todo else (), start=len(done) + 1):
+        if error:
+            failed.append(f"{one.name}: {error}")
+        elif tracking:
+            _note(one, tracking)
+        if progress:
+            progress(number, len(wanted), one.name)
+    if failed:
+        raise StudyError(
+            f"{len(failed)} of {len(wanted)} cells failed; the others are kept, and the same call trains these "
+            f"again: {'; '.join(failed)[:2000]}"
+        )
     if tracking:
-        _note_missing(found, done, tracking)
-    return found
+        _note_missing(done, tracking)
 
 
 def needs_of(rows: Any, tasks: Sequence[str]) -> dict[str, Tasks]:
@@ -197,24 +224,26 @@ def cell_name(tasks: Sequence[str], cell: Tasks) -> str:
     return "+".join(task for task in tasks if task in cell)
 
 
-def _planned(
+def planned(
     recipe: Recipe,
     utterances: list[Manifest],
     features: list[Manifest],
     store: Store,
-    dataset: Dataset,
-    seeds: int,
-    kinds: Sequence[str],
-    split: Split,
-    share: float,
+    seeds: int = SEEDS,
+    kinds: Sequence[str] = KINDS,
+    split: Split = "valid",
+    share: float = 1.0,
     alone: Sequence[str] | None = None,
+    variant: str = "",
 ) -> Study:
+    """The study as it will be; nothing is trained yet. Arguments and errors as for `study`."""
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise StudyError(f"kinds of cells {', '.join(unknown)} are not known; expected some of {', '.join(KINDS)}")
     tasks = tuple(str(task) for task in recipe.tasks)
     if len(tasks) < 2:
         raise StudyError(f"recipe {recipe.name!r} has one task; a study compares tasks alone with tasks together")
+    dataset = labelled(open_dataset(store, utterances, features), recipe)
     scored = dataset.split(split).rows
     for task in tasks:
         if not pc.any(trainable(scored, task)).as_py():
@@ -236,15 +265,17 @@ def _planned(
         split=split,
         share=share,
         rows=len(scored),
+        variant=variant,
     )
 
 
-def _codec(found: Study, dataset: Dataset) -> dict[str, Any]:
+def _codec(found: Study, utterances: list[Manifest], features: list[Manifest]) -> dict[str, Any]:
     """The vocabularies of all cells: those of the joint model, so that no cell reads its input differently."""
     key = f"study/{found.identity}/codec.json"
     if not found.store.exists(key):
         try:
             # Reading again what was heard is a matter of the shipped model, and no cell does it.
+            dataset = labelled(open_dataset(found.store, utterances, features), found.recipe)
             codec = prepare(_recipe_of(found.recipe, found.joint, found.recipe.seed), dataset)[0]
         except PrepareError as error:
             raise StudyError(str(error)) from error
@@ -269,34 +300,38 @@ def _recipe_of(recipe: Recipe, cell: Tasks, seed: int) -> Recipe:
     return recipe.model_copy(update={"tasks": tasks, "seed": seed, "decoding": decoding, "trainer": trainer})
 
 
-def _fan_out(found: Study, job: Job, todo: list[tuple[Tasks, int]]) -> Iterator[tuple[Tasks, int, str]]:
+def _fan_out(todo: Sequence[Todo], utterances: list[Manifest], features: list[Manifest]) -> Iterator[tuple[Todo, str]]:
     """Trains the cells, as many at once as the cluster holds; yields each as it ends, with its error or ""."""
     train.quiet_ray()
     try:
         cluster.connect(cpus=1)
         # A search leaves room for what it learns on the way; a study knows all of its cells.
-        slots = slots_of(train.nodes(), 2 * len(todo), found.recipe.trainer.gpus)
+        slots = slots_of(train.nodes(), 2 * len(todo), todo[0].study.recipe.trainer.gpus)
     except (cluster.ClusterError, SearchError) as error:
         raise StudyError(str(error)) from error
     import ray
 
-    gpus = 1 if slots.share.gpu else 0
-    remote = ray.remote(num_cpus=slots.share.cpus, num_gpus=gpus, max_retries=CELL_RETRIES)(run_cell)
-    shared = ray.put(replace(job, threads=slots.share.cpus))
+    cpus, gpus = slots.share.cpus, 1 if slots.share.gpu else 0
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=CELL_RETRIES)(run_cell)
+    jobs = {}
+    for found in {one.study.identity: one.study for one in todo}.values():
+        job = Job(found.recipe, utterances, features, found.store, _codec(found, utterances, features))
+        jobs[found.identity] = ray.put(replace(job, share=found.share, threads=cpus))
     waiting = list(todo)
-    running: dict[Any, tuple[Tasks, int]] = {}
+    running: dict[Any, Todo] = {}
     try:
         while waiting or running:
             while waiting and len(running) < slots.concurrent:
-                cell, seed = waiting.pop(0)
-                running[remote.remote(shared, found.identity, cell, seed, found.split)] = cell, seed
+                one = waiting.pop(0)
+                found = one.study
+                running[remote.remote(jobs[found.identity], found.identity, one.cell, one.seed, found.split)] = one
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
-            cell, seed = running.pop(ready)
+            one = running.pop(ready)
             try:
-                yield cell, seed, ray.get(ready)
+                yield one, ray.get(ready)
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None) or error
-                yield cell, seed, f"{type(cause).__name__}: {cause}"
+                yield one, f"{type(cause).__name__}: {cause}"
     finally:
         for task in running:
             ray.cancel(task, force=True)
@@ -347,25 +382,25 @@ def _key(identity: str, name: str, seed: int) -> str:
     return f"study/{identity}/{name}-{seed}"
 
 
-def _note_missing(found: Study, done: list[tuple[Tasks, int]], tracking: Run) -> None:
+def _note_missing(done: Sequence[Todo], tracking: Run) -> None:
     """Writes the cells that were finished, and that MLflow has not heard of: a kill may lie in between."""
     nested = f"tags.`{PARENT_TAG}` = '{tracking.run_id}' and attributes.status = 'FINISHED'"
     pages = tracking.client.search_runs([tracking.experiment_id], nested, max_results=10_000)
     written = {run.info.run_name for run in pages}
-    for cell, seed in done:
-        if found.run_name(cell, seed) not in written:
-            _note(found, cell, seed, tracking)
+    for one in done:
+        if one.name not in written:
+            _note(one, tracking)
 
 
-def _note(found: Study, cell: Tasks, seed: int, tracking: Run) -> None:
-    record = found.record(cell, seed)
+def _note(one: Todo, tracking: Run) -> None:
+    found, record = one.study, one.study.record(one.cell, one.seed)
     params = {name: record[name] for name in ("tasks", "seed", "parameters", "device")}
     try:
-        run = start_child(found.store.root, tracking, found.run_name(cell, seed), params)
+        run = start_child(found.store.root, tracking, one.name, params)
         for row in record["history"]:
             run.log(row, step=int(row["epoch"]))
         scored = {f"{found.split}/{metric}": value for metric, value in record["metrics"].items()}
         run.log({**scored, "seconds": record["seconds"]}, step=record["epochs"])
         run.finish()
     except Exception as error:  # an MLflow that is away must not end a study; the next call writes it
-        logger.warning("cell %s-%d is not in MLflow: %s", found.name(cell), seed, error)
+        logger.warning("cell %s is not in MLflow: %s", one.name, error)

@@ -29,7 +29,7 @@ from pipelines.report.report import SYNTHETIC, environment
 from pipelines.report.story import SYNTHETIC as SPOKEN
 from pipelines.store import Manifest, Store
 from pipelines.study.report import Change, Measured, plain
-from pipelines.study.study import Progress, Study, StudyError, study
+from pipelines.study.study import Progress, Study, StudyError, planned, train_missing
 from pipelines.study.table import SEEDS, Split
 from pipelines.training.prepare import PrepareError, labelled, model_config, prepare
 
@@ -87,7 +87,7 @@ def study_variants(
 
     Raises:
         StudyError: a mode or method that is not known, a mode that cannot be made as small as the recipe's own, or
-            what study.study raises.
+            what study.planned and study.train_missing raise.
     """
     dataset = labelled(open_dataset(store, utterances, features), recipe)
     try:
@@ -96,11 +96,13 @@ def study_variants(
         raise StudyError(str(error)) from error
     recipes = variants(recipe, codec, sharing, balancing)
     found: dict[str, Study] = {}
-    for number, (name, variant) in enumerate(recipes.items()):
-        found[name] = study(
-            variant, utterances, features, store, seeds, ("joint",), split, share, tracking,
-            _of_all(progress, number, len(recipes), name), alone=() if found else None, variant=name if found else "",
+    for name, variant in recipes.items():
+        itself = not found
+        found[name] = planned(
+            variant, utterances, features, store, seeds, ("joint",), split, share,
+            alone=None if itself else (), variant="" if itself else name,
         )  # fmt: skip
+    train_missing(list(found.values()), utterances, features, tracking, progress)
     return found
 
 
@@ -133,17 +135,6 @@ def _in_mode(recipe: Recipe, codec: Codec, mode: str, target: int) -> Recipe:
         raise StudyError(str(error)) from error
     size = {"blocks": fitted.blocks, "hidden": fitted.hidden}
     return changed.model_copy(update={"model": recipe.model.model_copy(update=size)})
-
-
-def _of_all(progress: Progress | None, number: int, studies: int, name: str) -> Progress | None:
-    if progress is None:
-        return None
-
-    def report(done: int, total: int, label: str) -> None:
-        # The first study has more cells than the others: a study counts as a hundred steps.
-        progress(100 * number + 100 * done // max(total, 1), 100 * studies, f"{name} {label}".strip())
-
-    return report
 
 
 def compared_of(studies: Mapping[str, Study]) -> Compared:
