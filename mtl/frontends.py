@@ -5,13 +5,15 @@ Both end at (B, T, D) with lengths (B,); for text T is the number of words L.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mtl.encoder import padding_mask
-from mtl.text import UNKNOWN
+from mtl.text import PADDING, UNKNOWN
 
 # Time strides of the convolutions for each subsampling factor; the mel axis is halved by each.
 STRIDES = {2: (2,), 3: (3,), 4: (2, 2), 6: (2, 3), 8: (2, 2, 2)}
@@ -76,19 +78,36 @@ def bin_statistics(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.sqrt()
 
 
+def drop_shares(words: int, counts: Sequence[int], least: float, rare: float) -> Tensor:
+    """How often training reads each word as unknown: max(least, rare / (rare + count)), (words + 2,).
+
+    What a model knows of unknown words it learns from those that are dropped. Dropped evenly they are the frequent
+    ones, which unknown words are not like; hence by count (Kiperwasser and Goldberg 2016, alpha = 0.25).
+
+    counts: how often training has each of the `words`; () where that is not known, and `least` is for all of them.
+    """
+    shares = torch.full((words + 2,), least)
+    if counts and rare:
+        shares[2:] = (rare / (rare + torch.tensor(counts, dtype=torch.float32))).clamp(min=least)
+    shares[[PADDING, UNKNOWN]] = 0.0
+    return shares
+
+
 class TextFrontend(nn.Module):
     """A word is its embedding plus what a convolution over its letters finds (Ma and Hovy 2016).
 
+    drops: how often training reads each word as unknown, (words + 2,): see drop_shares.
     lstm: layers of a bidirectional LSTM that then reads the sentence, which few thousand sentences train better than
     attention alone; 0: none.
     """
 
-    def __init__(
-        self, words: int, characters: int, width: int, dropout: float, word_dropout: float, lstm: int = 0
-    ) -> None:
+    drops: Tensor
+
+    def __init__(self, drops: Tensor, characters: int, width: int, dropout: float, lstm: int = 0) -> None:
         super().__init__()
-        self.word_dropout = word_dropout
-        self.word = nn.Embedding(words + 2, width, padding_idx=0)
+        self.drops_words = bool(drops.any())
+        self.register_buffer("drops", drops, persistent=False)
+        self.word = nn.Embedding(len(drops), width, padding_idx=PADDING)
         self.character = nn.Embedding(characters + 2, width // 2, padding_idx=0)
         self.convolution = nn.Conv1d(width // 2, width, kernel_size=3, padding=1)
         self.norm = nn.LayerNorm(width)
@@ -97,9 +116,8 @@ class TextFrontend(nn.Module):
 
     def forward(self, words: Tensor, characters: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """words (B, L), characters (B, L, C), lengths (B,) -> states (B, L, D), lengths (B,)."""
-        if self.training and self.word_dropout:
-            dropped = torch.rand(words.shape, device=words.device) < self.word_dropout
-            words = words.masked_fill(dropped & (words != 0), UNKNOWN)
+        if self.training and self.drops_words:
+            words = words.masked_fill(torch.rand(words.shape, device=words.device) < self.drops[words], UNKNOWN)
         exists = padding_mask(lengths, words.shape[1])  # (B, L)
         # Each spelling once: most words of a batch come again, and the convolution is a fifth of a step of text.
         spellings, which = torch.unique(characters[exists], dim=0, return_inverse=True)  # (N, C), no padding

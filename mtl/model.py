@@ -21,7 +21,7 @@ from mtl.decode import Path, best_path
 from mtl.decoder import DecoderConfig
 from mtl.domains import DomainConfig, Domains
 from mtl.encoder import Encoder
-from mtl.frontends import AudioFrontend, TextFrontend
+from mtl.frontends import AudioFrontend, TextFrontend, drop_shares
 from mtl.recognised import Heard, choose, read, readable, tags_of
 from mtl.sharing import TRUNKS, Trunk
 from mtl.tasks import Classification, DialogueTask, States, Task, Transcript, Translation, Words, build_tasks
@@ -45,6 +45,7 @@ class ModelConfig:
     subsampling: int = 4
     dropout: float = 0.1
     word_dropout: float = 0.05
+    rare_words: float = 0.0  # how much more often a rare word is dropped: alpha of frontends.drop_shares
     crf: bool = False  # over the tags of slots
     lstm: int = 0  # layers that read a sentence before the encoder does
     sharing: str = "hard"
@@ -83,7 +84,11 @@ class SpeechModel(nn.Module):
         self.config, self.codec = config, codec
         self.audio = AudioFrontend(config.bins, config.width, config.subsampling, config.dropout)
         self.text = TextFrontend(
-            len(codec.words), len(codec.characters), config.width, config.dropout, config.word_dropout, config.lstm
+            drop_shares(len(codec.words), codec.counts, config.word_dropout, config.rare_words),
+            len(codec.characters),
+            config.width,
+            config.dropout,
+            config.lstm,
         )
 
         def encoder(blocks: int | None = None) -> Encoder:

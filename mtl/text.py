@@ -147,6 +147,7 @@ class Codec:
     """Every vocabulary of a model.
 
     words, characters: of the text front-end, without padding and unknown.
+    counts: how often training has each of the words; () where that is not known.
     labels: class names of each classification task, and BIO tags under "slots".
     context: how many words of the turns before are read, the latest; 0 where no task asks for them.
     targets: units of translations; None without such a task.
@@ -161,6 +162,7 @@ class Codec:
     targets: Units | None = None
     domains: tuple[str, ...] = ()
     domain_by: str = "corpus"
+    counts: tuple[int, ...] = ()
 
     @classmethod
     def build(
@@ -169,13 +171,12 @@ class Codec:
         tasks: Sequence[str],
         kind: str = "characters",
         pieces: int = 256,
-        min_count: int = 1,
         context: int = CONTEXT_WORDS,
         target_kind: str = "sentencepiece",
         target_pieces: int = 500,
         domain_by: str | None = None,
     ) -> Codec:
-        """From the training rows alone. A word seen less than `min_count` times is unknown.
+        """From the training rows alone.
 
         domain_by: the column that names a recording's domain, where that matters.
         """
@@ -203,7 +204,7 @@ class Codec:
         found = {task: tuple(sorted(known)) for task, known in labels.items()}
         if "slots" in tasks:
             found["slots"] = ("O", *sorted(tags - {"O"}))
-        known_words = tuple(sorted(word for word, count in words.items() if count >= min_count))
+        known_words = tuple(sorted(words))
         return cls(
             units=units_from(kind, texts, pieces),
             words=known_words,
@@ -213,6 +214,7 @@ class Codec:
             targets=units_from(target_kind, translations, target_pieces) if translations else None,
             domains=tuple(sorted(domains)),
             domain_by=domain_by or "corpus",
+            counts=tuple(words[word] for word in known_words),
         )
 
     @cached_property
@@ -275,6 +277,7 @@ class Codec:
         return {
             "units": self.units.to_json(),
             "words": list(self.words),
+            **({"counts": list(self.counts)} if self.counts else {}),
             "characters": list(self.characters),
             "labels": {task: list(names) for task, names in self.labels.items()},
             **({"context": self.context} if self.context else {}),
@@ -294,6 +297,7 @@ class Codec:
             targets=units_from_json(content["targets"]) if content.get("targets") else None,
             domains=tuple(domains["names"]),
             domain_by=domains["by"],
+            counts=tuple(content.get("counts", ())),
         )
 
 

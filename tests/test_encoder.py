@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mtl.encoder import Encoder, padding_mask, rotate
-from mtl.frontends import STRIDES, AudioFrontend, TextFrontend, normalise_bins
+from mtl.frontends import STRIDES, AudioFrontend, TextFrontend, drop_shares, normalise_bins
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_bins_are_normalised_over_their_own_frames():
 
 def test_unknown_words_are_told_apart_by_their_letters():
     torch.manual_seed(0)
-    frontend = TextFrontend(words=3, characters=5, width=8, dropout=0.0, word_dropout=0.0).eval()
+    frontend = TextFrontend(torch.zeros(3 + 2), characters=5, width=8, dropout=0.0).eval()
     letters = torch.zeros(1, 3, 6, dtype=torch.int64)
     letters[0, 0, :2], letters[0, 1, :2], letters[0, 2, :2] = (
         torch.tensor([2, 3]),
@@ -71,13 +71,28 @@ def test_unknown_words_are_told_apart_by_their_letters():
     torch.testing.assert_close(states[0, 0], states[0, 2])
 
 
+def test_rare_words_are_read_as_unknown_more_often() -> None:
+    # alpha 0.25: 0.25 / (0.25 + 1) = 0.2; 4 times: 0.25 / 4.25; 1000 times: less than the least.
+    shares = drop_shares(3, (1, 4, 1000), least=0.05, rare=0.25)
+    torch.testing.assert_close(shares, torch.tensor([0.0, 0.0, 0.2, 0.25 / 4.25, 0.05]))
+    assert drop_shares(2, (), least=0.1, rare=0.25).tolist() == pytest.approx([0, 0, 0.1, 0.1])
+    frontend = TextFrontend(torch.tensor([0.0, 0.0, 1.0, 0.0]), characters=5, width=8, dropout=0.0)
+    words, letters = torch.tensor([[2, 3]]), torch.tensor([[[2], [3]]])
+    unknown, _ = frontend(torch.tensor([[1, 3]]), letters, torch.tensor([2]))
+    torch.testing.assert_close(
+        frontend(words, letters, torch.tensor([2]))[0], unknown
+    )  # the first always, the other never
+    assert not torch.allclose(frontend.eval()(words, letters, torch.tensor([2]))[0], unknown)
+    assert "drops" not in frontend.state_dict()
+
+
 def test_padding_mask():
     assert padding_mask(torch.tensor([1, 3]), 3).tolist() == [[True, False, False], [True, True, True]]
 
 
 def test_a_sentence_is_read_in_both_directions_whatever_follows_it():
     torch.manual_seed(0)
-    frontend = TextFrontend(words=9, characters=5, width=8, dropout=0.0, word_dropout=0.0, lstm=2).eval()
+    frontend = TextFrontend(torch.zeros(9 + 2), characters=5, width=8, dropout=0.0, lstm=2).eval()
     words = torch.tensor([[2, 3, 4], [5, 6, 0]])
     characters = torch.tensor([[[2, 3], [3, 0], [4, 2]], [[2, 0], [3, 3], [0, 0]]])
     together, lengths = frontend(words, characters, torch.tensor([3, 2]))
@@ -85,7 +100,7 @@ def test_a_sentence_is_read_in_both_directions_whatever_follows_it():
     alone, _ = frontend(words[1:, :2], characters[1:, :2], torch.tensor([2]))
     torch.testing.assert_close(together[1, :2], alone[0])
     # The reader by hand, for the padded sentence: torch's own LSTM on exactly its words, added to them and normalised.
-    plain = TextFrontend(words=9, characters=5, width=8, dropout=0.0, word_dropout=0.0).eval()
+    plain = TextFrontend(torch.zeros(9 + 2), characters=5, width=8, dropout=0.0).eval()
     plain.load_state_dict(frontend.state_dict(), strict=False)
     x, _ = plain(words[1:, :2], characters[1:, :2], torch.tensor([2]))
     read, _ = frontend.reader.lstm(x)

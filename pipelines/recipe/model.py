@@ -21,6 +21,11 @@ class Model(Section):
     subsampling: Literal[2, 3, 4, 6, 8] = 4
     dropout: float = Field(0.1, ge=0, lt=1)
     word_dropout: float = Field(0.05, ge=0, lt=1, description="share of words read as unknown in training")
+    rare_words: float = Field(
+        0.0,
+        ge=0,
+        description="a word that training has n times is read as unknown with rare_words / (rare_words + n), if more",
+    )
     crf: bool = Field(False, description="slots: a sentence's tags are chosen together, by a chain CRF")
     lstm: int = Field(
         0, ge=0, description="layers of a bidirectional LSTM that reads a sentence of text before the encoder does"
