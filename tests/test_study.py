@@ -315,6 +315,29 @@ def test_a_cell_is_the_same_wherever_it_runs(ray_session: Any, small: SimpleName
     assert not small.store.list("study/diverged")
 
 
+def test_a_cell_with_the_transcript_reads_what_it_heard(small: SimpleNamespace, monkeypatch: Any) -> None:
+    from pipelines.study import study as module
+
+    tasks = {"transcript": {}, "intent": {}}
+    recipe = parse(
+        {**small_night.RECIPE, "tasks": tasks, "decoding": {"reread": True}, "understanding": {"read": True}}
+    )
+    recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"epochs": 1})})
+    data, made = (small.utterances, small.features), []
+
+    class Spy(module.Predictor):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            made.append((set(self.model.config.tasks), self.reread))
+
+    monkeypatch.setattr(module, "Predictor", Spy)
+    plan = module.planned(recipe, *data, small.store, 1, ("joint",))
+    job = Job(recipe, *data, small.store, module._codec(plan, *data))
+    for cell in (frozenset({"intent"}), plan.joint):
+        assert run_cell(job, plan.identity, cell, 0, "valid") == ""
+    assert made == [({"intent"}, False), ({"transcript", "intent"}, True)]
+
+
 def test_what_cannot_be_studied_is_refused_before_anything_is_trained(small: SimpleNamespace) -> None:
     data = (small.utterances, small.features, small.store)
     with pytest.raises(StudyError, match="has one task"):

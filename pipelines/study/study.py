@@ -6,7 +6,8 @@
 A cell is a set of tasks that one model trains: one Ray task for each seed. All cells have the same budget: the same
 epochs of the same batches in the same order, as many optimiser steps. A row that no task of a cell is labelled for
 stays in its batch and trains nothing there; so what differs between two cells is their tasks alone. The last epoch's
-weights are scored, not the best one's, row by row, with the recogniser's best path and without `decoding.reread`.
+weights are scored, not the best one's, row by row, with the recogniser's best path. Where the recipe says
+`decoding.reread`, a cell with the transcript reads what it heard; one without has heard no words.
 
 Scored on valid unless asked otherwise: to choose task groups by the test rows would spend what the gate decides on.
 
@@ -49,7 +50,7 @@ from pipelines.training.prepare import Job, PrepareError, feature_spec, fit_conf
 if TYPE_CHECKING:
     from pipelines.registry.tracking import Run
 
-VERSION = 1  # bump when the same cell would get another result
+VERSION = 2  # bump when the same cell would get another result
 CELL_RETRIES = 1  # when its process died; an error of the cell itself is the study's
 
 Progress = Callable[[int, int, str], None]
@@ -274,7 +275,6 @@ def _codec(found: Study, utterances: list[Manifest], features: list[Manifest]) -
     key = f"study/{found.identity}/codec.json"
     if not found.store.exists(key):
         try:
-            # Reading again what was heard is a matter of the shipped model, and no cell does it.
             dataset = labelled(open_dataset(found.store, utterances, features), found.recipe)
             codec = prepare(_recipe_of(found.recipe, found.joint, found.recipe.seed), dataset)[0]
         except PrepareError as error:
@@ -290,7 +290,8 @@ def _recipe_of(recipe: Recipe, cell: Tasks, seed: int) -> Recipe:
     The epochs of a stage that concerns none of them go to the joint stage: the budget is the same.
     """
     tasks = {task: config for task, config in recipe.tasks.items() if task in cell}
-    decoding = recipe.decoding.model_copy(update={"reread": False})
+    reread = recipe.decoding.reread and "transcript" in cell
+    decoding = recipe.decoding.model_copy(update={"reread": reread})
     stages = tuple(
         stage.model_copy(update={"tasks": concerned})
         for stage in recipe.trainer.curriculum
@@ -359,7 +360,8 @@ def run_cell(job: Job, identity: str, cell: Tasks, seed: int, split: Split) -> s
         return str(error)
     # Labels as the whole recipe has them: a cell is not asked about more than the others.
     rows = labelled(open_dataset(job.store, job.utterances, job.features), whole).split(split)
-    scores = evaluate.evaluate(Predictor(model, feature_spec(recipe)), rows, recipe.loader)
+    predictor = Predictor(model, feature_spec(recipe), reread=recipe.decoding.reread)
+    scores = evaluate.evaluate(predictor, rows, recipe.loader)
     tasks = tuple(str(task) for task in recipe.tasks)
     record = {
         "tasks": list(tasks),
