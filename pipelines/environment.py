@@ -42,6 +42,8 @@ def prepare(root: str, verbose: bool = False) -> None:
     defaults["PREFECT_LOGGING_EXTRA_LOGGERS"] = LOGGER
     if not verbose:
         defaults["PREFECT_LOGGING_LEVEL"] = "ERROR"
+        # A failed flow's traceback goes to its page; on the terminal the command itself says what was wrong, once.
+        defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
         defaults["PREFECT_LOGGING_TO_API_ENABLED"] = "true"
         defaults["RAY_TRAIN_VERBOSE"] = "0"
     for name, value in defaults.items():

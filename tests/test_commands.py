@@ -75,6 +75,16 @@ def test_an_error_of_motet_is_one_line_and_code_1(tmp_path: Path) -> None:
     assert done.stderr.strip() == f"motet: {tmp_path / 'no/such/folder'}: no such file or folder"
 
 
+def test_a_night_that_cannot_find_its_corpus_says_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "lost.yaml").write_text(
+        "name: lost\ncorpora: [{name: trips, kind: atis, source: no/such/folder}]\n"
+        "tasks: {intent: {}, slots: {}}\ngates: {primary: slots/f1}\n"
+    )
+    done = motet("nightly", "lost.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"motet: {tmp_path / 'no/such/folder'}: no such file or folder"
+
+
 def test_ingest_counts_what_it_turned_away(tmp_path: Path) -> None:
     from pipelines.corpora.espeak import SAMPLE_RATE, synthesize
 
