@@ -86,7 +86,7 @@ def test_a_night_that_cannot_find_its_corpus_says_so_in_one_line(tmp_path: Path)
 
 
 def test_ingest_counts_what_it_turned_away(tmp_path: Path) -> None:
-    from pipelines.corpora.espeak import SAMPLE_RATE, synthesize
+    from pipelines.corpora.synthesiser import SAMPLE_RATE, synthesize
 
     soundfile.write(tmp_path / "good.wav", synthesize("stop the music"), SAMPLE_RATE)
     (tmp_path / "bad.wav").write_bytes(b"RIFF no more")

@@ -18,7 +18,7 @@ import soundfile
 
 pytest.importorskip("espeakng_loader", reason="the extra motet[espeak] is not installed")
 
-from pipelines.corpora import espeak
+from pipelines.corpora import espeak, synthesiser
 from pipelines.corpora.base import CorpusError, Utterance
 from pipelines.corpora.voices import ACCENTS, STYLES, VARIANTS, Voice, speakers, styled
 from pipelines.recipe import Corpus
@@ -65,58 +65,58 @@ def pitch(samples: np.ndarray) -> float:
 def test_what_was_said_before_changes_nothing(variant: str) -> None:
     # Flutter, echo and noise are global state of the library; these five variants use one or more of them.
     voice = Voice("gmw/en", variant)
-    first = espeak.synthesize(TEXT, voice)
-    espeak.synthesize("something else entirely", Voice("gmw/en-us", "m2"))
-    np.testing.assert_array_equal(first, espeak.synthesize(TEXT, voice))
+    first = synthesiser.synthesize(TEXT, voice)
+    synthesiser.synthesize("something else entirely", Voice("gmw/en-us", "m2"))
+    np.testing.assert_array_equal(first, synthesiser.synthesize(TEXT, voice))
 
 
 def test_another_process_says_the_same() -> None:
     code = (
-        "import hashlib; from pipelines.corpora.espeak import render; from pipelines.corpora.voices import Voice;"
+        "import hashlib; from pipelines.corpora.synthesiser import render; from pipelines.corpora.voices import Voice;"
         f"print(hashlib.sha256(render({TEXT!r}, Voice('gmw/en', 'f3'), (10.0, 3))).hexdigest())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    here = hashlib.sha256(espeak.render(TEXT, Voice("gmw/en", "f3"), (10.0, 3))).hexdigest()
+    here = hashlib.sha256(synthesiser.render(TEXT, Voice("gmw/en", "f3"), (10.0, 3))).hexdigest()
     assert done.stdout.strip() == here
 
 
 def test_threads_do_not_disturb_each_other() -> None:
     voices = [Voice("gmw/en-us", variant) for variant in ("f3", "m3", "klatt3", "Alex")] * 3
-    alone = [digest(espeak.synthesize(TEXT, voice)) for voice in voices]
+    alone = [digest(synthesiser.synthesize(TEXT, voice)) for voice in voices]
     with ThreadPoolExecutor(4) as pool:
-        together = [digest(samples) for samples in pool.map(lambda voice: espeak.synthesize(TEXT, voice), voices)]
+        together = [digest(samples) for samples in pool.map(lambda voice: synthesiser.synthesize(TEXT, voice), voices)]
     assert together == alone
 
 
 def test_sound_is_16_khz_at_the_asked_level_between_short_margins() -> None:
-    samples = espeak.synthesize(TEXT, replace(Voice(), level=-26.0))
+    samples = synthesiser.synthesize(TEXT, replace(Voice(), level=-26.0))
     assert samples.dtype == np.float32
     assert 1.0 < len(samples) / 16000 < 4.0
     assert 20 * np.log10(np.sqrt(np.mean(samples**2))) == pytest.approx(-26.0, abs=0.01)
-    loud = np.flatnonzero(np.abs(samples) > espeak.SILENCE * np.abs(samples).max())
-    assert loud[0] / 16000 <= espeak.MARGIN + 0.01
-    assert (len(samples) - loud[-1]) / 16000 <= espeak.MARGIN + 0.01
+    loud = np.flatnonzero(np.abs(samples) > synthesiser.SILENCE * np.abs(samples).max())
+    assert loud[0] / 16000 <= synthesiser.MARGIN + 0.01
+    assert (len(samples) - loud[-1]) / 16000 <= synthesiser.MARGIN + 0.01
 
 
 def test_every_accent_and_every_variant_sounds_different() -> None:
     variants = [variant for split in VARIANTS.values() for variant in split]
-    heard = {digest(espeak.synthesize("good morning", Voice("gmw/en-us", variant))) for variant in variants}
+    heard = {digest(synthesiser.synthesize("good morning", Voice("gmw/en-us", variant))) for variant in variants}
     assert len(heard) == len(variants)
-    accents = {digest(espeak.synthesize(TEXT, Voice(accent, "m1"))) for accent in ACCENTS["en"]}
+    accents = {digest(synthesiser.synthesize(TEXT, Voice(accent, "m1"))) for accent in ACCENTS["en"]}
     assert len(accents) == len(ACCENTS["en"])
 
 
 def test_no_variant_clips() -> None:
     for split, variants in VARIANTS.items():
         for variant in variants:
-            raw, rate, _ = espeak._Espeak.say("set the volume to seventy percent", Voice("gmw/en-us", variant))
+            raw, rate, _ = synthesiser._Espeak.say("set the volume to seventy percent", Voice("gmw/en-us", variant))
             assert rate == 22050
             assert 1000 < np.abs(raw.astype(int)).max() < 32767, (split, variant)
 
 
 def test_a_style_can_be_heard() -> None:
     voice = speakers("train", 1, seed=0)[0]
-    heard = {style: espeak.synthesize(TEXT, styled(voice, style)) for style in STYLES}
+    heard = {style: synthesiser.synthesize(TEXT, styled(voice, style)) for style in STYLES}
     assert len(heard["excited"]) < 0.95 * len(heard["neutral"]) < 0.95 * 0.95 * len(heard["sad"])
     assert pitch(heard["excited"]) > 1.1 * pitch(heard["neutral"]) > 1.1 * pitch(heard["sad"])
     power = {style: float(np.mean(samples**2)) for style, samples in heard.items()}
@@ -124,12 +124,12 @@ def test_a_style_can_be_heard() -> None:
 
 
 def test_phonemes_have_times_in_order_within_the_sound() -> None:
-    speech = espeak.speak("see the moon", Voice("gmw/en-us", "m1"))
+    speech = synthesiser.speak("see the moon", Voice("gmw/en-us", "m1"))
     symbols = [symbol.lstrip("',") for symbol, _, _ in speech.phonemes]
     assert symbols == ["s", "i:", "D", "@2", "m", "u:", "n"]
     times = [time for _, start, end in speech.phonemes for time in (start, end)]
     assert times == sorted(times)
-    assert 0 <= times[0] <= espeak.MARGIN + 0.03
+    assert 0 <= times[0] <= synthesiser.MARGIN + 0.03
     assert times[-1] <= len(speech.samples) / 16000
     # The fricative at the start holds its power above 3 kHz, the nasal at the end below: the times are of this sound.
     high = [
@@ -146,21 +146,23 @@ def _share_above(samples: np.ndarray, hertz: float) -> float:
 
 def test_noise_has_the_asked_ratio() -> None:
     voice = Voice()
-    clean, noisy = (soundfile.read(io.BytesIO(espeak.render(TEXT, voice, noise)))[0] for noise in (None, (10.0, 7)))
+    clean, noisy = (
+        soundfile.read(io.BytesIO(synthesiser.render(TEXT, voice, noise)))[0] for noise in (None, (10.0, 7))
+    )
     ratio = 10 * np.log10(np.mean(clean**2) / np.mean((noisy - clean) ** 2))
     assert ratio == pytest.approx(10.0, abs=0.1)
 
 
 def test_a_voice_that_does_not_exist_is_refused() -> None:
     with pytest.raises(CorpusError, match=r"no variant 'nobody'; it has .*Alex"):
-        espeak.synthesize(TEXT, Voice("gmw/en", "nobody"))
+        synthesiser.synthesize(TEXT, Voice("gmw/en", "nobody"))
     with pytest.raises(CorpusError, match="no voice 'gmw/en-mars"):
-        espeak.synthesize(TEXT, Voice("gmw/en-mars", "f3"))
+        synthesiser.synthesize(TEXT, Voice("gmw/en-mars", "f3"))
 
 
 def test_silence_is_an_error() -> None:
     with pytest.raises(CorpusError, match="made no sound of ''"):
-        espeak.synthesize("", Voice())
+        synthesiser.synthesize("", Voice())
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,12 +170,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    espeak._installed.cache_clear()
+    synthesiser.installed.cache_clear()
     try:
         with pytest.raises(CorpusError, match=r"pip install 'motet\[espeak\]'"):
             rows(utterances=1)
     finally:
-        espeak._installed.cache_clear()
+        synthesiser.installed.cache_clear()
 
 
 # --- the corpus ---

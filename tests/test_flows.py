@@ -137,7 +137,7 @@ def test_a_changed_recipe_meets_the_champion_at_the_gate(finished_night: Finishe
 def test_ten_new_utterances_extract_ten_rows(tmp_path: Path, ray_session: Any) -> None:
     import soundfile
 
-    from pipelines.corpora.espeak import SAMPLE_RATE, synthesize
+    from pipelines.corpora.synthesiser import SAMPLE_RATE, synthesize
 
     def say(first: int, last: int) -> None:
         with open(tmp_path / "calls.jsonl", "a", encoding="utf-8") as manifest:

@@ -307,7 +307,7 @@ def speak(text: str, out: Path, voice: str | None) -> float:
     """Writes a sentence spoken by eSpeak NG as a WAV file; returns its seconds. voice: a variant such as f3 or m4."""
     import soundfile
 
-    from pipelines.corpora.espeak import SAMPLE_RATE, synthesize
+    from pipelines.corpora.synthesiser import SAMPLE_RATE, synthesize
     from pipelines.corpora.voices import Voice
 
     samples = synthesize(text, Voice(variant=voice) if voice else None)
