@@ -27,8 +27,9 @@ from pipelines.registry import tracking
 from pipelines.report import charts
 from pipelines.store import Store
 from pipelines.study import report as study_report
+from pipelines.study.cells import Study, StudyError, cells_of, closed, needs_of
 from pipelines.study.report import Findings, findings_of, render
-from pipelines.study.study import Study, StudyError, cells_of, closed, needs_of, run_cell, study
+from pipelines.study.study import run_cell, study
 from pipelines.study.table import gain_rows, group_lines
 from pipelines.training.prepare import Job
 
@@ -297,7 +298,8 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(ray_session: Any, small
 
 
 def test_a_cell_is_the_same_wherever_it_runs(ray_session: Any, small: SimpleNamespace) -> None:
-    from pipelines.study.study import _codec, planned
+    from pipelines.study.cells import planned
+    from pipelines.study.study import _codec
 
     recipe = parse({**small_night.RECIPE, "tasks": {"transcript": {}, "intent": {"labels": 0.1}}})
     recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"epochs": 1})})
@@ -331,7 +333,7 @@ def test_a_cell_with_the_transcript_reads_what_it_heard(small: SimpleNamespace, 
             made.append((set(self.model.config.tasks), self.reread))
 
     monkeypatch.setattr(module, "Predictor", Spy)
-    plan = module.planned(recipe, *data, small.store, 1, ("joint",))
+    plan = planned(recipe, *data, small.store, 1, ("joint",))
     job = Job(recipe, *data, small.store, module._codec(plan, *data))
     for cell in (frozenset({"intent"}), plan.joint):
         assert run_cell(job, plan.identity, cell, 0, "valid") == ""

@@ -21,8 +21,9 @@ from mtl.curriculum import Curriculum, Stage
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import parse
 from pipelines.report import charts
+from pipelines.study.cells import Study, StudyError, cells_of
 from pipelines.study.labels import Sparse, figure, render, sparse_of, sparse_tasks, study_by_labels, with_labels
-from pipelines.study.study import Study, StudyError, _recipe_of, cells_of, study
+from pipelines.study.study import _recipe_of, study
 from pipelines.study.table import label_rows
 from pipelines.training.prepare import fit_config
 

@@ -14,7 +14,8 @@ from test_study import handmade, small, two_tasks  # noqa: F401
 from mtl.sharing.compare import TOLERANCE, count_parameters
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import BALANCING, SHARING_MODES
-from pipelines.study.study import Study, StudyError, Todo, study
+from pipelines.study.cells import Study, StudyError, Todo
+from pipelines.study.study import study
 from pipelines.study.table import variant_rows
 from pipelines.study.variants import Compared, compared_of, render, study_variants, variants
 from pipelines.training.prepare import labelled, model_config, prepare

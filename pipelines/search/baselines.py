@@ -19,7 +19,8 @@ from pipelines.evaluation.evaluate import Scores
 from pipelines.recipe import Recipe
 from pipelines.search.scalar import Scalar, metric_of
 from pipelines.store import Manifest, Store
-from pipelines.study.study import closed, study
+from pipelines.study.cells import closed
+from pipelines.study.study import study
 from pipelines.training.prepare import bounded, labelled, trainable
 
 Progress = Callable[[int, int, str], None]

@@ -191,7 +191,7 @@ def _scalar(
     if recipe.search.objective == "mean" or len(recipe.tasks) < 2:
         return Scalar("mean")
     from pipelines.search.baselines import single_task  # a study is built on this file
-    from pipelines.study.study import StudyError
+    from pipelines.study.cells import StudyError
 
     def shown(done: int, total: int, _: str) -> None:
         if progress:

@@ -25,8 +25,9 @@ from pipelines.report import charts
 from pipelines.report.report import SYNTHETIC, environment
 from pipelines.report.story import SYNTHETIC as SPOKEN
 from pipelines.store import Manifest, Store
+from pipelines.study.cells import Study, StudyError, planned
 from pipelines.study.report import Measured
-from pipelines.study.study import Progress, Study, StudyError, planned, train_missing
+from pipelines.study.study import Progress, train_missing
 from pipelines.study.table import SEEDS, SPARSE, Split
 from pipelines.training.prepare import labelled, sampled, trainable
 
@@ -81,7 +82,7 @@ def study_by_labels(
     progress: counts the cells of all studies.
 
     Raises:
-        StudyError: a share that is none, a task that the recipe lacks, or what study.planned and train_missing raise.
+        StudyError: a share that is none, a task that the recipe lacks, or what cells.planned and train_missing raise.
     """
     tasks = sparse_tasks(recipe, sparse)
     shares = sorted(set(labels))

@@ -23,7 +23,7 @@ from pipelines.evaluation.evaluate import Scores
 from pipelines.report import charts
 from pipelines.report.report import SYNTHETIC, environment
 from pipelines.report.story import SYNTHETIC as SPOKEN
-from pipelines.study.study import Study, StudyError, closed
+from pipelines.study.cells import Study, StudyError, closed
 
 TOOLTIP = "training with {row} changes {column} by {value}"
 Change = dict[str, float | None]  # gain, low, high in percent; None where there is nothing to divide by

@@ -11,13 +11,8 @@ weights are scored, not the best one's, row by row, with the recogniser's best p
 
 Scored on valid unless asked otherwise: to choose task groups by the test rows would spend what the gate decides on.
 
-Slots in audio need the recogniser, which says where the words are. Where a recipe's training rows have such slots,
-every cell with slots trains the transcript too: its "single-task" model of slots is slots with the transcript as their
-carrier. What the transcript does for slots can then not be measured, nor the transcript be left out.
-
-A cell's result lies in <root>/study/<identity>/<tasks>-<seed>.json, and beside it its scores as .parquet; the identity
-is what it was made from: recipe, data, share of the rows, split, VERSION. A study that was killed goes on, and one
-with more seeds or other kinds of cells trains only what is new.
+A study that was killed goes on, and one with more seeds or other kinds of cells trains only what is new: cells.py says
+where results lie.
 """
 
 from __future__ import annotations
@@ -26,98 +21,31 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import pyarrow.compute as pc
 
 from mtl.fit import NonFiniteLoss, fit
 from mtl.predictor import Predictor
 from pipelines import cluster
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation import evaluate
-from pipelines.evaluation.evaluate import Scores
 from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG, start_child
 from pipelines.search.search import SearchError, slots_of
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.store import Manifest, Store
+from pipelines.study.cells import Study, StudyError, Tasks, Todo, cell_name, planned, result_key
 from pipelines.study.table import KINDS, SEEDS, Split
 from pipelines.training import train
-from pipelines.training.prepare import Job, PrepareError, feature_spec, fit_config, labelled, prepare, trainable
+from pipelines.training.prepare import Job, PrepareError, feature_spec, fit_config, labelled, prepare
 
 if TYPE_CHECKING:
     from pipelines.registry.tracking import Run
 
-VERSION = 2  # bump when the same cell would get another result
 CELL_RETRIES = 1  # when its process died; an error of the cell itself is the study's
 
 Progress = Callable[[int, int, str], None]
-Tasks = frozenset[str]
 logger = logging.getLogger(__name__)
-
-
-class StudyError(RuntimeError):
-    """A study that cannot start, or cells that could not be trained; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """A finished study: where its cells lie, and what each of them trained.
-
-    tasks: in the recipe's order. needs: what a task cannot be trained without. seeds: of the cells.
-    cells: every set of tasks that was trained. rows: how many were scored. variant: what tells it from other studies
-    that are noted in the same MLflow run.
-    """
-
-    store: Store
-    identity: str
-    recipe: Recipe
-    tasks: tuple[str, ...]
-    needs: Mapping[str, Tasks]
-    cells: tuple[Tasks, ...]
-    seeds: tuple[int, ...]
-    split: Split
-    share: float
-    rows: int
-    variant: str = ""
-
-    @property
-    def joint(self) -> Tasks:
-        return frozenset(self.tasks)
-
-    def name(self, cell: Tasks) -> str:
-        return cell_name(self.tasks, cell)
-
-    def scores(self, cell: Tasks, seed: int) -> Scores:
-        return Scores.load(self.store, f"{_key(self.identity, self.name(cell), seed)}.parquet")
-
-    def record(self, cell: Tasks, seed: int) -> dict[str, Any]:
-        """tasks, seed, epochs, steps, parameters, seconds, device, metrics, history."""
-        content: dict[str, Any] = json.loads(
-            self.store.read_bytes(f"{_key(self.identity, self.name(cell), seed)}.json")
-        )
-        return content
-
-
-@dataclass(frozen=True)
-class Todo:
-    """One cell of a study with one seed: what one Ray task trains."""
-
-    study: Study
-    cell: Tasks
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return _key(self.study.identity, self.study.name(self.cell), self.seed)
-
-    @property
-    def name(self) -> str:
-        """Its name in MLflow, where studies of several variants of a recipe may be nested in one run."""
-        parts = (self.study.name(self.cell), str(self.seed), self.study.variant)
-        return "-".join(part for part in parts if part)
 
 
 def study(
@@ -185,89 +113,6 @@ def train_missing(
         )
     if tracking:
         _note_missing(done, tracking)
-
-
-def needs_of(rows: Any, tasks: Sequence[str]) -> dict[str, Tasks]:
-    """What each task needs beside it, given the training rows: slots on audio need the transcript."""
-    needs: dict[str, Tasks] = {task: frozenset() for task in tasks}
-    if "slots" in tasks and "transcript" in tasks:
-        placed = pc.and_(trainable(rows, "transcript"), pc.is_valid(rows["slots"]))
-        if pc.any(placed).as_py():
-            needs["slots"] = frozenset({"transcript"})
-    return needs
-
-
-def closed(tasks: Tasks, needs: Mapping[str, Tasks]) -> Tasks:
-    """The tasks with all that they need."""
-    return tasks.union(*(needs[task] for task in tasks))
-
-
-def cells_of(
-    tasks: Sequence[str],
-    needs: Mapping[str, Tasks],
-    kinds: Sequence[str] = KINDS,
-    alone: Sequence[str] | None = None,
-) -> tuple[Tasks, ...]:
-    """The sets of tasks to train, each once although it may be of several kinds, the smaller ones first."""
-    everything = frozenset(tasks)
-    chosen = {closed(frozenset({task}), needs) for task in (tasks if alone is None else alone)}
-    if "pairs" in kinds:
-        chosen |= {closed(frozenset(pair), needs) for pair in combinations(tasks, 2)}
-    if "leave-one-out" in kinds:
-        chosen |= {closed(everything - {task}, needs) for task in tasks}
-    if "joint" in kinds or "leave-one-out" in kinds:  # what was left out is missed by the joint model
-        chosen.add(everything)
-    order = {task: position for position, task in enumerate(tasks)}
-    return tuple(sorted(chosen, key=lambda cell: (len(cell), sorted(order[task] for task in cell))))
-
-
-def cell_name(tasks: Sequence[str], cell: Tasks) -> str:
-    return "+".join(task for task in tasks if task in cell)
-
-
-def planned(
-    recipe: Recipe,
-    utterances: list[Manifest],
-    features: list[Manifest],
-    store: Store,
-    seeds: int = SEEDS,
-    kinds: Sequence[str] = KINDS,
-    split: Split = "valid",
-    share: float = 1.0,
-    alone: Sequence[str] | None = None,
-    variant: str = "",
-) -> Study:
-    """The study as it will be; nothing is trained yet. Arguments and errors as for `study`."""
-    unknown = sorted(set(kinds) - set(KINDS))
-    if unknown:
-        raise StudyError(f"kinds of cells {', '.join(unknown)} are not known; expected some of {', '.join(KINDS)}")
-    tasks = tuple(str(task) for task in recipe.tasks)
-    if len(tasks) < 2:
-        raise StudyError(f"recipe {recipe.name!r} has one task; a study compares tasks alone with tasks together")
-    dataset = labelled(open_dataset(store, utterances, features), recipe)
-    scored = dataset.split(split).rows
-    for task in tasks:
-        if not pc.any(trainable(scored, task)).as_py():
-            raise StudyError(
-                f"no row of the {split} split is labelled for the task {task!r}, so nothing could be compared; "
-                f"remove tasks.{task}, or take another split"
-            )
-    data = sorted((manifest.dataset, manifest.address) for manifest in (*utterances, *features))
-    versions = [VERSION, train.VERSION, evaluate.VERSION]
-    needs = needs_of(dataset.split("train").rows, tasks)
-    return Study(
-        store=store,
-        identity=f"{recipe.name}-{fingerprint(versions, recipe.address(), data, split, share)}",
-        recipe=recipe,
-        tasks=tasks,
-        needs=needs,
-        cells=cells_of(tasks, needs, kinds, alone),
-        seeds=tuple(recipe.seed + number for number in range(seeds)),
-        split=split,
-        share=share,
-        rows=len(scored),
-        variant=variant,
-    )
 
 
 def _codec(found: Study, utterances: list[Manifest], features: list[Manifest]) -> dict[str, Any]:
@@ -374,14 +219,10 @@ def run_cell(job: Job, identity: str, cell: Tasks, seed: int, split: Split) -> s
         "metrics": scores.metrics,
         "history": history,
     }
-    key = _key(identity, cell_name(tasks, cell), seed)
+    key = result_key(identity, cell_name(tasks, cell), seed)
     scores.save(job.store, f"{key}.parquet")
     job.store.put_bytes(f"{key}.json", json.dumps(record).encode())  # last: without it the cell has not been trained
     return ""
-
-
-def _key(identity: str, name: str, seed: int) -> str:
-    return f"study/{identity}/{name}-{seed}"
 
 
 def _note_missing(done: Sequence[Todo], tracking: Run) -> None:

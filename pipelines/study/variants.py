@@ -28,8 +28,9 @@ from pipelines.recipe import BALANCING, SHARING_MODES, Balancing, Recipe
 from pipelines.report.report import SYNTHETIC, environment
 from pipelines.report.story import SYNTHETIC as SPOKEN
 from pipelines.store import Manifest, Store
+from pipelines.study.cells import Study, StudyError, planned
 from pipelines.study.report import Change, Measured, plain
-from pipelines.study.study import Progress, Study, StudyError, planned, train_missing
+from pipelines.study.study import Progress, train_missing
 from pipelines.study.table import SEEDS, Split
 from pipelines.training.prepare import PrepareError, labelled, model_config, prepare
 
@@ -87,7 +88,7 @@ def study_variants(
 
     Raises:
         StudyError: a mode or method that is not known, a mode that cannot be made as small as the recipe's own, or
-            what study.planned and study.train_missing raise.
+            what cells.planned and study.train_missing raise.
     """
     dataset = labelled(open_dataset(store, utterances, features), recipe)
     try:

@@ -1,0 +1,185 @@
+"""What a study trains: the cells of a recipe, each a set of tasks, and where their results lie.
+
+    found = planned(recipe, utterances, features, store, seeds=3)
+    [found.name(cell) for cell in found.cells]               # "transcript", ..., "transcript+intent+slots"
+
+Slots in audio need the recogniser, which says where the words are. Where a recipe's training rows have such slots,
+every cell with slots trains the transcript too: its "single-task" model of slots is slots with the transcript as their
+carrier. What the transcript does for slots can then not be measured, nor the transcript be left out.
+
+A cell's result lies in <root>/study/<identity>/<tasks>-<seed>.json, and beside it its scores as .parquet; the identity
+is what it was made from: recipe, data, share of the rows, split, VERSION.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipelines.data.dataset import open_dataset
+from pipelines.evaluation import evaluate
+from pipelines.evaluation.evaluate import Scores
+from pipelines.recipe import Recipe
+from pipelines.store import Manifest, Store, fingerprint
+from pipelines.study.table import KINDS, SEEDS, Split
+from pipelines.training import train
+from pipelines.training.prepare import labelled, trainable
+
+VERSION = 2  # bump when the same cell would get another result
+
+Tasks = frozenset[str]
+
+
+class StudyError(RuntimeError):
+    """A study that cannot start, or cells that could not be trained; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study: where its cells lie, and what each of them trained.
+
+    tasks: in the recipe's order. needs: what a task cannot be trained without. seeds: of the cells.
+    cells: every set of tasks that was trained. rows: how many were scored. variant: what tells it from other studies
+    that are noted in the same MLflow run.
+    """
+
+    store: Store
+    identity: str
+    recipe: Recipe
+    tasks: tuple[str, ...]
+    needs: Mapping[str, Tasks]
+    cells: tuple[Tasks, ...]
+    seeds: tuple[int, ...]
+    split: Split
+    share: float
+    rows: int
+    variant: str = ""
+
+    @property
+    def joint(self) -> Tasks:
+        return frozenset(self.tasks)
+
+    def name(self, cell: Tasks) -> str:
+        return cell_name(self.tasks, cell)
+
+    def scores(self, cell: Tasks, seed: int) -> Scores:
+        return Scores.load(self.store, f"{result_key(self.identity, self.name(cell), seed)}.parquet")
+
+    def record(self, cell: Tasks, seed: int) -> dict[str, Any]:
+        """tasks, seed, epochs, steps, parameters, seconds, device, metrics, history."""
+        content: dict[str, Any] = json.loads(
+            self.store.read_bytes(f"{result_key(self.identity, self.name(cell), seed)}.json")
+        )
+        return content
+
+
+@dataclass(frozen=True)
+class Todo:
+    """One cell of a study with one seed: what one Ray task trains."""
+
+    study: Study
+    cell: Tasks
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return result_key(self.study.identity, self.study.name(self.cell), self.seed)
+
+    @property
+    def name(self) -> str:
+        """Its name in MLflow, where studies of several variants of a recipe may be nested in one run."""
+        parts = (self.study.name(self.cell), str(self.seed), self.study.variant)
+        return "-".join(part for part in parts if part)
+
+
+def needs_of(rows: Any, tasks: Sequence[str]) -> dict[str, Tasks]:
+    """What each task needs beside it, given the training rows: slots on audio need the transcript."""
+    needs: dict[str, Tasks] = {task: frozenset() for task in tasks}
+    if "slots" in tasks and "transcript" in tasks:
+        placed = pc.and_(trainable(rows, "transcript"), pc.is_valid(rows["slots"]))
+        if pc.any(placed).as_py():
+            needs["slots"] = frozenset({"transcript"})
+    return needs
+
+
+def closed(tasks: Tasks, needs: Mapping[str, Tasks]) -> Tasks:
+    """The tasks with all that they need."""
+    return tasks.union(*(needs[task] for task in tasks))
+
+
+def cells_of(
+    tasks: Sequence[str],
+    needs: Mapping[str, Tasks],
+    kinds: Sequence[str] = KINDS,
+    alone: Sequence[str] | None = None,
+) -> tuple[Tasks, ...]:
+    """The sets of tasks to train, each once although it may be of several kinds, the smaller ones first."""
+    everything = frozenset(tasks)
+    chosen = {closed(frozenset({task}), needs) for task in (tasks if alone is None else alone)}
+    if "pairs" in kinds:
+        chosen |= {closed(frozenset(pair), needs) for pair in combinations(tasks, 2)}
+    if "leave-one-out" in kinds:
+        chosen |= {closed(everything - {task}, needs) for task in tasks}
+    if "joint" in kinds or "leave-one-out" in kinds:  # what was left out is missed by the joint model
+        chosen.add(everything)
+    order = {task: position for position, task in enumerate(tasks)}
+    return tuple(sorted(chosen, key=lambda cell: (len(cell), sorted(order[task] for task in cell))))
+
+
+def cell_name(tasks: Sequence[str], cell: Tasks) -> str:
+    return "+".join(task for task in tasks if task in cell)
+
+
+def planned(
+    recipe: Recipe,
+    utterances: list[Manifest],
+    features: list[Manifest],
+    store: Store,
+    seeds: int = SEEDS,
+    kinds: Sequence[str] = KINDS,
+    split: Split = "valid",
+    share: float = 1.0,
+    alone: Sequence[str] | None = None,
+    variant: str = "",
+) -> Study:
+    """The study as it will be; nothing is trained yet. Arguments and errors as for `study`."""
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise StudyError(f"kinds of cells {', '.join(unknown)} are not known; expected some of {', '.join(KINDS)}")
+    tasks = tuple(str(task) for task in recipe.tasks)
+    if len(tasks) < 2:
+        raise StudyError(f"recipe {recipe.name!r} has one task; a study compares tasks alone with tasks together")
+    dataset = labelled(open_dataset(store, utterances, features), recipe)
+    scored = dataset.split(split).rows
+    for task in tasks:
+        if not pc.any(trainable(scored, task)).as_py():
+            raise StudyError(
+                f"no row of the {split} split is labelled for the task {task!r}, so nothing could be compared; "
+                f"remove tasks.{task}, or take another split"
+            )
+    data = sorted((manifest.dataset, manifest.address) for manifest in (*utterances, *features))
+    versions = [VERSION, train.VERSION, evaluate.VERSION]
+    needs = needs_of(dataset.split("train").rows, tasks)
+    return Study(
+        store=store,
+        identity=f"{recipe.name}-{fingerprint(versions, recipe.address(), data, split, share)}",
+        recipe=recipe,
+        tasks=tasks,
+        needs=needs,
+        cells=cells_of(tasks, needs, kinds, alone),
+        seeds=tuple(recipe.seed + number for number in range(seeds)),
+        split=split,
+        share=share,
+        rows=len(scored),
+        variant=variant,
+    )
+
+
+def result_key(identity: str, name: str, seed: int) -> str:
+    """Where a cell's result lies in the store, without its ending."""
+    return f"study/{identity}/{name}-{seed}"
