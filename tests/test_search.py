@@ -17,16 +17,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small_night
 
 from mtl.sharing import TRUNKS
+from pipelines.cluster import ClusterError
 from pipelines.recipe import Recipe, parse
 from pipelines.registry import tracking
 from pipelines.search.baselines import single_task
 from pipelines.search.scalar import Scalar
-from pipelines.search.search import SearchError, SearchResult, Slots, Space, search, slots_of
+from pipelines.search.search import SearchError, SearchResult, search
+from pipelines.search.space import Space
 from pipelines.search.trial import TrialState, overrides_of, with_overrides
 from pipelines.store import Store
 from pipelines.study.study import study
 from pipelines.training.prepare import sampled
-from pipelines.training.train import Share
+from pipelines.training.shares import Share, Slots, slots_of
 
 pytest.importorskip("espeakng_loader", reason="the small night is spoken by eSpeak NG: install motet[espeak]")
 
@@ -246,7 +248,7 @@ def test_as_many_trials_at_once_as_fit() -> None:
     assert slots_of([{"CPU": 64.0, "memory": 512.0 * gib}], 16, None) == Slots(8, Share(8, False))
     assert slots_of([{"CPU": 16.0, "GPU": 4.0}], 16, None) == Slots(4, Share(4, True))
     assert slots_of([{"CPU": 16.0, "GPU": 4.0}, {"CPU": 4.0}], 16, True) == Slots(4, Share(4, True))
-    with pytest.raises(SearchError, match=r"trainer\.gpus=false or add nodes"):
+    with pytest.raises(ClusterError, match=r"trainer\.gpus=false or add nodes"):
         slots_of([{"CPU": 2.0}], 8, True)
 
 

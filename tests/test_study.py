@@ -319,6 +319,7 @@ def test_a_cell_is_the_same_wherever_it_runs(ray_session: Any, small: SimpleName
 
 def test_a_cell_with_the_transcript_reads_what_it_heard(small: SimpleNamespace, monkeypatch: Any) -> None:
     from pipelines.study import study as module
+    from pipelines.study.cells import planned
 
     tasks = {"transcript": {}, "intent": {}}
     recipe = parse(

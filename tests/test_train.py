@@ -18,12 +18,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small_night
 
 from mtl.fit import fit, kept_weights
+from pipelines.cluster import ClusterError
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import parse
 from pipelines.registry import tracking
 from pipelines.store import Store
 from pipelines.training.prepare import Job, UnlabelledTask, bounded, fit_config, labelled, prepare, sampled, trainable
-from pipelines.training.train import Share, TrainError, TrainResult, _best, finished, share_of, train
+from pipelines.training.shares import Share, share_of
+from pipelines.training.train import TrainError, TrainResult, _best, finished, train
 from pipelines.training.worker import Reporter
 
 pytest.importorskip("espeakng_loader", reason="the small night is spoken by eSpeak NG: install motet[espeak]")
@@ -134,9 +136,9 @@ def test_workers_share_the_cluster_evenly() -> None:
     assert share_of([{"CPU": 16.0, "GPU": 2.0}], 2, None) == Share(8, True)
     assert share_of([{"CPU": 16.0, "GPU": 2.0}], 4, False) == Share(4, False)
     assert share_of([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 64.0}], 2, True) == Share(8, True)
-    with pytest.raises(TrainError, match="4 workers need 4 GPUs, the Ray cluster has 2"):
+    with pytest.raises(ClusterError, match="4 workers need 4 GPUs, the Ray cluster has 2"):
         share_of([{"CPU": 16.0, "GPU": 2.0}], 4, None)
-    with pytest.raises(TrainError, match="take fewer --workers"):
+    with pytest.raises(ClusterError, match="take fewer --workers"):
         share_of(two, 8, None)
 
 

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,24 +30,23 @@ from pipelines.registry.tracking import PARENT_TAG
 from pipelines.search import pbt
 from pipelines.search.front import front_of
 from pipelines.search.scalar import COST, Scalar
+from pipelines.search.scribe import Progress, listening, scribe
+from pipelines.search.space import Space
 from pipelines.search.trial import numbers, overrides_of, run_trial
 from pipelines.store import Manifest, Store, fingerprint
 from pipelines.training.prepare import Job, PrepareError, labelled, prepare
-from pipelines.training.train import Share, nodes, quiet_ray, storage
+from pipelines.training.shares import Slots, nodes, slots_of
+from pipelines.training.train import quiet_ray, storage
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial as OptunaTrial
     from ray.tune import ResultGrid, Tuner
 
     from pipelines.registry.tracking import Run
 
 VERSION = 2
-TRIAL_BYTES = 2 * 2**30  # memory that a trial is counted with: torch, a small model, its optimiser, mapped features
 TRIAL_RETRIES = 1  # when its process died; an error of the trial itself is its result
 STARTUP_TRIALS = 4  # proposed at random before TPE has something to model
 
-Progress = Callable[[int, int, str], None]
-_listeners: dict[str, Progress] = {}  # by search: Tune pickles its callbacks, so what they call must lie outside
 logger = logging.getLogger(__name__)
 
 
@@ -73,59 +70,6 @@ class SearchResult:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Space:
-    """The search space, asked step by step: the strength of soft sharing exists only where sharing is soft.
-
-    The primary task keeps its weight: under Adam only the ratios of the weights matter.
-    """
-
-    learning_rate: tuple[float, float]
-    tasks: tuple[str, ...]
-    task_weight: tuple[float, float]
-    modes: tuple[str, ...]
-    strength: tuple[float, float]
-
-    def __call__(self, trial: OptunaTrial) -> None:
-        trial.suggest_float("trainer.learning_rate", *self.learning_rate, log=True)
-        for task in self.tasks:
-            trial.suggest_float(f"tasks.{task}.weight", *self.task_weight, log=True)
-        if trial.suggest_categorical("sharing.mode", self.modes) == "soft":
-            trial.suggest_float("sharing.strength", *self.strength, log=True)
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Space:
-        primary = recipe.gates.primary.split("/")[0]
-        space = recipe.search
-        tasks = tuple(str(task) for task in recipe.tasks if task != primary)
-        modes = space.modes if len(recipe.tasks) > 1 else ("hard",)
-        return cls(space.learning_rate, tasks, space.task_weight, modes, space.strength)
-
-    def baseline(self, recipe: Recipe) -> dict[str, Any] | None:
-        """The recipe's own point, or None when it lies outside of the space."""
-        point: dict[str, Any] = {"trainer.learning_rate": recipe.trainer.learning_rate}
-        point |= {f"tasks.{task}.weight": config.weight for task, config in recipe.tasks.items() if task in self.tasks}
-        point["sharing.mode"] = recipe.sharing.mode
-        if recipe.sharing.mode == "soft":
-            point["sharing.strength"] = recipe.sharing.strength
-        ranges = {"trainer.learning_rate": self.learning_rate, "sharing.strength": self.strength}
-        inside = all(
-            low <= point[key] <= high
-            for key in point
-            if key != "sharing.mode"
-            for low, high in [ranges.get(key, self.task_weight)]
-        )
-        return point if inside and recipe.sharing.mode in self.modes else None
-
-
-@dataclass(frozen=True)
-class Slots:
-    """How many trials run at once, and what one of them gets."""
-
-    concurrent: int
-    share: Share
 
 
 def search(
@@ -156,16 +100,18 @@ def search(
         quiet_ray()
         try:
             cluster.connect(cpus=1)
+            # A population trains all at once; elsewhere proposals have to learn from what has ended.
+            together = trials if recipe.search.method == "asha" else 2 * trials
+            slots = slots_of(nodes(), together, recipe.trainer.gpus)
             codec = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))[0]
         except (cluster.ClusterError, PrepareError) as error:
             raise SearchError(str(error)) from error
-        # A population trains all at once; elsewhere proposals have to learn from what has ended.
-        together = trials if recipe.search.method == "asha" else 2 * trials
-        slots = slots_of(nodes(), together, recipe.trainer.gpus)
         scalar = _scalar(recipe, utterances, features, store, progress)
         job = Job(recipe, utterances, features, store, codec.to_json(), slots.share.cpus, recipe.search.share)
         tuner = _tuner(job, scalar, slots, name, trials, tracking, old)
-        result = _rank(_run(tuner, name, progress), recipe, scalar, name)
+        with listening(name, progress):
+            grid = tuner.fit()
+        result = _rank(grid, recipe, scalar, name)
         store.put_bytes(f"search/{name}/leaderboard.json", json.dumps(result.to_json()).encode())
         _clear(store, name)
     tasks = [str(task) for task in recipe.tasks]
@@ -210,35 +156,6 @@ def _has_room_for_stages(recipe: Recipe) -> None:
             f"search.epochs is {recipe.search.epochs}, but trainer.curriculum takes {before} epochs before all tasks "
             "train together: no trial would come to them. Raise search.epochs, or set trainer.curriculum=[]"
         )
-
-
-def slots_of(nodes: Sequence[Mapping[str, float]], trials: int, gpus: bool | None) -> Slots:
-    """As many trials at once as fit by GPU, CPU and memory, but at most half of all, so that proposals can learn.
-
-    Raises:
-        SearchError: trainer.gpus asks for GPUs that the cluster lacks.
-    """
-    use_gpu = any(node.get("GPU", 0) >= 1 for node in nodes) if gpus is None else gpus
-    fits = [(node, _trials_on(node, use_gpu)) for node in nodes]
-    places = sum(fit for _, fit in fits)
-    if not places:
-        raise SearchError(
-            f"a trial needs a CPU{' and a GPU' if use_gpu else ''}, which no node of the Ray cluster has free to give; "
-            f"{'set trainer.gpus=false or ' if use_gpu else ''}add nodes"
-        )
-    concurrent = min(places, max(2, math.ceil(trials / 2)))
-    # CPUs that no trial uses go to those that run, on one node: on several, Ray packs them as it likes.
-    cpus = min(int(node["CPU"] // (concurrent if len(nodes) == 1 else fit)) for node, fit in fits if fit)
-    return Slots(concurrent, Share(cpus, use_gpu))
-
-
-def _trials_on(node: Mapping[str, float], use_gpu: bool) -> int:
-    limits = [node.get("CPU", 0)]
-    if use_gpu:
-        limits.append(node.get("GPU", 0))
-    if "memory" in node:
-        limits.append(max(1, node["memory"] // TRIAL_BYTES))
-    return int(min(limits))
 
 
 def _name(
@@ -312,7 +229,7 @@ def _tuner(job: Job, scalar: Scalar, slots: Slots, name: str, trials: int, track
             name=name,
             **place,
             verbose=0,
-            callbacks=[_scribe(job.store.root, name, trials, job.recipe.search.epochs, tracking)],
+            callbacks=[scribe(job.store.root, name, trials, job.recipe.search.epochs, tracking)],
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
         ),
     )
@@ -368,75 +285,6 @@ def _population_space(recipe: Recipe) -> dict[str, Any]:
 
 def _trial_id(trial: Any) -> str:
     return str(trial.trial_id)
-
-
-def _run(tuner: Tuner, name: str, progress: Progress | None) -> ResultGrid:
-    if progress:
-        _listeners[name] = progress
-    try:
-        return tuner.fit()
-    finally:
-        _listeners.pop(name, None)
-
-
-def _scribe(root: str, name: str, trials: int, epochs: int, tracking: Run | None) -> Any:
-    from ray import tune
-
-    from pipelines.registry.tracking import start_child
-    from pipelines.search import search as here
-
-    class Scribe(tune.Callback):
-        """Lives in the driver, the one writer of every trial's MLflow run. A run is found again by the trial's id."""
-
-        def __init__(self) -> None:
-            self.epochs: dict[str, int] = {}
-            self.runs: dict[str, Any] = {}
-
-        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            params = dict(override.split("=", 1) for override in overrides_of(trial.config))
-            if tracking:
-                self.attempt(
-                    lambda: self.runs.update({trial.trial_id: start_child(root, tracking, trial.trial_id, params)})
-                )
-
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
-            self.epochs[trial.trial_id] = int(result["epoch"])
-            self.write(trial, lambda run: run.log(numbers(result), step=int(result["epoch"])))
-            self.show(f"{result['objective']:.1f} %")
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.epochs[trial.trial_id] = epochs  # what ASHA saved counts as done
-            self.write(trial, lambda run: run.finish("FINISHED"))
-            self.show("")
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.epochs[trial.trial_id] = epochs
-            self.write(trial, lambda run: run.finish("FAILED"))
-
-        def write(self, trial: Any, act: Callable[[Run], None]) -> None:
-            if trial.trial_id in self.runs:
-                self.attempt(lambda: act(self.runs[trial.trial_id]))
-
-        def attempt(self, act: Callable[[], None]) -> None:
-            try:
-                act()
-            except Exception as error:  # an MLflow that is away must not end a search
-                logger.warning("a trial is not fully in MLflow: %s", error)
-
-        def show(self, label: str) -> None:
-            listener = here._listeners.get(name)
-            if listener:
-                listener(sum(self.epochs.values()), trials * epochs, label)
-
-        def get_state(self) -> dict[str, Any]:
-            return {"epochs": self.epochs}
-
-        def set_state(self, state: dict[str, Any]) -> None:
-            self.epochs = state["epochs"]
-
-    return Scribe()
 
 
 def _rank(grid: ResultGrid, recipe: Recipe, scalar: Scalar, name: str) -> SearchResult:

@@ -32,12 +32,12 @@ from pipelines.data.dataset import open_dataset
 from pipelines.evaluation import evaluate
 from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG, start_child
-from pipelines.search.search import SearchError, slots_of
 from pipelines.store import Manifest, Store
 from pipelines.study.cells import Study, StudyError, Tasks, Todo, cell_name, planned, result_key
 from pipelines.study.table import KINDS, SEEDS, Split
 from pipelines.training import train
 from pipelines.training.prepare import Job, PrepareError, feature_spec, fit_config, labelled, prepare
+from pipelines.training.shares import nodes, slots_of
 
 if TYPE_CHECKING:
     from pipelines.registry.tracking import Run
@@ -152,8 +152,8 @@ def _fan_out(todo: Sequence[Todo], utterances: list[Manifest], features: list[Ma
     try:
         cluster.connect(cpus=1)
         # A search leaves room for what it learns on the way; a study knows all of its cells.
-        slots = slots_of(train.nodes(), 2 * len(todo), todo[0].study.recipe.trainer.gpus)
-    except (cluster.ClusterError, SearchError) as error:
+        slots = slots_of(nodes(), 2 * len(todo), todo[0].study.recipe.trainer.gpus)
+    except cluster.ClusterError as error:
         raise StudyError(str(error)) from error
     import ray
 

@@ -43,6 +43,7 @@ from pipelines.training.prepare import (
     model_config,
     prepare,
 )
+from pipelines.training.shares import Share, nodes, share_of
 from pipelines.training.worker import HISTORY, SCORE, Lasting, Row, loop
 
 if TYPE_CHECKING:
@@ -78,17 +79,6 @@ class TrainResult:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one worker gets: cpus are reserved in Ray, and are its torch threads."""
-
-    cpus: int
-    gpu: bool
-
-    def resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus, **({"GPU": 1} if self.gpu else {})}
 
 
 def train(
@@ -135,29 +125,6 @@ def finished(store: Store, name: str) -> TrainResult | None:
     return TrainResult(**{**content, "files": tuple(content["files"])})
 
 
-def share_of(nodes: Sequence[Mapping[str, float]], workers: int, gpus: bool | None) -> Share:
-    """An even share of the cluster for each worker; `nodes` are the resources of each node.
-
-    Raises:
-        TrainError: the workers do not fit; Ray itself would wait for ever.
-    """
-    cpu, gpu = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
-    use_gpu = gpu > 0 if gpus is None else gpus
-    if use_gpu and gpu < workers:
-        raise TrainError(
-            f"{workers} workers need {workers} GPUs, the Ray cluster has {gpu}; "
-            f"take --workers {max(gpu, 1)}, add nodes, or set trainer.gpus=false"
-        )
-    for cpus in range(max(cpu // workers, 1), 0, -1):
-        places = (min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if use_gpu else workers) for node in nodes)
-        if sum(places) >= workers:
-            return Share(cpus, use_gpu)
-    raise TrainError(
-        f"{workers} workers need a CPU each{' beside their GPU' if use_gpu else ''}, "
-        f"the Ray cluster has {cpu} CPUs on {len(nodes)} nodes; take fewer --workers or add nodes"
-    )
-
-
 def _train(
     recipe: Recipe,
     utterances: list[Manifest],
@@ -176,9 +143,9 @@ def _train(
     quiet_ray()
     try:
         cluster.connect(cpus=workers)
+        share = share_of(nodes(), workers, recipe.trainer.gpus)
     except cluster.ClusterError as error:
         raise TrainError(str(error)) from error
-    share = share_of(nodes(), workers, recipe.trainer.gpus)
     job = Job(recipe, utterances, features, store, codec.to_json(), share.cpus)
     outcome = _follow(job, name, workers, share, listeners)
     result = _keep(outcome, job, codec, name)
@@ -206,13 +173,6 @@ def quiet_ray() -> None:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative sources mean the same in a worker
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune prints nothing of its own
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")  # what Tune has not noted when it is killed is lost; 10 s
-
-
-def nodes() -> list[dict[str, float]]:
-    """Resources of each node of the cluster."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def storage(store: Store, folder: str) -> dict[str, Any]:

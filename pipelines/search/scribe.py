@@ -1,0 +1,93 @@
+"""What a search says while it runs: every trial's MLflow run, and a count of epochs.
+
+callbacks = [scribe(root, name, trials, epochs, tracking)]       # of Tune's RunConfig
+with listening(name, progress):
+    tuner.fit()
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pipelines.search.trial import numbers, overrides_of
+
+if TYPE_CHECKING:
+    from pipelines.registry.tracking import Run
+
+Progress = Callable[[int, int, str], None]
+_listeners: dict[str, Progress] = {}  # by search: Tune pickles its callbacks, so what they call must lie outside
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def listening(name: str, progress: Progress | None) -> Iterator[None]:
+    """Within it the scribe of the search of this name reports to `progress`."""
+    if progress:
+        _listeners[name] = progress
+    try:
+        yield
+    finally:
+        _listeners.pop(name, None)
+
+
+def scribe(root: str, name: str, trials: int, epochs: int, tracking: Run | None) -> Any:
+    from ray import tune
+
+    from pipelines.registry.tracking import start_child
+    from pipelines.search import scribe as here
+
+    class Scribe(tune.Callback):
+        """Lives in the driver, the one writer of every trial's MLflow run. A run is found again by the trial's id."""
+
+        def __init__(self) -> None:
+            self.epochs: dict[str, int] = {}
+            self.runs: dict[str, Any] = {}
+
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            params = dict(override.split("=", 1) for override in overrides_of(trial.config))
+            if tracking:
+                self.attempt(
+                    lambda: self.runs.update({trial.trial_id: start_child(root, tracking, trial.trial_id, params)})
+                )
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            self.epochs[trial.trial_id] = int(result["epoch"])
+            self.write(trial, lambda run: run.log(numbers(result), step=int(result["epoch"])))
+            self.show(f"{result['objective']:.1f} %")
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.epochs[trial.trial_id] = epochs  # what ASHA saved counts as done
+            self.write(trial, lambda run: run.finish("FINISHED"))
+            self.show("")
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.epochs[trial.trial_id] = epochs
+            self.write(trial, lambda run: run.finish("FAILED"))
+
+        def write(self, trial: Any, act: Callable[[Run], None]) -> None:
+            if trial.trial_id in self.runs:
+                self.attempt(lambda: act(self.runs[trial.trial_id]))
+
+        def attempt(self, act: Callable[[], None]) -> None:
+            try:
+                act()
+            except Exception as error:  # an MLflow that is away must not end a search
+                logger.warning("a trial is not fully in MLflow: %s", error)
+
+        def show(self, label: str) -> None:
+            listener = here._listeners.get(name)
+            if listener:
+                listener(sum(self.epochs.values()), trials * epochs, label)
+
+        def get_state(self) -> dict[str, Any]:
+            return {"epochs": self.epochs}
+
+        def set_state(self, state: dict[str, Any]) -> None:
+            self.epochs = state["epochs"]
+
+    return Scribe()
