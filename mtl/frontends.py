@@ -86,9 +86,9 @@ def drop_shares(words: int, counts: Sequence[int], least: float, rare: float) ->
 
     counts: how often training has each of the `words`; () where that is not known, and `least` is for all of them.
     """
-    shares = torch.full((words + 2,), least)
+    shares = torch.full((words + 2,), least, device="cpu")  # looked at here, on whatever device the model is built
     if counts and rare:
-        shares[2:] = (rare / (rare + torch.tensor(counts, dtype=torch.float32))).clamp(min=least)
+        shares[2:] = (rare / (rare + torch.tensor(counts, dtype=torch.float32, device="cpu"))).clamp(min=least)
     shares[[PADDING, UNKNOWN]] = 0.0
     return shares
 
