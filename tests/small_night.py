@@ -176,7 +176,7 @@ def main(kind: str, root: str, name: str = "search") -> None:
     run = tracking.start(root, recipe(), name)
     if kind == "train":
         train.loop = loop_with_accident(Path(root) / "hangs", SECOND_EPOCH, hang())
-        train.train(recipe(), *manifests, store, name, workers=1, tracking=run)
+        train.train(recipe(), *manifests, store, name, tracking=run)
     else:
         search(members() if kind == "population" else recipe(), *manifests, store, tracking=run, progress=shown)
 

@@ -1,6 +1,6 @@
 """Ray Train around `mtl.fit`: N workers, checkpoints in the store, one writer of metrics.
 
-    result = train(recipe, utterances, features, store, name="assistant-3f2a-1", workers=2)
+    result = train(recipe, utterances, features, store, name="assistant-3f2a-1")
     result.model_key, result.metrics["valid/transcript/wer"], result.history
 
 The name is the identity of the run. A worker that dies is started again from the last checkpoint; a driver that
@@ -87,7 +87,6 @@ def train(
     features: list[Manifest],
     store: Store,
     name: str,
-    workers: int | None = None,
     on_report: Callable[[Row], None] | None = None,
     tracking: Run | Mapping[str, str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
@@ -110,7 +109,7 @@ def train(
             listeners.append(_writer(run))
         if progress:
             listeners.append(_bar(recipe, progress))
-        result = _train(recipe, utterances, features, store, name, workers or recipe.trainer.workers, listeners)
+        result = _train(recipe, utterances, features, store, name, listeners)
     if run:
         _catch_up(run, result.history)
     return result
@@ -131,14 +130,9 @@ def _train(
     features: list[Manifest],
     store: Store,
     name: str,
-    workers: int,
     listeners: list[Callable[[Row], None]],
 ) -> TrainResult:
-    if recipe.trainer.micro_batches % workers:
-        raise TrainError(
-            f"trainer.micro_batches={recipe.trainer.micro_batches} cannot be dealt evenly over {workers} workers; "
-            f"set trainer.micro_batches to a multiple of {workers} (a step then takes that many micro-batches)"
-        )
+    workers = recipe.trainer.workers
     codec = _codec(recipe, utterances, features, store, name)
     quiet_ray()
     try:
