@@ -230,6 +230,9 @@ def test_the_page_stands_alone_and_survives_its_json(tmp_path: Path) -> None:
     assert "training with intent changes domain by -16.7 %" in text
     assert "synthetic speech" in text
     assert "+50.00" in text
+    assert "What a task does to another" in text
+    nothing: dict[str, dict[str, Any]] = {task: dict.fromkeys(found.tasks) for task in found.tasks}
+    assert "What a task does to another" not in render(replace(found, matrix=nothing, left_out=nothing))
 
 
 def test_a_heat_map_shows_every_value_it_has() -> None:

@@ -289,6 +289,10 @@ def _notes(study: Study, table: Measured) -> list[str]:
         "and trains nothing there.",
         "Of twenty intervals of 95 %, one excludes zero by chance; the best of many groupings is partly luck.",
     ]
+    if study.recipe.decoding.reread:
+        notes.append(
+            "Cells with the transcript read what they heard again (decoding.reread): part of what it gives others."
+        )
     if len(study.seeds) < 3:
         notes.append(f"{len(study.seeds)} seed(s): the intervals say little or nothing of how much a seed matters.")
     if study.share < 1:
