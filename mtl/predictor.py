@@ -36,6 +36,10 @@ MOST_TEXTS = 100  # alternatives that may be asked for: the search is as wide, a
 BATCH_FRAMES = 12_000  # of one forward pass, padding counted: two minutes of audio at a 10 ms hop
 
 
+class PredictorError(ValueError):
+    """What a model is asked for and cannot give, or a folder that it cannot be read from."""
+
+
 @dataclass(frozen=True)
 class Label:
     value: str
@@ -122,16 +126,17 @@ class Predictor:
         domain: that all recordings come from (see mtl.domains).
 
         Raises:
-            ValueError: a hot word without a letter, n_best out of range, greedy together with what needs a search, or
-                a domain that the model does not know.
+            HotWordError: a hot word without a letter.
+            PredictorError: n_best out of range, greedy together with what needs a search, or a domain that the model
+                does not know.
         """
         if not 1 <= n_best <= MOST_TEXTS:
-            raise ValueError(f"n_best is {n_best}, expected 1 to {MOST_TEXTS}")
+            raise PredictorError(f"n_best is {n_best}, expected 1 to {MOST_TEXTS}")
         if greedy and (hot_words or n_best > 1):
-            raise ValueError("the best path knows neither hot words nor alternatives; leave greedy out, or those")
+            raise PredictorError("the best path knows neither hot words nor alternatives; leave greedy out, or those")
         if domain is not None and not self.codec.domain(domain):
             known = f"it knows {', '.join(self.codec.domains)}" if self.codec.domains else "it is told of none"
-            raise ValueError(f"the model has no domain {domain!r}: {known}; without one a recording's is unknown")
+            raise PredictorError(f"the model has no domain {domain!r}: {known}; without one a recording's is unknown")
         other = copy.copy(self)
         other.domain = domain if domain is not None else self.domain
         if greedy:
@@ -153,7 +158,7 @@ class Predictor:
         contexts: for each input the turns of the dialogue before it, oldest first; read by the tasks of a dialogue.
         """
         if contexts is not None and len(contexts) != len(inputs):
-            raise ValueError(f"predict was given {len(inputs)} inputs and {len(contexts)} contexts")
+            raise PredictorError(f"predict was given {len(inputs)} inputs and {len(contexts)} contexts")
         before = [{"context": list(map(normalise, turns))} for turns in contexts or [()] * len(inputs)]
         found: dict[int, Prediction] = {}
         heard = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if not isinstance(item, str)}
@@ -241,7 +246,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path | str, device: str | None = None) -> Predictor:
-        """As it is shipped: with its searches on. Raises ValueError when the folder was written by a newer format."""
+        """As it is shipped: with its searches on. Raises PredictorError: the folder is of a newer format."""
         folder = Path(folder)
         content = _content(folder)
         model = SpeechModel(ModelConfig.from_json(content["model"]), Codec.from_json(content["codec"]))
@@ -255,14 +260,16 @@ class Predictor:
 
 
 def features_of(folder: Path | str) -> FeatureSpec:
-    """The log-mel setting of a saved predictor, without loading its weights. Raises ValueError as `Predictor.load`."""
+    """The log-mel setting of a saved predictor, without loading its weights. Raises PredictorError, as `load`."""
     return FeatureSpec(**_content(Path(folder))["features"])
 
 
 def _content(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if content["format"] != FORMAT:
-        raise ValueError(f"{folder / CONFIG} has format {content['format']}, this version reads {FORMAT}; update Motet")
+        raise PredictorError(
+            f"{folder / CONFIG} has format {content['format']}, this version reads {FORMAT}; update Motet"
+        )
     return content
 
 

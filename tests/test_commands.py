@@ -136,6 +136,31 @@ def test_predict_a_recording_and_a_sentence(finished_night: FinishedNight, tmp_p
     assert "intent" in shown.stdout
 
 
+def test_a_domain_that_the_model_does_not_know_is_told_in_a_line(finished_night: FinishedNight, tmp_path: Path) -> None:
+    call("say", "turn on the light", str(tmp_path / "light.wav"))
+    options = ("--root", finished_night.root, "--model", "small/1", "--domain", "moon")
+    done = motet("predict", "light.wav", *options, cwd=tmp_path)
+    assert done.returncode == 1
+    told = "motet: the model has no domain 'moon': it is told of none; without one a recording's is unknown"
+    assert done.stderr.strip().splitlines()[-1] == told
+    assert "Traceback" not in done.stderr
+
+
+def test_domains_that_differ_in_nothing_but_the_draw(tmp_path: Path) -> None:
+    options = "utterances: 24, speakers: 12, valid_utterances: 1, test_utterances: 1, text_only_sentences: 0"
+    (tmp_path / "two.yaml").write_text(
+        "name: two\ncorpora:\n"
+        + "".join(f"  - {{name: {n}, kind: espeak, options: {{seed: {k}, {options}}}}}\n" for k, n in enumerate("ab"))
+        + "tasks: {transcript: {}}\ngates: {primary: transcript/wer}\n"
+    )
+    (pair,) = as_json("domains", str(tmp_path / "two.yaml"), "--root", str(tmp_path / "root"))
+    assert (pair["one"], pair["other"]) == ("a", "b")
+    assert pair["channel"]["low"] < 0.5
+    assert pair["warning"] is None
+    shown = call("domains", str(tmp_path / "two.yaml"), "--root", str(tmp_path / "root"))
+    assert "a - b" in shown.stdout
+
+
 def test_predict_with_hot_words_and_alternatives(finished_night: FinishedNight, tmp_path: Path) -> None:
     call("say", "turn on the light", str(tmp_path / "light.wav"))
     (tmp_path / "hot.txt").write_text("anna stone\n\nturn on\n")

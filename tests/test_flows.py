@@ -303,7 +303,7 @@ def test_the_identity_follows_what_can_change_the_result(finished_night: Finishe
 def test_deployments_fit_their_flows() -> None:
     content = yaml.safe_load(motet.DEPLOYMENTS.read_text())
     names = [entry["name"] for entry in content["deployments"]]
-    assert names == ["nightly", "search", "promote"]
+    assert names == ["nightly", "search", "study", "promote"]
     for entry in content["deployments"]:
         path, _, name = entry["entrypoint"].rpartition(":")
         assert path == "flows.py"
@@ -315,7 +315,7 @@ def test_deployments_fit_their_flows() -> None:
 
 def test_what_is_served_is_what_the_file_says(tmp_path: Path) -> None:
     served = {made.name: made for made in flows.deployments(motet.DEPLOYMENTS, str(tmp_path))}
-    assert set(served) == {"nightly", "search", "promote"}
+    assert set(served) == {"nightly", "search", "study", "promote"}
     nightly = served["nightly"]
     assert nightly.entrypoint == "flows.nightly"
     assert nightly.schedules[0].schedule.cron == "0 2 * * *"

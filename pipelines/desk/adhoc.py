@@ -255,7 +255,7 @@ def answer(
         ContextError: a context, and a model that reads none.
         RegistryError: no such model or adapter. PersonalError: the adapter was made for another version of the model.
         SoundError: a recording that cannot be read; it names the file.
-        HotWordError: a hot word without a letter. ValueError: a domain that the model does not know.
+        HotWordError: a hot word without a letter. PredictorError: a domain that the model does not know.
     """
     from pipelines.data.sound import decode
     from pipelines.personal.adapters import load_personal
