@@ -198,24 +198,26 @@ def test_a_resumed_training_is_the_uninterrupted_one(balancing: str) -> None:
     assert whole.domains.exit[0].up.weight.abs().max() > 0
 
 
-def _rank(rank: int, world: int, port: int, folder: str) -> None:
+def _rank(rank: int, world: int, port: int, folder: str, settings: FitConfig) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     model = made(replace(BOTH, dropout=0.3), seed=rank)
-    fit(model, tiny.TinyLoader(batches(model), 2, rank, world), SETTINGS)
+    fit(model, tiny.TinyLoader(batches(model), 2, rank, world), settings)
     torch.save(model.state_dict(), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_ranks_are_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["static", "pcgrad", "upgrad"])
+def test_two_ranks_are_one(method: str, tmp_path: Path) -> None:
     """In every step but the last, each rank has a domain that the other lacks."""
+    settings = replace(SETTINGS, balancing=method)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(_rank, (2, port, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    mp.spawn(_rank, (2, port, str(tmp_path), settings), nprocs=2)  # type: ignore[no-untyped-call]
     alone = made(replace(BOTH, dropout=0.3))
-    fit(alone, tiny.TinyLoader(batches(alone), 2), SETTINGS)
+    fit(alone, tiny.TinyLoader(batches(alone), 2), settings)
     for rank in (0, 1):
         for name, tensor in torch.load(tmp_path / f"{rank}.pt").items():
             torch.testing.assert_close(tensor, alone.state_dict()[name], rtol=1e-4, atol=2e-5, msg=name)
