@@ -119,10 +119,9 @@ class Recipe(Section):
             content.pop("translation")
         if not self.domains.on:  # then it says how figures are shown
             content.pop("domains")
-        if not self.model.crf:  # the softmax, as it was before there was a choice
-            content["model"].pop("crf")
-        if not self.model.lstm:
-            content["model"].pop("lstm")
+        for key in ("crf", "lstm", "rare_words"):  # off, as it was before there was a choice
+            if not content["model"][key]:
+                content["model"].pop(key)
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
