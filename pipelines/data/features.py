@@ -14,11 +14,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,9 @@ from pipelines import cluster, recipe
 from pipelines.data.sound import SoundError, decode
 from pipelines.roots import s3_filesystem
 from pipelines.store import STORED, Manifest, Store, fingerprint
+
+if TYPE_CHECKING:
+    from pipelines.progress import Report
 
 VERSION = 1  # bump when the same recording would give other features
 PART_SECONDS = 900.0  # audio in a part: 14 MB at 80 bins and 10 ms
@@ -60,8 +63,6 @@ INDEX = pa.schema(
     ]
 )
 
-Progress = Callable[[int, int, str], None]
-
 
 class FeatureError(RuntimeError):
     """A recording that ingest had accepted and that cannot be read now."""
@@ -86,7 +87,7 @@ def extract(
     spec: recipe.Features,
     store: Store,
     parallel: Literal["ray", "local"] = "ray",
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> list[Manifest]:
     """One features manifest for each utterance manifest; a corpus without audio gets one without files.
 
@@ -207,7 +208,7 @@ def _index_rows(key: str, part: list[Piece], frames: list[int] | None, store: St
 
 
 def _run(
-    tasks: list[tuple[str, list[Piece]]], spec: recipe.Features, store: Store, parallel: str, progress: Progress | None
+    tasks: list[tuple[str, list[Piece]]], spec: recipe.Features, store: Store, parallel: str, progress: Report | None
 ) -> Iterator[tuple[str, list[int]]]:
     """Part key and frame counts of every part, as they are finished."""
     total, done = sum(len(part) for _, part in tasks), 0

@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -32,13 +32,14 @@ from pipelines.data.table import QUARANTINE, SPLITS, UTTERANCES, conform, stated
 from pipelines.recipe import Corpus, Quality
 from pipelines.store import Manifest, Store, fingerprint
 
+if TYPE_CHECKING:
+    from pipelines.progress import Report
+
 VERSION = 1  # raise when the same source would give other rows
 _LABELS = ("intent", "domain", "speaker", "emotion", "dialogue_act", "system_action")
 # Acts are not among them: "yes" does something else after each question.
 # Two rows of one recording must agree in these; a label that only one of them has is no contradiction.
 _COMPARED = ("split", "text", "slots", "intent", "domain", "speaker", "emotion", "language", "translation")
-
-Progress = Callable[[int, int, str], None]
 
 
 class IngestError(RuntimeError):
@@ -53,7 +54,7 @@ class _Draft:
     origin: Utterance
 
 
-def ingest(corpus: Corpus, quality: Quality, store: Store, progress: Progress | None = None) -> Manifest:
+def ingest(corpus: Corpus, quality: Quality, store: Store, progress: Report | None = None) -> Manifest:
     """The newest version of `utterances/<corpus>`; an unchanged source gives the one that is there.
 
     Raises:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,9 @@ from pipelines.data.sound import read as read_sound
 from pipelines.data.source import Recording, SourceError, read_audio
 from pipelines.recipe import Quality
 from pipelines.store import STORED, Store
+
+if TYPE_CHECKING:
+    from pipelines.progress import Report
 
 # Manifests round durations: a segment from 0 that ends this close to the end, in s, means the whole recording.
 WHOLE_SLACK = 0.1
@@ -79,7 +83,7 @@ def inspect(
     quality: Quality,
     store: Store,
     known: Mapping[Key, Facts],
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Report | None = None,
 ) -> list[Facts]:
     """Facts of each recording, in their order; `known` ones with an equal stamp are not opened again."""
     found: list[Facts | None] = [_recall(recording, known) for recording in recordings]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from random import Random
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,9 @@ from pipelines.data.loader import evaluation_batches
 from pipelines.data.table import stated
 from pipelines.evaluation.gates import Contender, RowCounts
 from pipelines.store import Store, fingerprint
+
+if TYPE_CHECKING:
+    from pipelines.progress import Report
 
 VERSION = 4  # bump when the same model on the same rows would get other figures
 REFERENCE = ("text", "tokens", "slots", *CLASSIFICATION, "translation", "context", "trials")
@@ -198,7 +201,7 @@ def evaluate(
     predictor: Predictor,
     dataset: Dataset,
     config: recipe.Loader,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Report | None = None,
     expected: Expected | None = None,
     boosted: bool = True,
 ) -> Scores:
@@ -261,7 +264,7 @@ def evaluated(
     load: Callable[[], Predictor],
     dataset: Dataset,
     config: recipe.Loader,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Report | None = None,
 ) -> Scores:
     """The scores of the model with this address on these rows: read if the two ever met, else made and kept."""
     spec = dataset.spec.model_dump() if dataset.spec else None

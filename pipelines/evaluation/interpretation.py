@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,11 +42,13 @@ from pipelines.recipe import Recipe
 from pipelines.store import Store, fingerprint
 from pipelines.training.prepare import sampled
 
+if TYPE_CHECKING:
+    from pipelines.progress import Report
+
 VERSION = 1  # bump when the same model on the same rows would show something else
 FRAMES = 2000  # of all recordings together, for the probe of phones
 LEAST = 10  # items to be asked about: a probe's figure on fewer says nothing
 SYNTHETIC = "espeak"
-Report = Callable[[int, int, str], None]
 
 
 @dataclass

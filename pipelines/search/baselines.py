@@ -8,7 +8,8 @@ them here afterwards: nothing is trained twice. Figures are of the rows that a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
@@ -23,7 +24,8 @@ from pipelines.study.cells import closed
 from pipelines.study.study import study
 from pipelines.training.prepare import bounded, labelled, trainable
 
-Progress = Callable[[int, int, str], None]
+if TYPE_CHECKING:
+    from pipelines.progress import Report
 
 
 def single_task(
@@ -31,7 +33,7 @@ def single_task(
     utterances: list[Manifest],
     features: list[Manifest],
     store: Store,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> Scalar:
     """The scalar of relative gains; a mean error where fewer than two tasks can be measured.
 

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from pipelines.search.trial import numbers, overrides_of
 
 if TYPE_CHECKING:
+    from pipelines.progress import Report
     from pipelines.registry.tracking import Run
 
-Progress = Callable[[int, int, str], None]
-_listeners: dict[str, Progress] = {}  # by search: Tune pickles its callbacks, so what they call must lie outside
+_listeners: dict[str, Report] = {}  # by search: Tune pickles its callbacks, so what they call must lie outside
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def listening(name: str, progress: Progress | None) -> Iterator[None]:
+def listening(name: str, progress: Report | None) -> Iterator[None]:
     """Within it the scribe of the search of this name reports to `progress`."""
     if progress:
         _listeners[name] = progress
@@ -34,6 +34,7 @@ def listening(name: str, progress: Progress | None) -> Iterator[None]:
 
 
 def scribe(root: str, name: str, trials: int, epochs: int, tracking: Run | None) -> Any:
+    """The callback of a search: of so many trials, of so many epochs each; tracking: the parent MLflow run."""
     from ray import tune
 
     from pipelines.registry.tracking import start_child

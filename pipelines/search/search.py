@@ -28,12 +28,14 @@ from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG
 from pipelines.search import pbt
+from pipelines.search.baselines import single_task
 from pipelines.search.front import front_of
 from pipelines.search.scalar import COST, Scalar
-from pipelines.search.scribe import Progress, listening, scribe
+from pipelines.search.scribe import listening, scribe
 from pipelines.search.space import Space
 from pipelines.search.trial import numbers, overrides_of, run_trial
 from pipelines.store import Manifest, Store, fingerprint
+from pipelines.study.cells import StudyError
 from pipelines.training.prepare import Job, PrepareError, labelled, prepare
 from pipelines.training.shares import Slots, nodes, slots_of
 from pipelines.training.train import quiet_ray, storage
@@ -41,6 +43,7 @@ from pipelines.training.train import quiet_ray, storage
 if TYPE_CHECKING:
     from ray.tune import ResultGrid, Tuner
 
+    from pipelines.progress import Report
     from pipelines.registry.tracking import Run
 
 VERSION = 2
@@ -80,7 +83,7 @@ def search(
     trials: int | None = None,
     resume: bool = False,
     tracking: Run | None = None,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> SearchResult:
     """Runs the trials, or with `resume` goes on with the last search of this recipe on these data.
 
@@ -131,13 +134,11 @@ def _scalar(
     utterances: list[Manifest],
     features: list[Manifest],
     store: Store,
-    progress: Progress | None,
+    progress: Report | None,
 ) -> Scalar:
     """What trials are compared by; trains the single-task models that the store does not have yet."""
     if recipe.search.objective == "mean" or len(recipe.tasks) < 2:
         return Scalar("mean")
-    from pipelines.search.baselines import single_task  # a study is built on this file
-    from pipelines.study.cells import StudyError
 
     def shown(done: int, total: int, _: str) -> None:
         if progress:

@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from mtl.transfer import Tasks
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import Scores
@@ -31,8 +32,6 @@ from pipelines.training import train
 from pipelines.training.prepare import labelled, trainable
 
 VERSION = 2  # bump when the same cell would get another result
-
-Tasks = frozenset[str]
 
 
 class StudyError(RuntimeError):
@@ -67,14 +66,15 @@ class Study:
     def name(self, cell: Tasks) -> str:
         return cell_name(self.tasks, cell)
 
+    def key(self, cell: Tasks, seed: int) -> str:
+        return result_key(self.identity, self.name(cell), seed)
+
     def scores(self, cell: Tasks, seed: int) -> Scores:
-        return Scores.load(self.store, f"{result_key(self.identity, self.name(cell), seed)}.parquet")
+        return Scores.load(self.store, f"{self.key(cell, seed)}.parquet")
 
     def record(self, cell: Tasks, seed: int) -> dict[str, Any]:
         """tasks, seed, epochs, steps, parameters, seconds, device, metrics, history."""
-        content: dict[str, Any] = json.loads(
-            self.store.read_bytes(f"{result_key(self.identity, self.name(cell), seed)}.json")
-        )
+        content: dict[str, Any] = json.loads(self.store.read_bytes(f"{self.key(cell, seed)}.json"))
         return content
 
 
@@ -88,7 +88,7 @@ class Todo:
 
     @property
     def key(self) -> str:
-        return result_key(self.study.identity, self.study.name(self.cell), self.seed)
+        return self.study.key(self.cell, self.seed)
 
     @property
     def name(self) -> str:
@@ -147,7 +147,11 @@ def planned(
     alone: Sequence[str] | None = None,
     variant: str = "",
 ) -> Study:
-    """The study as it will be; nothing is trained yet. Arguments and errors as for `study`."""
+    """The study as it will be; nothing is trained yet. Arguments and errors as for `study`.
+
+    alone: the tasks that have a single-task cell, every one if left out.
+    variant: the name of this variant of a recipe, where one MLflow run holds several.
+    """
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise StudyError(f"kinds of cells {', '.join(unknown)} are not known; expected some of {', '.join(KINDS)}")

@@ -27,11 +27,12 @@ from pipelines.report.story import SYNTHETIC as SPOKEN
 from pipelines.store import Manifest, Store
 from pipelines.study.cells import Study, StudyError, planned
 from pipelines.study.report import Measured
-from pipelines.study.study import Progress, train_missing
+from pipelines.study.study import train_missing
 from pipelines.study.table import SEEDS, SPARSE, Split
 from pipelines.training.prepare import labelled, sampled, trainable
 
 if TYPE_CHECKING:
+    from pipelines.progress import Report
     from pipelines.registry.tracking import Run
 
 
@@ -74,7 +75,7 @@ def study_by_labels(
     split: Split = "valid",
     share: float = 1.0,
     tracking: Run | None = None,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> dict[float, Study]:
     """A finished study for each share of the labels, the smallest first.
 

@@ -22,8 +22,8 @@ from pipelines.store import Manifest, Store, fingerprint
 from pipelines.study.table import Split
 
 if TYPE_CHECKING:
+    from pipelines.progress import Report
     from pipelines.registry.tracking import Run
-    from pipelines.study.study import Progress
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class _Stage:
 
     data: tuple[Recipe, list[Manifest], list[Manifest], Store]
     run: Run
-    report: Progress
+    report: Report
     step: Step
 
     def keep(self, name: str, content: Mapping[str, Any], page: str, text: str) -> Done:

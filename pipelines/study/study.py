@@ -21,30 +21,31 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mtl.fit import NonFiniteLoss, fit
 from mtl.predictor import Predictor
+from mtl.transfer import Tasks
 from pipelines import cluster
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation import evaluate
 from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG, start_child
 from pipelines.store import Manifest, Store
-from pipelines.study.cells import Study, StudyError, Tasks, Todo, cell_name, planned, result_key
+from pipelines.study.cells import Study, StudyError, Todo, cell_name, planned, result_key
 from pipelines.study.table import KINDS, SEEDS, Split
 from pipelines.training import train
 from pipelines.training.prepare import Job, PrepareError, feature_spec, fit_config, labelled, prepare
 from pipelines.training.shares import nodes, slots_of
 
 if TYPE_CHECKING:
+    from pipelines.progress import Report
     from pipelines.registry.tracking import Run
 
 CELL_RETRIES = 1  # when its process died; an error of the cell itself is the study's
 
-Progress = Callable[[int, int, str], None]
 logger = logging.getLogger(__name__)
 
 
@@ -58,15 +59,11 @@ def study(
     split: Split = "valid",
     share: float = 1.0,
     tracking: Run | None = None,
-    progress: Progress | None = None,
-    alone: Sequence[str] | None = None,
-    variant: str = "",
+    progress: Report | None = None,
 ) -> Study:
     """Trains and scores every cell that has no result yet, and returns them all.
 
-    kinds: of KINDS; single-task cells are always there, since all others are compared with them: those of the tasks
-        `alone`, of every task if left out.
-    variant: the name of this variant of a recipe, where one MLflow run holds several.
+    kinds: of KINDS; single-task cells of every task are always there, since all others are compared with them.
     tracking: the parent MLflow run; each cell and seed becomes a run nested under it, written from this process alone.
     progress: counts cells.
 
@@ -74,7 +71,7 @@ def study(
         StudyError: a kind that is not known, one task alone, a task without labels, a language model that cannot be
             used, a cluster too small, or cells that failed; those that finished are kept.
     """
-    found = planned(recipe, utterances, features, store, seeds, kinds, split, share, alone, variant)
+    found = planned(recipe, utterances, features, store, seeds, kinds, split, share)
     train_missing([found], utterances, features, tracking, progress)
     return found
 
@@ -84,7 +81,7 @@ def train_missing(
     utterances: list[Manifest],
     features: list[Manifest],
     tracking: Run | None = None,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> None:
     """Trains and scores every cell of the studies that has no result yet, all of them side by side.
 
@@ -161,8 +158,9 @@ def _fan_out(todo: Sequence[Todo], utterances: list[Manifest], features: list[Ma
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=CELL_RETRIES)(run_cell)
     jobs = {}
     for found in {one.study.identity: one.study for one in todo}.values():
-        job = Job(found.recipe, utterances, features, found.store, _codec(found, utterances, features))
-        jobs[found.identity] = ray.put(replace(job, share=found.share, threads=cpus))
+        codec = _codec(found, utterances, features)
+        job = Job(found.recipe, utterances, features, found.store, codec, threads=cpus, share=found.share)
+        jobs[found.identity] = ray.put(job)
     waiting = list(todo)
     running: dict[Any, Todo] = {}
     try:

@@ -30,11 +30,12 @@ from pipelines.report.story import SYNTHETIC as SPOKEN
 from pipelines.store import Manifest, Store
 from pipelines.study.cells import Study, StudyError, planned
 from pipelines.study.report import Change, Measured, plain
-from pipelines.study.study import Progress, train_missing
+from pipelines.study.study import train_missing
 from pipelines.study.table import SEEDS, Split
 from pipelines.training.prepare import PrepareError, labelled, model_config, prepare
 
 if TYPE_CHECKING:
+    from pipelines.progress import Report
     from pipelines.registry.tracking import Run
 
 
@@ -82,7 +83,7 @@ def study_variants(
     split: Split = "valid",
     share: float = 1.0,
     tracking: Run | None = None,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> dict[str, Study]:
     """A finished study for each variant; the recipe as it stands, with every task alone, is the first.
 

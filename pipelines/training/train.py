@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ray.train import Checkpoint, Result
     from ray.train.torch import TorchTrainer
 
+    from pipelines.progress import Report
     from pipelines.registry.tracking import Run
 
 VERSION = 2
@@ -89,7 +90,7 @@ def train(
     name: str,
     on_report: Callable[[Row], None] | None = None,
     tracking: Run | Mapping[str, str] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Report | None = None,
 ) -> TrainResult:
     """Trains the recipe on these versions of its data, or returns what the finished run of this name gave.
 
@@ -362,7 +363,7 @@ def _catch_up(run: Run, history: Sequence[Row]) -> None:
             run.log(row, step=int(row["epoch"]))
 
 
-def _bar(recipe: Recipe, progress: Callable[[int, int, str], None]) -> Callable[[Row], None]:
+def _bar(recipe: Recipe, progress: Report) -> Callable[[Row], None]:
     metric = f"valid/{recipe.gates.primary}"
 
     def show(row: Row) -> None:
