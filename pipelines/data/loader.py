@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from mtl.augment import spec_augment, speed
 from mtl.batch import Batch, Example, collate
+from mtl.substitution import SlotValues
 from mtl.text import CLASSIFICATION, Codec
 from pipelines import recipe
 from pipelines.data.dataset import Dataset
@@ -67,6 +68,7 @@ class Loader:
         self.epoch = 0
         self.step = 0  # steps of this epoch that are done
         self._encoder = _Encoder(dataset, codec)
+        self._values = self._encoder.slot_values() if config.substitute else None
         self._identity = fingerprint(dataset.identity, config.model_dump(mode="json"), hop_ms, micro_batches, seed)
         self._starts = [0]  # micro-batches before each epoch, which the smaller groups count on from
         self._largest = max(self.groups, key=lambda group: group.count(0))
@@ -121,8 +123,12 @@ class Loader:
         return [tuple(self._batch(planned) for planned in micro_batch) for micro_batch in mine]
 
     def _batch(self, planned: Planned) -> Batch:
-        batch = self._encoder.batch(planned.rows, planned.speeds)
         config = self.config
+        if self._values and self._encoder.written(planned.rows):
+            generator = np.random.default_rng((self.seed, 2, planned.pass_number, planned.number))
+            sentences = self._encoder.examples(planned.rows)
+            return collate([self._values.exchange(sentence, config.substitute, generator) for sentence in sentences])
+        batch = self._encoder.batch(planned.rows, planned.speeds)
         if batch.features is not None and batch.feature_lengths is not None and config.time_masks + config.freq_masks:
             generator = np.random.default_rng((self.seed, 1, planned.pass_number, planned.number))
             spec_augment(
@@ -157,12 +163,16 @@ class _Encoder:
         self.dataset, self.codec = dataset, codec
         self.frames = dataset.rows["frames"].to_numpy()
         self.labels = dataset.rows.select(LABEL_COLUMNS)
-        self.examples: dict[int, Example] = {}
+        self.kept: dict[int, Example] = {}
+
+    def written(self, rows: np.ndarray) -> bool:
+        """Whether these rows of one group are text."""
+        return bool(self.frames[rows[0]] < 0)
 
     def batch(self, rows: np.ndarray, speeds: np.ndarray | None) -> Batch:
         """Rows of one group. Features are float16 as stored, float32 where speeds are given."""
-        examples = self._encode(rows)
-        if self.frames[rows[0]] < 0:
+        examples = self.examples(rows)
+        if self.written(rows):
             return collate(examples)
         features = self.dataset.features(rows)
         if speeds is not None and self.dataset.spec is not None:
@@ -170,12 +180,18 @@ class _Encoder:
             features = [speed(f, factor, spec).numpy() for f, factor in zip(features, speeds.tolist(), strict=True)]
         return collate(examples, features)
 
-    def _encode(self, rows: np.ndarray) -> list[Example]:
-        found = {row: self.examples[row] for row in rows.tolist() if row in self.examples}
+    def examples(self, rows: np.ndarray) -> list[Example]:
+        found = {row: self.kept[row] for row in rows.tolist() if row in self.kept}
         missing = [row for row in rows.tolist() if row not in found]
         if missing:
             for row, content in zip(missing, self.labels.take(pa.array(missing)).to_pylist(), strict=True):
                 found[row] = self.codec.encode(content)
-                if len(self.examples) < KEPT_EXAMPLES:
-                    self.examples[row] = found[row]
+                if len(self.kept) < KEPT_EXAMPLES:
+                    self.kept[row] = found[row]
         return [found[row] for row in rows.tolist()]
+
+    def slot_values(self) -> SlotValues:
+        """Of all rows with slots, spoken ones too."""
+        rows = np.flatnonzero(self.labels["slots"].is_valid().to_numpy())
+        examples = (example for part in np.array_split(rows, len(rows) // 1000 + 1) for example in self.examples(part))
+        return SlotValues(examples, self.codec.labels.get("slots", ()))

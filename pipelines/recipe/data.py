@@ -76,3 +76,6 @@ class Loader(Section):
     time_mask_fraction: float = Field(0.05, ge=0, le=1, description="longest time mask, as a share of the utterance")
     freq_masks: int = Field(0, ge=0, description="SpecAugment")
     freq_mask_bins: int = Field(20, ge=0)
+    substitute: float = Field(
+        0.0, ge=0, lt=1, description="share of the slots of a sentence of text whose value is exchanged for another"
+    )

@@ -122,6 +122,8 @@ class Recipe(Section):
         for key in ("crf", "lstm", "rare_words"):  # off, as it was before there was a choice
             if not content["model"][key]:
                 content["model"].pop(key)
+        if not self.loader.substitute:
+            content["loader"].pop("substitute")
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

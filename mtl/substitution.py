@@ -1,0 +1,108 @@
+"""Slot values exchanged for others of their kind, so that a sentence of text teaches more than its own words.
+
+    values = SlotValues(examples, codec.labels["slots"])
+    other = values.exchange(example, 0.3, generator)
+
+"flights to boston" teaches one city; exchanged, it teaches every city that training names anywhere (slot
+substitution, Louvan and Magnini 2020). A recording cannot be changed so: whoever calls this gives it sentences of text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mtl.batch import Example
+
+
+@dataclass(frozen=True)
+class Value:
+    """Words (L,) and their characters (L, C), as in an Example."""
+
+    words: np.ndarray
+    characters: np.ndarray
+
+
+class SlotValues:
+    """The values of each kind of slot that `examples` hold, each as often drawn as the root of how often it is there.
+
+    A kind is what follows a name's last dot: fromloc.city_name and toloc.city_name have their values in common.
+
+    tags: names of the BIO tags by number, as in Codec.labels["slots"].
+    """
+
+    def __init__(self, examples: Iterable[Example], tags: Sequence[str]) -> None:
+        numbers = {tag: number for number, tag in enumerate(tags)}
+        self._slots = {number: tag[2:] for tag, number in numbers.items() if tag.startswith("B-")}
+        self._inside = {begin: numbers.get(f"I-{slot}") for begin, slot in self._slots.items()}
+        counts: dict[str, Counter[bytes]] = {}
+        self._values: dict[str, list[Value]] = {}
+        for example in examples:
+            for start, end in self._spans(example):
+                kind = self._kind(example, start)
+                value = Value(example.words[start:end], example.characters[start:end])
+                key = value.characters.tobytes()  # not the words: those beyond the vocabulary have one number
+                if key not in counts.setdefault(kind, Counter()):
+                    self._values.setdefault(kind, []).append(value)
+                counts[kind][key] += 1  # in the order in which they first come, as the values are
+        self._chances = {kind: _shares(list(found.values())) for kind, found in counts.items()}
+
+    def exchange(self, example: Example, share: float, generator: np.random.Generator) -> Example:
+        """The example with about `share` of its slots given another value; itself if none is.
+
+        Kinds that these values do not know stay as they are, and so does a slot of which training has no
+        second word where the value drawn has two. A translated sentence stays: it would no longer be translated.
+        """
+        words: list[np.ndarray] = []
+        characters: list[np.ndarray] = []
+        tags: list[np.ndarray] = []
+        done = 0  # words of the example that the pieces account for
+        for start, end in self._spans(example) if not len(example.targets) else ():
+            kind = self._kind(example, start)
+            if generator.random() >= share or kind not in self._values:
+                continue
+            value = self._values[kind][generator.choice(len(self._values[kind]), p=self._chances[kind])]
+            begin = int(example.slots[start])  # type: ignore[index]  # it has spans, so it has tags
+            inside = self._inside[begin]
+            if inside is None and len(value.words) > 1:
+                continue
+            words += [example.words[done:start], value.words]
+            characters += [example.characters[done:start], value.characters]
+            tags += [example.slots[done:start], _tags(begin, inside, len(value.words))]  # type: ignore[index]
+            done = end
+        if not done:
+            return example
+        return replace(
+            example,
+            words=np.concatenate([*words, example.words[done:]]),
+            characters=np.concatenate([*characters, example.characters[done:]]),
+            slots=np.concatenate([*tags, example.slots[done:]]),  # type: ignore[index]
+        )
+
+    def _spans(self, example: Example) -> list[tuple[int, int]]:
+        """First and last + 1 of the words of each slot. A tag I- without its B- begins none, nor does IGNORE."""
+        found: list[tuple[int, int]] = []
+        tags = [] if example.slots is None else example.slots.tolist()
+        for start, tag in enumerate(tags):
+            if tag in self._slots:
+                end = start + 1
+                while end < len(tags) and tags[end] == self._inside[tag]:
+                    end += 1
+                found.append((start, end))
+        return found
+
+    def _kind(self, example: Example, start: int) -> str:
+        return self._slots[int(example.slots[start])].rpartition(".")[2]  # type: ignore[index]
+
+
+def _tags(begin: int, inside: int | None, length: int) -> np.ndarray:
+    return np.asarray([begin] + [inside] * (length - 1), dtype=np.int64)
+
+
+def _shares(counts: Sequence[int]) -> np.ndarray:
+    roots = np.sqrt(counts)
+    shares: np.ndarray = roots / roots.sum()
+    return shares
