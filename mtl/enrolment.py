@@ -4,10 +4,11 @@
     steps = folds.best_steps()                               # where the loss on what was not heard is lowest
     fit(model, personal, utterances, spec, fitting, steps)         # the adapter that ships hears all of them
 
-First the tempo is looked for at which the base hears the user best. Then the base is frozen and in eval mode, and only
-the adapter learns, by CTC on augmented features. How many steps are taken is chosen by the loss on utterances outside
-of the training; a fold that is to be scored is left out of that choice and of the tempo's, so that its score owes
-nothing to its own transcripts. None may be the best number of steps: then the adapter is the base.
+First the user's recordings are measured (`usual_of`), and the tempo is looked for at which the base hears them best.
+Then the base is frozen and in eval mode, and only the adapter learns, by CTC on augmented features. How many steps are
+taken is chosen by the loss on utterances outside of the training; a fold that is to be scored is left out of all of
+this, so that its score owes nothing to its own transcripts. None may be the best number of steps: then the adapter is
+what was measured.
 """
 
 from __future__ import annotations
@@ -109,13 +110,16 @@ def split(count: int, folds: int, seed: int) -> list[tuple[int, ...]]:
 
 def cross_fit(
     model: SpeechModel,
-    fresh: Callable[[float], Personal],
+    fresh: Callable[[float, Sequence[Utterance]], Personal],
     utterances: Sequence[Utterance],
     spec: FeatureSpec,
     fitting: Fitting,
     report: Report | None = None,
 ) -> Folds:
-    """An adapter for each fold, from the others; `fresh` makes an untrained one of a tempo. Two utterances or more."""
+    """An adapter for each fold, from the others; `fresh` makes an untrained one of a tempo and of what it is to hear.
+
+    Two utterances or more.
+    """
     done, losses = [], tempo_losses(model, utterances, fitting.tempos)
     for held_back in split(len(utterances), fitting.folds, fitting.seed):
         heard = [utterance for number, utterance in enumerate(utterances) if number not in held_back]
@@ -123,7 +127,7 @@ def cross_fit(
         fold = Fold(held_back, best_tempo(losses[:, others], fitting.tempos))
         fit(
             model,
-            fresh(fold.tempo),
+            fresh(fold.tempo, heard),
             heard,
             spec,
             fitting,
@@ -167,6 +171,12 @@ def fit(
             if report:
                 report(1)
     return personal
+
+
+def usual_of(utterances: Sequence[Utterance]) -> Tensor:
+    """Mean and deviation of each mel bin over the frames of all of them, (2, F)."""
+    frames = torch.from_numpy(np.concatenate([utterance.features for utterance in utterances]).astype(np.float32))
+    return torch.stack((frames.mean(dim=0), frames.std(dim=0, correction=0)))
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ Both end at (B, T, D) with lengths (B,); for text T is the number of words L.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,36 @@ MIN_CHANNELS = 8
 MIN_DEVIATION = 0.1  # of a mel bin within an utterance, in nats: keeps a constant bin from being blown up
 
 
+@dataclass(frozen=True)
+class Usual:
+    """How a known speaker's recordings usually are: mean and deviation of each mel bin, (F,), over many of them.
+
+    Two seconds of speech hold too few sounds to tell a voice and a microphone from what was said, so an utterance's own
+    statistics (the normalisation of Viikki and Laurila 1998) are pooled with `frames` frames of these.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    frames: float
+
+    def pooled(self, statistics: tuple[Tensor, Tensor], lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (B, F) of each utterance's frames and these together; lengths (B,)."""
+        mean, deviation = statistics
+        own = (lengths / (lengths + self.frames))[:, None]
+        pooled = own * mean + (1 - own) * self.mean
+        variance = own * (deviation.square() + (mean - pooled).square()) + (1 - own) * (
+            self.deviation.square() + (self.mean - pooled).square()
+        )
+        return pooled, variance.sqrt()
+
+
 class AudioFrontend(nn.Module):
-    """Per-utterance mean and variance normalisation, then 2-D convolutions that shorten time by `subsampling`."""
+    """Per-utterance mean and variance normalisation, then 2-D convolutions that shorten time by `subsampling`.
+
+    usual: of the speaker whose recordings are heard, where that is known; see mtl.personal.
+    """
+
+    usual: Usual | None = None
 
     def __init__(self, bins: int, width: int, subsampling: int, dropout: float) -> None:
         super().__init__()
@@ -50,7 +79,8 @@ class AudioFrontend(nn.Module):
         """
         features = features.float()
         statistics = bin_statistics(features, lengths)
-        x = normalise_bins(features, lengths, statistics)[:, None]  # (B, 1, T, F)
+        about = self.usual.pooled(statistics, lengths) if self.usual else statistics
+        x = normalise_bins(features, lengths, about)[:, None]  # (B, 1, T, F)
         for convolution, stride in zip(self.convolutions, self.strides, strict=True):
             x = F.relu(convolution(x))
             lengths = (lengths - 1) // stride + 1

@@ -9,13 +9,16 @@ Behind each Conformer block the states x of a recording become
 
     y = x + x * gamma + beta,   z = y + s * up(SiLU(down(LayerNorm(y))))
 
-and before the front-end its frames are stretched in time, as if the user spoke 1 / tempo^s times as fast.
+and before the front-end its frames are stretched in time, as if the user spoke 1 / tempo^s times as fast. The front-end
+then normalises them by the recording's own statistics pooled with those of the user's recordings (frontends.Usual),
+which weigh as s * USUAL_FRAMES frames.
 
 gamma and beta are FiLM (Perez et al. 2018), made from the speaker's embedding e by a low-rank map without a bias:
 U V (e - m) / |user - m|, m the mean embedding of the speakers that the base was trained on. A stranger is given m, so
 gamma and beta are exactly zero. The bottleneck (Houlsby et al. 2019) is the user's own; s = <e - m, user - m> /
 |user - m|^2, kept within 0 and 1, closes it to strangers too. For the user's one embedding this is LHUC with a shift
-(Swietojanski and Renals 2014) and a residual adapter. U and `up` start at zero: an untrained adapter is the base.
+(Swietojanski and Renals 2014) and a residual adapter. U and `up` start at zero: an untrained adapter is the base
+with the user's statistics.
 
 The base's modules are not touched: hooks add the corrections while `on` lasts (one adapter at a time on a model). Text
 passes as it always did.
@@ -38,6 +41,7 @@ from torch import Tensor, nn
 from mtl.augment import perturbed_length, stretch
 from mtl.batch import Batch
 from mtl.encoder import ConformerBlock
+from mtl.frontends import Usual
 from mtl.hotwords import WEIGHT
 from mtl.model import Recogniser, SpeechModel
 from mtl.predictor import Prediction, Predictor
@@ -45,6 +49,7 @@ from mtl.sharing.adapter import Adapter, Film
 
 FORMAT = 1
 LIMIT = 1_000_000  # bytes of an adapter's file
+USUAL_FRAMES = 400.0  # 4 s at 10 ms; from 200 to 800 made no difference on AN4 (tests/bench/LOG.md)
 _KEY = "motet.personal"
 
 
@@ -54,13 +59,17 @@ class PersonalError(ValueError):
 
 @dataclass(frozen=True)
 class Shape:
-    """What fixes an adapter's tensors. voice: size of a speaker's embedding; rank and bottleneck: 0 leaves them out."""
+    """What fixes an adapter's tensors. voice: size of a speaker's embedding; rank, bottleneck, bins: 0 leaves them out.
+
+    bins: of the statistics of the user's recordings.
+    """
 
     width: int
     blocks: int
     voice: int
     rank: int = 4
     bottleneck: int = 16
+    bins: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,16 +95,22 @@ class Personal(nn.Module):
     """The adapter of one user. voice, mean (E,): embeddings of the user and of the base's training speakers.
 
     A base that embeds no voices has E = 1, the user at 1 and everybody else at 0.
+
+    usual: mean and deviation of each mel bin of the user's recordings, (2, F); None where shape.bins is 0, and where
+    the adapter's tensors are still to be loaded.
     """
 
     voice: Tensor
     mean: Tensor
+    usual: Tensor
 
-    def __init__(self, shape: Shape, about: About, voice: Tensor, mean: Tensor) -> None:
+    def __init__(self, shape: Shape, about: About, voice: Tensor, mean: Tensor, usual: Tensor | None = None) -> None:
         super().__init__()
         self.shape, self.about = shape, about
         self.register_buffer("voice", voice.detach().float().clone())
         self.register_buffer("mean", mean.detach().float().clone())
+        if shape.bins:
+            self.register_buffer("usual", torch.zeros(2, shape.bins) if usual is None else usual.detach().float())
         if not (self.voice - self.mean).norm() > 0:
             raise PersonalError("the user's voice is the mean voice itself; expected another embedding")
         rank = max(1, shape.rank)
@@ -107,11 +122,19 @@ class Personal(nn.Module):
 
     @classmethod
     def beside(
-        cls, model: SpeechModel, about: About, voice: Tensor, mean: Tensor, rank: int = 4, bottleneck: int = 16
+        cls,
+        model: SpeechModel,
+        about: About,
+        voice: Tensor,
+        mean: Tensor,
+        usual: Tensor | None = None,
+        rank: int = 4,
+        bottleneck: int = 16,
     ) -> Personal:
-        """A fresh one for a model; with it on, the model is still the base."""
-        width = model.config.width
-        return cls(Shape(width, len(blocks_of(model)), len(voice), rank, bottleneck), about, voice, mean)
+        """A fresh one for a model; with it on, the model is still the base but for the statistics `usual` (2, F)."""
+        bins = 0 if usual is None else usual.shape[1]
+        shape = Shape(model.config.width, len(blocks_of(model)), len(voice), rank, bottleneck, bins)
+        return cls(shape, about, voice, mean, usual)
 
     def condition(self, voice: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the films are given, (R,), and the adapters' share s, for a speaker's embedding; None: the user's."""
@@ -136,7 +159,8 @@ class Personal(nn.Module):
         if voice is not None and torch.equal(voice.to(self.mean), self.mean):
             yield  # a stranger: the base, bit for bit
             return
-        hearing, tempo = [False], self.about.tempo ** float(self.condition(voice)[1])
+        share = float(self.condition(voice)[1])
+        hearing, tempo = [False], self.about.tempo**share
 
         def listen(_module: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             hearing[0] = True
@@ -147,9 +171,12 @@ class Personal(nn.Module):
             model.text.register_forward_pre_hook(lambda *_: hearing.__setitem__(0, False)),
             *(block.register_forward_hook(self._hook(n, hearing, voice)) for n, block in enumerate(blocks)),
         ]
+        if self.shape.bins:
+            model.audio.usual = Usual(self.usual[0], self.usual[1], share * USUAL_FRAMES)
         try:
             yield
         finally:
+            model.audio.usual = None
             for hook in hooks:
                 hook.remove()
 

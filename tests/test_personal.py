@@ -23,10 +23,13 @@ from mtl.enrolment import (
     frozen,
     split,
     tempo_losses,
+    usual_of,
 )
+from mtl.frontends import Usual
 from mtl.model import SpeechModel, build_model
 from mtl.personal import (
     LIMIT,
+    USUAL_FRAMES,
     About,
     Personal,
     PersonalError,
@@ -229,14 +232,14 @@ def test_steps_are_chosen_without_the_fold_that_is_scored() -> None:
 
 def test_cross_fitting_starts_from_the_base(model: SpeechModel) -> None:
     given = utterances(model)
-    folds = cross_fit(model, lambda tempo: adapter(model, trained=False), given, SPEC, QUICK)
+    folds = cross_fit(model, lambda tempo, heard: adapter(model, trained=False), given, SPEC, QUICK)
     assert [len(fold.losses) for fold in folds.folds] == [3, 3]
     batch = collate([u.example for u in given], [u.features for u in given])
     with torch.no_grad():
         loss, count = model.losses(batch, ("transcript",))["transcript"]
     assert folds.curve()[0] == pytest.approx(float(loss / count), rel=1e-5)
     assert not torch.equal(folds.folds[0].states[2]["films.0.up"], folds.folds[1].states[2]["films.0.up"])
-    again = cross_fit(model, lambda tempo: adapter(model, trained=False), given, SPEC, QUICK)
+    again = cross_fit(model, lambda tempo, heard: adapter(model, trained=False), given, SPEC, QUICK)
     assert again.folds[0].losses == folds.folds[0].losses
 
 
@@ -258,6 +261,43 @@ def test_a_tempo_stretches_frames_and_shifts_word_times(model: SpeechModel) -> N
         assert torch.equal(states(model, batch), before)
     base = Predictor(model, SPEC)
     assert PersonalPredictor(base, personal).seconds_per_state == base.seconds_per_state / 2
+
+
+def test_a_speakers_statistics_by_hand() -> None:
+    usual = Usual(mean=torch.tensor([1.0]), deviation=torch.tensor([0.0]), frames=2.0)
+    # Three frames 2, 4, 6 (mean 4, variance 8/3) and two of 1: 1, 1, 2, 4, 6 have mean 2.8 and variance 3.76.
+    mean, deviation = usual.pooled((torch.tensor([[4.0]]), torch.tensor([[(8 / 3) ** 0.5]])), torch.tensor([3]))
+    assert mean.item() == pytest.approx(2.8)
+    assert deviation.item() == pytest.approx(3.76**0.5)
+
+
+def test_the_users_statistics_are_pooled_with_a_recordings_own(model: SpeechModel) -> None:
+    given = utterances(model)
+    frames = np.concatenate([utterance.features for utterance in given])
+    measured = usual_of(given)
+    np.testing.assert_allclose(measured.numpy(), np.stack((frames.mean(axis=0), frames.std(axis=0))), rtol=1e-4)
+    voice, mean = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])
+    batch = heard(model)
+    before = states(model, batch)
+    personal = Personal.beside(model, ABOUT, voice, mean, measured + torch.tensor([[2.0], [0.0]]))
+    with personal.on(model):
+        assert model.audio.usual is not None
+        assert model.audio.usual.frames == USUAL_FRAMES
+        assert not torch.allclose(states(model, batch), before, atol=1e-3)
+    with personal.on(model, voice=torch.tensor([2.0, 1.0])):  # half as far from the mean voice: half the weight
+        assert model.audio.usual is not None
+        assert model.audio.usual.frames == USUAL_FRAMES / 2
+    with personal.on(model, voice=mean):
+        assert torch.equal(states(model, batch), before)
+    assert model.audio.usual is None
+    assert torch.equal(states(model, batch), before)
+
+
+def test_the_statistics_are_kept_with_the_adapter(model: SpeechModel, tmp_path: Path) -> None:
+    measured = usual_of(utterances(model))
+    personal = Personal.beside(model, ABOUT, torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]), measured)
+    personal.save(tmp_path / "ana.safetensors")
+    assert torch.equal(Personal.load(tmp_path / "ana.safetensors").usual, measured)
 
 
 def test_the_best_tempo_is_that_of_the_lowest_loss(model: SpeechModel) -> None:

@@ -40,7 +40,7 @@ PRIMARY = "transcript/wer"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it. base_wer, wer: percent, cross-fitted, on the user's utterances; steps: 0 is the base itself."""
+    """What came of it. base_wer, wer: percent, cross-fitted, on the user's utterances; steps: of training."""
 
     model: str
     base: str
@@ -136,12 +136,12 @@ def fitted(
     """Cross-fits, then fits the adapter that ships for as many steps as did best on what was held back."""
     import torch
 
-    from mtl.enrolment import best_tempo, cross_fit, fit, tempo_losses
+    from mtl.enrolment import best_tempo, cross_fit, fit, tempo_losses, usual_of
     from mtl.personal import Personal
 
-    def fresh(tempo: float) -> Personal:
+    def fresh(tempo: float, heard: Sequence[Utterance]) -> Personal:
         torch.manual_seed(fitting.seed)
-        return Personal.beside(predictor.model, replace(about, tempo=tempo), voice, mean)
+        return Personal.beside(predictor.model, replace(about, tempo=tempo), voice, mean, usual_of(heard))
 
     total, done = fitting.steps * (min(fitting.folds, len(given.rows)) + 1), 0
 
@@ -154,7 +154,8 @@ def fitted(
     folds = cross_fit(predictor.model, fresh, given.utterances, predictor.features, fitting, count)
     steps = folds.best_steps()
     tempo = best_tempo(tempo_losses(predictor.model, given.utterances, fitting.tempos), fitting.tempos)
-    personal = fit(predictor.model, fresh(tempo), given.utterances, predictor.features, fitting, steps, report=count)
+    whole = fresh(tempo, given.utterances)
+    personal = fit(predictor.model, whole, given.utterances, predictor.features, fitting, steps, report=count)
     hot = hot_words(predictor, [row["text"] for row in given.rows], words)
     personal.about = replace(about, tempo=tempo, hot_words=hot, steps=steps)
     return Fitted(personal.eval(), folds, tuple(words), (voice, mean))
