@@ -122,13 +122,14 @@ def lengths(given: enrolment.Enrolled) -> list[int]:
 def cut(rows: list[dict[str, Any]], kind: str, gated: bool = False) -> dict[str, float]:
     """Word error rates and the relative cut, percent, with a 95 % interval (speakers, then utterances, resampled).
 
+    kind: "all" is "beam" and "cross" together: every utterance, none heard by the adapter that recognises it.
     gated: a speaker whose adapter was refused keeps the base.
     """
-    per = []
+    kinds, per = ["beam", "cross"] if kind == "all" else [kind], []
     for row in rows:
-        before = row["base"][kind]
-        after = row["mine"][kind] if row["promoted"] or not gated else before
-        words = row["words"]["cross" if kind == "cross" else "rest"]
+        before = [count for one in kinds for count in row["base"][one]]
+        after = [count for one in kinds for count in row["mine"][one]] if row["promoted"] or not gated else before
+        words = [count for one in kinds for count in row["words"]["cross" if one == "cross" else "rest"]]
         per.append(np.array([before, after, words], dtype=np.float64).T)  # (utterances, 3)
     rng = np.random.default_rng(0)
     drawn = np.zeros((RESAMPLES, 3))
@@ -152,7 +153,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     seconds, size = np.median([row["cpu_seconds"] for row in rows]), max(row["bytes"] for row in rows)
     promoted = sum(row["promoted"] for row in rows)
     print(f"{len(rows)} speakers, {promoted} promoted, median {seconds:.0f} s CPU, {size:,} bytes")
-    for kind in ("beam", "beam, no hot words", "greedy", "cross"):
+    for kind in ("beam", "beam, no hot words", "greedy", "cross", "all"):
         for gated in (False, True):
             found = cut(rows, kind, gated)
             rates = f"WER {found['before']:6.2f} -> {found['after']:6.2f} %"
