@@ -4,32 +4,27 @@
     steps = folds.best_steps()                               # where the loss on what was not heard is lowest
     fit(model, personal, utterances, spec, fitting, steps)         # the adapter that ships hears all of them
 
-First the user's recordings are measured (`usual_of`), and the tempo is looked for at which the base hears them best.
-Then the base is frozen and in eval mode, and only the adapter learns, by CTC on augmented features. How many steps are
-taken is chosen by the loss on utterances outside of the training; a fold that is to be scored is left out of all of
-this, so that its score owes nothing to its own transcripts. None may be the best number of steps: then the adapter is
-what was measured.
+First the user's recordings are measured (`usual_of`). Then the base is frozen and in eval mode, and only the adapter
+learns, by CTC on augmented features. How many steps are taken is chosen by the loss on utterances outside of the
+training; a fold that is to be scored is left out of all of this, so that its score owes nothing to its own transcripts.
+None may be the best number of steps: then the adapter is what was measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import cast
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtl.audio import FeatureSpec
 from mtl.augment import spec_augment, speed
 from mtl.batch import Batch, Example, collate
 from mtl.model import SpeechModel
-from mtl.personal import Personal, paced
-from mtl.tasks import Transcript
-from mtl.text import BLANK
+from mtl.personal import Personal
 
 TASK = "transcript"
 Report = Callable[[int], None]
@@ -51,7 +46,6 @@ class Fitting:
     look: int = 8
     batch: int = 5
     learning_rate: float = 1e-3  # at 3e-3 the loss on what is held back rises from the first steps on
-    tempos: tuple[float, ...] = (0.85, 0.92, 1.0, 1.08, 1.15)
     clip_norm: float = 1.0
     folds: int = 5
     speed: tuple[float, float] = (0.9, 1.1)
@@ -71,7 +65,6 @@ class Fold:
     """One adapter and the utterances that it did not hear. losses (looks,): their summed loss; units: its divisor."""
 
     held_back: tuple[int, ...]
-    tempo: float = 1.0
     losses: list[float] = field(default_factory=list)
     units: float = 0.0
     states: list[dict[str, Tensor]] = field(default_factory=list)
@@ -110,24 +103,20 @@ def split(count: int, folds: int, seed: int) -> list[tuple[int, ...]]:
 
 def cross_fit(
     model: SpeechModel,
-    fresh: Callable[[float, Sequence[Utterance]], Personal],
+    fresh: Callable[[Sequence[Utterance]], Personal],
     utterances: Sequence[Utterance],
     spec: FeatureSpec,
     fitting: Fitting,
     report: Report | None = None,
 ) -> Folds:
-    """An adapter for each fold, from the others; `fresh` makes an untrained one of a tempo and of what it is to hear.
-
-    Two utterances or more.
-    """
-    done, losses = [], tempo_losses(model, utterances, fitting.tempos)
+    """An adapter for each fold, from the others; `fresh` makes an untrained one for them. Two utterances or more."""
+    done = []
     for held_back in split(len(utterances), fitting.folds, fitting.seed):
         heard = [utterance for number, utterance in enumerate(utterances) if number not in held_back]
-        others = [number for number in range(len(utterances)) if number not in held_back]
-        fold = Fold(held_back, best_tempo(losses[:, others], fitting.tempos))
+        fold = Fold(held_back)
         fit(
             model,
-            fresh(fold.tempo, heard),
+            fresh(heard),
             heard,
             spec,
             fitting,
@@ -177,27 +166,6 @@ def usual_of(utterances: Sequence[Utterance]) -> Tensor:
     """Mean and deviation of each mel bin over the frames of all of them, (2, F)."""
     frames = torch.from_numpy(np.concatenate([utterance.features for utterance in utterances]).astype(np.float32))
     return torch.stack((frames.mean(dim=0), frames.std(dim=0, correction=0)))
-
-
-@torch.no_grad()
-def tempo_losses(model: SpeechModel, utterances: Sequence[Utterance], tempos: Sequence[float]) -> np.ndarray:
-    """The base's CTC loss of each utterance at each tempo, (tempos, N); infinite where frames are too few for it."""
-    batch = _batch([u.example for u in utterances], [u.features for u in utterances]).to(model.device)
-    assert batch.features is not None, "made from features"
-    assert batch.feature_lengths is not None, "likewise"
-    found, head = [], cast(Transcript, model.task(TASK))
-    with frozen(model):
-        for tempo in tempos:
-            features, lengths = paced(batch.features, batch.feature_lengths, tempo)
-            states = model.encode(replace(batch, features=features, feature_lengths=lengths), (TASK,))[TASK]
-            log_probs = head.log_probs(states).transpose(0, 1)
-            found.append(F.ctc_loss(log_probs, batch.units, states.lengths, batch.unit_lengths, BLANK, "none"))
-    return torch.stack(found).cpu().numpy()
-
-
-def best_tempo(losses: np.ndarray, tempos: Sequence[float]) -> float:
-    """The tempo with the lowest sum of losses (tempos, N)."""
-    return tempos[int(np.argmin(losses.sum(axis=1)))]
 
 
 @contextmanager

@@ -9,9 +9,8 @@ Behind each Conformer block the states x of a recording become
 
     y = x + x * gamma + beta,   z = y + s * up(SiLU(down(LayerNorm(y))))
 
-and before the front-end its frames are stretched in time, as if the user spoke 1 / tempo^s times as fast. The front-end
-then normalises them by the recording's own statistics pooled with those of the user's recordings (frontends.Usual),
-which weigh as s * USUAL_FRAMES frames.
+and the front-end normalises its frames by the recording's own statistics pooled with those of the user's recordings
+(frontends.Usual), which weigh as s * USUAL_FRAMES frames.
 
 gamma and beta are FiLM (Perez et al. 2018), made from the speaker's embedding e by a low-rank map without a bias:
 U V (e - m) / |user - m|, m the mean embedding of the speakers that the base was trained on. A stranger is given m, so
@@ -38,7 +37,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mtl.augment import perturbed_length, stretch
 from mtl.batch import Batch
 from mtl.encoder import ConformerBlock
 from mtl.frontends import Usual
@@ -47,7 +45,7 @@ from mtl.model import Recogniser, SpeechModel
 from mtl.predictor import Prediction, Predictor
 from mtl.sharing.adapter import Adapter, Film
 
-FORMAT = 1
+FORMAT = 2
 LIMIT = 1_000_000  # bytes of an adapter's file
 USUAL_FRAMES = 400.0  # 4 s at 10 ms; from 200 to 800 made no difference on AN4 (tests/bench/LOG.md)
 _KEY = "motet.personal"
@@ -59,32 +57,26 @@ class PersonalError(ValueError):
 
 @dataclass(frozen=True)
 class Shape:
-    """What fixes an adapter's tensors. voice: size of a speaker's embedding; rank, bottleneck, bins: 0 leaves them out.
-
-    bins: of the statistics of the user's recordings.
-    """
+    """What fixes an adapter's tensors. voice: size of a speaker's embedding; rank and bottleneck: 0 leaves them out."""
 
     width: int
     blocks: int
     voice: int
     rank: int = 4
     bottleneck: int = 16
-    bins: int = 0
 
 
 @dataclass(frozen=True)
 class About:
     """Whose adapter this is, and of which base: models:/<base>/<version>, whose folder has the address `digest`.
 
-    tempo: how fast recordings are played to the base, 1 as they are. hot_words: phrases that the base lacks or rates
-    low; hot_weight: what each of their characters is worth.
+    hot_words: phrases that the base lacks or rates low; hot_weight: what each of their characters is worth.
     """
 
     speaker: str
     base: str
     version: int | None
     digest: str
-    tempo: float = 1.0
     hot_words: tuple[str, ...] = ()
     hot_weight: float = WEIGHT
     utterances: int = 0
@@ -96,21 +88,19 @@ class Personal(nn.Module):
 
     A base that embeds no voices has E = 1, the user at 1 and everybody else at 0.
 
-    usual: mean and deviation of each mel bin of the user's recordings, (2, F); None where shape.bins is 0, and where
-    the adapter's tensors are still to be loaded.
+    usual: mean and deviation of each mel bin of the user's recordings, (2, F).
     """
 
     voice: Tensor
     mean: Tensor
     usual: Tensor
 
-    def __init__(self, shape: Shape, about: About, voice: Tensor, mean: Tensor, usual: Tensor | None = None) -> None:
+    def __init__(self, shape: Shape, about: About, voice: Tensor, mean: Tensor, usual: Tensor) -> None:
         super().__init__()
         self.shape, self.about = shape, about
         self.register_buffer("voice", voice.detach().float().clone())
         self.register_buffer("mean", mean.detach().float().clone())
-        if shape.bins:
-            self.register_buffer("usual", torch.zeros(2, shape.bins) if usual is None else usual.detach().float())
+        self.register_buffer("usual", usual.detach().float().clone())
         if not (self.voice - self.mean).norm() > 0:
             raise PersonalError("the user's voice is the mean voice itself; expected another embedding")
         rank = max(1, shape.rank)
@@ -127,13 +117,12 @@ class Personal(nn.Module):
         about: About,
         voice: Tensor,
         mean: Tensor,
-        usual: Tensor | None = None,
+        usual: Tensor,
         rank: int = 4,
         bottleneck: int = 16,
     ) -> Personal:
         """A fresh one for a model; with it on, the model is still the base but for the statistics `usual` (2, F)."""
-        bins = 0 if usual is None else usual.shape[1]
-        shape = Shape(model.config.width, len(blocks_of(model)), len(voice), rank, bottleneck, bins)
+        shape = Shape(model.config.width, len(blocks_of(model)), len(voice), rank, bottleneck)
         return cls(shape, about, voice, mean, usual)
 
     def condition(self, voice: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -159,20 +148,13 @@ class Personal(nn.Module):
         if voice is not None and torch.equal(voice.to(self.mean), self.mean):
             yield  # a stranger: the base, bit for bit
             return
-        share = float(self.condition(voice)[1])
-        hearing, tempo = [False], self.about.tempo**share
-
-        def listen(_module: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            hearing[0] = True
-            return paced(*inputs, tempo)
-
+        hearing, share = [False], float(self.condition(voice)[1])
         hooks = [
-            model.audio.register_forward_pre_hook(listen),
+            model.audio.register_forward_pre_hook(lambda *_: hearing.__setitem__(0, True)),
             model.text.register_forward_pre_hook(lambda *_: hearing.__setitem__(0, False)),
             *(block.register_forward_hook(self._hook(n, hearing, voice)) for n, block in enumerate(blocks)),
         ]
-        if self.shape.bins:
-            model.audio.usual = Usual(self.usual[0], self.usual[1], share * USUAL_FRAMES)
+        model.audio.usual = Usual(self.usual[0], self.usual[1], share * USUAL_FRAMES)
         try:
             yield
         finally:
@@ -216,7 +198,9 @@ class Personal(nn.Module):
         content = read_header(path)
         about = {**content["about"], "hot_words": tuple(content["about"]["hot_words"])}
         tensors = load_file(str(path))
-        personal = cls(Shape(**content["shape"]), About(**about), tensors["voice"], tensors["mean"])
+        personal = cls(
+            Shape(**content["shape"]), About(**about), *(tensors[name] for name in ("voice", "mean", "usual"))
+        )
         personal.load_state_dict(tensors)
         return personal.eval()
 
@@ -234,19 +218,9 @@ def read_header(path: Path | str) -> dict[str, Any]:
         )
     content: dict[str, Any] = json.loads(header)
     if content["format"] != FORMAT:
-        raise PersonalError(f"{path} has format {content['format']}, this version reads {FORMAT}; update Motet")
+        todo = "update Motet" if content["format"] > FORMAT else "run `motet personalise` again"
+        raise PersonalError(f"{path} has format {content['format']}, this version reads {FORMAT}; {todo}")
     return content
-
-
-def paced(features: Tensor, lengths: Tensor, tempo: float) -> tuple[Tensor, Tensor]:
-    """Log-mel (B, T, F) with lengths (B,), played `tempo` times as fast; the mel axis is left alone."""
-    if tempo == 1:
-        return features, lengths
-    rows = [
-        stretch(row[:length].float(), perturbed_length(length, tempo))
-        for row, length in zip(features, lengths.tolist(), strict=True)
-    ]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths.new_tensor([len(row) for row in rows])
 
 
 def blocks_of(model: SpeechModel) -> list[ConformerBlock]:
@@ -291,10 +265,6 @@ class PersonalPredictor(Predictor):
             weight = hot_weight if hot_words else own.hot_weight
             other.recogniser = other.searching([*own.hot_words, *hot_words], weight, n_best)
         return other
-
-    @property
-    def seconds_per_state(self) -> float:
-        return super().seconds_per_state * self.personal.about.tempo
 
     @torch.no_grad()
     def predict_batch(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mtl.audio import FeatureSpec
@@ -17,12 +19,10 @@ from mtl.enrolment import (
     Fold,
     Folds,
     Utterance,
-    best_tempo,
     cross_fit,
     fit,
     frozen,
     split,
-    tempo_losses,
     usual_of,
 )
 from mtl.frontends import Usual
@@ -37,7 +37,6 @@ from mtl.personal import (
     Shape,
     blocks_of,
     check_base,
-    paced,
     read_header,
 )
 from mtl.predictor import Predictor
@@ -45,7 +44,8 @@ from mtl.sharing.adapter import Film
 
 SPEC = FeatureSpec(bins=tiny.BINS)
 ABOUT = About(speaker="ana", base="tiny", version=3, digest="0123456789abcdef")
-QUICK = Fitting(steps=4, look=2, batch=2, folds=2, tempos=(1.0,))
+USUAL = torch.stack((torch.zeros(tiny.BINS), torch.ones(tiny.BINS)))
+QUICK = Fitting(steps=4, look=2, batch=2, folds=2)
 
 
 @pytest.fixture
@@ -66,7 +66,8 @@ def utterances(model: SpeechModel) -> list[Utterance]:
 def adapter(model: SpeechModel, trained: bool = True) -> Personal:
     """voice (2,) and mean (2,); with `trained`, its maps are no longer zero."""
     torch.manual_seed(1)
-    personal = Personal.beside(model, ABOUT, torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]), rank=2, bottleneck=3)
+    voice, mean = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])
+    personal = Personal.beside(model, ABOUT, voice, mean, USUAL, rank=2, bottleneck=3)
     if trained:
         for parameter in personal.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -109,8 +110,11 @@ def test_off_is_the_base_bit_for_bit(model: SpeechModel) -> None:
     batch = heard(model)
     before = states(model, batch)
     untrained, trained = adapter(model, trained=False), adapter(model)
-    with untrained.on(model):
-        assert torch.equal(states(model, batch), before)
+    with untrained.on(model):  # the user's statistics, and nothing else
+        found = states(model, batch)
+    model.audio.usual = Usual(USUAL[0], USUAL[1], USUAL_FRAMES)
+    assert torch.equal(states(model, batch), found)
+    model.audio.usual = None
     with trained.on(model):
         assert not torch.allclose(states(model, batch), before, atol=1e-2)
     assert torch.equal(states(model, batch), before)
@@ -150,7 +154,7 @@ def test_every_way_of_sharing_takes_it(sharing: str) -> None:
 
 def test_its_file_comes_back_and_is_small(model: SpeechModel, tmp_path: Path) -> None:
     personal = adapter(model)
-    personal.about = About("ana", "tiny", 3, "0" * 16, 1.08, ("anna karenina",), 0.7, utterances=9, steps=40)
+    personal.about = About("ana", "tiny", 3, "0" * 16, ("anna karenina",), 0.7, utterances=9, steps=40)
     personal.save(tmp_path / "ana.safetensors")
     again = Personal.load(tmp_path / "ana.safetensors")
     assert (again.about, again.shape) == (personal.about, personal.shape)
@@ -160,9 +164,10 @@ def test_its_file_comes_back_and_is_small(model: SpeechModel, tmp_path: Path) ->
     with again.on(model):
         assert torch.equal(states(model, batch), wanted)
     assert read_header(tmp_path / "ana.safetensors")["about"]["speaker"] == "ana"
-    large = Personal(Shape(144, 6, 144), ABOUT, torch.ones(144), torch.zeros(144))  # the default recipe's model
+    default = Shape(144, 6, 144)  # the default recipe's model
+    large = Personal(default, ABOUT, torch.ones(144), torch.zeros(144), torch.ones(2, 80))
     assert len(large.to_bytes()) < LIMIT / 2
-    too_large = Personal(Shape(512, 12, 512, bottleneck=64), ABOUT, torch.ones(512), torch.zeros(512))
+    too_large = Personal(Shape(512, 12, 512, bottleneck=64), ABOUT, torch.ones(512), torch.zeros(512), USUAL)
     with pytest.raises(PersonalError, match="expected less than 1,000,000"):
         too_large.to_bytes()
 
@@ -183,7 +188,7 @@ def test_what_does_not_fit_is_refused(model: SpeechModel, tmp_path: Path) -> Non
     with pytest.raises(PersonalError, match=r"expected what Personal\.save wrote"):
         Personal.load(tmp_path / "other")
     with pytest.raises(PersonalError, match="mean voice itself"):
-        Personal.beside(model, ABOUT, torch.ones(4), torch.ones(4))
+        Personal.beside(model, ABOUT, torch.ones(4), torch.ones(4), USUAL)
 
 
 def test_fitting_moves_the_adapter_alone(model: SpeechModel) -> None:
@@ -220,8 +225,8 @@ def test_each_utterance_is_held_back_once() -> None:
 
 def test_steps_are_chosen_without_the_fold_that_is_scored() -> None:
     states = [[{"x": torch.tensor(10.0 * fold + look)} for look in range(3)] for fold in range(2)]
-    one = Fold((0,), 1.0, [5.0, 1.0, 4.0], 2, states[0])
-    two = Fold((1,), 1.0, [3.0, 9.0, 2.0], 2, states[1])
+    one = Fold((0,), [5.0, 1.0, 4.0], 2, states[0])
+    two = Fold((1,), [3.0, 9.0, 2.0], 2, states[1])
     folds = Folds(Fitting(steps=20, look=10), (one, two))
     assert folds.fitting.looks == (0, 10, 20)
     assert folds.curve() == [2.0, 2.5, 1.5]
@@ -232,35 +237,17 @@ def test_steps_are_chosen_without_the_fold_that_is_scored() -> None:
 
 def test_cross_fitting_starts_from_the_base(model: SpeechModel) -> None:
     given = utterances(model)
-    folds = cross_fit(model, lambda tempo, heard: adapter(model, trained=False), given, SPEC, QUICK)
+    folds = cross_fit(model, lambda heard: adapter(model, trained=False), given, SPEC, QUICK)
     assert [len(fold.losses) for fold in folds.folds] == [3, 3]
     batch = collate([u.example for u in given], [u.features for u in given])
+    model.audio.usual = Usual(USUAL[0], USUAL[1], USUAL_FRAMES)
     with torch.no_grad():
         loss, count = model.losses(batch, ("transcript",))["transcript"]
+    model.audio.usual = None
     assert folds.curve()[0] == pytest.approx(float(loss / count), rel=1e-5)
     assert not torch.equal(folds.folds[0].states[2]["films.0.up"], folds.folds[1].states[2]["films.0.up"])
-    again = cross_fit(model, lambda tempo, heard: adapter(model, trained=False), given, SPEC, QUICK)
+    again = cross_fit(model, lambda heard: adapter(model, trained=False), given, SPEC, QUICK)
     assert again.folds[0].losses == folds.folds[0].losses
-
-
-def test_a_tempo_stretches_frames_and_shifts_word_times(model: SpeechModel) -> None:
-    ramp = torch.arange(9.0)[None, :, None].repeat(2, 1, 3)
-    slow, lengths = paced(ramp, torch.tensor([9, 5]), 0.5)
-    assert lengths.tolist() == [18, 10]
-    assert slow[1, :10, 0].tolist() == pytest.approx([4 / 9 * n for n in range(10)], abs=1e-6)
-    assert slow[1, 10:].abs().max() == 0
-    assert paced(ramp, torch.tensor([9, 5]), 1.0)[0] is ramp
-    personal = adapter(model, trained=False)
-    personal.about = About("ana", "tiny", 3, "0" * 16, tempo=0.5)
-    batch = heard(model)
-    before, fast = states(model, batch), batch.feature_lengths
-    assert fast is not None
-    with personal.on(model):
-        assert states(model, batch).shape[1] == pytest.approx(2 * before.shape[1], abs=1)
-    with personal.on(model, voice=personal.mean):
-        assert torch.equal(states(model, batch), before)
-    base = Predictor(model, SPEC)
-    assert PersonalPredictor(base, personal).seconds_per_state == base.seconds_per_state / 2
 
 
 def test_a_speakers_statistics_by_hand() -> None:
@@ -293,22 +280,19 @@ def test_the_users_statistics_are_pooled_with_a_recordings_own(model: SpeechMode
     assert torch.equal(states(model, batch), before)
 
 
+@pytest.mark.parametrize(("format_", "todo"), [(1, "run `motet personalise` again"), (99, "update Motet")])
+def test_a_file_of_another_format_says_what_to_do(tmp_path: Path, format_: int, todo: str) -> None:
+    header = {"motet.personal": json.dumps({"format": format_})}
+    save_file({"voice": torch.ones(1)}, tmp_path / "ana.safetensors", metadata=header)
+    with pytest.raises(PersonalError, match=f"format {format_}, this version reads 2; {todo}"):
+        Personal.load(tmp_path / "ana.safetensors")
+
+
 def test_the_statistics_are_kept_with_the_adapter(model: SpeechModel, tmp_path: Path) -> None:
     measured = usual_of(utterances(model))
     personal = Personal.beside(model, ABOUT, torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]), measured)
     personal.save(tmp_path / "ana.safetensors")
     assert torch.equal(Personal.load(tmp_path / "ana.safetensors").usual, measured)
-
-
-def test_the_best_tempo_is_that_of_the_lowest_loss(model: SpeechModel) -> None:
-    losses = np.array([[1.0, 9.0, 3.0], [2.0, 1.0, 4.0], [0.0, np.inf, 0.0]])
-    assert best_tempo(losses, (0.9, 1.0, 1.1)) == 1.0
-    assert best_tempo(losses[:, [0, 2]], (0.9, 1.0, 1.1)) == 1.1
-    given = utterances(model)
-    found = tempo_losses(model, given, (1.0, 40.0))
-    batch = collate([u.example for u in given], [u.features for u in given])
-    assert found[0].sum() == pytest.approx(model.losses(batch, ("transcript",))["transcript"][0].item(), rel=1e-5)
-    assert np.isinf(found[1]).all()  # one frame or two for a sentence
 
 
 def test_the_predictor_hears_through_it(model: SpeechModel) -> None:
@@ -332,7 +316,7 @@ def test_own_hot_words_are_expected(model: SpeechModel) -> None:
     personal = adapter(model)
     base = Predictor(model, SPEC)
     assert PersonalPredictor(base, personal).recogniser is None
-    personal.about = About("ana", "tiny", 3, "0" * 16, 1.0, ("zanzibar",), 2.0)
+    personal.about = About("ana", "tiny", 3, "0" * 16, ("zanzibar",), 2.0)
     mine = PersonalPredictor(base, personal)
     assert mine.recogniser.hot.phrases == ("zanzibar",)  # type: ignore[union-attr]
     assert mine.recogniser.hot.weight == 2.0  # type: ignore[union-attr]

@@ -254,7 +254,8 @@ def test_two_ranks_are_one(tmp_path):
 def test_a_personal_model_searches_as_its_base_does():
     made = model(blocks=2)
     about = About(speaker="ana", base="tiny", version=1, digest="0123456789abcdef")
-    personal = Personal.beside(made, about, torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]), rank=2, bottleneck=3)
+    voice, mean, usual = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]), torch.ones(2, tiny.BINS)
+    personal = Personal.beside(made, about, voice, mean, usual, rank=2, bottleneck=3)
     shipped = PersonalPredictor(Predictor(made, SPEC, search=True), personal)
     assert shipped.search
     assert shipped.listening(n_best=2).search

@@ -48,7 +48,6 @@ class Outcome:
     promoted: bool
     reason: str
     utterances: int
-    tempo: float
     steps: int
     bytes: int
     hot_words: tuple[str, ...]
@@ -99,7 +98,7 @@ def personalise(
         curve = made.folds.curve()
         best = fitting.looks.index(made.personal.about.steps)
         told = f"held-back loss {curve[0]:.3f} -> {curve[best]:.3f} per unit"
-        current.done(f"tempo {made.personal.about.tempo:g}, {made.personal.about.steps} steps, {told}", None)
+        current.done(f"{made.personal.about.steps} steps, {told}", None)
     with step("judge") as current:
         decision = judge(predictor, made, given, significant)
         current.done(decision.reason, None)
@@ -136,12 +135,12 @@ def fitted(
     """Cross-fits, then fits the adapter that ships for as many steps as did best on what was held back."""
     import torch
 
-    from mtl.enrolment import best_tempo, cross_fit, fit, tempo_losses, usual_of
+    from mtl.enrolment import cross_fit, fit, usual_of
     from mtl.personal import Personal
 
-    def fresh(tempo: float, heard: Sequence[Utterance]) -> Personal:
+    def fresh(heard: Sequence[Utterance]) -> Personal:
         torch.manual_seed(fitting.seed)
-        return Personal.beside(predictor.model, replace(about, tempo=tempo), voice, mean, usual_of(heard))
+        return Personal.beside(predictor.model, about, voice, mean, usual_of(heard))
 
     total, done = fitting.steps * (min(fitting.folds, len(given.rows)) + 1), 0
 
@@ -153,11 +152,10 @@ def fitted(
 
     folds = cross_fit(predictor.model, fresh, given.utterances, predictor.features, fitting, count)
     steps = folds.best_steps()
-    tempo = best_tempo(tempo_losses(predictor.model, given.utterances, fitting.tempos), fitting.tempos)
-    whole = fresh(tempo, given.utterances)
+    whole = fresh(given.utterances)
     personal = fit(predictor.model, whole, given.utterances, predictor.features, fitting, steps, report=count)
     hot = hot_words(predictor, [row["text"] for row in given.rows], words)
-    personal.about = replace(about, tempo=tempo, hot_words=hot, steps=steps)
+    personal.about = replace(about, hot_words=hot, steps=steps)
     return Fitted(personal.eval(), folds, tuple(words), (voice, mean))
 
 
@@ -199,9 +197,9 @@ def held_back_predictions(predictor: Predictor, made: Fitted, given: Enrolled) -
     for number, fold in enumerate(made.folds.folds):
         others = [row["text"] for n, row in enumerate(given.rows) if n not in fold.held_back]
         expected = hot_words(predictor, others, made.words)
-        about = replace(made.personal.about, tempo=fold.tempo, hot_words=expected)
-        personal = Personal(made.personal.shape, about, *made.voices)
-        personal.load_state_dict(made.folds.state(number))
+        about, state = replace(made.personal.about, hot_words=expected), made.folds.state(number)
+        personal = Personal(made.personal.shape, about, *made.voices, state["usual"])
+        personal.load_state_dict(state)
         heard = predict_rows(PersonalPredictor(predictor, personal), [given.utterances[n] for n in fold.held_back])
         found.update(zip(fold.held_back, heard, strict=True))
     return [found[n] for n in range(len(given.rows))]
@@ -288,7 +286,6 @@ def _registered(registry: Registry, base: Version, made: Fitted, given: Enrolled
         promoted=decision.promote,
         reason=decision.reason,
         utterances=len(given.rows),
-        tempo=made.personal.about.tempo,
         steps=made.personal.about.steps,
         bytes=size,
         hot_words=made.personal.about.hot_words,

@@ -91,7 +91,6 @@ def one_speaker(
     theirs = errors(rest, predictor)
     return {
         "speaker": heard.speaker,
-        "tempo": made.personal.about.tempo,
         "steps": made.personal.about.steps,
         "curve": made.folds.curve(),
         "promoted": decision.promote,
