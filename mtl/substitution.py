@@ -41,8 +41,8 @@ class SlotValues:
         counts: dict[str, Counter[bytes]] = {}
         self._values: dict[str, list[Value]] = {}
         for example in examples:
-            for start, end in self._spans(example):
-                kind = self._kind(example, start)
+            for start, end, begin in self._spans(example.slots):
+                kind = self._kind(begin)
                 value = Value(example.words[start:end], example.characters[start:end])
                 key = value.characters.tobytes()  # not the words: those beyond the vocabulary have one number
                 if key not in counts.setdefault(kind, Counter()):
@@ -56,22 +56,23 @@ class SlotValues:
         Kinds that these values do not know stay as they are, and so does a slot of which training has no
         second word where the value drawn has two. A translated sentence stays: it would no longer be translated.
         """
+        if example.slots is None or len(example.targets):
+            return example
         words: list[np.ndarray] = []
         characters: list[np.ndarray] = []
         tags: list[np.ndarray] = []
         done = 0  # words of the example that the pieces account for
-        for start, end in self._spans(example) if not len(example.targets) else ():
-            kind = self._kind(example, start)
-            if generator.random() >= share or kind not in self._values:
+        for start, end, begin in self._spans(example.slots):
+            values = self._values.get(self._kind(begin))
+            if generator.random() >= share or values is None:
                 continue
-            value = self._values[kind][generator.choice(len(self._values[kind]), p=self._chances[kind])]
-            begin = int(example.slots[start])  # type: ignore[index]  # it has spans, so it has tags
+            value = values[generator.choice(len(values), p=self._chances[self._kind(begin)])]
             inside = self._inside[begin]
             if inside is None and len(value.words) > 1:
                 continue
             words += [example.words[done:start], value.words]
             characters += [example.characters[done:start], value.characters]
-            tags += [example.slots[done:start], _tags(begin, inside, len(value.words))]  # type: ignore[index]
+            tags += [example.slots[done:start], _tags(begin, inside, len(value.words))]
             done = end
         if not done:
             return example
@@ -79,23 +80,23 @@ class SlotValues:
             example,
             words=np.concatenate([*words, example.words[done:]]),
             characters=np.concatenate([*characters, example.characters[done:]]),
-            slots=np.concatenate([*tags, example.slots[done:]]),  # type: ignore[index]
+            slots=np.concatenate([*tags, example.slots[done:]]),
         )
 
-    def _spans(self, example: Example) -> list[tuple[int, int]]:
-        """First and last + 1 of the words of each slot. A tag I- without its B- begins none, nor does IGNORE."""
-        found: list[tuple[int, int]] = []
-        tags = [] if example.slots is None else example.slots.tolist()
+    def _spans(self, slots: np.ndarray | None) -> list[tuple[int, int, int]]:
+        """First word, last word + 1 and B- tag of each slot. A tag I- without its B- begins none, nor does IGNORE."""
+        found: list[tuple[int, int, int]] = []
+        tags = [] if slots is None else slots.tolist()
         for start, tag in enumerate(tags):
             if tag in self._slots:
                 end = start + 1
                 while end < len(tags) and tags[end] == self._inside[tag]:
                     end += 1
-                found.append((start, end))
+                found.append((start, end, tag))
         return found
 
-    def _kind(self, example: Example, start: int) -> str:
-        return self._slots[int(example.slots[start])].rpartition(".")[2]  # type: ignore[index]
+    def _kind(self, begin: int) -> str:
+        return self._slots[begin].rpartition(".")[2]
 
 
 def _tags(begin: int, inside: int | None, length: int) -> np.ndarray:
