@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mtl.audio import FeatureSpec
 from mtl.augment import spec_augment, speed
 from mtl.batch import Batch, Example, collate
+from mtl.frontends import bin_statistics
 from mtl.model import SpeechModel
 from mtl.personal import Personal
 
@@ -165,7 +166,7 @@ def fit(
 def usual_of(utterances: Sequence[Utterance]) -> Tensor:
     """Mean and deviation of each mel bin over the frames of all of them, (2, F)."""
     frames = torch.from_numpy(np.concatenate([utterance.features for utterance in utterances]).astype(np.float32))
-    return torch.stack((frames.mean(dim=0), frames.std(dim=0, correction=0)))
+    return torch.cat(bin_statistics(frames[None], torch.tensor([len(frames)])))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ passes as it always did.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,6 +125,13 @@ class Personal(nn.Module):
         shape = Shape(model.config.width, len(blocks_of(model)), len(voice), rank, bottleneck)
         return cls(shape, about, voice, mean, usual)
 
+    @classmethod
+    def restored(cls, shape: Shape, about: About, state: Mapping[str, Tensor]) -> Personal:
+        """The one that had this state_dict."""
+        personal = cls(shape, about, state["voice"], state["mean"], state["usual"])
+        personal.load_state_dict(state)
+        return personal.eval()
+
     def condition(self, voice: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the films are given, (R,), and the adapters' share s, for a speaker's embedding; None: the user's."""
         user = self.voice - self.mean
@@ -197,12 +204,7 @@ class Personal(nn.Module):
         """Raises PersonalError when the file is no adapter, or of a newer format."""
         content = read_header(path)
         about = {**content["about"], "hot_words": tuple(content["about"]["hot_words"])}
-        tensors = load_file(str(path))
-        personal = cls(
-            Shape(**content["shape"]), About(**about), *(tensors[name] for name in ("voice", "mean", "usual"))
-        )
-        personal.load_state_dict(tensors)
-        return personal.eval()
+        return cls.restored(Shape(**content["shape"]), About(**about), load_file(str(path)))
 
 
 def read_header(path: Path | str) -> dict[str, Any]:

@@ -119,7 +119,6 @@ class Fitted:
     personal: Personal
     folds: Folds
     words: tuple[str, ...]
-    voices: tuple[torch.Tensor, torch.Tensor]
 
 
 def fitted(
@@ -156,7 +155,7 @@ def fitted(
     personal = fit(predictor.model, whole, given.utterances, predictor.features, fitting, steps, report=count)
     hot = hot_words(predictor, [row["text"] for row in given.rows], words)
     personal.about = replace(about, hot_words=hot, steps=steps)
-    return Fitted(personal.eval(), folds, tuple(words), (voice, mean))
+    return Fitted(personal.eval(), folds, tuple(words))
 
 
 def hot_words(predictor: Predictor, texts: Sequence[str], given: Sequence[str] = ()) -> tuple[str, ...]:
@@ -197,9 +196,8 @@ def held_back_predictions(predictor: Predictor, made: Fitted, given: Enrolled) -
     for number, fold in enumerate(made.folds.folds):
         others = [row["text"] for n, row in enumerate(given.rows) if n not in fold.held_back]
         expected = hot_words(predictor, others, made.words)
-        about, state = replace(made.personal.about, hot_words=expected), made.folds.state(number)
-        personal = Personal(made.personal.shape, about, *made.voices, state["usual"])
-        personal.load_state_dict(state)
+        about = replace(made.personal.about, hot_words=expected)
+        personal = Personal.restored(made.personal.shape, about, made.folds.state(number))
         heard = predict_rows(PersonalPredictor(predictor, personal), [given.utterances[n] for n in fold.held_back])
         found.update(zip(fold.held_back, heard, strict=True))
     return [found[n] for n in range(len(given.rows))]
