@@ -16,8 +16,6 @@ from mtl.audio import FeatureSpec
 from mtl.batch import Batch, collate
 from mtl.enrolment import (
     Fitting,
-    Fold,
-    Folds,
     Utterance,
     cross_fit,
     fit,
@@ -45,7 +43,7 @@ from mtl.sharing.adapter import Film
 SPEC = FeatureSpec(bins=tiny.BINS)
 ABOUT = About(speaker="ana", base="tiny", version=3, digest="0123456789abcdef")
 USUAL = torch.stack((torch.zeros(tiny.BINS), torch.ones(tiny.BINS)))
-QUICK = Fitting(steps=4, look=2, batch=2, folds=2)
+QUICK = Fitting(steps=4, batch=2, folds=2)
 
 
 @pytest.fixture
@@ -223,31 +221,31 @@ def test_each_utterance_is_held_back_once() -> None:
         assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
 
 
-def test_steps_are_chosen_without_the_fold_that_is_scored() -> None:
-    states = [[{"x": torch.tensor(10.0 * fold + look)} for look in range(3)] for fold in range(2)]
-    one = Fold((0,), [5.0, 1.0, 4.0], 2, states[0])
-    two = Fold((1,), [3.0, 9.0, 2.0], 2, states[1])
-    folds = Folds(Fitting(steps=20, look=10), (one, two))
-    assert folds.fitting.looks == (0, 10, 20)
-    assert folds.curve() == [2.0, 2.5, 1.5]
-    assert folds.best_steps() == 20
-    assert (folds.best_steps(without=0), folds.best_steps(without=1)) == (20, 10)
-    assert (folds.state(0)["x"], folds.state(1)["x"]) == (2, 11)
-
-
-def test_cross_fitting_starts_from_the_base(model: SpeechModel) -> None:
+def test_a_fold_is_judged_on_what_it_did_not_hear(model: SpeechModel) -> None:
     given = utterances(model)
     folds = cross_fit(model, lambda heard: adapter(model, trained=False), given, SPEC, QUICK)
-    assert [len(fold.losses) for fold in folds.folds] == [3, 3]
-    batch = collate([u.example for u in given], [u.features for u in given])
-    model.audio.usual = Usual(USUAL[0], USUAL[1], USUAL_FRAMES)
-    with torch.no_grad():
-        loss, count = model.losses(batch, ("transcript",))["transcript"]
-    model.audio.usual = None
-    assert folds.curve()[0] == pytest.approx(float(loss / count), rel=1e-5)
-    assert not torch.equal(folds.folds[0].states[2]["films.0.up"], folds.folds[1].states[2]["films.0.up"])
-    again = cross_fit(model, lambda heard: adapter(model, trained=False), given, SPEC, QUICK)
-    assert again.folds[0].losses == folds.folds[0].losses
+    assert [fold.held_back for fold in folds] == split(len(given), QUICK.folds, QUICK.seed)
+    for fold in folds:
+        held_back = [given[number] for number in fold.held_back]
+        batch = collate([u.example for u in held_back], [u.features for u in held_back])
+        with torch.no_grad():
+            before, count = model.losses(batch, ("transcript",))["transcript"]
+            with fold.personal.on(model):
+                after, _ = model.losses(batch, ("transcript",))["transcript"]
+        assert (fold.before, fold.after, fold.units) == pytest.approx((float(before), float(after), float(count)))
+    assert not torch.equal(folds[0].personal.films[0].up, folds[1].personal.films[0].up)
+
+
+def test_what_is_held_back_is_not_heard(model: SpeechModel) -> None:
+    given = utterances(model)
+    folds = cross_fit(model, lambda heard: adapter(model, trained=False), given, SPEC, QUICK)
+    number = folds[0].held_back[0]
+    other = [*given]
+    other[number] = Utterance(given[number].features + 1, given[number].example)
+    again = cross_fit(model, lambda heard: adapter(model, trained=False), other, SPEC, QUICK)
+    kept, deaf = folds[0].personal.state_dict(), again[0].personal.state_dict()
+    assert all(torch.equal(tensor, deaf[name]) for name, tensor in kept.items())
+    assert not torch.equal(folds[1].personal.films[0].up, again[1].personal.films[0].up)
 
 
 def test_a_speakers_statistics_by_hand() -> None:

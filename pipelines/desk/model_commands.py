@@ -117,9 +117,7 @@ def personalise(
         Path | None,
         typer.Option("--words", metavar="FILE", exists=True, dir_okay=False, help="Phrases the user says, one a line."),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Most steps of a fit; fewer where the held-back loss says so.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=0, help="Training steps; 0: statistics alone.")] = None,
     significant: Annotated[
         bool, typer.Option("--significant", help="Promote only a gain that is significant at 95 %.")
     ] = False,

@@ -25,7 +25,7 @@ from pipelines.recipe import Gates
 if TYPE_CHECKING:
     import torch
 
-    from mtl.enrolment import Fitting, Folds, Utterance
+    from mtl.enrolment import Fitting, Fold, Utterance
     from mtl.ngram import NGram
     from mtl.personal import About, Personal
     from mtl.predictor import Prediction, Predictor
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pipelines.personal.enrolment import Enrolled
     from pipelines.registry.registry import Registry, Version
 
-LOOKS = 5  # at the held-back loss
 RARE = 1e-3  # probability of a word in its place, in the mean over a phrase, below which a phrase is a hot one
 PRIMARY = "transcript/wer"
 
@@ -71,8 +70,8 @@ def personalise(
 ) -> Outcome:
     """An adapter for the speaker of a manifest, as a version of `<model>.<speaker>`.
 
-    speaker: what to call the user where the manifest names none. words: phrases that the user says. steps: most of a
-    fit, with a look every fifth of them. significant: be promoted only when the gain is significant at 95 %.
+    speaker: what to call the user where the manifest names none. words: phrases that the user says. steps: of a fit.
+    significant: be promoted only when the gain is significant at 95 %.
 
     Raises:
         PersonaliseError: the model does not transcribe, or the manifest does not fit. IngestError: a recording cannot
@@ -86,7 +85,7 @@ def personalise(
     base, predictor = base_of(registry, model)
     fitting = fitting or Fitting()
     if steps is not None:
-        fitting = replace(fitting, steps=steps, look=max(1, steps // LOOKS))
+        fitting = replace(fitting, steps=steps)
     given = enrol(registry.store, predictor, source, speaker)
     with step("voice") as current:
         voice, mean = voices(registry, base, predictor, given.utterances)
@@ -95,10 +94,8 @@ def personalise(
     about = _about(base, registry.folder(base.uri), given)
     with step("fit") as current, progress.current().bar("fit", "steps") as report:
         made = fitted(predictor, about, voice, mean, given, words, fitting, report)
-        curve = made.folds.curve()
-        best = fitting.looks.index(made.personal.about.steps)
-        told = f"held-back loss {curve[0]:.3f} -> {curve[best]:.3f} per unit"
-        current.done(f"{made.personal.about.steps} steps, {told}", None)
+        before, after = made.held_back_loss()
+        current.done(f"{fitting.steps} steps, held-back loss {before:.3f} -> {after:.3f} per unit", None)
     with step("judge") as current:
         decision = judge(predictor, made, given, significant)
         current.done(decision.reason, None)
@@ -117,8 +114,13 @@ class Fitted:
     """The adapter that ships, which heard everything, and the cross-fitted ones by which it is judged."""
 
     personal: Personal
-    folds: Folds
+    folds: list[Fold]
     words: tuple[str, ...]
+
+    def held_back_loss(self) -> tuple[float, float]:
+        """Loss per unit on what the folds did not hear: the base's, and theirs."""
+        units = sum(fold.units for fold in self.folds)
+        return sum(fold.before for fold in self.folds) / units, sum(fold.after for fold in self.folds) / units
 
 
 def fitted(
@@ -131,7 +133,7 @@ def fitted(
     fitting: Fitting,
     report: progress.Report | None = None,
 ) -> Fitted:
-    """Cross-fits, then fits the adapter that ships for as many steps as did best on what was held back."""
+    """Cross-fits, then fits the adapter that ships."""
     import torch
 
     from mtl.enrolment import cross_fit, fit, usual_of
@@ -150,12 +152,12 @@ def fitted(
             report(done, total, "")
 
     folds = cross_fit(predictor.model, fresh, given.utterances, predictor.features, fitting, count)
-    steps = folds.best_steps()
-    whole = fresh(given.utterances)
-    personal = fit(predictor.model, whole, given.utterances, predictor.features, fitting, steps, report=count)
+    personal = fit(
+        predictor.model, fresh(given.utterances), given.utterances, predictor.features, fitting, report=count
+    )
     hot = hot_words(predictor, [row["text"] for row in given.rows], words)
-    personal.about = replace(about, hot_words=hot, steps=steps)
-    return Fitted(personal.eval(), folds, tuple(words))
+    personal.about = replace(about, hot_words=hot, steps=fitting.steps)
+    return Fitted(personal, folds, tuple(words))
 
 
 def hot_words(predictor: Predictor, texts: Sequence[str], given: Sequence[str] = ()) -> tuple[str, ...]:
@@ -190,15 +192,15 @@ def _surprise(language: NGram, phrase: str) -> float:
 
 def held_back_predictions(predictor: Predictor, made: Fitted, given: Enrolled) -> list[Prediction]:
     """Each utterance as it is heard by an adapter, and with hot words, that owe nothing to it."""
-    from mtl.personal import Personal, PersonalPredictor
+    from mtl.personal import PersonalPredictor
 
     found: dict[int, Prediction] = {}
-    for number, fold in enumerate(made.folds.folds):
+    for fold in made.folds:
         others = [row["text"] for n, row in enumerate(given.rows) if n not in fold.held_back]
         expected = hot_words(predictor, others, made.words)
-        about = replace(made.personal.about, hot_words=expected)
-        personal = Personal.restored(made.personal.shape, about, made.folds.state(number))
-        heard = predict_rows(PersonalPredictor(predictor, personal), [given.utterances[n] for n in fold.held_back])
+        fold.personal.about = replace(fold.personal.about, hot_words=expected)
+        mine = PersonalPredictor(predictor, fold.personal)
+        heard = predict_rows(mine, [given.utterances[n] for n in fold.held_back])
         found.update(zip(fold.held_back, heard, strict=True))
     return [found[n] for n in range(len(given.rows))]
 

@@ -91,8 +91,7 @@ def one_speaker(
     theirs = errors(rest, predictor)
     return {
         "speaker": heard.speaker,
-        "steps": made.personal.about.steps,
-        "curve": made.folds.curve(),
+        "held_back_loss": made.held_back_loss(),
         "promoted": decision.promote,
         "reason": decision.reason,
         "hot_words": hot,
@@ -188,7 +187,7 @@ def main() -> None:
         done.append(one_speaker(registry, base, predictor, mean, heard, rest, fitting))
         with given.out.open("a") as file:
             file.write(json.dumps(done[-1]) + "\n")
-        print(f"{name}: {done[-1]['steps']} steps, {done[-1]['reason']}", flush=True)
+        print(f"{name}: {done[-1]['reason']}", flush=True)
     show(done)
 
 
