@@ -116,7 +116,14 @@ class SpeechModel(nn.Module):
             graph=config.graph,
         )
         self.tasks = build_tasks(
-            config.tasks, codec, config.width, config.bins, config.dropout, config.decoder, config.crf
+            config.tasks,
+            codec,
+            config.width,
+            config.bins,
+            config.dropout,
+            config.decoder,
+            crf=config.crf,
+            read=config.lstm > 0,
         )
         self.domains: Domains | None = None
         if config.domains.on:  # last, so that all else starts as it does without them

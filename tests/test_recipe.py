@@ -320,3 +320,24 @@ def test_another_language_model_is_another_recipe(path: Path, tmp_path: Path) ->
     assert load(str(path), [f"decoding.arpa={arpa}"]).address() != first.address()
     with pytest.raises(RecipeError, match=r"decoding.arpa names .*none.arpa, which is no file"):
         load(str(path), ["decoding.arpa=none.arpa"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"blocks": 0}}, "blocks and lstm are both 0"),
+        ({"model": {"blocks": 0, "lstm": 1}}, "the tasks transcript hear recordings"),
+        ({"model": {"blocks": 0, "lstm": 1}, "tasks": {"intent": {}}}, "nothing that soft could share"),
+    ],
+)
+def test_a_model_without_blocks_reads_sentences_alone(changes: dict[str, object], said: str) -> None:
+    gates = {"primary": f"{next(iter(changes.get('tasks', SMALL['tasks'])))}/accuracy"}  # type: ignore[call-overload]
+    with pytest.raises(RecipeError, match=said):
+        parse(changed(gates=gates, **changes))
+
+
+def test_the_recipe_for_sentences_alone_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTET_DATA", "/data")
+    recipe = load(str(Path(__file__).parent / "bench/atis.yaml"))
+    assert (recipe.model.blocks, recipe.model.lstm) == (0, 1)
+    assert recipe.corpora[0].source == "/data/atis"

@@ -20,6 +20,8 @@ class HardTrunk(Trunk):
     def __init__(self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, **_: object) -> None:
         super().__init__(tasks)
         self.shared = encoder()
+        if not self.shared.blocks:  # then the front-end's dropout is all that lies between words and tasks
+            dropout = 0.0
         self.shared_head = FeedForward(width, 1, dropout)
         self.task_heads = nn.ModuleDict({task: FeedForward(width, 1, dropout) for task in tasks})
 

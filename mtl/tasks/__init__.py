@@ -36,8 +36,9 @@ def build_tasks(
     dropout: float,
     decoder: DecoderConfig = DecoderConfig(),
     crf: bool = False,
+    read: bool = False,
 ) -> nn.ModuleDict:
-    """The heads that a model needs, in the order given; crf: of slots.
+    """The heads that a model needs, in the order given; crf, read: of slots.
 
     Raises ValueError for a task of no known kind or no labels.
     """
@@ -55,7 +56,7 @@ def build_tasks(
         elif not codec.labels.get(name):
             raise ValueError(f"task {name!r} has no labels in the training split; leave it out of the recipe's tasks")
         elif name == "slots":
-            heads[name] = Slots(name, width, len(codec.labels[name]), dropout, crf)
+            heads[name] = Slots(name, width, len(codec.labels[name]), dropout, crf, read)
         elif name in DIALOGUE:
             heads[name] = DialogueTask(name, width, bins, len(codec.labels[name]), dropout)
         else:

@@ -11,21 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from mtl.batch import IGNORE, Batch
+from mtl.encoder import padding_mask
 from mtl.tasks.base import States, Task, Words, confidences, cross_entropy
 from mtl.tasks.crf import ChainCRF
 
 
 class Slots(Task):
-    """A bidirectional LSTM over word states, then a linear layer: tags depend on their neighbours.
+    """Each word's state with what stands around it, then a linear layer over the tags.
 
+    A bidirectional LSTM over the words; or, where one has read the sentence already (`read`: model.lstm), the
+    sentence's maximum: what is asked about decides whether a city is where one leaves or where one arrives.
     crf: a sentence's tags are scored and chosen together (mtl.tasks.crf) instead of one by one.
     """
 
-    def __init__(self, name: str, width: int, tags: int, dropout: float, crf: bool = False) -> None:
+    def __init__(self, name: str, width: int, tags: int, dropout: float, crf: bool = False, read: bool = False) -> None:
         super().__init__(name)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        self.sequence = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
+        self.sequence = None if read else nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
+        self.gist = nn.Linear(2 * width, width) if read else None
         self.output = nn.Linear(width, tags)
         self.crf = ChainCRF(tags) if crf else None
 
@@ -34,12 +38,26 @@ class Slots(Task):
         x, lengths = states.hidden, states.lengths
         if states.words is not None:
             x, lengths = pool_words(states.hidden, states.words), (states.words.starts >= 0).sum(dim=1)
-        x = self.dropout(self.norm(x))
+        x = self.norm(x)
+        around = self._neighbours if self.sequence is not None else self._whole
+        return self.output(self.dropout(around(x, lengths)))
+
+    def _neighbours(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """x (B, L, D) and what the LSTM makes of it."""
+        assert self.sequence is not None, "asked for where there is one"
+        x = self.dropout(x)
         packed = nn.utils.rnn.pack_padded_sequence(
             x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
         )
         tagged, _ = nn.utils.rnn.pad_packed_sequence(self.sequence(packed)[0], True, total_length=x.shape[1])
-        return self.output(self.dropout(x + tagged))
+        return x + tagged
+
+    def _whole(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """x (B, L, D) and what it makes beside the maximum over its sentence's words."""
+        assert self.gist is not None, "asked for where there is one"
+        exists = padding_mask(lengths.clamp(min=1), x.shape[1])[..., None]
+        top = x.masked_fill(~exists, torch.finfo(x.dtype).min).amax(dim=1, keepdim=True).expand_as(x)
+        return x + nn.functional.silu(self.gist(torch.cat((x, top), dim=-1)))
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
         return (self._labels(batch, lengths) != IGNORE).sum()

@@ -11,7 +11,7 @@ from pipelines.recipe.base import BALANCING, SHARING_MODES, TASK_KINDS, Section
 
 class Model(Section):
     width: int = Field(144, ge=8)
-    blocks: int = Field(6, ge=1)
+    blocks: int = Field(6, ge=0, description="of the encoder; 0, beside lstm, where there is text alone")
     heads: int = Field(4, ge=1)
     kernel: int = Field(15, ge=1, description="frames of the convolution in each block, odd")
     expansion: int = Field(4, ge=1, description="feed-forward width over model width")
@@ -37,6 +37,8 @@ class Model(Section):
             raise ValueError(f"width {self.width} is not a multiple of 2 x heads {self.heads}")
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel} is even, expected odd")
+        if not (self.blocks or self.lstm):
+            raise ValueError("blocks and lstm are both 0, so nothing would read what is said; raise one of them")
         return self
 
 

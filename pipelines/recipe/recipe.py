@@ -15,6 +15,8 @@ from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
 from pipelines.recipe.model import Balancing, Decoding, Domains, Model, Sharing, Task, Translation, Understanding
 from pipelines.recipe.training import Gates, Interpret, Search, Trainer
 
+HEARD = {"transcript", "speaker", "emotion"}  # tasks that recordings alone can train
+
 
 class Recipe(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
@@ -72,6 +74,8 @@ class Recipe(Section):
                 f"model.width {self.model.width} is not a multiple of 2 x translation.heads {self.translation.heads}"
             )
         modes = {self.sharing.mode, *self.search.modes}
+        if not self.model.blocks:
+            self._does_without_blocks(modes)
         if modes & {"mmoe", "ple"} and self.sharing.expert_blocks > self.model.blocks:
             raise ValueError(
                 f"sharing.expert_blocks is {self.sharing.expert_blocks}, but the model has {self.model.blocks} blocks; "
@@ -97,6 +101,18 @@ class Recipe(Section):
             raise ValueError(
                 "domains.by is domain, and so is a task: the model would be told the answer; "
                 "remove tasks.domain, or take domains.by=corpus"
+            )
+
+    def _does_without_blocks(self, modes: set[str]) -> None:
+        """Raises ValueError where model.blocks is 0 and something needs some."""
+        if heard := sorted(HEARD & set(self.tasks)):
+            raise ValueError(
+                f"model.blocks is 0, and the tasks {', '.join(heard)} hear recordings, which nothing else would read"
+            )
+        if others := sorted(modes - {"hard"}):
+            raise ValueError(
+                f"model.blocks is 0, and there is nothing that {', '.join(others)} could share; raise it, or take "
+                "sharing.mode: hard and search.modes: [hard]"
             )
 
     def _has_its_stages(self) -> None:
