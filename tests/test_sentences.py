@@ -51,10 +51,12 @@ def test_without_blocks_tasks_are_given_what_was_read_and_their_heads() -> None:
     trunk = model().trunk.train()
     assert isinstance(trunk, HardTrunk)
     x, lengths = torch.randn(2, 3, 16), torch.tensor([3, 2])
+    assert all(torch.equal(state, x) for state in trunk(x, lengths, TASKS).values())  # at the start
+    for parameter in trunk.parameters():
+        torch.nn.init.normal_(parameter)
     found = trunk(x, lengths, TASKS)
     for task in TASKS:  # twice the same in training: no dropout lies on the heads
-        expected = x + trunk.shared_head(x) + trunk.task_heads[task](x)
-        torch.testing.assert_close(found[task], expected)
+        torch.testing.assert_close(found[task], x + trunk.shared_head(x) + trunk.task_heads[task](x))
     assert trunk.layers() == {}
     assert trunk.shared_parameters()
     assert model(blocks=1).trunk.shared_head.dropout.p == 0.5  # type: ignore[union-attr]

@@ -15,15 +15,22 @@ class HardTrunk(Trunk):
 
     The heads are as wide as the states: they run once per task on every frame, and at the encoder's expansion of 4
     those of six tasks would cost as much as two more of its blocks.
+
+    An encoder of no blocks hands on what the front-end has read (model.blocks: 0). The heads then start at zero and are
+    spared dropout, of which front-end and tasks have theirs: see tests/bench/LOG.md, ATIS.
     """
 
     def __init__(self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, **_: object) -> None:
         super().__init__(tasks)
         self.shared = encoder()
-        if not self.shared.blocks:  # then the front-end's dropout is all that lies between words and tasks
+        if not self.shared.blocks:
             dropout = 0.0
         self.shared_head = FeedForward(width, 1, dropout)
         self.task_heads = nn.ModuleDict({task: FeedForward(width, 1, dropout) for task in tasks})
+        if not self.shared.blocks:
+            for head in (self.shared_head, *self.task_heads.values()):
+                nn.init.zeros_(head.narrow.weight)
+                nn.init.zeros_(head.narrow.bias)
 
     def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
         shared = self.shared(x, lengths)
