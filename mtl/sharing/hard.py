@@ -26,9 +26,10 @@ class HardTrunk(Trunk):
         if not self.shared.blocks:
             dropout = 0.0
         self.shared_head = FeedForward(width, 1, dropout)
-        self.task_heads = nn.ModuleDict({task: FeedForward(width, 1, dropout) for task in tasks})
+        heads = {task: FeedForward(width, 1, dropout) for task in tasks}
+        self.task_heads = nn.ModuleDict(heads)
         if not self.shared.blocks:
-            for head in (self.shared_head, *self.task_heads.values()):
+            for head in (self.shared_head, *heads.values()):
                 nn.init.zeros_(head.narrow.weight)
                 nn.init.zeros_(head.narrow.bias)
 
