@@ -41,7 +41,7 @@ class Utterance:
 class Fitting:
     """How an adapter learns. folds: parts that the utterances are dealt to, where it is judged."""
 
-    steps: int = 16  # fixed before the study that measured them; from 8 to 32 the gain was about the same
+    steps: int = 16  # fixed before the study that measured them (LOG.md); from 8 to 32 the gain was about the same
     batch: int = 5
     learning_rate: float = 1e-3  # at 3e-3 the loss on what is held back rises from the first steps on
     clip_norm: float = 1.0
