@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.corpora import atis, commonvoice, covost, librispeech, manifest, sgd, voxceleb
+from pipelines.corpora import atis, commonvoice, covost, emodb, iemocap, librispeech, ljspeech, manifest, sgd, voxceleb
 from pipelines.corpora.base import Reader, Reject, Utterance
 from pipelines.data.source import Source
 from pipelines.recipe import Corpus
@@ -32,6 +32,9 @@ CORPORA: dict[str, Reader] = {
     "voxceleb": voxceleb.READER,
     "atis": atis.READER,
     "sgd": sgd.READER,
+    "ljspeech": ljspeech.READER,
+    "emodb": emodb.READER,
+    "iemocap": iemocap.READER,
     "covost": covost.READER,
     "manifest": manifest.READER,
     "espeak": Reader(_read_espeak, _fingerprint_espeak),
