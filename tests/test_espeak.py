@@ -18,6 +18,8 @@ import soundfile
 
 pytest.importorskip("espeakng_loader", reason="the extra motet[espeak] is not installed")
 
+import mtl.espeak
+from mtl.espeak import EspeakError, phonemes, say
 from pipelines.corpora import espeak, synthesiser
 from pipelines.corpora.base import CorpusError, Utterance
 from pipelines.corpora.voices import ACCENTS, STYLES, VARIANTS, Voice, speakers, styled
@@ -109,7 +111,7 @@ def test_every_accent_and_every_variant_sounds_different() -> None:
 def test_no_variant_clips() -> None:
     for split, variants in VARIANTS.items():
         for variant in variants:
-            raw, rate, _ = synthesiser._Espeak.say("set the volume to seventy percent", Voice("gmw/en-us", variant))
+            raw, rate, _ = say("set the volume to seventy percent", "gmw/en-us", variant)
             assert rate == 22050
             assert 1000 < np.abs(raw.astype(int)).max() < 32767, (split, variant)
 
@@ -123,20 +125,37 @@ def test_a_style_can_be_heard() -> None:
     assert power["excited"] > 2 * power["neutral"] > 4 * power["sad"]
 
 
-def test_phonemes_have_times_in_order_within_the_sound() -> None:
+def test_phonemes_have_times_from_end_to_end_of_the_sound() -> None:
     speech = synthesiser.speak("see the moon", Voice("gmw/en-us", "m1"))
     symbols = [symbol.lstrip("',") for symbol, _, _ in speech.phonemes]
-    assert symbols == ["s", "i:", "D", "@2", "m", "u:", "n"]
-    times = [time for _, start, end in speech.phonemes for time in (start, end)]
-    assert times == sorted(times)
-    assert 0 <= times[0] <= synthesiser.MARGIN + 0.03
-    assert times[-1] <= len(speech.samples) / 16000
+    assert symbols == ["_", "s", "i:", "D", "@2", "m", "u:", "n", "_"]
+    assert [symbol for symbol, _, _ in speech.phonemes] == phonemes("see the moon", "gmw/en-us")
+    starts, ends = [start for _, start, _ in speech.phonemes], [end for _, _, end in speech.phonemes]
+    assert starts == sorted(starts)
+    assert starts == [0.0, *ends[:-1]]
+    assert ends[-1] == pytest.approx(len(speech.samples) / 16000, abs=1e-4)
+    assert 0 <= starts[1] <= synthesiser.MARGIN + 0.03
     # The fricative at the start holds its power above 3 kHz, the nasal at the end below: the times are of this sound.
     high = [
-        _share_above(speech.samples[int(start * 16000) : int(end * 16000)], 3000) for _, start, end in speech.phonemes
+        _share_above(speech.samples[int(start * 16000) : int(end * 16000)], 3000)
+        for _, start, end in speech.phonemes[1:-1]
     ]
     assert high[0] > 0.7
     assert high[-1] < 0.1
+
+
+def test_phonemes_of_a_text_are_those_that_are_spoken() -> None:
+    assert phonemes("turn it on, please", "gmw/en-us") == [
+        *("_", "t", "'3:", "n", "I", "t#", "'O2", "n", "_", "p", "l", "'i:", "z", "_"),
+    ]
+    said = "what is the weather like, in new york; is it five o'clock?"
+    for accent in ("gmw/en-us", "gmw/en"):
+        spoken = synthesiser.speak(said, Voice(accent, "m1", rate=160)).phonemes
+        assert [symbol for symbol, _, _ in spoken] == phonemes(said, accent)
+    with pytest.raises(EspeakError, match="no voice 'gmw/en-mars'"):
+        phonemes("hello", "gmw/en-mars")
+    with pytest.raises(EspeakError, match="no sound"):
+        phonemes("", "gmw/en-us")
 
 
 def _share_above(samples: np.ndarray, hertz: float) -> float:
@@ -170,12 +189,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    synthesiser.installed.cache_clear()
+    mtl.espeak.installed.cache_clear()
     try:
         with pytest.raises(CorpusError, match=r"pip install 'motet\[espeak\]'"):
             rows(utterances=1)
     finally:
-        synthesiser.installed.cache_clear()
+        mtl.espeak.installed.cache_clear()
 
 
 # --- the corpus ---

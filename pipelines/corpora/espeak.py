@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from mtl.espeak import PAUSE
 from pipelines.corpora import commands_de, commands_en, dialogues_en
 from pipelines.corpora.base import CorpusError, Recording, Reject, Utterance
 from pipelines.corpora.grammar import Grammar, Sentence, weighted
@@ -276,9 +277,10 @@ def _digest(*parts: Any) -> str:
 
 
 def phonemes_of(corpus: Corpus, split: str) -> Iterator[tuple[str, tuple[tuple[str, float, float], ...]]]:
-    """Name of each recording of a split, and its phonemes with their times (see Speech), spoken again to hear them."""
+    """Name of each recording of a split, and what is heard in it and when, spoken again to hear it: (symbol, s, s)."""
     options = options_of(corpus)
     for utterance in _spoken(options, split, options.counts[split]):
         spoken: Any = utterance.recording and utterance.recording.load  # `render`, with its arguments
         text, voice, _noise = spoken.args
-        yield utterance.id, speak(text, voice).phonemes
+        heard = (spoken for spoken in speak(text, voice).phonemes if spoken[0] != PAUSE and spoken[1] < spoken[2])
+        yield utterance.id, tuple(heard)
