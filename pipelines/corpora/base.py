@@ -43,6 +43,8 @@ class Utterance:
     translation: the same sentence in another language.
     context: the turns of the dialogue before this one, oldest first; None where the row is no part of a dialogue.
     trials: "1 ID" or "0 ID" for verification: whether the row ID of this corpus is the same speaker.
+    phones, phone_ends: what is said, silence included, and where each ends in s, for a corpus that knows; see
+        mtl/phonemes.py. Ingest makes phones of the text of others, where the recipe asks for them.
     file, row: where a person would mend it; row is 1-based, None when the file is the row.
     """
 
@@ -62,6 +64,8 @@ class Utterance:
     dialogue_act: str | None = None
     system_action: str | None = None
     trials: list[str] | None = None
+    phones: list[str] | None = None
+    phone_ends: list[float] | None = None
     file: str = ""
     row: int | None = None
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterator
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +29,7 @@ from pipelines.corpora.base import CorpusError, Recording, Reject, Utterance
 from pipelines.corpora.grammar import Grammar, Sentence, weighted
 from pipelines.corpora.parallel import Parallel
 from pipelines.corpora.synthesiser import installed, render, speak
-from pipelines.corpora.voices import STYLE_WEIGHTS, Voice, speakers, styled
+from pipelines.corpora.voices import ACCENTS, STYLE_WEIGHTS, Voice, speakers, styled
 from pipelines.recipe import Corpus, Section
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ class Options(Section):
     valid_dialogues: int = Field(30, ge=1)
     test_dialogues: int = Field(100, ge=1)
     translate: Literal["de"] | None = Field(None, description="`translation` of English, where that alone is spoken")
+    accents: tuple[str, ...] | None = Field(
+        None, min_length=1, description="of English voices; none: all that are used"
+    )
+    known_speakers: bool = Field(False, description="one set of speakers for all splits, as synthesis is judged")
     noise_db: tuple[float, float] | None = Field(None, description="range of signal-to-noise ratios; none: clean")
 
     @field_validator("noise_db")
@@ -77,6 +81,13 @@ class Options(Section):
         if len(set(languages)) < len(languages):
             raise ValueError("a language is named twice")
         return languages
+
+    @field_validator("accents")
+    @classmethod
+    def _are_used(cls, accents: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if unknown := sorted(set(accents or ()) - set(ACCENTS["en"])):
+            raise ValueError(f"no accent {', '.join(unknown)}; expected some of {', '.join(ACCENTS['en'])}")
+        return accents
 
     @model_validator(mode="after")
     def _translates_from_english(self) -> Options:
@@ -98,6 +109,12 @@ class Options(Section):
         """Recordings of each split."""
         return {"train": self.train_utterances, "valid": self.valid_utterances, "test": self.test_utterances}
 
+    def voices(self, split: str, language: str = "en") -> list[Voice]:
+        """Who speaks in a split."""
+        accents = self.accents if language == "en" else None
+        of = "train" if self.known_speakers else split
+        return speakers(of, self.split_speakers[of], self.seed, language, accents)
+
     @property
     def split_speakers(self) -> dict[str, int]:
         return {"train": self.speakers, "valid": self.valid_speakers, "test": self.test_speakers}
@@ -113,7 +130,8 @@ def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
         raise CorpusError(f"corpora.{corpus.name}: kind espeak makes its own audio; leave out its source")
     installed()
     for split, count in options.counts.items():
-        yield from _spoken(options, split, count)
+        for utterance in _spoken(options, split, count):
+            yield _with_phones(utterance) if corpus.phonemes else utterance
     yield from _written(options, options.text_only_sentences)
     if options.dialogues or options.text_only_dialogues:
         counts = {"train": options.dialogues, "valid": options.valid_dialogues, "test": options.test_dialogues}
@@ -129,10 +147,12 @@ def fingerprint_of(corpus: Corpus) -> str:
     grammars = [GRAMMARS[language].fingerprint() for language in languages]
     if options.dialogues or options.text_only_dialogues:
         grammars.append(dialogues_en.GRAMMAR.fingerprint())
-    unsaid = {"translate"} if options.translate is None else set()  # as before there was such an option
+    # As before there were such options.
+    unsaid = {name for name in ("translate", "accents", "known_speakers") if not getattr(options, name)}
     if not (options.dialogues or options.text_only_dialogues):
         unsaid |= {name for name in Options.model_fields if name.endswith("dialogues")}
-    return _digest(VERSION, options.model_dump_json(exclude=unsaid), grammars, installed())
+    spoken = (corpus.phonemes,) if corpus.phonemes else ()
+    return _digest(VERSION, options.model_dump_json(exclude=unsaid), grammars, installed(), *spoken)
 
 
 def options_of(corpus: Corpus) -> Options:
@@ -165,7 +185,7 @@ def split_of(text: str) -> str:
 
 
 def _spoken(options: Options, split: str, count: int) -> Iterator[Utterance]:
-    voices = {name: speakers(split, options.split_speakers[split], options.seed, name) for name in options.languages}
+    voices = {name: options.voices(split, name) for name in options.languages}
     seen: set[str] = set()
     for number in range(count):
         language = options.languages[number % len(options.languages)]
@@ -195,7 +215,7 @@ def _conversations(options: Options, split: str, count: int, spoken: bool) -> It
 
     A dialogue is in one split, by the hash of all its words; a short turn such as "yes" is said in every split.
     """
-    voices = speakers(split, options.split_speakers[split], options.seed, "en")
+    voices = options.voices(split)
     for number in range(count):
         rng = Random(f"{options.seed}/dialogue/{split}/{'spoken' if spoken else 'text'}/{number}")
         turns = dialogues_en.draw(rng)
@@ -270,6 +290,14 @@ def _sentence(rng: Random, language: str, options: Options, split: str, seen: se
             seen.add(sentence.text)
             return sentence, translation
     raise CorpusError(f"the {language} grammar has no sentence for the {split} split; SENTENCE_SHARES leave it none")
+
+
+def _with_phones(utterance: Utterance) -> Utterance:
+    """The utterance with what eSpeak says in it, and when: phones and durations as true as can be."""
+    spoken: Any = utterance.recording and utterance.recording.load  # `render`, with its arguments
+    text, voice, _noise = spoken.args
+    said = speak(text, voice).phonemes
+    return replace(utterance, phones=[symbol for symbol, _, _ in said], phone_ends=[end for _, _, end in said])
 
 
 def _digest(*parts: Any) -> str:

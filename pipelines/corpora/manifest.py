@@ -53,6 +53,8 @@ ALIASES = {
     "language": ("language", "lang", "locale"),
     "translation": ("translation",),
     "context": ("context", "history"),
+    "phones": ("phones", "phonemes"),
+    "phone_ends": ("phone_ends",),
     "dialogue_act": ("dialogue_act",),
     "system_action": ("system_action",),
 }
@@ -195,6 +197,8 @@ class _File:
             tokens=tokens,
             slots=_words(row, "slots"),
             context=_turns(row),
+            phones=_words(row, "phones"),
+            phone_ends=_ends(row),
             file=self.where,
             row=number,
             **labels,
@@ -294,6 +298,18 @@ def _turns(row: Mapping[str, Any]) -> list[str] | None:
     if value is None or (isinstance(value, list) and all(isinstance(turn, str) for turn in value)):
         return value
     raise RowError("bad_row", f"context is {value!r:.80}, expected a list of the turns before, oldest first")
+
+
+def _ends(row: Mapping[str, Any]) -> list[float] | None:
+    value = row.get("phone_ends")
+    if isinstance(value, str):  # a cell of CSV
+        value = value.split()
+    if value is None:
+        return None
+    try:
+        return [float(end) for end in value]
+    except (TypeError, ValueError):
+        raise RowError("bad_row", f"phone_ends is {value!r:.80}, expected a list of seconds") from None
 
 
 def _seconds(row: Mapping[str, Any], column: str) -> float | None:

@@ -107,12 +107,14 @@ def styled(voice: Voice, style: str) -> Voice:
     )
 
 
-def speakers(split: str, count: int, seed: int, language: str = "en") -> list[Voice]:
+def speakers(
+    split: str, count: int, seed: int, language: str = "en", accents: tuple[str, ...] | None = None
+) -> list[Voice]:
     """The first `count` speakers of a split; asking for more adds to the end and changes none.
 
-    Goes through every variant before it repeats one, each time with the next accent.
+    Goes through every variant before it repeats one, each time with the next accent, of `accents` or all there are.
     """
-    variants, accents = VARIANTS[split], ACCENTS[language]
+    variants, accents = VARIANTS[split], accents or ACCENTS[language]
     drawn = []
     for number in range(count):
         rng = Random(f"{seed}/speaker/{language}/{split}/{number}")

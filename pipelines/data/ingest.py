@@ -25,6 +25,7 @@ from mtl.text import normalise, tidy
 from pipelines.corpora import CORPORA
 from pipelines.corpora.base import Reject, Utterance, not_utf8
 from pipelines.data.labels import LabelError, clean, rejected
+from pipelines.data.phones import check_phonemiser, phonemiser_version, said
 from pipelines.data.recordings import Facts, Key, from_table, inspect, to_table
 from pipelines.data.source import Source, open_source
 from pipelines.data.splits import overrides, settle
@@ -62,12 +63,11 @@ def ingest(corpus: Corpus, quality: Quality, store: Store, progress: Report | No
             committed under `quarantine/<corpus>` first, so that it can be read.
         SourceError, CorpusError, SplitError: the source or the options are not what the recipe says.
     """
-    overrides(corpus)  # a mistyped split is told before anything is read
+    overrides(corpus)  # a mistyped split, or voice, is told before anything is read
+    check_phonemiser(corpus)
     reader = CORPORA[corpus.kind]
     source = open_source(corpus.source, corpus.checksum) if corpus.source else None
-    listing = fingerprint(
-        VERSION, corpus.model_dump(mode="json"), quality.model_dump(), reader.fingerprint(source, corpus)
-    )
+    listing = fingerprint(VERSION, _stated(corpus), quality.model_dump(), reader.fingerprint(source, corpus))
     last = store.latest(f"recordings/{corpus.name}")
     unchanged = _already_done(store, corpus, last, listing)
     if unchanged is not None:
@@ -97,6 +97,13 @@ def utterances(store: Store, manifest: Manifest) -> pa.Table:
 
 def quarantine(store: Store, manifest: Manifest) -> pa.Table:
     return store.read_table(manifest.files[-1])
+
+
+def _stated(corpus: Corpus) -> dict[str, Any]:
+    """The recipe's corpus as it is hashed: phonemes that nobody asks for make no other version of it."""
+    if corpus.phonemes is None:
+        return corpus.model_dump(mode="json", exclude={"phonemes"})
+    return {**corpus.model_dump(mode="json"), "phonemiser": phonemiser_version(corpus.phonemes)}
 
 
 def _already_done(store: Store, corpus: Corpus, last: Manifest | None, listing: str) -> Manifest | None:
@@ -132,7 +139,7 @@ def _strings(utterance: Utterance) -> str:
     recording = utterance.recording
     single = [getattr(utterance, name) for name in ("id", "text", "language", "translation", *_LABELS)]
     names = [recording.uri, recording.name] if recording is not None else []
-    lists = (utterance.tokens, utterance.slots, utterance.context, utterance.trials)
+    lists = (utterance.tokens, utterance.slots, utterance.context, utterance.trials, utterance.phones)
     return " ".join(filter(None, [*single, *names, *(word for words in lists for word in words or ())]))
 
 
@@ -171,6 +178,7 @@ def _sound_reject(utterance: Utterance, fact: Facts) -> Reject:
 
 def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, Any]:
     text, tokens, slots = clean(utterance)
+    phones, ends = said(utterance, corpus, fact.duration if fact else None)
     digest = fact.digest if fact else None
     return {
         "id": f"{corpus.name}/{utterance.id}",
@@ -188,6 +196,8 @@ def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, 
         "translation": tidy(utterance.translation or "") or None,
         "context": None if utterance.context is None else [normalise(turn) for turn in utterance.context],
         "trials": utterance.trials,
+        "phones": phones,
+        "phone_ends": ends,
         **{label: getattr(utterance, label) for label in _LABELS},
     }
 

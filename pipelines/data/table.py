@@ -35,11 +35,13 @@ UTTERANCES = pa.schema(
         pa.field("dialogue_act", pa.string()),  # what the user does with this turn
         pa.field("system_action", pa.string()),  # what the system should do next
         pa.field("trials", pa.list_(pa.string())),  # "1 ID", "0 ID": is ID of the same corpus this row's speaker?
+        pa.field("phones", pa.list_(pa.string())),  # what is said, for synthesis: symbols of corpora.<name>.phonemes
+        pa.field("phone_ends", pa.list_(pa.float64())),  # s from `start`, where each of them ends, if that is known
     ]
 )
 # Columns that older tables lack. Such a table reads as one whose rows state nothing here, and a null here is left out
 # of a row's hash: a new column makes no version of what it says nothing about.
-ADDED = ("translation", "context", "dialogue_act", "system_action", "trials")
+ADDED = ("translation", "context", "dialogue_act", "system_action", "trials", "phones", "phone_ends")
 
 
 def conform(rows: pa.Table) -> pa.Table:
@@ -75,6 +77,7 @@ REASONS = (
     "too_short",
     "too_long",
     "missing_transcript",
+    "unspeakable",
     "length_mismatch",
     "bio_transition",
     "duplicate_id",

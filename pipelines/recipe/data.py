@@ -33,6 +33,10 @@ class Corpus(Section):
     )
     fractions: Fractions = Fractions()
     language: str | None = Field(None, description="BCP 47 tag for rows that carry none")
+    phonemes: str | None = Field(
+        None,
+        description="for synthesis: eSpeak's voice whose phonemes are made of the texts (gmw/en-us), or characters",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="settings of this corpus kind")
 
 
