@@ -11,7 +11,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 OBJECT_STORE_BYTES = 512 * 2**20  # a local cluster's shared memory; stages pass keys through it, not features
 KNOCK_S = 10.0  # how long a joined cluster's port may take to answer
@@ -95,6 +98,33 @@ def start_local(cpus: int | None = None, dashboard: bool = False, worker_output:
             if attempt == 1:
                 hint = "is there room in /dev/shm and in /tmp/ray?"
                 raise ClusterError(f"cannot start a local Ray cluster: {error}; {hint}") from error
+
+
+def over(
+    calls: Sequence[tuple[Any, ...]], function: Callable[..., T], *own: type[Exception]
+) -> Iterator[tuple[int, T]]:
+    """The number of each call and what the function gave, as they end: one Ray task each, of one CPU.
+
+    own: errors of the function that are raised as they are; any other comes as Ray's. What is left is called off then.
+
+    Raises:
+        ClusterError: Ray cannot be started or joined.
+    """
+    connect(cpus=1)
+    import ray
+
+    remote = ray.remote(num_cpus=1, max_retries=3)(function)
+    pending: dict[Any, int] = {remote.remote(*arguments): number for number, arguments in enumerate(calls)}
+    try:
+        while pending:
+            (ready, *_), _ = ray.wait(list(pending), num_returns=1)
+            yield pending[ready], ray.get(ready)
+            del pending[ready]
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, own) else error from None
+    finally:
+        for task in pending:
+            ray.cancel(task, force=False)
 
 
 def _join(address: str, worker_output: bool) -> None:

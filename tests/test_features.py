@@ -17,7 +17,7 @@ from spoken import RATE, commit, record, spoken, written
 
 from mtl.audio import log_mel
 from pipelines import recipe
-from pipelines.data import features
+from pipelines.data import features, pieces
 from pipelines.data.dataset import open_dataset
 from pipelines.data.features import FeatureError, dataset_name, extract, index
 from pipelines.data.sound import decode
@@ -138,7 +138,7 @@ def test_recordings_in_the_store(store: Store, tmp_path: Path) -> None:
 
 
 def test_recordings_and_parts_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "FETCHES", 2)
+    monkeypatch.setattr(pieces, "FETCHES", 2)
     store, bucket = Store(f"{new_bucket()}/root"), new_bucket()
     rows = spoken(tmp_path, "a", 6)
     waveforms = [decode(row["audio"], RATE) for row in rows]

@@ -11,9 +11,6 @@ An index (digest -> frames, part, position) is listed first, so that nobody open
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,13 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from mtl.audio import log_mel
 from pipelines import cluster, recipe
+from pipelines.data.pieces import FeatureError, Piece, one_thread, recordings, unreadable
 from pipelines.data.sound import SoundError, decode
-from pipelines.roots import s3_filesystem
-from pipelines.store import STORED, Manifest, Store, fingerprint
+from pipelines.store import Manifest, Store, fingerprint
 
 if TYPE_CHECKING:
     from pipelines.progress import Report
@@ -37,7 +33,6 @@ if TYPE_CHECKING:
 VERSION = 1  # bump when the same recording would give other features
 PART_SECONDS = 900.0  # audio in a part: 14 MB at 80 bins and 10 ms
 ROW_GROUP = 256  # rows
-FETCHES = 8  # recordings on their way from S3 while others are decoded
 # One page for each row group: dataset.py maps the file and finds the rows in it by counting.
 PARQUET = {
     "compression": "NONE",
@@ -62,20 +57,6 @@ INDEX = pa.schema(
         pa.field("position", pa.int32(), nullable=False),  # row in the part
     ]
 )
-
-
-class FeatureError(RuntimeError):
-    """A recording that ingest had accepted and that cannot be read now."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A recording, or a segment of one, to extract."""
-
-    digest: str
-    audio: str
-    start: float
-    duration: float  # s
 
 
 def dataset_name(spec: recipe.Features, corpus: str) -> str:
@@ -215,7 +196,11 @@ def _run(
     report = progress or (lambda done, total, label: None)
     report(0, total, "features")
     local = parallel == "local" or (len(tasks) == 1 and not cluster.connected())
-    finished = _run_here(tasks, spec, store) if local else _run_on_ray(tasks, spec, store)
+    if local:
+        finished = _run_here(tasks, spec, store)
+    else:
+        calls = [(key, part, spec, store) for key, part in tasks]
+        finished = ((calls[number][0], frames) for number, frames in cluster.over(calls, extract_part, FeatureError))
     for key, frames in finished:
         done += len(frames)
         report(done, total, "features")
@@ -243,26 +228,6 @@ def _when_written(key: str, frames: list[int], writing: Future[None]) -> tuple[s
     return key, frames
 
 
-def _run_on_ray(
-    tasks: list[tuple[str, list[Piece]]], spec: recipe.Features, store: Store
-) -> Iterator[tuple[str, list[int]]]:
-    cluster.connect(cpus=1)
-    import ray
-
-    remote = ray.remote(num_cpus=1, max_retries=3)(extract_part)
-    pending = {remote.remote(key, part, spec, store): key for key, part in tasks}
-    try:
-        while pending:
-            (ready, *_), _ = ray.wait(list(pending), num_returns=1)
-            yield pending[ready], ray.get(ready)
-            del pending[ready]
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, FeatureError) else error from None
-    finally:
-        for task in pending:
-            ray.cancel(task, force=False)
-
-
 def extract_part(key: str, part: list[Piece], spec: recipe.Features, store: Store) -> list[int]:
     """Makes a part, writes it under `key`, and gives the frame counts: one Ray task. Raises FeatureError."""
     table = make_part(part, spec, store)
@@ -274,8 +239,8 @@ def extract_part(key: str, part: list[Piece], spec: recipe.Features, store: Stor
 def make_part(part: list[Piece], spec: recipe.Features, store: Store) -> pa.Table:
     """Rows of PART. Raises FeatureError naming the recording that cannot be read."""
     features: list[np.ndarray] = []
-    with _one_thread():
-        for pieces, source in _recordings(part, store):
+    with one_thread():
+        for pieces, source in recordings(part, store):
             features += (_features(piece, source, spec) for piece in pieces)
     return _part_table(part, [len(array) for array in features], features)
 
@@ -285,49 +250,8 @@ def _features(piece: Piece, source: bytes | Path, spec: recipe.Features) -> np.n
     try:
         waveform = decode(source, spec.sample_rate, piece.start, piece.duration)
     except SoundError as error:
-        raise _unreadable(piece.audio, error) from error
+        raise unreadable(piece.audio, error) from error
     return log_mel(waveform, spec, np.float16)
-
-
-def _recordings(part: list[Piece], store: Store) -> Iterator[tuple[list[Piece], bytes | Path]]:
-    """Runs of pieces that lie in the same recording, and the recording; from S3, several are fetched ahead."""
-    runs = [list(pieces) for _, pieces in itertools.groupby(part, key=lambda piece: piece.audio)]
-    if not any(_is_remote(pieces[0].audio, store) for pieces in runs):
-        yield from ((pieces, _open(pieces[0].audio, store)) for pieces in runs)
-        return
-    ahead: deque[tuple[list[Piece], Future[bytes | Path]]] = deque()
-    with ThreadPoolExecutor(FETCHES) as pool:
-        for pieces in runs:
-            ahead.append((pieces, pool.submit(_open, pieces[0].audio, store)))
-            if len(ahead) > FETCHES:
-                ready, source = ahead.popleft()
-                yield ready, source.result()
-        for ready, source in ahead:
-            yield ready, source.result()
-
-
-def _is_remote(audio: str, store: Store) -> bool:
-    return audio.startswith("s3://") or (audio.startswith(STORED) and store.root.startswith("s3://"))
-
-
-def _open(audio: str, store: Store) -> bytes | Path:
-    """The recording behind an audio URI of the utterance table. Raises FeatureError."""
-    try:
-        if audio.startswith("s3://"):
-            return bytes(s3_filesystem().cat_file(audio))
-        if audio.startswith(STORED):
-            key = audio.removeprefix(STORED)
-            # Not `fetch` on S3: it would keep a copy, and a recording is read once.
-            return store.read_bytes(key) if _is_remote(audio, store) else store.fetch(key)
-    except OSError as error:
-        raise _unreadable(audio, error) from error
-    return Path(audio)
-
-
-def _unreadable(audio: str, error: Exception) -> FeatureError:
-    return FeatureError(
-        f"{audio}: {error}. It was read when its corpus was ingested; put it back, or ingest the corpus again"
-    )
 
 
 def _part_table(part: list[Piece], frames: list[int], features: list[np.ndarray]) -> pa.Table:
@@ -338,14 +262,3 @@ def _part_table(part: list[Piece], frames: list[int], features: list[np.ndarray]
     logmel = pa.Array.from_buffers(pa.large_binary(), len(part), [None, pa.py_buffer(offsets), pa.py_buffer(values)])
     columns: list[Any] = [pa.array([piece.digest for piece in part]), pa.array(frames, pa.int32()), logmel]
     return pa.Table.from_arrays(columns, schema=PART)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One part, one core: threads of several tasks on the same cores only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

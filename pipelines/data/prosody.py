@@ -1,0 +1,204 @@
+"""How each phone of a recording is said: its duration, pitch and energy, which synthesis learns to foretell.
+
+    manifests = measure(utterances, spec, store)    # dataset prosody/<spec>/<corpus>, one row a recording with phones
+
+Durations are in frames of the log-mel and fill it: a frame belongs to the phone in which its middle lies. Pitch is the
+mean logarithm of the fundamental frequency over a phone's voiced frames, in a straight line across phones without any
+(Łańcucki 2021); energy is the mean log power of its frames. A version keeps the rows whose recording and phones are
+those of the version before, so a new night measures what is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mtl.audio import hop_length, log_mel, window_length
+from pipelines import cluster, recipe
+from pipelines.data.pieces import FeatureError, Piece, one_thread, recordings, unreadable
+from pipelines.data.pitch import PitchError, pitch
+from pipelines.data.sound import SoundError, decode
+from pipelines.data.table import conform
+from pipelines.store import Manifest, Store, fingerprint
+
+if TYPE_CHECKING:
+    from pipelines.progress import Report
+
+VERSION = 1  # bump when the same recording and phones would give other numbers
+TASK_SECONDS = 900.0  # of audio in one Ray task
+
+PROSODY = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # of the utterance
+        pa.field("key", pa.string(), nullable=False),  # of the recording, its phones and their ends
+        pa.field("durations", pa.list_(pa.int32()), nullable=False),  # frames of each phone; they sum to all frames
+        pa.field("pitch", pa.list_(pa.float32()), nullable=False),  # ln Hz of each phone; NaN where no voice is heard
+        pa.field("energy", pa.list_(pa.float32()), nullable=False),  # mean ln power of each phone
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A recording to measure: its phones, and where each ends, s."""
+
+    id: str
+    piece: Piece
+    ends: tuple[float, ...]
+
+    @property
+    def key(self) -> str:
+        return fingerprint(self.piece.digest, self.ends)
+
+
+def dataset_name(spec: recipe.Features, corpus: str) -> str:
+    return f"prosody/{fingerprint('prosody', VERSION, spec.model_dump(mode='json'))}/{corpus}"
+
+
+def measure(
+    manifests: Sequence[Manifest],
+    spec: recipe.Features,
+    store: Store,
+    parallel: Literal["ray", "local"] = "ray",
+    progress: Report | None = None,
+) -> list[Manifest]:
+    """One prosody manifest for each utterance manifest; one without files where no recording has phones with ends.
+
+    parallel: "ray" runs one task for TASK_SECONDS of audio, "local" runs in this process.
+
+    Raises:
+        FeatureError: a recording cannot be read any more; the message names it.
+        PitchError: Praat is not installed.
+        ClusterError: Ray cannot be started or joined.
+    """
+    return [_measure(manifest, spec, store, parallel, progress) for manifest in manifests]
+
+
+def durations_of(ends: Sequence[float], frames: int, spec: recipe.Features) -> np.ndarray:
+    """Frames of each phone, (P,), from where it ends in s: those whose middles lie within it.
+
+    Frames behind the last end are the last phone's.
+    """
+    middles = (np.arange(frames) * hop_length(spec) + window_length(spec) / 2) / spec.sample_rate
+    borders = np.searchsorted(middles, np.asarray(ends), side="left")
+    borders[-1] = frames
+    return np.diff(borders, prepend=0).astype(np.int32)
+
+
+def over_phones(values: np.ndarray, durations: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+    """(P,) mean of (T,) values over each phone's frames, of those frames that are `known`; NaN for a phone of none."""
+    known = np.ones(len(values), dtype=bool) if known is None else known
+    phone = np.repeat(np.arange(len(durations)), durations)
+    counts = np.bincount(phone[known], minlength=len(durations))
+    sums = np.bincount(phone[known], weights=values[known], minlength=len(durations))
+    return np.divide(sums, counts, out=np.full(len(durations), np.nan), where=counts > 0).astype(np.float32)
+
+
+def bridged(values: np.ndarray) -> np.ndarray:
+    """(P,) with a straight line across what is NaN, and the nearest value beyond the ends; all NaN stays so."""
+    known = np.flatnonzero(~np.isnan(values))
+    if not len(known):
+        return values
+    return np.interp(np.arange(len(values)), known, values[known]).astype(np.float32)
+
+
+def prosody_of(waveform: np.ndarray, ends: Sequence[float], spec: recipe.Features) -> dict[str, list[Any]]:
+    """`durations`, `pitch`, `energy` of PROSODY for (N,) float32 at spec.sample_rate."""
+    logmel = log_mel(waveform, spec)  # (T, F)
+    hertz = pitch(waveform, spec)
+    durations = durations_of(ends, len(logmel), spec)
+    peak = logmel.max(axis=1)
+    power = peak + np.log(np.exp(logmel - peak[:, None]).mean(axis=1))
+    voiced = hertz > 0
+    heights = over_phones(np.log(np.where(voiced, hertz, 1.0)), durations, voiced)
+    return {
+        "durations": durations.tolist(),
+        "pitch": bridged(heights).tolist(),
+        "energy": bridged(over_phones(power, durations)).tolist(),
+    }
+
+
+def _measure(
+    manifest: Manifest, spec: recipe.Features, store: Store, parallel: str, progress: Report | None
+) -> Manifest:
+    dataset = dataset_name(spec, manifest.dataset.rpartition("/")[2])
+    spoken = _spoken(conform(store.read_table(manifest.files[0])))
+    address = fingerprint(sorted((one.id, one.key) for one in spoken))
+    latest = store.latest(dataset)
+    if latest is not None and latest.address == address:
+        return latest
+    old = store.read_table(latest.files[0]) if latest is not None and latest.files else PROSODY.empty_table()
+    wanted = {(one.id, one.key): one for one in spoken}
+    pairs = zip(old["id"].to_pylist(), old["key"].to_pylist(), strict=True)
+    kept = old.filter(pa.array([pair in wanted for pair in pairs], pa.bool_()))
+    held = set(zip(kept["id"].to_pylist(), kept["key"].to_pylist(), strict=True))
+    new = [one for pair, one in wanted.items() if pair not in held]
+    table = pa.concat_tables([kept, *_run(new, spec, store, parallel, progress)])
+    files = (f"{dataset}/{address}.parquet",) if len(table) else ()
+    if files:
+        store.write_table(files[0], table)
+    meta = {"rows": len(table), "measured": len(new), "spec": spec.model_dump(mode="json")}
+    return store.commit(dataset, address, files, {manifest.dataset: manifest.address}, meta)
+
+
+def _spoken(rows: pa.Table) -> list[Spoken]:
+    """Recordings with phones and their ends."""
+    there = rows.filter(pc.and_(pc.is_valid(rows["audio"]), pc.is_valid(rows["phone_ends"])))
+    columns = ("id", "digest", "audio", "start", "duration", "phone_ends")
+    return [
+        Spoken(id_, Piece(digest, audio, start, duration), tuple(ends))
+        for id_, digest, audio, start, duration, ends in zip(*(there[c].to_pylist() for c in columns), strict=True)
+    ]
+
+
+def _run(
+    new: list[Spoken], spec: recipe.Features, store: Store, parallel: str, progress: Report | None
+) -> Iterator[pa.Table]:
+    report = progress or (lambda done, total, label: None)
+    tasks, done = list(_tasks(new)), 0
+    report(0, len(new), "prosody")
+    if parallel == "local" or (len(tasks) <= 1 and not cluster.connected()):
+        measured: Iterator[pa.Table] = (measure_part(task, spec, store) for task in tasks)
+    else:
+        calls = [(task, spec, store) for task in tasks]
+        measured = (table for _, table in cluster.over(calls, measure_part, FeatureError, PitchError))
+    for table in measured:
+        done += len(table)
+        report(done, len(new), "prosody")
+        yield table
+
+
+def _tasks(spoken: list[Spoken]) -> Iterator[list[Spoken]]:
+    task: list[Spoken] = []
+    seconds = 0.0
+    for one in spoken:
+        task.append(one)
+        seconds += one.piece.duration
+        if seconds >= TASK_SECONDS:
+            yield task
+            task, seconds = [], 0.0
+    if task:
+        yield task
+
+
+def measure_part(part: list[Spoken], spec: recipe.Features, store: Store) -> pa.Table:
+    """Rows of PROSODY, one a recording: one Ray task. Raises FeatureError naming the recording that cannot be read."""
+    rows = []
+    with one_thread():
+        by_place = {(one.piece.audio, one.piece.start, one.id): one for one in part}
+        ordered = [by_place[place] for place in sorted(by_place)]
+        pieces = iter(ordered)
+        for run, source in recordings([one.piece for one in ordered], store):
+            for piece in run:
+                one = next(pieces)
+                try:
+                    waveform = decode(source, spec.sample_rate, piece.start, piece.duration)
+                except SoundError as error:
+                    raise unreadable(piece.audio, error) from error
+                rows.append({"id": one.id, "key": one.key, **prosody_of(waveform, one.ends, spec)})
+    return pa.Table.from_pylist(rows, schema=PROSODY)
