@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtl.speech import Said, Spoken, pad
+
 IGNORE = -100  # the label that torch's cross_entropy leaves out
 
 
@@ -28,6 +30,7 @@ class Example:
     labels: class of each classification task, IGNORE when not labelled.
     domain: number of the recording's domain, 0 when unknown; see mtl.domains.
     context (C,), context_characters (C, c): words of the turns before, as `words` are; None where no task asks.
+    said: its phones and how they are said; None where that is not known, or nothing is to be spoken.
     """
 
     id: str
@@ -40,6 +43,7 @@ class Example:
     domain: int = 0
     context: np.ndarray | None = None
     context_characters: np.ndarray | None = None
+    said: Said | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Batch:
     domains (B,): 0 where unknown; see mtl.domains.
     context (B, C), context_characters (B, C, c), context_lengths (B,): words of the turns before; None where no row
         has any.
+    spoken: phones and how they are said; None where no row has any.
     """
 
     ids: tuple[str, ...]
@@ -73,6 +78,7 @@ class Batch:
     context: Tensor | None = None
     context_characters: Tensor | None = None
     context_lengths: Tensor | None = None
+    spoken: Spoken | None = None
 
     @property
     def group(self) -> str:
@@ -103,6 +109,21 @@ class Batch:
             context_lengths=other.context_lengths[rows],
         )
 
+    def rows(self, chosen: Tensor) -> Batch:
+        """Those rows (N,) alone, padded as they are."""
+        picked: dict[str, Any] = {
+            field.name: value[chosen]
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(
+            self,
+            **picked,
+            ids=tuple(self.ids[row] for row in chosen.tolist()),
+            labels={task: label[chosen] for task, label in self.labels.items()},
+            spoken=None if self.spoken is None else self.spoken.select(chosen),
+        )
+
     def to(self, device: torch.device | str) -> Batch:
         moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
@@ -110,7 +131,7 @@ class Batch:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         labels = {task: label.to(device, non_blocking=True) for task, label in self.labels.items()}
-        return replace(self, **moved, labels=labels)
+        return replace(self, **moved, labels=labels, spoken=None if self.spoken is None else self.spoken.to(device))
 
 
 def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None = None) -> Batch:
@@ -147,6 +168,7 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
         context=context,
         context_characters=context_characters,
         context_lengths=context_lengths,
+        spoken=pad([example.said for example in examples]) if features is not None else None,
     )
 
 

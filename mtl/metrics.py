@@ -2,8 +2,8 @@
 
 A metric is the value of summed counts: WER is errors over words, F1 comes from matched, predicted and actual slots.
 Rows that are not labelled for a metric are absent. Labels are compared as strings, so one that training never saw
-counts as an error. All values are percentages. BLEU (Papineni et al. 2002) and chrF (Popović 2015) are sacrebleu's,
-with its defaults: of whole corpora, case-sensitive, BLEU over 13a's tokens.
+counts as an error. All values are percentages, but for those of synthesis (Metric.unit). BLEU (Papineni et al. 2002)
+and chrF (Popović 2015) are sacrebleu's, with its defaults: of whole corpora, case-sensitive, BLEU over 13a's tokens.
 """
 
 from __future__ import annotations
@@ -50,12 +50,23 @@ class Metric:
     value: Callable[[np.ndarray], np.ndarray]
     by_row: bool = True
     tolerance: float = 0.5  # points that a gate lets it be worse by, where the recipe gives none
+    unit: str = "%"
 
 
 def ratio(counts: np.ndarray) -> np.ndarray:
     """100 x first / second."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return 100.0 * counts[..., 0] / counts[..., 1]
+
+
+def mean(counts: np.ndarray) -> np.ndarray:
+    """first / second."""
+    return ratio(counts) / 100
+
+
+def root_mean(counts: np.ndarray) -> np.ndarray:
+    """The root of first / second."""
+    return np.sqrt(mean(counts))
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
@@ -135,6 +146,10 @@ METRICS: dict[str, Metric] = {
         Metric("translation/chrf", "higher", _CHRF_COLUMNS, chrf),
         Metric("translation/text_bleu", "higher", _BLEU_COLUMNS, bleu, by_row=False),
         Metric("translation/text_chrf", "higher", _CHRF_COLUMNS, chrf),
+        # Of recordings said again by their own durations; see mtl.speaking.
+        Metric("mel/mcd", "lower", ("decibels", "frames"), mean, tolerance=0.2, unit="dB"),
+        Metric("prosody/duration", "lower", ("milliseconds", "phones"), mean, tolerance=2.0, unit="ms"),
+        Metric("prosody/pitch", "lower", ("cents²", "phones"), root_mean, tolerance=10.0, unit="cents"),
         _accuracy("slots/frame_accuracy"),  # intent and every slot right, from audio
         _accuracy("slots/text_frame_accuracy"),  # the literature's "whole sentence", from text
     )
@@ -189,7 +204,7 @@ def by_domain(scores: Mapping[str, Counts], domains: Sequence[str | None]) -> di
 
 
 def summarise(scores: Mapping[str, Counts]) -> dict[str, float]:
-    """Each metric in percent over all of its rows."""
+    """Each metric, in its unit, over all of its rows."""
     return {metric: float(metric_of(metric).value(counts.counts.sum(axis=0))) for metric, counts in scores.items()}
 
 
@@ -203,6 +218,10 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
         if hot_words:
             hot, other = biased_errors(row["text"], prediction.text, hot_words)
             found["transcript/biased_wer"], found["transcript/unbiased_wer"] = hot, other
+    if echo := prediction.echo:
+        found["mel/mcd"] = (echo.distortion, echo.frames)
+        found["prosody/duration"] = (echo.duration_error, echo.phones)
+        found["prosody/pitch"] = (echo.pitch_error, echo.phones)
     for task, label in prediction.labels.items():
         metric = f"{task}/{prefix}accuracy"
         if task != "speaker" and row.get(task) is not None and metric in METRICS:

@@ -24,8 +24,11 @@ from mtl.encoder import Encoder
 from mtl.frontends import AudioFrontend, TextFrontend, drop_shares
 from mtl.recognised import Heard, choose, read, readable, tags_of
 from mtl.sharing import TRUNKS, Trunk
+from mtl.speech import Spoken
+from mtl.synthesis import Manner, PhoneFrontend
 from mtl.tasks import Classification, DialogueTask, States, Task, Transcript, Translation, Words, build_tasks
-from mtl.text import Codec
+from mtl.tasks.base import PHONES
+from mtl.text import SYNTHESIS, Codec
 
 Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
 
@@ -128,6 +131,11 @@ class SpeechModel(nn.Module):
         self.domains: Domains | None = None
         if config.domains.on:  # last, so that all else starts as it does without them
             self.domains = Domains(len(codec.domains), config.width, config.domains, config.dropout)
+        self.phones: PhoneFrontend | None = None
+        self.manner: Manner | None = None
+        if codec.speech is not None and set(SYNTHESIS) & set(config.tasks):
+            self.phones = PhoneFrontend(len(codec.speech.phones), config.width, config.dropout)
+            self.manner = Manner(len(codec.speech.speakers), len(codec.speech.emotions), config.width)
 
     @property
     def device(self) -> torch.device:
@@ -153,7 +161,8 @@ class SpeechModel(nn.Module):
         return found
 
     def _tasks_of(self, batch: Batch) -> list[str]:
-        return [name for name in self.config.tasks if batch.group in self.task(name).groups]
+        groups = {batch.group, PHONES} if batch.spoken is not None else {batch.group}
+        return [name for name in self.config.tasks if groups.intersection(self.task(name).groups)]
 
     def _reads(self, batch: Batch) -> bool:
         return self.config.read and batch.group == "audio" and "transcript" in self.config.tasks
@@ -176,6 +185,13 @@ class SpeechModel(nn.Module):
         for task, before in self._remember(batch, remembering).items():
             found[task] = replace(found[task], context=before, context_lengths=batch.context_lengths)
         return found
+
+    def encode_phones(self, spoken: Spoken, tasks: Iterable[str]) -> dict[str, States]:
+        """The trunk's states of phones, for tasks that speak; every row has some."""
+        assert self.phones is not None and self.manner is not None, "there are phones only where something speaks"
+        hidden = self.trunk(self.phones(spoken.phones), spoken.lengths, tuple(tasks))
+        manner = self.manner(spoken.speakers, spoken.emotions)
+        return {task: States(state, spoken.lengths, manner=manner) for task, state in hidden.items()}
 
     def _remember(self, batch: Batch, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """The trunk's states (B, C, D) of the words of the turns before, for the tasks that ask for them.
@@ -200,6 +216,8 @@ class SpeechModel(nn.Module):
         by_word = reads or (batch.group == "audio" and "slots" in labelled)
         if by_word and "transcript" not in self.config.tasks:
             raise ValueError("slots in audio need the task 'transcript', which says where the words are")
+        speaking = [name for name in labelled if PHONES in self.task(name).groups]
+        labelled = [name for name in labelled if name not in speaking]
         # Its states are asked for where its loss is not, too: a stage of a curriculum may leave it out.
         asked = [*labelled, "transcript"] if by_word and "transcript" not in labelled else labelled
         states = self.encode(batch, asked) if asked else {}
@@ -209,6 +227,11 @@ class SpeechModel(nn.Module):
         found = {name: self.task(name).loss(states[name], batch) for name in labelled}
         if reads:
             self._read_too(found, batch, states["transcript"], heard)
+        if speaking and batch.spoken is not None:
+            said = batch.rows(batch.spoken.lengths.nonzero()[:, 0])
+            assert said.spoken is not None, "it was there before"
+            for name, state in self.encode_phones(said.spoken, speaking).items():
+                found[name] = self.task(name).loss(state, said)
         return found
 
     def _read_too(
@@ -357,7 +380,8 @@ class SpeechModel(nn.Module):
     def front_parts(self) -> dict[str, list[nn.Parameter]]:
         """`front_parameters` by input group; what is told of domains before the trunk is told of audio alone."""
         domains = self.domains.entry_parameters() if self.domains is not None else []
-        return {"audio": [*self.audio.parameters(), *domains], "text": list(self.text.parameters())}
+        parts = {"audio": [*self.audio.parameters(), *domains], "text": list(self.text.parameters())}
+        return parts if self.phones is None else {**parts, "phones": list(self.phones.parameters())}
 
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""

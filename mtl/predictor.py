@@ -27,6 +27,7 @@ from mtl.generation import Generated
 from mtl.hotwords import WEIGHT, HotWords
 from mtl.model import ModelConfig, Recogniser, SpeechModel
 from mtl.ngram import NGram
+from mtl.speaking import Echo, echo
 from mtl.tasks.slots import bio_values
 from mtl.text import Codec, normalise
 
@@ -66,7 +67,8 @@ class Prediction:
 
     labels: a translation is among them: its value is the sentence, its confidence the geometric mean over its units.
     voice: the speaker's embedding (D,), comparable by cosine. alternatives: the n best transcripts, `text` first, with
-    what mtl.decode.Alternative calls their confidence; empty unless they were asked for.
+    what mtl.decode.Alternative calls their confidence; empty unless they were asked for. echo: what the recording is
+    like when a model that speaks says it again, where its phones are known.
     """
 
     text: str | None
@@ -76,6 +78,7 @@ class Prediction:
     slots: tuple[tuple[str, str], ...]
     voice: np.ndarray | None = None
     alternatives: tuple[Alternative, ...] = ()
+    echo: Echo | None = None
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"text": self.text, "words": [asdict(word) for word in self.words]}
@@ -183,6 +186,7 @@ class Predictor:
             batch = replace(batch, domains=torch.full_like(batch.domains, self.codec.domain(self.domain)))
         heard = batch.to(self.model.device)
         raw = self.model.predict(heard, recogniser or self.recogniser, self.reread, self.search)
+        raw["echo"] = echo(self.model, heard, self.features.hop_ms)
         return [self._prediction(raw, row, tokens[row] if tokens is not None else None) for row in range(len(batch))]
 
     def _prediction(self, raw: dict[str, list[Any]], row: int, tokens: Sequence[str] | None) -> Prediction:
@@ -204,6 +208,7 @@ class Predictor:
             slots=tuple(bio_values(heard[: len(tags)], list(tags))) if tags is not None else (),
             voice=raw["voice"][row] if "voice" in raw else None,
             alternatives=raw["transcript"][row].alternatives if "transcript" in raw else (),
+            echo=raw["echo"][row],
         )
 
     def _label(self, task: str, answer: Any) -> Label:

@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 
 from mtl.batch import IGNORE, Example
+from mtl.speech import SpeechCode
 
 BLANK = 0  # CTC's blank; units begin at 1
 PADDING, UNKNOWN = 0, 1  # of words and characters; known ones begin at 2
+SYNTHESIS = ("prosody", "mel")  # what speaks: how phones are said, and their sound
 DIALOGUE = ("dialogue_act", "system_action")  # what depends on the turns before
 CLASSIFICATION = ("intent", "domain", "speaker", "emotion", "language", *DIALOGUE)
 TURN = "|"  # the word that each turn of a context begins with; no normalised text holds it
@@ -151,6 +153,7 @@ class Codec:
     labels: class names of each classification task, and BIO tags under "slots".
     context: how many words of the turns before are read, the latest; 0 where no task asks for them.
     targets: units of translations; None without such a task.
+    speech: what a model that speaks reads and foretells; None for one that does not.
     domains: of the training recordings, by the column `domain_by` (see mtl.domains); none where they do not matter.
     """
 
@@ -163,6 +166,7 @@ class Codec:
     domains: tuple[str, ...] = ()
     domain_by: str = "corpus"
     counts: tuple[int, ...] = ()
+    speech: SpeechCode | None = None
 
     @classmethod
     def build(
@@ -256,6 +260,7 @@ class Codec:
             domain=self.domain(row.get(self.domain_by)),
             context=None if before is None else self.number(before),
             context_characters=None if before is None else self.spell(before),
+            said=self.speech.encode(row) if self.speech is not None else None,
         )
 
     def number(self, tokens: Sequence[str]) -> np.ndarray:
@@ -282,6 +287,7 @@ class Codec:
             "labels": {task: list(names) for task, names in self.labels.items()},
             **({"context": self.context} if self.context else {}),
             "targets": self.targets.to_json() if self.targets else None,
+            **({"speech": self.speech.to_json()} if self.speech is not None else {}),
             **({"domains": {"by": self.domain_by, "names": list(self.domains)}} if self.domains else {}),
         }
 
@@ -298,6 +304,7 @@ class Codec:
             domains=tuple(domains["names"]),
             domain_by=domains["by"],
             counts=tuple(content.get("counts", ())),
+            speech=SpeechCode.from_json(content["speech"]) if content.get("speech") else None,
         )
 
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from mtl.decoder import DecoderConfig
 from mtl.tasks.base import States, Task, Words
 from mtl.tasks.classification import Classification
 from mtl.tasks.dialogue import DialogueTask
+from mtl.tasks.mel import Mel
+from mtl.tasks.prosody import Foretold, Prosody
 from mtl.tasks.slots import Slots
 from mtl.tasks.transcript import Transcript
 from mtl.tasks.translation import Translation
-from mtl.text import CLASSIFICATION, DIALOGUE, Codec
+from mtl.text import CLASSIFICATION, DIALOGUE, SYNTHESIS, Codec
 
 __all__ = [
     "Classification",
     "DialogueTask",
+    "Foretold",
+    "Mel",
+    "Prosody",
     "Slots",
     "States",
     "Task",
@@ -46,11 +52,13 @@ def build_tasks(
     for name in names:
         if name == "transcript":
             heads[name] = Transcript(name, width, len(codec.units))
-        elif name not in (*CLASSIFICATION, "slots", "translation"):
+        elif name not in (*CLASSIFICATION, *SYNTHESIS, "slots", "translation"):
             raise ValueError(
                 f"task {name!r} is of no known kind; expected transcript, translation, slots, "
-                f"{', '.join(CLASSIFICATION)}"
+                f"{', '.join((*SYNTHESIS, *CLASSIFICATION))}"
             )
+        elif name in SYNTHESIS:
+            heads[name] = _speaks(name, codec, width, bins, dropout)
         elif name == "translation" and codec.targets is not None:
             heads[name] = Translation(name, width, len(codec.targets), decoder)
         elif not codec.labels.get(name):
@@ -62,3 +70,12 @@ def build_tasks(
         else:
             heads[name] = Classification(name, width, bins, len(codec.labels[name]), dropout)
     return nn.ModuleDict(heads)
+
+
+def _speaks(name: str, codec: Codec, width: int, bins: int, dropout: float) -> Task:
+    if codec.speech is None:
+        raise ValueError(f"task {name!r} needs training recordings with phones; see corpora.<name>.phonemes")
+    if name == "prosody":
+        return Prosody(name, width, dropout)
+    mean, deviation = zip(*((scale.mean, scale.deviation) for scale in codec.speech.mel), strict=True)
+    return Mel(name, width, bins, torch.tensor(mean), torch.tensor(deviation), dropout)

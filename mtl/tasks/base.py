@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mtl.batch import Batch
 
 GROUPS = ("audio", "text")
+PHONES = "phones"  # of a recording: what is said in it, as the tasks that speak are given it
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class States:
 
     spectrum (B, 2F): in audio, mean and deviation of each mel bin, which the front-end takes out of the states.
     context (B, C, D), context_lengths (B,): the trunk's states of the words of the turns before, where there are any.
+    manner (B, D): who speaks and with which emotion, for tasks that speak; hidden is then of phones.
     """
 
     hidden: Tensor
@@ -43,6 +45,7 @@ class States:
     spectrum: Tensor | None = None
     context: Tensor | None = None
     context_lengths: Tensor | None = None
+    manner: Tensor | None = None
 
 
 class Task(nn.Module):

@@ -22,13 +22,15 @@ import torch
 
 from pipelines import recipe
 from pipelines.data import features as extraction
+from pipelines.data.prosody import PROSODY
 from pipelines.data.table import UTTERANCES, conform
 from pipelines.store import Manifest, Store, fingerprint
 
 LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
 MAX_PAGE_HEADER = 1024  # bytes; it is about 30 where no statistics are written
 PLACES = [pa.field("frames", pa.int32()), pa.field("part", pa.int32()), pa.field("position", pa.int32())]
-ROWS = pa.schema([*UTTERANCES, *PLACES])
+SAID = [PROSODY.field(name) for name in ("durations", "pitch", "energy")]
+ROWS = pa.schema([*UTTERANCES, *PLACES, *SAID])
 
 
 class DatasetError(ValueError):
@@ -39,7 +41,7 @@ class Dataset:
     """Utterance rows and where their features lie. Picklable: a worker maps the parts for itself.
 
     rows: table.UTTERANCES with `frames`, `part` (index into `parts`) and `position` (row in the part),
-        -1 each in a row without audio.
+        -1 each in a row without audio, and how its phones are said, null where that was not measured.
     identity: equal for equal rows and features.
     spec: what the features were made with; None where no corpus has audio.
     """
@@ -119,10 +121,14 @@ class Dataset:
 def open_dataset(store: Store, utterances: Sequence[Manifest], features: Sequence[Manifest]) -> Dataset:
     """All rows of the utterance manifests, each joined to its features by digest.
 
+    features: of the same corpora; among them may be manifests of prosody.measure, joined by id.
+
     Raises:
         DatasetError: a recording has no features, or the features differ in their settings.
     """
     rows = pa.concat_tables([conform(store.read_table(manifest.files[0])) for manifest in utterances])
+    said = [manifest for manifest in features if manifest.dataset.startswith("prosody/")]
+    features = [manifest for manifest in features if manifest not in said]
     places = pa.concat_tables([extraction.index(store, manifest) for manifest in features])
     parts = places["part"].unique().to_pylist()
     found = pc.index_in(rows["digest"], places["digest"])
@@ -135,8 +141,17 @@ def open_dataset(store: Store, utterances: Sequence[Manifest], features: Sequenc
     numbers = pc.index_in(places["part"], pa.array(parts, pa.string()))
     for field, column in zip(PLACES, (places["frames"], numbers, places["position"]), strict=True):
         rows = rows.append_column(field, pc.fill_null(pc.cast(column, pa.int32()).take(found), -1))
-    identity = fingerprint([m.address for m in utterances], [(m.dataset, m.address) for m in features])
+    rows = _with_prosody(rows, [store.read_table(manifest.files[0]) for manifest in said if manifest.files])
+    identity = fingerprint([m.address for m in utterances], [(m.dataset, m.address) for m in (*features, *said)])
     return Dataset(store, rows.combine_chunks(), parts, identity, _spec(features))
+
+
+def _with_prosody(rows: pa.Table, measured: list[pa.Table]) -> pa.Table:
+    table = pa.concat_tables(measured) if measured else PROSODY.empty_table()
+    found = pc.index_in(rows["id"], table["id"])
+    for field in SAID:
+        rows = rows.append_column(field.with_nullable(True), table[field.name].combine_chunks().take(found))
+    return rows
 
 
 def _spec(features: Sequence[Manifest]) -> recipe.Features | None:

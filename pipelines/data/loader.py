@@ -26,7 +26,10 @@ from pipelines.data.dataset import Dataset
 from pipelines.data.plan import Group, Planned, cut, groups_of, word_counts
 from pipelines.store import fingerprint
 
-LABEL_COLUMNS = ["id", "corpus", "text", "tokens", "slots", "context", *CLASSIFICATION, "translation"]
+LABEL_COLUMNS = [
+    *("id", "corpus", "text", "tokens", "slots", "context", *CLASSIFICATION, "translation"),
+    *("phones", "durations", "pitch", "energy"),
+]
 EVALUATION_SLACK = 0.3  # share of padding at which a batch is closed although the budget has room
 KEPT_EXAMPLES = 50_000  # encoded rows kept in memory, about 3 kB each
 

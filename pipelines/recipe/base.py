@@ -14,8 +14,14 @@ BALANCING = (
     *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
     *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
 )
-DIALOGUE = ("dialogue_act", "system_action")  # as mtl.text has it, whose torch a command line can do without
-TASK_KINDS = ("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation", *DIALOGUE)
+# As mtl.text has them, whose torch a command line can do without.
+DIALOGUE = ("dialogue_act", "system_action")
+SYNTHESIS = ("prosody", "mel")
+TASK_KINDS = (
+    *("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation"),
+    *DIALOGUE,
+    *SYNTHESIS,
+)
 
 
 class Section(BaseModel):

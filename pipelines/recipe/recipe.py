@@ -10,12 +10,12 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from mtl import curriculum
-from pipelines.recipe.base import DIALOGUE, TASK_KINDS, Section
+from pipelines.recipe.base import DIALOGUE, SYNTHESIS, TASK_KINDS, Section
 from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
 from pipelines.recipe.model import Balancing, Decoding, Domains, Model, Sharing, Task, Translation, Understanding
 from pipelines.recipe.training import Gates, Interpret, Search, Trainer
 
-HEARD = {"transcript", "speaker", "emotion"}  # tasks that recordings alone can train
+HEARD = {"transcript", "speaker", "emotion", *SYNTHESIS}  # tasks that recordings alone can train
 
 
 class Recipe(Section):
@@ -66,6 +66,7 @@ class Recipe(Section):
                 f"search.reference names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
             )
         self._has_its_stages()
+        self._has_its_phones()
         self._has_its_domains()
         if (self.understanding.recognised or self.understanding.read) and "transcript" not in self.tasks:
             raise ValueError("understanding trains on what the recogniser hears; add tasks.transcript, or leave it out")
@@ -101,6 +102,19 @@ class Recipe(Section):
             raise ValueError(
                 "domains.by is domain, and so is a task: the model would be told the answer; "
                 "remove tasks.domain, or take domains.by=corpus"
+            )
+
+    def _has_its_phones(self) -> None:
+        """Raises ValueError where tasks that speak have no phones, or phones of two kinds, or no true sound."""
+        if not (speaking := sorted(set(SYNTHESIS) & set(self.tasks))):
+            return
+        kinds = sorted({corpus.phonemes for corpus in self.corpora if corpus.phonemes})
+        if len(kinds) != 1:
+            found = f"corpora name {' and '.join(kinds)}" if kinds else "no corpus names any"
+            raise ValueError(f"tasks.{speaking[0]} needs phones of one kind, but {found}; set corpora.<name>.phonemes")
+        if self.loader.speed != (1.0, 1.0) or self.loader.time_masks or self.loader.freq_masks:
+            raise ValueError(
+                f"tasks.{speaking[0]} learns the recordings' own sound; leave out loader.speed, time_masks, freq_masks"
             )
 
     def _does_without_blocks(self, modes: set[str]) -> None:
@@ -140,6 +154,9 @@ class Recipe(Section):
                 content["model"].pop(key)
         if not self.loader.substitute:
             content["loader"].pop("substitute")
+        for corpus in content["corpora"]:
+            if corpus["phonemes"] is None:
+                corpus.pop("phonemes")
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +33,8 @@ from mtl.metrics import by_domain, score_rows, summarise
 from mtl.model import ModelConfig, SpeechModel, build_model
 from mtl.ngram import NGram
 from mtl.predictor import Prediction, Predictor
-from mtl.text import CLASSIFICATION, Characters, Codec, normalise, tokens_of
+from mtl.speech import SpeechCode
+from mtl.text import CLASSIFICATION, SYNTHESIS, Characters, Codec, normalise, tokens_of
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.loader import Loader, evaluation_batches
 from pipelines.recipe import Recipe
@@ -44,7 +45,13 @@ from pipelines.store import Manifest, Store
 # about as much as an hour of training audio, and a confidence interval of the WER of about half a point.
 VALID_SECONDS = 1800.0
 VALID_SENTENCES = 2000
-LABEL_COLUMNS = {"transcript": "text", "slots": "slots", **{task: task for task in (*CLASSIFICATION, "translation")}}
+LABEL_COLUMNS = {
+    "transcript": "text",
+    "slots": "slots",
+    **{task: task for task in (*CLASSIFICATION, "translation")},
+    **dict.fromkeys(SYNTHESIS, "durations"),
+}
+SCALING_ROWS = 500  # whose log-mels tell the scale of each bin: half an hour of speech
 
 
 class PrepareError(ValueError):
@@ -125,7 +132,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
     by = recipe.domains.by if recipe.domains.on else None
-    labels = [LABEL_COLUMNS[task] for task in tasks if task != "transcript"]
+    labels = [LABEL_COLUMNS[task] for task in tasks if task not in ("transcript", *SYNTHESIS)]
     columns = ["text", "tokens", "context", *(["audio", by] if by else []), *labels]
     try:
         codec = Codec.build(
@@ -140,6 +147,8 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
         )
     except ValueError as error:
         raise VocabularyError(f"recipe {recipe.name!r}, text or translation: {error}") from error
+    if set(SYNTHESIS) & set(tasks):
+        codec = replace(codec, speech=speech_code(recipe, dataset.split("train")))
     if by and len(codec.domains) < 2:
         there = f"all are {codec.domains[0]!r}" if codec.domains else f"none has a {by}"
         raise DomainError(
@@ -149,6 +158,15 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
     if recipe.decoding.arpa:
         given_language_model(recipe, codec)  # a file that cannot be used must not be found out after the training
     return codec, model_config(recipe), fit_config(recipe)
+
+
+def speech_code(recipe: Recipe, train: Dataset) -> SpeechCode:
+    """Vocabularies and scales of synthesis, from the training rows that have phones."""
+    spoken = train.select(np.flatnonzero(train.rows["durations"].is_valid().to_numpy()))
+    columns = ["phones", "speaker", "emotion", "pitch", "energy"]
+    phonemes = next(corpus.phonemes for corpus in recipe.corpora if corpus.phonemes)
+    first = sorted(_by_hash(spoken.rows["id"].to_pylist())[:SCALING_ROWS])
+    return SpeechCode.build(spoken.rows.select(columns).to_pylist(), spoken.features(first), phonemes)
 
 
 def model_config(recipe: Recipe) -> ModelConfig:

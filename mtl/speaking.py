@@ -1,0 +1,124 @@
+"""A trained model speaks: phones to log-mels, and what its sound is worth beside the true one.
+
+mels = speak(model, [code.number(phones)], speakers=[3], emotions=[1])      # one (T, F) each
+echoes = echo(model, batch, hop_ms=10)                  # recordings said again by their own durations: how near is the sound?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtl.batch import Batch
+from mtl.model import SpeechModel
+from mtl.speech import Said, Spoken, pad
+from mtl.tasks import Mel, Prosody
+from mtl.text import SYNTHESIS
+
+CEPSTRA = 13  # of the distortion, without the 0th, which is loudness
+CENTS = 1200 / math.log(2)  # in a unit of ln Hz
+DECIBELS = 10 * math.sqrt(2) / math.log(10)
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A recording said again with its own durations, pitch and energy, and what the model would have foretold of it.
+
+    distortion: sum over frames of the mel-cepstral distortion, dB; frames: their number.
+    duration_error: sum over phones of the absolute error of the duration, ms; phones: their number.
+    pitch_error: sum over phones of the squared error of the pitch, cents².
+    """
+
+    distortion: float
+    frames: int
+    duration_error: float
+    pitch_error: float
+    phones: int
+
+
+@torch.no_grad()
+def speak(
+    model: SpeechModel,
+    phones: Sequence[np.ndarray],
+    speakers: Sequence[int],
+    emotions: Sequence[int],
+    rate: float = 1.0,
+) -> list[Tensor]:
+    """Log-mels (T, F) of phones (P,) by number; rate: of speech, 2 is twice as fast.
+
+    Raises:
+        ValueError: the model has no tasks `prosody` and `mel`.
+    """
+    if missing := [name for name in SYNTHESIS if name not in model.config.tasks]:
+        raise ValueError(f"the model does not speak: it has no task {', '.join(missing)}")
+    blank = [np.zeros(len(one)) for one in phones]
+    saids = [
+        Said(one, none.astype(np.int64), none, none, speaker, emotion)
+        for one, none, speaker, emotion in zip(phones, blank, speakers, emotions, strict=True)
+    ]
+    spoken = cast(Spoken, pad(saids)).to(model.device)
+    states = model.encode_phones(spoken, SYNTHESIS)
+    foretold = cast(Prosody, model.task("prosody")).decode(states["prosody"])
+    durations = torch.zeros_like(spoken.durations)
+    pitch, energy = torch.zeros_like(spoken.pitch), torch.zeros_like(spoken.energy)
+    for row, one in enumerate(foretold):
+        durations[row, : len(one.durations)] = whole(one.durations / rate)
+        pitch[row, : len(one.pitch)], energy[row, : len(one.energy)] = one.pitch, one.energy
+    told = replace(spoken, durations=durations, pitch=pitch, energy=energy)
+    return cast(Mel, model.task("mel")).speak(states["mel"], told)
+
+
+def whole(durations: Tensor) -> Tensor:
+    """(P,) whole frames whose sums stay within half a frame of the sums of (P,): rounding errors do not add up."""
+    return torch.diff(durations.cumsum(0).round(), prepend=durations.new_zeros(1)).clamp(min=0).long()
+
+
+@torch.no_grad()
+def echo(model: SpeechModel, batch: Batch, hop_ms: float) -> list[Echo | None]:
+    """One for each row with phones, None for the others."""
+    found: list[Echo | None] = [None] * len(batch)
+    code = model.codec.speech
+    if batch.spoken is None or batch.features is None or code is None or not set(SYNTHESIS) <= set(model.config.tasks):
+        return found
+    rows = batch.spoken.lengths.nonzero()[:, 0]
+    said = batch.rows(rows)
+    assert said.spoken is not None and said.features is not None, "rows with phones have both"
+    states = model.encode_phones(said.spoken, SYNTHESIS)
+    foretold = cast(Prosody, model.task("prosody")).decode(states["prosody"])
+    mels = cast(Mel, model.task("mel")).speak(states["mel"], said.spoken)
+    for place, (row, one, mel) in enumerate(zip(rows.tolist(), foretold, mels, strict=True)):
+        phones = len(one.durations)
+        late = hop_ms * (one.durations - said.spoken.durations[place, :phones]).abs()
+        off = CENTS * code.pitch.deviation * (one.pitch - said.spoken.pitch[place, :phones])
+        found[row] = Echo(
+            distortion=float(distortions(mel, said.features[place, : len(mel)].float()).sum()),
+            frames=len(mel),
+            duration_error=float(late.sum()),
+            pitch_error=float(off.square().sum()),
+            phones=phones,
+        )
+    return found
+
+
+def distortions(one: Tensor, other: Tensor) -> Tensor:
+    """(T,) mel-cepstral distortion of aligned frames (T, F) and (T, F), dB (Kubichek 1993).
+
+    10 / ln 10 * sqrt(2 * sum over k = 1 … 13 of (c_k - c'_k)^2), c the coefficients of the cosine series over the mel
+    bins of the natural log amplitude, which is half the log power.
+    """
+    return DECIBELS * (cepstra(one) - cepstra(other)).square().sum(dim=-1).sqrt()
+
+
+def cepstra(mel: Tensor) -> Tensor:
+    """(T, 13) of log-mel power (T, F), without the 0th."""
+    bins = mel.shape[-1]
+    place = torch.arange(bins, dtype=mel.dtype, device=mel.device)
+    order = torch.arange(1, CEPSTRA + 1, dtype=mel.dtype, device=mel.device)
+    basis = torch.cos(math.pi * order * (place[:, None] + 0.5) / bins) * (2 / bins)  # (F, 13)
+    return (mel / 2) @ basis

@@ -1,0 +1,69 @@
+"""Speech as log-mel frames, from phones and how each is said (FastSpeech 2, Ren et al. 2021)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mtl.batch import Batch
+from mtl.encoder import padding_mask
+from mtl.speech import Spoken
+from mtl.synthesis import ConvStack, stretch
+from mtl.tasks.base import PHONES, States, Task
+
+BLOCKS, EXPANSION = 4, 3
+
+
+class Mel(Task):
+    """Phones with their pitch and energy, stretched to frames, through a stack of blocks; scales are the code's.
+
+    mean, deviation (F,): of the code. The loss is the absolute error, a mean over bins, summed over frames. Training is
+    told the true durations, pitch and energy; in use the task `prosody` foretells them.
+    """
+
+    groups: ClassVar[tuple[str, ...]] = (PHONES,)
+
+    def __init__(self, name: str, width: int, bins: int, mean: Tensor, deviation: Tensor, dropout: float) -> None:
+        super().__init__(name)
+        self.register_buffer("mean", mean, persistent=False)  # they travel in the code
+        self.register_buffer("deviation", deviation, persistent=False)
+        self.prosody = nn.Linear(2, width)
+        self.place = nn.Linear(2, width)
+        self.stack = ConvStack(BLOCKS, width, EXPANSION, dropout)
+        self.output = nn.Linear(width, bins)
+
+    mean: Tensor
+    deviation: Tensor
+
+    def forward(self, states: States, spoken: Spoken) -> tuple[Tensor, Tensor]:
+        """(B, T, F) with zero mean and unit deviation, lengths (B,), from durations, pitch and energy of `spoken`."""
+        assert states.manner is not None, "SpeechModel.encode_phones gives it"
+        x = states.hidden + self.prosody(torch.stack((spoken.pitch, spoken.energy), dim=-1))
+        frames, lengths, place = stretch(x, spoken.durations)
+        # Behind a convolution all frames of a long phone would be alike: each is told how far into its phone it lies.
+        frames = frames + self.place(torch.stack((place, 1 - place), dim=-1).to(frames.dtype))
+        return self.output(self.stack(frames, lengths, states.manner)).float(), lengths
+
+    def count(self, batch: Batch, lengths: Tensor) -> Tensor:
+        if batch.spoken is None or batch.feature_lengths is None:
+            return lengths.new_zeros(())
+        return (batch.feature_lengths * (batch.spoken.lengths > 0)).sum()
+
+    def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        spoken = batch.spoken
+        assert spoken is not None, "counted only where there are phones"
+        assert batch.features is not None, "phones are of recordings"
+        found, lengths = self(states, spoken)
+        wanted = (batch.features.float() - self.mean) / self.deviation
+        frames = min(found.shape[1], wanted.shape[1])
+        error = (found[:, :frames] - wanted[:, :frames]).abs().mean(dim=-1) * padding_mask(lengths, frames)
+        return error.sum(), self.count(batch, lengths)
+
+    @torch.no_grad()
+    def speak(self, states: States, spoken: Spoken) -> list[Tensor]:
+        """Log-mels (T, F), one a row."""
+        found, lengths = self(states, spoken)
+        mels = found * self.deviation + self.mean
+        return [mel[:length] for mel, length in zip(mels, lengths.tolist(), strict=True)]

@@ -1,0 +1,60 @@
+"""Log-mels to sound. Griffin-Lim (1984; Perraudin et al. 2013) at once, without training.
+
+    samples = GriffinLim(spec)(logmel)             # (T, F) natural log of mel power -> (N,) float32 at spec.sample_rate
+
+The mel filters are undone by their pseudo-inverse, clipped at zero; phases are found by going back and forth between
+spectrogram and signal, with momentum. The frames of mtl.audio begin at sample 0 and are not centred; here they are
+overlapped and added where they lie.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mtl.audio import Spec, hop_length, mel_filters, window_length
+
+ITERATIONS = 32
+MOMENTUM = 0.99
+TINY = 1e-8
+
+
+class GriffinLim:
+    """One spec's filters, window and overlap."""
+
+    def __init__(self, spec: Spec, iterations: int = ITERATIONS) -> None:
+        self.window, self.hop, self.iterations = window_length(spec), hop_length(spec), iterations
+        filters = torch.from_numpy(mel_filters(spec)).double()  # (bins of the FFT, F)
+        self.length = 2 * (len(filters) - 1)
+        self.inverse = torch.linalg.pinv(filters).float()  # (F, bins of the FFT)
+        self.hann = torch.hann_window(self.window, periodic=False)
+
+    def __call__(self, logmel: Tensor, seed: int = 0) -> Tensor:
+        """(T, F) -> (N,) with N = window + (T - 1) x hop; `seed` is of the phases that it starts from."""
+        magnitude = (logmel.float().exp() @ self.inverse).clamp(min=0).sqrt()  # (T, bins)
+        generator = torch.Generator().manual_seed(seed)
+        phase = torch.rand(magnitude.shape, generator=generator) * 2 * torch.pi
+        spectrum = torch.polar(magnitude, phase)
+        before = torch.zeros_like(spectrum)
+        for _ in range(self.iterations):
+            now = self.analyse(self.synthesise(spectrum))
+            ahead = now + MOMENTUM * (now - before)
+            spectrum = magnitude * ahead / ahead.abs().clamp(min=TINY)
+            before = now
+        return self.synthesise(spectrum)
+
+    def analyse(self, signal: Tensor) -> Tensor:
+        """(N,) -> (T, bins), as mtl.audio cuts its frames."""
+        return torch.fft.rfft(signal.unfold(0, self.window, self.hop) * self.hann, self.length)
+
+    def synthesise(self, spectrum: Tensor) -> Tensor:
+        """(T, bins) -> (N,): the signal whose frames are nearest to these (Griffin and Lim 1984, eq. 6)."""
+        frames = torch.fft.irfft(spectrum, self.length)[:, : self.window] * self.hann
+        signal = self._add(frames)
+        weight = self._add(self.hann.square().expand(len(frames), -1))
+        return signal / weight.clamp(min=1e-3)
+
+    def _add(self, frames: Tensor) -> Tensor:
+        """Frames (T, window) laid over one another, hop by hop: (N,)."""
+        total = self.window + (len(frames) - 1) * self.hop
+        return torch.nn.functional.fold(frames.T[None], (1, total), (1, self.window), stride=(1, self.hop))[0, 0, 0]
