@@ -36,7 +36,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: setup
 	@$(BIN)/motet nightly assistant
-	@$(BIN)/motet say "$(SAY)" motet-root/demo.wav
+	@$(BIN)/motet say "$(SAY)" --espeak f3 -o motet-root/demo.wav
 	@$(BIN)/motet predict motet-root/demo.wav
 
 test: setup

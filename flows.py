@@ -72,6 +72,7 @@ def stage(name: str, retries: int = 2) -> Any:
 
 ingest = stage("ingest")(night.ingest)
 features = stage("features")(night.features)
+prosody = stage("prosody")(night.prosody)
 train = stage("train", retries=0)(night.train)  # Ray Train restarts workers itself, from their checkpoint
 register = stage("register")(verdict.register)
 evaluate = stage("evaluate")(verdict.evaluate)
@@ -123,7 +124,13 @@ def extracted(root: str, recipe: Recipe) -> Iterator[tuple[str, list[Ref], list[
     key = night.keep_recipe(Store(root), recipe)
     _, utterances = ingested(root, key, recipe)
     with ray_of_our_own():
-        yield key, utterances, features(root, key, utterances).value
+        yield key, utterances, [made for done in derived(root, key, recipe, utterances) for made in done.value]
+
+
+def derived(root: str, key: str, recipe: Recipe, utterances: list[Ref]) -> list[Done]:
+    """What is made of the recordings: features, and for a model that speaks how their phones are said."""
+    done = [features(root, key, utterances)]
+    return [*done, prosody(root, key, utterances)] if recipe.speaks else done
 
 
 def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: list[Ref], again: bool) -> Outcome:
@@ -135,8 +142,9 @@ def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: l
     identity = night.identity(recipe, tables)
     name = night.training_name(store, recipe, identity, again)
     with ray_of_our_own():
-        said.append(features(root, key, utterances))
-        made: list[Ref] = said[-1].value
+        made_of = derived(root, key, recipe, utterances)
+        said += made_of
+        made: list[Ref] = [made for done in made_of for made in done.value]
         data = [*tables, *night.manifests(store, made)]
         with tracking.start(root, recipe, name=name, manifests=data, tags={"motet.night": identity}) as opened:
             tracked = opened.to_json()

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import environment, night, verdict
-from pipelines.desk import house_commands, model_commands  # noqa: F401  (their commands join the app)
+from pipelines.desk import house_commands, model_commands, speech_commands  # noqa: F401  (their commands join the app)
 from pipelines.desk.console import (
     NUMBERS,
     JsonOption,

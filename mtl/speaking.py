@@ -1,12 +1,13 @@
 """A trained model speaks: phones to log-mels, and what its sound is worth beside the true one.
 
-mels = speak(model, [code.number(phones)], speakers=[3], emotions=[1])      # one (T, F) each
-echoes = echo(model, batch, hop_ms=10)                  # recordings said again by their own durations: how near is the sound?
+    mels = speak(model, [code.number(phones)], speakers=[3], emotions=[1])       # one (T, F) each
+    echoes = echo(model, batch, hop_ms=10)       # recordings said again by their own durations: how near is the sound?
+
+mtl.synthesiser makes it a voice for texts.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -16,14 +17,11 @@ import torch
 from torch import Tensor
 
 from mtl.batch import Batch
+from mtl.distortion import CENTS, distortions
 from mtl.model import SpeechModel
 from mtl.speech import Said, Spoken, pad
 from mtl.tasks import Mel, Prosody
 from mtl.text import SYNTHESIS
-
-CEPSTRA = 13  # of the distortion, without the 0th, which is loudness
-CENTS = 1200 / math.log(2)  # in a unit of ln Hz
-DECIBELS = 10 * math.sqrt(2) / math.log(10)
 
 
 @dataclass(frozen=True)
@@ -104,21 +102,3 @@ def echo(model: SpeechModel, batch: Batch, hop_ms: float) -> list[Echo | None]:
             phones=phones,
         )
     return found
-
-
-def distortions(one: Tensor, other: Tensor) -> Tensor:
-    """(T,) mel-cepstral distortion of aligned frames (T, F) and (T, F), dB (Kubichek 1993).
-
-    10 / ln 10 * sqrt(2 * sum over k = 1 … 13 of (c_k - c'_k)^2), c the coefficients of the cosine series over the mel
-    bins of the natural log amplitude, which is half the log power.
-    """
-    return DECIBELS * (cepstra(one) - cepstra(other)).square().sum(dim=-1).sqrt()
-
-
-def cepstra(mel: Tensor) -> Tensor:
-    """(T, 13) of log-mel power (T, F), without the 0th."""
-    bins = mel.shape[-1]
-    place = torch.arange(bins, dtype=mel.dtype, device=mel.device)
-    order = torch.arange(1, CEPSTRA + 1, dtype=mel.dtype, device=mel.device)
-    basis = torch.cos(math.pi * order * (place[:, None] + 0.5) / bins) * (2 / bins)  # (F, 13)
-    return (mel / 2) @ basis

@@ -115,6 +115,10 @@ def identity(recipe: Recipe, utterances: Sequence[Manifest]) -> str:
     from pipelines.training import train
 
     versions = {"features": features.VERSION, "train": train.VERSION, "night": VERSION}
+    if recipe.speaks:
+        from pipelines.data import prosody
+
+        versions["prosody"] = prosody.VERSION
     return fingerprint(recipe.address(), sorted((item.dataset, item.address) for item in utterances), versions)
 
 
@@ -270,6 +274,22 @@ def features(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
         )
         rows = sum(item.meta["rows"] for item in found)
         return current.done(f"{rows:,} recordings, {new:,} extracted", [ref(item) for item in found])
+
+
+def prosody(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
+    """Duration, pitch and energy of every phone that has none yet. Value: references to the prosody manifests."""
+    from pipelines.data.prosody import dataset_name, measure
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    tables = manifests(store, utterances)
+    before = [store.latest(dataset_name(recipe.features, item.dataset.split("/", 1)[1])) for item in tables]
+    with step("prosody") as current, progress.current().bar("prosody", "rec") as report:
+        found = measure(tables, recipe.features, store, progress=report)
+        pairs = zip(found, before, strict=True)
+        new = sum(item.meta["measured"] for item, old in pairs if old is None or old.version != item.version)
+        rows = sum(item.meta["rows"] for item in found)
+        return current.done(f"{rows:,} recordings with phones, {new:,} measured", [ref(item) for item in found])
 
 
 def train(

@@ -301,16 +301,3 @@ def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
 
 def _mean_confidence(words: Sequence[Mapping[str, Any]]) -> str:
     return f"{sum(word['confidence'] for word in words) / len(words):.2f}" if words else ""
-
-
-def speak(text: str, out: Path, voice: str | None) -> float:
-    """Writes a sentence spoken by eSpeak NG as a WAV file; returns its seconds. voice: a variant such as f3 or m4."""
-    import soundfile
-
-    from pipelines.corpora.synthesiser import SAMPLE_RATE, synthesize
-    from pipelines.corpora.voices import Voice
-
-    samples = synthesize(text, Voice(variant=voice) if voice else None)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(out, samples, SAMPLE_RATE, subtype="PCM_16")
-    return len(samples) / SAMPLE_RATE

@@ -1,4 +1,4 @@
-"""Commands that read corpora and ask models: ingest, predict, evaluate, personalise, domains, say."""
+"""Commands that read corpora and ask models: ingest, predict, evaluate, personalise, domains."""
 
 from __future__ import annotations
 
@@ -214,19 +214,3 @@ def domains(
     emit(shown, as_json, table if pairs else f"the recordings of {loaded.name!r} have one {loaded.domains.by} alone")
     if not as_json:
         print("".join(f"\nwarning: {pair.warning}" for pair in pairs if pair.warning))
-
-
-@app.command()
-def say(
-    text: Annotated[str, typer.Argument(metavar="TEXT")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.wav")],
-    voice: Annotated[str | None, typer.Option("--voice", help="eSpeak NG variant, e.g. f3 or m4.")] = None,
-) -> None:
-    """Speaks a sentence with eSpeak NG: a recording to try a model on.
-
-    Example: `motet say "turn on the light in the kitchen" light.wav`
-    """
-    from pipelines.desk.adhoc import speak
-
-    seconds = speak(text, out, voice)
-    print(f"{out}: {seconds:.1f} s of synthetic speech")

@@ -104,6 +104,10 @@ class Recipe(Section):
                 "remove tasks.domain, or take domains.by=corpus"
             )
 
+    @property
+    def speaks(self) -> bool:
+        return bool(set(SYNTHESIS) & set(self.tasks))
+
     def _has_its_phones(self) -> None:
         """Raises ValueError where tasks that speak have no phones, or phones of two kinds, or no true sound."""
         if not (speaking := sorted(set(SYNTHESIS) & set(self.tasks))):

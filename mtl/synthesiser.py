@@ -1,0 +1,123 @@
+"""A model that speaks, in use: texts to waveforms, by a speaker and with an emotion that it knows.
+
+voice = Synthesiser(Predictor.load("folder"))
+samples, = voice.say(["Dinner is ready."], speaker="LJ", emotion="happy", rate=1.1)     # (N,) float32
+for samples in voice.stream("A long text. Sentence by sentence."): ...
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from mtl.phonemes import Phonemiser, UnspeakableText
+from mtl.predictor import Predictor, PredictorError
+from mtl.speaking import speak
+from mtl.speech import NOBODY
+from mtl.text import SYNTHESIS
+from mtl.vocoder import GriffinLim
+
+RATES = (0.25, 4.0)  # of speech, against that of training
+BATCH_PHONES = 2000  # of one forward pass, padding counted
+USUAL_EMOTION = "neutral"
+PEAK = 0.99
+# Behind a full stop, a question mark or an exclamation mark, unless it ends an abbreviation of one letter.
+_SENTENCE = re.compile(r"(?<=[.!?])(?<!\b\w\.)\s+|\n+")
+
+
+class Synthesiser:
+    """A Predictor's tasks `prosody` and `mel`, and a vocoder.
+
+    Raises:
+        PredictorError: the model does not speak.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        code = predictor.codec.speech
+        if code is None or not set(SYNTHESIS) <= set(predictor.model.config.tasks):
+            raise PredictorError(f"the model does not speak: it has no tasks {' and '.join(SYNTHESIS)}")
+        self.model, self.code, self.features = predictor.model, code, predictor.features
+        self.phonemiser = Phonemiser(code.phonemes)
+        self.vocoder = GriffinLim(predictor.features)
+
+    def say(
+        self, texts: Sequence[str], speaker: str | None = None, emotion: str | None = None, rate: float = 1.0
+    ) -> list[np.ndarray]:
+        """(N,) float32 within [-1, 1] at features.sample_rate, one a text.
+
+        speaker, emotion: None for the first speaker, and a neutral voice if training had one. rate: 2 is twice as fast.
+
+        Raises:
+            PredictorError: a speaker or emotion that training never heard, or a rate out of RATES.
+            UnspeakableText: a text of which nothing can be said.
+        """
+        return [self._sound(mel) for mel in self.mels([self.phones(text) for text in texts], speaker, emotion, rate)]
+
+    def stream(
+        self, text: str, speaker: str | None = None, emotion: str | None = None, rate: float = 1.0
+    ) -> Iterator[np.ndarray]:
+        """The text sentence by sentence, so that the first is heard while the others are made. Raises as `say`."""
+        for sentence in sentences(text):
+            yield from self.say([sentence], speaker, emotion, rate)
+
+    def phones(self, text: str) -> list[str]:
+        """Raises UnspeakableText."""
+        return self.phonemiser(text)
+
+    def mels(
+        self,
+        phones: Sequence[Sequence[str]],
+        speaker: str | None = None,
+        emotion: str | None = None,
+        rate: float = 1.0,
+    ) -> list[Tensor]:
+        """Log-mels (T, F) of phones. Raises PredictorError, as `say`."""
+        if not RATES[0] <= rate <= RATES[1]:
+            raise PredictorError(f"rate is {rate:g}, expected {RATES[0]:g} to {RATES[1]:g}")
+        who = _number("speaker", speaker, self.code.speakers, None)
+        how = _number("emotion", emotion, self.code.emotions, USUAL_EMOTION)
+        numbers = [self.code.number(one) for one in phones]
+        found: dict[int, Tensor] = {}
+        for chunk in _chunks(numbers):
+            mels = speak(self.model, [numbers[i] for i in chunk], [who] * len(chunk), [how] * len(chunk), rate)
+            found.update(zip(chunk, mels, strict=True))
+        return [found[i] for i in range(len(numbers))]
+
+    def _sound(self, mel: Tensor) -> np.ndarray:
+        samples = self.vocoder(mel.cpu())
+        peak = float(samples.abs().max())
+        return np.asarray((samples * min(1.0, PEAK / max(peak, 1e-9))).numpy(), dtype=np.float32)
+
+
+def sentences(text: str) -> list[str]:
+    """Of a text, at its stops and line ends; those without a letter or digit belong to no sentence."""
+    return [part for part in map(str.strip, _SENTENCE.split(text)) if any(map(str.isalnum, part))]
+
+
+def _number(kind: str, name: str | None, known: Sequence[str], usual: str | None) -> int:
+    """A name's place among those known, from 1; NOBODY where there are none and none is asked for."""
+    if name is None:
+        return NOBODY if not known else known.index(usual) + 1 if usual in known else 1
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(known) or 'none by name'}"
+        raise PredictorError(f"the model was trained on no {kind} {name!r}; {hint}")
+    return known.index(name) + 1
+
+
+def _chunks(phones: Sequence[np.ndarray]) -> list[list[int]]:
+    """Utterances of similar length together, each chunk within BATCH_PHONES."""
+    chunks: list[list[int]] = []
+    for i in sorted(range(len(phones)), key=lambda i: -len(phones[i])):
+        if chunks and len(phones[chunks[-1][0]]) * (len(chunks[-1]) + 1) <= BATCH_PHONES:
+            chunks[-1].append(i)
+        else:
+            chunks.append([i])
+    return chunks
+
+
+__all__ = ["Synthesiser", "UnspeakableText", "sentences"]
