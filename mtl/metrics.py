@@ -190,6 +190,11 @@ def metric_of(name: str) -> Metric:
     return METRICS[name.partition("@")[0]]
 
 
+def in_unit(name: str, value: float, digits: int = 2) -> str:
+    """A metric's value as it is shown: "1.85 %", "4.20 dB"."""
+    return f"{value:.{digits}f} {metric_of(name).unit}"
+
+
 def by_domain(scores: Mapping[str, Counts], domains: Sequence[str | None]) -> dict[str, Counts]:
     """What recognition got wrong in each domain alone, as "<metric>@<domain>"; domains: of the scored rows."""
     found = {}

@@ -188,7 +188,8 @@ class SpeechModel(nn.Module):
 
     def encode_phones(self, spoken: Spoken, tasks: Iterable[str]) -> dict[str, States]:
         """The trunk's states of phones, for tasks that speak; every row has some."""
-        assert self.phones is not None and self.manner is not None, "there are phones only where something speaks"
+        assert self.phones is not None, "there are phones only where something speaks"
+        assert self.manner is not None, "and somebody"
         hidden = self.trunk(self.phones(spoken.phones), spoken.lengths, tuple(tasks))
         manner = self.manner(spoken.speakers, spoken.emotions)
         return {task: States(state, spoken.lengths, manner=manner) for task, state in hidden.items()}

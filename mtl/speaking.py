@@ -86,7 +86,8 @@ def echo(model: SpeechModel, batch: Batch, hop_ms: float) -> list[Echo | None]:
         return found
     rows = batch.spoken.lengths.nonzero()[:, 0]
     said = batch.rows(rows)
-    assert said.spoken is not None and said.features is not None, "rows with phones have both"
+    assert said.spoken is not None, "rows with phones have them"
+    assert said.features is not None, "and sound"
     states = model.encode_phones(said.spoken, SYNTHESIS)
     foretold = cast(Prosody, model.task("prosody")).decode(states["prosody"])
     mels = cast(Mel, model.task("mel")).speak(states["mel"], said.spoken)

@@ -38,7 +38,7 @@ Ref = tuple[str, str]  # dataset, address: names a manifest
 # Errors of the file system that another attempt meets again.
 LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 NETWORK_LIBRARIES = ("aiohttp", "botocore", "fsspec", "httpcore", "httpx", "requests", "urllib3")
-COLUMNS = ("metric", "value, %", "low", "high", "champion", "limit", "rows", "verdict")
+COLUMNS = ("metric", "value", "low", "high", "champion", "limit", "rows", "verdict")
 
 
 class Busy(RuntimeError):
@@ -301,6 +301,7 @@ def train(
     run: Mapping[str, str],
 ) -> Done:
     """The joint model. Value: the training run's name, by which its result is found in the store."""
+    from mtl.metrics import in_unit
     from pipelines.training.train import train as fit
 
     store = Store(root)
@@ -315,8 +316,9 @@ def train(
             tracking=run,
             progress=report,
         )
-        primary = result.metrics.get(f"valid/{recipe.gates.primary}")
-        shown = "" if primary is None else f", valid {recipe.gates.primary} {primary:.2f} %"
+        metric = recipe.gates.primary
+        primary = result.metrics.get(f"valid/{metric}")
+        shown = "" if primary is None else f", valid {metric} {in_unit(metric, primary)}"
         return current.done(f"{len(result.history)} epochs{shown}", result.name)
 
 

@@ -63,6 +63,7 @@ def evaluate(
     run: Mapping[str, str],
 ) -> Done:
     """The packaged candidate and the champion on the same test rows. Value: the champion's version, or None."""
+    from mtl.metrics import in_unit
     from pipelines.evaluation.domains import figures
     from pipelines.registry.registry import Registry
     from pipelines.registry.tracking import Run
@@ -83,7 +84,8 @@ def evaluate(
         primary = scores.metrics.get(recipe.gates.primary)
         shown = f"{len(scores.table):,} test rows"
         if primary is not None:
-            shown += f", {recipe.gates.primary} {primary:.2f} %{_apart(scores, recipe.gates.primary)}"
+            name = recipe.gates.primary
+            shown += f", {name} {in_unit(name, primary)}{_apart(scores, name)}"
         return current.done(shown, champion)
 
 

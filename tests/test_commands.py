@@ -113,7 +113,7 @@ def test_settings_of_a_corpus_are_checked(tmp_path: Path) -> None:
 
 
 def test_say_speaks(tmp_path: Path) -> None:
-    result = call("say", "turn on the light", str(tmp_path / "new" / "light.wav"))
+    result = call("say", "turn on the light", "--espeak", "f3", "-o", str(tmp_path / "new" / "light.wav"))
     assert result.exit_code == 0
     samples, rate = soundfile.read(tmp_path / "new" / "light.wav")
     assert rate == 16000
@@ -122,7 +122,7 @@ def test_say_speaks(tmp_path: Path) -> None:
 
 
 def test_predict_a_recording_and_a_sentence(finished_night: FinishedNight, tmp_path: Path) -> None:
-    call("say", "turn on the light", str(tmp_path / "light.wav"))
+    call("say", "turn on the light", "--espeak", "f3", "-o", str(tmp_path / "light.wav"))
     options = ("--root", finished_night.root, "--model", "small/1")
     heard, read = as_json("predict", str(tmp_path / "light.wav"), "--text", "play some jazz", *options)
     assert heard["input"] == str(tmp_path / "light.wav")
@@ -137,7 +137,7 @@ def test_predict_a_recording_and_a_sentence(finished_night: FinishedNight, tmp_p
 
 
 def test_a_domain_that_the_model_does_not_know_is_told_in_a_line(finished_night: FinishedNight, tmp_path: Path) -> None:
-    call("say", "turn on the light", str(tmp_path / "light.wav"))
+    call("say", "turn on the light", "--espeak", "f3", "-o", str(tmp_path / "light.wav"))
     options = ("--root", finished_night.root, "--model", "small/1", "--domain", "moon")
     done = motet("predict", "light.wav", *options, cwd=tmp_path)
     assert done.returncode == 1
@@ -162,7 +162,7 @@ def test_domains_that_differ_in_nothing_but_the_draw(tmp_path: Path) -> None:
 
 
 def test_predict_with_hot_words_and_alternatives(finished_night: FinishedNight, tmp_path: Path) -> None:
-    call("say", "turn on the light", str(tmp_path / "light.wav"))
+    call("say", "turn on the light", "--espeak", "f3", "-o", str(tmp_path / "light.wav"))
     (tmp_path / "hot.txt").write_text("anna stone\n\nturn on\n")
     options = ("--root", finished_night.root, "--model", "small/1", "--n-best", "3", "--hot-weight", "20")
     hot = ("--hot-word", "zanzibar", "--hot-words", str(tmp_path / "hot.txt"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from tiny_voice import SPEC, TASKS, batches, code, codec, fresh, joined, mel, rows
 
 from mtl.audio import FeatureSpec, log_mel
 from mtl.backward import Backward
@@ -25,51 +25,6 @@ from mtl.synthesis import stretch
 from mtl.synthesiser import Synthesiser, sentences
 from mtl.text import Codec
 from mtl.vocoder import GriffinLim
-
-TASKS = ("prosody", "mel", "emotion", "speaker")
-SPEC = FeatureSpec(bins=tiny.BINS)
-VOICES = {"x": 0.0, "y": 1.5}
-
-
-def mel(row: dict[str, Any]) -> np.ndarray:
-    """(T, BINS) that phones, speaker and emotion decide: each phone a bump at its own bin, lifted by the voice."""
-    bumps = {"_": -1, "a": 3, "b": 8, "c": 12}
-    frames = np.repeat([bumps[phone] for phone in row["phones"]], row["durations"])
-    shape = np.exp(-0.5 * (np.arange(tiny.BINS) - frames[:, None]) ** 2) * 3
-    return (shape + VOICES[row["speaker"]] + (row["emotion"] == "loud")).astype(np.float32)
-
-
-def rows() -> list[dict[str, Any]]:
-    found = []
-    for number, said in enumerate(["_ab_", "_cab_", "_b_", "_bca_", "_ac_", "_cc_"]):
-        speaker, emotion = ("x", "y")[number % 2], ("calm", "loud")[number // 2 % 2]
-        durations = [{"_": 2, "a": 5, "b": 3, "c": 4}[phone] * (2 if speaker == "y" else 1) for phone in said]
-        pitch = [5.0 + VOICES[speaker] / 10 + 0.05 * "_abc".index(phone) for phone in said]
-        energy = [float("_abc".index(phone)) for phone in said]
-        found.append({"id": f"s{number}", "audio": f"s{number}.wav", "phones": list(said), "durations": durations,
-                      "pitch": pitch, "energy": energy, "speaker": speaker, "emotion": emotion})  # fmt: skip
-    return found
-
-
-def code() -> SpeechCode:
-    return SpeechCode.build(rows(), [mel(row) for row in rows()], "characters")
-
-
-def codec() -> Codec:
-    return replace(Codec.build(rows(), TASKS), speech=code())
-
-
-def batches(codec: Codec) -> list[tuple[Batch, ...]]:
-    return [(collate([codec.encode(row)], [mel(row)]),) for row in rows()]
-
-
-def joined(codec: Codec) -> Batch:
-    return collate([codec.encode(row) for row in rows()], [mel(row) for row in rows()])
-
-
-def fresh(**settings: Any) -> SpeechModel:
-    torch.manual_seed(0)
-    return build_model(tiny.config(tasks=TASKS, **settings), codec())
 
 
 @pytest.fixture(scope="module")

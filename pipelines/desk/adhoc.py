@@ -119,11 +119,11 @@ def evaluate_on(
             without = evaluate(predictor, dataset, recipe.loader, report, expected, boosted=False).metrics
             current.done(f"{len(scores.table):,} rows, without hot words", None)
     rows = findings.table(scores)
-    table = [{key: line[key] for key in ("metric", "value, %", "low", "high", "rows")} for line in findings.plain(rows)]
+    table = [{key: line[key] for key in ("metric", "value", "low", "high", "rows")} for line in findings.plain(rows)]
     if expected:
         table = [{**line, "without": f"{without[line['metric']]:.2f}"} for line in table]
     apart = [row for some in domains.figures(scores).values() for row in some]
-    kept = ("metric", "value, %", "low", "high", "rows")
+    kept = ("metric", "value", "low", "high", "rows")
     empty = {"without": ""} if expected else {}
     table += [{**{key: line[key] for key in kept}, **empty} for line in findings.plain(apart)]
     return {

@@ -19,8 +19,8 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 NUMBERS = (
-    "value, %",
-    "single, %",
+    "value",
+    "single",
     "gain, %",
     "low",
     "high",

@@ -43,7 +43,8 @@ class Sound:
         if self.file is not None:
             self.file.write(samples)
         else:
-            sys.stdout.buffer.write((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+            whole = np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2")  # as libsndfile does
+            sys.stdout.buffer.write(whole.tobytes())
             sys.stdout.buffer.flush()
 
     def __enter__(self) -> Sound:

@@ -99,7 +99,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of the decision. Values in percent, gains in points; None where there is nothing to compare.
+    """One metric of the decision. Values and gains in the metric's unit; None where there is nothing to compare.
 
     verdict: better (significantly), not_worse (shown), inconclusive (within tolerance, not shown), worse,
     missing (the candidate no longer has it), new (the champion does not have it), or first (no champion).
@@ -119,6 +119,7 @@ class Comparison:
     minimum: float | None
     minimum_met: bool
     verdict: str
+    unit: str = "%"
 
 
 @dataclass(frozen=True)
@@ -288,6 +289,7 @@ def _compare(
         minimum=minimum,
         minimum_met=minimum is None or _meets(value, minimum, metric.better),
         verdict=verdict,
+        unit=getattr(metric, "unit", "%"),
     )
 
 
@@ -312,7 +314,7 @@ def _merit(primary: Comparison, candidate: Contender, champion: Contender | None
     if primary.gain is None:
         return False, f"{primary.metric}: no row was scored by both models, so nothing can be shown"
     told = (
-        f"{primary.metric} {primary.champion:.2f} % -> {primary.candidate:.2f} %, "
+        f"{primary.metric} {_shown(primary, primary.champion)} -> {_shown(primary, primary.candidate)}, "
         f"gain {primary.gain:+.2f} (at least {_number(primary.low)}, p {primary.p:.2g}, {primary.rows} rows)"
     )
     if primary.verdict == "better":
@@ -327,9 +329,9 @@ def _objections(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
     for row in comparisons:
         if not row.minimum_met:
             bound = "at most" if row.better == "lower" else "at least"
-            found.append(f"{row.metric} is {_number(row.candidate)} %, expected {bound} {row.minimum:g} %")
+            found.append(f"{row.metric} is {_shown(row, row.candidate)}, expected {bound} {row.minimum:g} {row.unit}")
         if row.verdict == "missing":
-            found.append(f"{row.metric} is missing: the champion has it at {_number(row.champion)} %")
+            found.append(f"{row.metric} is missing: the champion has it at {_shown(row, row.champion)}")
         if row.verdict == "worse" and row.gain is None:
             found.append(f"{row.metric} has no row that both models were scored on")
         elif row.verdict == "worse" and row.gain is not None:
@@ -370,6 +372,11 @@ def _meets(value: float | None, minimum: float, better: str) -> bool:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _shown(row: Comparison, value: float | None) -> str:
+    """A model's figure with its unit."""
+    return f"{_number(value)} {row.unit}"
 
 
 def _number(value: float | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from mtl.metrics import METRICS
+from mtl.metrics import METRICS, in_unit
 from mtl.tasks.slots import bio_values
 from mtl.text import DIALOGUE, TURN, tokens_of
 from pipelines.data.sound import SoundError, decode
@@ -60,7 +60,7 @@ def plain(rows: list[Row]) -> list[dict[str, Any]]:
     return [
         {
             "metric": row.metric,
-            "value, %": f"{row.value:.2f}",
+            "value": in_unit(row.metric, row.value),
             "low": f"{row.low:.2f}",
             "high": f"{row.high:.2f}",
             "champion": None if row.champion is None else f"{row.champion:.2f}",

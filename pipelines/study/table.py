@@ -13,12 +13,14 @@ Split = Literal["valid", "test"]
 
 def gain_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The table of gains as it is printed, from Findings as JSON."""
+    from mtl.metrics import in_unit  # late: this file is read by the command line, which can do without torch
+
     return [
         {
             "trained together": row["cell"],
             "metric": row["metric"],
-            "value, %": f"{row['value']:.2f}",
-            "single, %": f"{row['single']:.2f}",
+            "value": in_unit(row["metric"], row["value"]),
+            "single": in_unit(row["metric"], row["single"]),
             "gain, %": _signed(row["gain"]),
             "low": _signed(row["low"]),
             "high": _signed(row["high"]),
@@ -28,8 +30,8 @@ def gain_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "trained together": row["cell"],
             "metric": "mean of tasks",
-            "value, %": "",
-            "single, %": "",
+            "value": "",
+            "single": "",
             "gain, %": _signed(row["gain"]),
             "low": _signed(row["low"]),
             "high": _signed(row["high"]),

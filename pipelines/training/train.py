@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from mtl import checkpoint as checkpoints
 from mtl.curriculum import JOINT
 from mtl.fit import kept_weights
-from mtl.metrics import METRICS
+from mtl.metrics import METRICS, in_unit
 from mtl.model import build_model
 from mtl.predictor import Predictor
 from mtl.text import Codec
@@ -367,7 +367,7 @@ def _bar(recipe: Recipe, progress: Report) -> Callable[[Row], None]:
     metric = f"valid/{recipe.gates.primary}"
 
     def show(row: Row) -> None:
-        label = f"{recipe.gates.primary} {row[metric]:.1f} %" if metric in row else ""
+        label = f"{recipe.gates.primary} {in_unit(recipe.gates.primary, row[metric], 1)}" if metric in row else ""
         if "stage" in row:
             names = [*(stage.name for stage in recipe.trainer.curriculum), JOINT]
             label = f"{names[int(row['stage'])]} {label}"
