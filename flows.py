@@ -72,6 +72,7 @@ def stage(name: str, retries: int = 2) -> Any:
 
 ingest = stage("ingest")(night.ingest)
 features = stage("features")(night.features)
+alignment = stage("alignment")(night.alignment)
 prosody = stage("prosody")(night.prosody)
 train = stage("train", retries=0)(night.train)  # Ray Train restarts workers itself, from their checkpoint
 register = stage("register")(verdict.register)
@@ -124,13 +125,21 @@ def extracted(root: str, recipe: Recipe) -> Iterator[tuple[str, list[Ref], list[
     key = night.keep_recipe(Store(root), recipe)
     _, utterances = ingested(root, key, recipe)
     with ray_of_our_own():
-        yield key, utterances, [made for done in derived(root, key, recipe, utterances) for made in done.value]
+        yield key, utterances, data_of(derived(root, key, recipe, utterances))
 
 
 def derived(root: str, key: str, recipe: Recipe, utterances: list[Ref]) -> list[Done]:
     """What is made of the recordings: features, and for a model that speaks how their phones are said."""
-    done = [features(root, key, utterances)]
-    return [*done, prosody(root, key, utterances)] if recipe.speaks else done
+    heard = features(root, key, utterances)
+    if not recipe.speaks:
+        return [heard]
+    aligned = alignment(root, key, utterances, heard.value)
+    return [heard, aligned, prosody(root, key, utterances, aligned.value)]
+
+
+def data_of(made: list[Done]) -> list[Ref]:
+    """What training reads of what is derived: features, and prosody, in which the alignment is contained."""
+    return [ref for done in made if done.stage != "alignment" for ref in done.value]
 
 
 def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: list[Ref], again: bool) -> Outcome:
@@ -144,7 +153,7 @@ def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: l
     with ray_of_our_own():
         made_of = derived(root, key, recipe, utterances)
         said += made_of
-        made: list[Ref] = [made for done in made_of for made in done.value]
+        made = data_of(made_of)
         data = [*tables, *night.manifests(store, made)]
         with tracking.start(root, recipe, name=name, manifests=data, tags={"motet.night": identity}) as opened:
             tracked = opened.to_json()

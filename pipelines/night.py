@@ -116,9 +116,9 @@ def identity(recipe: Recipe, utterances: Sequence[Manifest]) -> str:
 
     versions = {"features": features.VERSION, "train": train.VERSION, "night": VERSION}
     if recipe.speaks:
-        from pipelines.data import prosody
+        from pipelines.data import alignment, prosody
 
-        versions["prosody"] = prosody.VERSION
+        versions |= {"alignment": alignment.VERSION, "prosody": prosody.VERSION}
     return fingerprint(recipe.address(), sorted((item.dataset, item.address) for item in utterances), versions)
 
 
@@ -276,7 +276,25 @@ def features(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
         return current.done(f"{rows:,} recordings, {new:,} extracted", [ref(item) for item in found])
 
 
-def prosody(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
+def alignment(root: str, recipe_key: str, utterances: Sequence[Ref], features: Sequence[Ref]) -> Done:
+    """Where phones end in recordings whose corpus does not say. Value: references to the alignment manifests."""
+    from pipelines.data.alignment import align, dataset_name
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    tables = manifests(store, utterances)
+    before = [store.latest(dataset_name(recipe.features, item.dataset.split("/", 1)[1])) for item in tables]
+    with step("alignment") as current, progress.current().bar("alignment", "step") as report:
+        found = align(tables, manifests(store, features), recipe.features, store, report)
+        pairs = zip(found, before, strict=True)
+        new = sum(item.meta["aligned"] for item, old in pairs if old is None or old.version != item.version)
+        rows, short = (sum(item.meta[name] for item in found) for name in ("rows", "short"))
+        shown = f"{rows:,} recordings without phone times, {new:,} aligned" if rows + short else "all phone times known"
+        shown += f", {short:,} too short for their phones" if short else ""
+        return current.done(shown, [ref(item) for item in found])
+
+
+def prosody(root: str, recipe_key: str, utterances: Sequence[Ref], aligned: Sequence[Ref]) -> Done:
     """Duration, pitch and energy of every phone that has none yet. Value: references to the prosody manifests."""
     from pipelines.data.prosody import dataset_name, measure
 
@@ -285,7 +303,7 @@ def prosody(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
     tables = manifests(store, utterances)
     before = [store.latest(dataset_name(recipe.features, item.dataset.split("/", 1)[1])) for item in tables]
     with step("prosody") as current, progress.current().bar("prosody", "rec") as report:
-        found = measure(tables, recipe.features, store, progress=report)
+        found = measure(tables, recipe.features, store, progress=report, aligned=manifests(store, aligned))
         pairs = zip(found, before, strict=True)
         new = sum(item.meta["measured"] for item, old in pairs if old is None or old.version != item.version)
         rows = sum(item.meta["rows"] for item in found)

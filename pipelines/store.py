@@ -34,7 +34,7 @@ MANIFESTS = "manifests"
 STORED = "store:"  # scheme of an audio URI that is a key of the store
 # Folders whose objects live only as long as a manifest reaches them. Whatever else a root holds
 # (checkpoints, models, MLflow's files) is not the garbage collector's to judge.
-COLLECTED = ("audio/", "features/", "prosody/", "quarantine/", "recordings/", "utterances/")
+COLLECTED = ("alignment/", "audio/", "features/", "prosody/", "quarantine/", "recordings/", "utterances/")
 _COMMIT_ATTEMPTS = 1000  # each failed attempt means that another writer succeeded
 
 

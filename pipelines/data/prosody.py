@@ -10,7 +10,7 @@ those of the version before, so a new night measures what is new.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,9 +66,11 @@ def measure(
     store: Store,
     parallel: Literal["ray", "local"] = "ray",
     progress: Report | None = None,
+    aligned: Sequence[Manifest] = (),
 ) -> list[Manifest]:
     """One prosody manifest for each utterance manifest; one without files where no recording has phones with ends.
 
+    aligned: of alignment.align, for the same corpora: where phones end, of rows that do not say it themselves.
     parallel: "ray" runs one task for TASK_SECONDS of audio, "local" runs in this process.
 
     Raises:
@@ -76,7 +78,12 @@ def measure(
         PitchError: Praat is not installed.
         ClusterError: Ray cannot be started or joined.
     """
-    return [_measure(manifest, spec, store, parallel, progress) for manifest in manifests]
+    learned: dict[str, list[float]] = {}
+    for manifest in aligned:
+        if manifest.files:
+            table = store.read_table(manifest.files[0])
+            learned.update(zip(table["id"].to_pylist(), table["ends"].to_pylist(), strict=True))
+    return [_measure(manifest, learned, spec, store, parallel, progress) for manifest in manifests]
 
 
 def durations_of(ends: Sequence[float], frames: int, spec: recipe.Features) -> np.ndarray:
@@ -124,10 +131,15 @@ def prosody_of(waveform: np.ndarray, ends: Sequence[float], spec: recipe.Feature
 
 
 def _measure(
-    manifest: Manifest, spec: recipe.Features, store: Store, parallel: str, progress: Report | None
+    manifest: Manifest,
+    learned: Mapping[str, list[float]],
+    spec: recipe.Features,
+    store: Store,
+    parallel: str,
+    progress: Report | None,
 ) -> Manifest:
     dataset = dataset_name(spec, manifest.dataset.rpartition("/")[2])
-    spoken = _spoken(conform(store.read_table(manifest.files[0])))
+    spoken = _spoken(conform(store.read_table(manifest.files[0])), learned)
     address = fingerprint(sorted((one.id, one.key) for one in spoken))
     latest = store.latest(dataset)
     if latest is not None and latest.address == address:
@@ -146,13 +158,14 @@ def _measure(
     return store.commit(dataset, address, files, {manifest.dataset: manifest.address}, meta)
 
 
-def _spoken(rows: pa.Table) -> list[Spoken]:
-    """Recordings with phones and their ends."""
-    there = rows.filter(pc.and_(pc.is_valid(rows["audio"]), pc.is_valid(rows["phone_ends"])))
+def _spoken(rows: pa.Table, learned: Mapping[str, list[float]]) -> list[Spoken]:
+    """Recordings with phones and their ends, the corpus's own or learned ones."""
+    there = rows.filter(pc.and_(pc.is_valid(rows["audio"]), pc.is_valid(rows["phones"])))
     columns = ("id", "digest", "audio", "start", "duration", "phone_ends")
     return [
-        Spoken(id_, Piece(digest, audio, start, duration), tuple(ends))
+        Spoken(id_, Piece(digest, audio, start, duration), tuple(ends or learned[id_]))
         for id_, digest, audio, start, duration, ends in zip(*(there[c].to_pylist() for c in columns), strict=True)
+        if ends or id_ in learned
     ]
 
 
