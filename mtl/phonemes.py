@@ -64,6 +64,6 @@ def _characters(text: str) -> list[str]:
             found.append(symbol)
     if found[-1] == " ":
         found.pop()
-    if set(found) == {PAUSE}:
+    if not any(map(str.isalnum, "".join(found))):
         raise UnspeakableText(f"{text!r} holds nothing that could be said")
     return found if found[-1] == PAUSE else [*found, PAUSE]

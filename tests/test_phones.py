@@ -71,6 +71,7 @@ def test_a_corpus_brings_its_own_phones_and_ends(tmp_path: Path) -> None:
         ({"phone_ends": ["a", "b", "c"]}, "bad_row", "expected a list of seconds"),
         ({"phones": ["_", "", "_"]}, "length_mismatch", "none of them empty"),
         ({"phones": None, "text": "..."}, "missing_transcript", "holds no word"),
+        ({"phones": None, "text": "'"}, "unspeakable", "made no sound"),
     ],
 )
 def test_phones_that_do_not_fit_are_quarantined(tmp_path: Path, row: dict[str, Any], reason: str, detail: str) -> None:
@@ -93,8 +94,9 @@ def test_characters_are_letters_and_pauses() -> None:
     said = Phonemiser("characters")
     assert said("  Hello,   it's me — “Bob”!") == ["_", *"hello", "_", *"it's", " ", *"me", "_", *"bob", "_"]
     assert said("a - b") == ["_", "a", "_", "b", "_"]
-    with pytest.raises(UnspeakableText, match="holds nothing that could be said"):
-        said("?!")
+    for nothing in ("?!", "'", ""):
+        with pytest.raises(UnspeakableText, match="holds nothing that could be said"):
+            said(nothing)
 
 
 def test_the_embedded_corpus_knows_its_phones_to_the_sample(tmp_path: Path) -> None:

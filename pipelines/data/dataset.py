@@ -29,7 +29,7 @@ from pipelines.store import Manifest, Store, fingerprint
 LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
 MAX_PAGE_HEADER = 1024  # bytes; it is about 30 where no statistics are written
 PLACES = [pa.field("frames", pa.int32()), pa.field("part", pa.int32()), pa.field("position", pa.int32())]
-SAID = [PROSODY.field(name) for name in ("durations", "pitch", "energy")]
+SAID = [PROSODY.field(name).with_nullable(True) for name in ("durations", "pitch", "energy")]
 ROWS = pa.schema([*UTTERANCES, *PLACES, *SAID])
 
 
@@ -150,7 +150,7 @@ def _with_prosody(rows: pa.Table, measured: list[pa.Table]) -> pa.Table:
     table = pa.concat_tables(measured) if measured else PROSODY.empty_table()
     found = pc.index_in(rows["id"], table["id"])
     for field in SAID:
-        rows = rows.append_column(field.with_nullable(True), table[field.name].combine_chunks().take(found))
+        rows = rows.append_column(field, table[field.name].combine_chunks().take(found))
     return rows
 
 
