@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import tiny_voice
@@ -12,6 +16,8 @@ from typer.testing import CliRunner, Result
 
 import motet
 from mtl.predictor import Predictor
+from mtl.synthesiser import Synthesiser
+from pipelines.registry.package import describe, requirements, save_package
 from pipelines.registry.registry import Registry
 from pipelines.store import Store
 
@@ -89,3 +95,41 @@ def test_one_text_and_one_alone(root: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("ab", encoding="utf-8")
     assert say("--root", root).exit_code == 2
     assert say("ab", "--file", str(tmp_path / "text.txt"), "--root", root).exit_code == 2
+
+
+# --- the package ---
+
+
+def test_a_package_speaks(root: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    Predictor(tiny_voice.fresh(), tiny_voice.SPEC).save(folder)
+    described = describe(folder)
+    assert described.phonemes == "characters"
+    save_package(folder, tmp_path / "package")
+    needed = (tmp_path / "package" / "requirements.txt").read_text()
+    assert "num2words==" in needed
+    assert "espeakng-loader" not in needed  # letters need no phonemiser
+    assert "espeakng-loader" in " ".join(requirements("characters", "gmw/en-us"))
+    model = mlflow.pyfunc.load_model(str(tmp_path / "package"))
+    given = pd.DataFrame({"text": ["cab a bac", "ab"]})
+    answer = model.predict(given, params={"speaker": "y", "emotion": "loud", "rate": 2.0})
+    assert list(answer.columns) == ["speech", "emotion", "emotion_confidence", "speaker", "speaker_confidence"]
+    assert answer["emotion"].tolist() == [None, None]  # nothing was heard
+    voice = Synthesiser(Predictor.load(folder))
+    for spoken, true in zip(answer["speech"], voice.say(given["text"], "y", "loud", 2.0), strict=True):
+        samples, rate = soundfile.read(io.BytesIO(base64.b64decode(spoken)))
+        assert rate == RATE
+        np.testing.assert_allclose(samples, true, atol=1e-4)
+    with pytest.raises(Exception, match="no speaker 'z'"):
+        model.predict(given, params={"speaker": "z"})
+
+
+def test_a_package_that_speaks_listens_too(tmp_path: Path) -> None:
+    Predictor(tiny_voice.fresh(), tiny_voice.SPEC).save(tmp_path / "model")
+    save_package(tmp_path / "model", tmp_path / "package")
+    file = io.BytesIO()
+    soundfile.write(file, 0.1 * np.sin(np.arange(8000) / 5), RATE, format="WAV")
+    heard = pd.DataFrame({"audio": [base64.b64encode(file.getvalue()).decode()]})
+    answer = mlflow.pyfunc.load_model(str(tmp_path / "package")).predict(heard)
+    assert answer["speech"].tolist() == [None]
+    assert answer["emotion"][0] in ("calm", "loud")

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
-from mtl.text import DIALOGUE
+from mtl.phonemes import CHARACTERS
+from mtl.text import DIALOGUE, SYNTHESIS
 from pipelines.registry.tracking import quiet_mlflow
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ PACKAGED = Path(__file__).with_name("packaged_model.py")
 ARTIFACT = "predictor"  # the package's name for the Predictor folder; packaged_model.py says the same
 ADAPTER = "adapter"  # its name for a user's adapter, likewise
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "soundfile", "soxr")
-HEARING = frozenset({"transcript", "speaker", "emotion"})  # tasks that cannot answer a sentence
+SPEAKING = ("num2words",)  # of a model that speaks; and of one whose phonemes are eSpeak NG's, the next
+ESPEAK = ("espeakng-loader",)
+HEARING = frozenset({"transcript", "speaker", "emotion", *SYNTHESIS})  # tasks that tell nothing of a sentence
 
 
 class PackageError(ValueError):
@@ -39,13 +42,15 @@ class PackageError(ValueError):
 
 @dataclass(frozen=True)
 class Description:
-    """What a Predictor folder says of itself. address: hash of its files; units: "sentencepiece" where any are."""
+    """What a Predictor folder says of itself. address: hash of its files; units: "sentencepiece" where any are;
+    phonemes: of a model that speaks (mtl.phonemes), None of any other."""
 
     address: str
     parameters: int
     tasks: tuple[str, ...]
     units: str
     domains: tuple[str, ...] = ()  # of recordings that the model is told of
+    phonemes: str | None = None
 
 
 def save_package(folder: Path, package: Path, model_id: str | None = None, run_id: str | None = None) -> None:
@@ -88,7 +93,7 @@ def _save(
             code_paths=[str(code)],
             signature=signature(described.tasks, described.domains),
             input_example=example(described.tasks),
-            pip_requirements=requirements(described.units),
+            pip_requirements=requirements(described.units, described.phonemes),
             mlflow_model=Model(model_id=model_id, run_id=run_id),
         )
 
@@ -111,8 +116,10 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
     inputs: list[Any] = [optional("audio"), optional("text")]
     if set(tasks) & set(DIALOGUE):
         inputs.append(ColSpec(Array(DataType.string), "context", required=False))
-    outputs: list[Any] = []
+    outputs: list[Any] = [optional("speech")] if set(SYNTHESIS) <= set(tasks) else []
     for task in tasks:
+        if task in SYNTHESIS:
+            continue
         if task == "transcript":
             outputs += [optional("text"), optional("words"), optional("n_best")]
         elif task == "slots":
@@ -126,6 +133,12 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
             ParamSpec("hot_weight", DataType.double, WEIGHT),
             ParamSpec("n_best", DataType.long, 1),
         ]
+    if set(SYNTHESIS) <= set(tasks):
+        params += [
+            ParamSpec("speaker", DataType.string, ""),
+            ParamSpec("emotion", DataType.string, ""),
+            ParamSpec("rate", DataType.double, 1.0),
+        ]
     if domains:
         params.append(ParamSpec("domain", DataType.string, ""))
     given = {"params": ParamSchema(params)} if params else {}
@@ -138,16 +151,18 @@ def example(tasks: tuple[str, ...]) -> pd.DataFrame:
     import pandas as pd
     import soundfile
 
-    if set(tasks) - HEARING:
+    if set(tasks) - HEARING or set(SYNTHESIS) <= set(tasks):
         return pd.DataFrame({"text": ["turn on the light in the kitchen"]})
     tone = io.BytesIO()
     soundfile.write(tone, 0.1 * np.sin(np.arange(8000) * 2 * np.pi * 440 / 16000), 16000, format="FLAC")
     return pd.DataFrame({"audio": [base64.b64encode(tone.getvalue()).decode()]})
 
 
-def requirements(units: str) -> list[str]:
+def requirements(units: str, phonemes: str | None = None) -> list[str]:
     """What the package needs to load and answer, at the versions it was made with."""
-    names = (*REQUIREMENTS, *(("sentencepiece",) if units == "sentencepiece" else ()))
+    names = [*REQUIREMENTS, *(("sentencepiece",) if units == "sentencepiece" else ())]
+    if phonemes is not None:
+        names += [*SPEAKING, *(() if phonemes == CHARACTERS else ESPEAK)]
     # "2.13.0+cpu" is a build of 2.13.0: a package made on a laptop must install on a machine with a GPU.
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
 
@@ -168,6 +183,7 @@ def describe(folder: Path) -> Description:
         tasks=tuple(content["model"]["tasks"]),
         units="sentencepiece" if "sentencepiece" in kinds else "characters",
         domains=tuple(content["codec"].get("domains", {}).get("names", ())),
+        phonemes=content["codec"].get("speech", {}).get("phonemes"),
     )
 
 

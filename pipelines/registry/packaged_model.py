@@ -4,11 +4,12 @@
     model.predict(pandas.DataFrame({"text": ["turn on the light"]}))
     model.predict(pandas.DataFrame({"audio": [base64 of a WAV or FLAC file, or the path of one]}))
     model.predict(pandas.DataFrame({"text": ["yes"], "context": [["wake me at seven", "tomorrow at seven"]]}))
+    model.predict(pandas.DataFrame({"text": ["Dinner is ready."]}), params={"emotion": "sad"})["speech"]   # base64, WAV
     model.predict(recordings, params={"hot_words": ["anna karenina"], "hot_weight": 1.0, "n_best": 3})
 
 MLflow stores this file in the package (models-from-code) with `mtl` and the folder of the Predictor beside it. It is
 run wherever the package is loaded, so it imports nothing but mtl, numpy, pandas, mlflow and, for sound,
-soundfile and soxr: no Ray, no Prefect, and nothing else of pipelines.
+soundfile and soxr (to speak, num2words and eSpeak NG): no Ray, no Prefect, and nothing else of pipelines.
 
 A user's adapter (mtl.personal) is packaged with this file too. Its base is not in the package: it is the registry's
 models:/<base>/<version>, or the folder that MOTET_BASE names, and must be the very one that the adapter was made for.
@@ -38,6 +39,7 @@ from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
 from mtl.personal import About, Personal, PersonalPredictor, check_base
 from mtl.predictor import Prediction, Predictor
+from mtl.text import SYNTHESIS
 
 ARTIFACT, ADAPTER = "predictor", "adapter"
 MAX_SECONDS = 600.0  # of one recording: a served model must not be made to swallow a day of audio
@@ -59,8 +61,9 @@ class SpeechService(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """A column `text`, each task and `<task>_confidence`; `words` with their times, `slots` and, where more than
-        one transcript is wanted, `n_best` as JSON; null where a task is silent.
+        """`speech` of sentences, base64 of a WAV file, where the model speaks; a column `text`, each task and
+        `<task>_confidence`; `words` with their times, `slots` and, where more than one transcript is wanted, `n_best`
+        as JSON; null where a task is silent.
 
         Raises:
             ValueError: a row with neither or both inputs, or a recording that cannot be read; it names the row.
@@ -76,7 +79,21 @@ class SpeechService(PythonModel):
         rows = model_input.to_dict("records")
         inputs = [_input(row, number, rate) for number, row in enumerate(rows)]
         predictions = predictor.predict(inputs, [_turns(row, number) for number, row in enumerate(rows)])
-        return as_table(predictions, self.predictor.model.config.tasks, model_input.index)
+        tasks = self.predictor.model.config.tasks
+        table = as_table(predictions, tasks, model_input.index)
+        if set(SYNTHESIS) <= set(tasks):
+            table.insert(0, "speech", self._spoken(inputs, asked))
+        return table
+
+    def _spoken(self, inputs: list[np.ndarray | str], asked: dict[str, Any]) -> list[str | None]:
+        """Each sentence as base64 of a WAV file; None for a recording."""
+        from mtl.synthesiser import Synthesiser
+
+        voice = Synthesiser(self.predictor)
+        who, how = (str(asked.get(name, "")) or None for name in ("speaker", "emotion"))
+        texts = [text for text in inputs if isinstance(text, str)]
+        said = iter(voice.say(texts, who, how, float(asked.get("rate", 1.0))))
+        return [encode(next(said), voice.features.sample_rate) if isinstance(one, str) else None for one in inputs]
 
 
 def base_folder(about: About) -> Path:
@@ -90,6 +107,8 @@ def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any =
     """Predictions as a table with a column or two per task of the model."""
     columns: dict[str, list[Any]] = {}
     for task in tasks:
+        if task in SYNTHESIS:
+            continue
         if task == "transcript":
             columns["text"] = [prediction.text for prediction in predictions]
             columns["words"] = [_listed(prediction.words) for prediction in predictions]
@@ -102,6 +121,15 @@ def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any =
             columns[f"{task}_confidence"] = [label.confidence if label else None for label in labels]
     # As objects, None stays None. As pandas' own types it becomes NaN, which a server writes into what it calls JSON.
     return pd.DataFrame(columns, index=index, dtype=object)
+
+
+def encode(samples: np.ndarray, rate: int) -> str:
+    """(N,) float32 within [-1, 1] as base64 of a 16-bit WAV file."""
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def decode(recording: bytes | str, sample_rate: int) -> np.ndarray:
