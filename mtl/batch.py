@@ -172,6 +172,20 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
     )
 
 
+def chunks(lengths: Mapping[int, int], most: int) -> list[list[int]]:
+    """Inputs of similar length together, the longest first, padded to at most `most` in each chunk; a longer one alone.
+
+    lengths: of each input by its number.
+    """
+    found: list[list[int]] = []
+    for i in sorted(lengths, key=lambda i: -lengths[i]):
+        if found and lengths[found[-1][0]] * (len(found[-1]) + 1) <= most:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found
+
+
 def _context(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
     pairs = [(example.context, example.context_characters) for example in examples]
     found = [(words, letters) for words, letters in pairs if words is not None and letters is not None]

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mtl.audio import FeatureSpec, log_mel
-from mtl.batch import Batch, collate
+from mtl.batch import Batch, chunks, collate
 from mtl.beam import NO_HOT_WORDS, Beam, BeamConfig
 from mtl.decode import Alternative
 from mtl.generation import Generated
@@ -165,7 +165,7 @@ class Predictor:
         before = [{"context": list(map(normalise, turns))} for turns in contexts or [()] * len(inputs)]
         found: dict[int, Prediction] = {}
         heard = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if not isinstance(item, str)}
-        for chunk in _chunks(heard):
+        for chunk in chunks({i: len(mel) for i, mel in heard.items()}, BATCH_FRAMES):
             batch = collate([self.codec.encode(before[i]) for i in chunk], [heard[i] for i in chunk])
             found.update(zip(chunk, self.predict_batch(batch), strict=True))
         read = {i: normalise(item).split() for i, item in enumerate(inputs) if isinstance(item, str)}
@@ -276,14 +276,3 @@ def _content(folder: Path) -> dict[str, Any]:
             f"{folder / CONFIG} has format {content['format']}, this version reads {FORMAT}; update Motet"
         )
     return content
-
-
-def _chunks(heard: Mapping[int, np.ndarray]) -> list[list[int]]:
-    """Inputs of similar length together, each chunk within BATCH_FRAMES."""
-    chunks: list[list[int]] = []
-    for i in sorted(heard, key=lambda i: -len(heard[i])):
-        if chunks and len(heard[chunks[-1][0]]) * (len(chunks[-1]) + 1) <= BATCH_FRAMES:
-            chunks[-1].append(i)
-        else:
-            chunks.append([i])
-    return chunks

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
+from mtl.batch import chunks
 from mtl.phonemes import Phonemiser, UnspeakableText
 from mtl.predictor import Predictor, PredictorError
 from mtl.speaking import speak
@@ -82,7 +83,7 @@ class Synthesiser:
         how = _number("emotion", emotion, self.code.emotions, USUAL_EMOTION)
         numbers = [self.code.number(one) for one in phones]
         found: dict[int, Tensor] = {}
-        for chunk in _chunks(numbers):
+        for chunk in chunks({i: len(one) for i, one in enumerate(numbers)}, BATCH_PHONES):
             mels = speak(self.model, [numbers[i] for i in chunk], [who] * len(chunk), [how] * len(chunk), rate)
             found.update(zip(chunk, mels, strict=True))
         return [found[i] for i in range(len(numbers))]
@@ -107,17 +108,6 @@ def _number(kind: str, name: str | None, known: Sequence[str], usual: str | None
         hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(known) or 'none by name'}"
         raise PredictorError(f"the model was trained on no {kind} {name!r}; {hint}")
     return known.index(name) + 1
-
-
-def _chunks(phones: Sequence[np.ndarray]) -> list[list[int]]:
-    """Utterances of similar length together, each chunk within BATCH_PHONES."""
-    chunks: list[list[int]] = []
-    for i in sorted(range(len(phones)), key=lambda i: -len(phones[i])):
-        if chunks and len(phones[chunks[-1][0]]) * (len(chunks[-1]) + 1) <= BATCH_PHONES:
-            chunks[-1].append(i)
-        else:
-            chunks.append([i])
-    return chunks
 
 
 __all__ = ["Synthesiser", "UnspeakableText", "sentences"]

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from mtl.audio import log_mel
 from pipelines import cluster, recipe
-from pipelines.data.pieces import FeatureError, Piece, one_thread, recordings, unreadable
+from pipelines.data.pieces import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
 from pipelines.data.sound import SoundError, decode
 from pipelines.store import Manifest, Store, fingerprint
 
@@ -165,15 +165,7 @@ def _held(latest: Manifest | None, pieces: list[Piece], store: Store) -> pa.Tabl
 
 
 def _parts(pieces: list[Piece], dataset: str) -> Iterator[tuple[str, list[Piece]]]:
-    part: list[Piece] = []
-    seconds = 0.0
-    for piece in pieces:
-        part.append(piece)
-        seconds += piece.duration
-        if seconds >= PART_SECONDS:
-            yield _part_key(part, dataset), part
-            part, seconds = [], 0.0
-    if part:
+    for part in by_duration(pieces, lambda piece: piece.duration, PART_SECONDS):
         yield _part_key(part, dataset), part
 
 

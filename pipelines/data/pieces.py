@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from pipelines.roots import s3_filesystem
 from pipelines.store import STORED, Store
 
+T = TypeVar("T")
 FETCHES = 8  # recordings on their way from S3 while others are decoded
 
 
@@ -35,6 +37,20 @@ class Piece:
     audio: str
     start: float
     duration: float  # s
+
+
+def by_duration(items: Iterable[T], duration: Callable[[T], float], seconds: float) -> Iterator[list[T]]:
+    """The items in their order, in lists that are closed when they last `seconds` or more; the last may be shorter."""
+    part: list[T] = []
+    total = 0.0
+    for item in items:
+        part.append(item)
+        total += duration(item)
+        if total >= seconds:
+            yield part
+            part, total = [], 0.0
+    if part:
+        yield part
 
 
 def recordings(part: list[Piece], store: Store) -> Iterator[tuple[list[Piece], bytes | Path]]:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from mtl.audio import hop_length, log_mel, window_length
 from pipelines import cluster, recipe
-from pipelines.data.pieces import FeatureError, Piece, one_thread, recordings, unreadable
+from pipelines.data.pieces import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
 from pipelines.data.pitch import PitchError, pitch
 from pipelines.data.sound import SoundError, decode
 from pipelines.data.table import conform
@@ -173,7 +173,7 @@ def _run(
     new: list[Spoken], spec: recipe.Features, store: Store, parallel: str, progress: Report | None
 ) -> Iterator[pa.Table]:
     report = progress or (lambda done, total, label: None)
-    tasks, done = list(_tasks(new)), 0
+    tasks, done = list(by_duration(new, lambda one: one.piece.duration, TASK_SECONDS)), 0
     report(0, len(new), "prosody")
     if parallel == "local" or (len(tasks) <= 1 and not cluster.connected()):
         measured: Iterator[pa.Table] = (measure_part(task, spec, store) for task in tasks)
@@ -184,19 +184,6 @@ def _run(
         done += len(table)
         report(done, len(new), "prosody")
         yield table
-
-
-def _tasks(spoken: list[Spoken]) -> Iterator[list[Spoken]]:
-    task: list[Spoken] = []
-    seconds = 0.0
-    for one in spoken:
-        task.append(one)
-        seconds += one.piece.duration
-        if seconds >= TASK_SECONDS:
-            yield task
-            task, seconds = [], 0.0
-    if task:
-        yield task
 
 
 def measure_part(part: list[Spoken], spec: recipe.Features, store: Store) -> pa.Table:

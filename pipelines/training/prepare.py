@@ -147,7 +147,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
         )
     except ValueError as error:
         raise VocabularyError(f"recipe {recipe.name!r}, text or translation: {error}") from error
-    if set(SYNTHESIS) & set(tasks):
+    if recipe.speaks:
         codec = replace(codec, speech=speech_code(recipe, dataset.split("train")))
     if by and len(codec.domains) < 2:
         there = f"all are {codec.domains[0]!r}" if codec.domains else f"none has a {by}"
