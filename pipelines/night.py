@@ -267,11 +267,7 @@ def features(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
     before = [store.latest(dataset_name(recipe.features, item.dataset.split("/", 1)[1])) for item in tables]
     with step("features") as current, progress.current().bar("features", "rec") as report:
         found = extract(tables, recipe.features, store, progress=report)
-        new = sum(
-            item.meta["extracted"]
-            for item, old in zip(found, before, strict=True)
-            if old is None or old.version != item.version
-        )
+        new = _made_now("extracted", found, before)
         rows = sum(item.meta["rows"] for item in found)
         return current.done(f"{rows:,} recordings, {new:,} extracted", [ref(item) for item in found])
 
@@ -286,8 +282,7 @@ def alignment(root: str, recipe_key: str, utterances: Sequence[Ref], features: S
     before = [store.latest(dataset_name(recipe.features, item.dataset.split("/", 1)[1])) for item in tables]
     with step("alignment") as current, progress.current().bar("alignment", "step") as report:
         found = align(tables, manifests(store, features), recipe.features, store, report)
-        pairs = zip(found, before, strict=True)
-        new = sum(item.meta["aligned"] for item, old in pairs if old is None or old.version != item.version)
+        new = _made_now("aligned", found, before)
         rows, short = (sum(item.meta[name] for item in found) for name in ("rows", "short"))
         shown = f"{rows:,} recordings without phone times, {new:,} aligned" if rows + short else "all phone times known"
         shown += f", {short:,} too short for their phones" if short else ""
@@ -304,10 +299,15 @@ def prosody(root: str, recipe_key: str, utterances: Sequence[Ref], aligned: Sequ
     before = [store.latest(dataset_name(recipe.features, item.dataset.split("/", 1)[1])) for item in tables]
     with step("prosody") as current, progress.current().bar("prosody", "rec") as report:
         found = measure(tables, recipe.features, store, progress=report, aligned=manifests(store, aligned))
-        pairs = zip(found, before, strict=True)
-        new = sum(item.meta["measured"] for item, old in pairs if old is None or old.version != item.version)
+        new = _made_now("measured", found, before)
         rows = sum(item.meta["rows"] for item in found)
         return current.done(f"{rows:,} recordings with phones, {new:,} measured", [ref(item) for item in found])
+
+
+def _made_now(count: str, found: Sequence[Manifest], before: Sequence[Manifest | None]) -> int:
+    """What the manifests count as new, of those that are other versions than before."""
+    pairs = zip(found, before, strict=True)
+    return sum(item.meta[count] for item, old in pairs if old is None or old.version != item.version)
 
 
 def train(
