@@ -1,6 +1,6 @@
 # Motet. Each target works alone on a fresh clone; the first one sets up .venv from requirements.lock (about 2 GB).
 #
-#   make demo    the whole night on the embedded corpus, then one prediction
+#   make demo    the whole night on the embedded corpus, then one prediction; RECIPE=expressive: a voice, and who hears it
 #   make test    the tests (minutes); `make test-all` adds the slow ones
 #
 # PYTHON=/path/to/python3.12 picks the interpreter; PIP_INDEX_URL and the like work as pip has them.
@@ -9,8 +9,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.set-up
 SAY := turn on the light in the kitchen
+RECIPE := assistant
 
-.PHONY: help setup demo test test-all lint bench up clean
+.PHONY: help setup demo demo-assistant demo-expressive test test-all lint bench up clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,10 +35,20 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
-demo: setup
+demo: setup demo-$(RECIPE)
+
+demo-assistant:
 	@$(BIN)/motet nightly assistant
 	@$(BIN)/motet say "$(SAY)" --espeak f3 -o motet-root/demo.wav
-	@$(BIN)/motet predict motet-root/demo.wav
+	@$(BIN)/motet predict motet-root/demo.wav --model assistant
+
+# The models that will hear it are trained first, unless they are there.
+demo-expressive:
+	@$(BIN)/motet nightly assistant
+	@$(BIN)/motet nightly judge
+	@$(BIN)/motet nightly expressive
+	@$(BIN)/motet say "$(SAY)" --model expressive --emotion excited -o motet-root/said.wav
+	@$(BIN)/motet predict motet-root/said.wav --model assistant
 
 test: setup
 	@$(BIN)/python -m pytest -q

@@ -147,6 +147,7 @@ def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: l
     from pipelines.registry import tracking
 
     store = Store(root)
+    night.check_listeners(root, recipe)
     tables = night.manifests(store, utterances)
     identity = night.identity(recipe, tables)
     name = night.training_name(store, recipe, identity, again)

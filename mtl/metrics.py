@@ -157,6 +157,11 @@ METRICS: dict[str, Metric] = {
         Metric("mel/mcd", "lower", ("decibels", "frames"), mean, tolerance=0.2, unit="dB"),
         Metric("prosody/duration", "lower", ("milliseconds", "phones"), mean, tolerance=2.0, unit="ms"),
         Metric("prosody/pitch", "lower", ("cents²", "phones"), root_mean, tolerance=10.0, unit="cents"),
+        # Of test rows said from their text, as other models hear them; see pipelines/evaluation/speech.py.
+        Metric("mel/wer", "lower", ("errors", "words"), ratio, tolerance=2.0),
+        Metric("mel/added_wer", "lower", ("errors beyond the recording's", "words"), ratio, tolerance=2.0),
+        Metric("mel/emotion", "higher", ("as meant", "rows"), ratio, tolerance=3.0),
+        Metric("mel/speaker", "higher", ("as meant", "rows"), ratio, tolerance=3.0),
         _accuracy("slots/frame_accuracy"),  # intent and every slot right, from audio
         _accuracy("slots/text_frame_accuracy"),  # the literature's "whole sentence", from text
     )

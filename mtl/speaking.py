@@ -1,6 +1,6 @@
 """A trained model speaks: phones to log-mels, and what its sound is worth beside the true one.
 
-    mels = speak(model, [code.number(phones)], speakers=[3], emotions=[1])       # one (T, F) each
+    said, = speak(model, [code.number(phones)], speakers=[3], emotions=[1])      # said.mel (T, F)
     echoes = echo(model, batch, hop_ms=10)       # recordings said again by their own durations: how near is the sound?
 
 mtl.synthesiser makes it a voice for texts.
@@ -40,6 +40,14 @@ class Echo:
     phones: int
 
 
+@dataclass(frozen=True)
+class Uttered:
+    """What a model says: log-mel (T, F), and the frames (P,) that each phone has in it."""
+
+    mel: Tensor
+    durations: Tensor
+
+
 @torch.no_grad()
 def speak(
     model: SpeechModel,
@@ -47,8 +55,8 @@ def speak(
     speakers: Sequence[int],
     emotions: Sequence[int],
     rate: float = 1.0,
-) -> list[Tensor]:
-    """Log-mels (T, F) of phones (P,) by number; rate: of speech, 2 is twice as fast.
+) -> list[Uttered]:
+    """Phones (P,) by number, said; rate: of speech, 2 is twice as fast.
 
     Raises:
         ValueError: the model has no tasks `prosody` and `mel`.
@@ -69,12 +77,18 @@ def speak(
         durations[row, : len(one.durations)] = whole(one.durations / rate)
         pitch[row, : len(one.pitch)], energy[row, : len(one.energy)] = one.pitch, one.energy
     told = replace(spoken, durations=durations, pitch=pitch, energy=energy)
-    return cast(Mel, model.task("mel")).speak(states["mel"], told)
+    mels = cast(Mel, model.task("mel")).speak(states["mel"], told)
+    return [Uttered(mel, durations[row, : len(phones[row])]) for row, mel in enumerate(mels)]
 
 
 def whole(durations: Tensor) -> Tensor:
-    """(P,) whole frames whose sums stay within half a frame of the sums of (P,): rounding errors do not add up."""
-    return torch.diff(durations.cumsum(0).round(), prepend=durations.new_zeros(1)).clamp(min=0).long()
+    """(P,) whole frames whose sums stay within half a frame of the sums of (P,): rounding errors do not add up.
+
+    At least one frame in all: what is said in none at all is no sound.
+    """
+    frames = torch.diff(durations.cumsum(0).round(), prepend=durations.new_zeros(1)).clamp(min=0).long()
+    frames[-1] += int(frames.sum() == 0)
+    return frames
 
 
 @torch.no_grad()

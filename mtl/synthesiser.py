@@ -56,7 +56,7 @@ class Synthesiser:
             PredictorError: a speaker or emotion that training never heard, or a rate out of RATES.
             UnspeakableText: a text of which nothing can be said.
         """
-        return [self._sound(mel) for mel in self.mels([self.phones(text) for text in texts], speaker, emotion, rate)]
+        return [self.sound(mel) for mel in self.mels([self.phones(text) for text in texts], speaker, emotion, rate)]
 
     def stream(
         self, text: str, speaker: str | None = None, emotion: str | None = None, rate: float = 1.0
@@ -84,11 +84,12 @@ class Synthesiser:
         numbers = [self.code.number(one) for one in phones]
         found: dict[int, Tensor] = {}
         for chunk in chunks({i: len(one) for i, one in enumerate(numbers)}, BATCH_PHONES):
-            mels = speak(self.model, [numbers[i] for i in chunk], [who] * len(chunk), [how] * len(chunk), rate)
-            found.update(zip(chunk, mels, strict=True))
+            said = speak(self.model, [numbers[i] for i in chunk], [who] * len(chunk), [how] * len(chunk), rate)
+            found.update((i, uttered.mel) for i, uttered in zip(chunk, said, strict=True))
         return [found[i] for i in range(len(numbers))]
 
-    def _sound(self, mel: Tensor) -> np.ndarray:
+    def sound(self, mel: Tensor) -> np.ndarray:
+        """(T, F) log-mel -> (N,) float32 within [-1, 1]."""
         samples = self.vocoder(mel.cpu())
         peak = float(samples.abs().max())
         return np.asarray((samples * min(1.0, PEAK / max(peak, 1e-9))).numpy(), dtype=np.float32)

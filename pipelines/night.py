@@ -150,6 +150,15 @@ def nothing_new(record: Manifest) -> Outcome:
     return Outcome(**{**asdict(outcome), "state": "nothing new", "night": record.version, "seconds": 0.0})
 
 
+def check_listeners(root: str, recipe: Recipe) -> None:
+    """Raises NoListener before anything is trained, where the speech could not be heard afterwards."""
+    if recipe.listening.models:
+        from pipelines.evaluation.speech import listeners_of
+        from pipelines.registry.registry import Registry
+
+        listeners_of(Registry(root), recipe.listening)
+
+
 def training_name(store: Store, recipe: Recipe, identity_: str, again: bool) -> str:
     """Name of the training run; with `again`, one that has not finished yet."""
     from pipelines.training.train import finished as trained

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import environment, progress
+from pipelines.exam import Exam, judged, opponent
 from pipelines.night import Done, Outcome, Ref, dataset, kept_recipe, manifests, step
-from pipelines.recipe import Features, Recipe
+from pipelines.recipe import Recipe
 from pipelines.store import Manifest, Store
 
 if TYPE_CHECKING:
     from pipelines.evaluation.channel import Pair
     from pipelines.evaluation.evaluate import Scores
-    from pipelines.evaluation.gates import Decision
-    from pipelines.registry.ledger import Line
-    from pipelines.registry.registry import Registry, Version
     from pipelines.training.train import TrainResult
 
 RECIPE_TAG = "motet.recipe_key"  # of a registered version: the recipe it was trained by, in the store
@@ -65,19 +62,16 @@ def evaluate(
     """The packaged candidate and the champion on the same test rows. Value: the champion's version, or None."""
     from mtl.metrics import in_unit
     from pipelines.evaluation.domains import figures
-    from pipelines.registry.registry import Registry
     from pipelines.registry.tracking import Run
 
-    store = Store(root)
-    recipe = kept_recipe(store, recipe_key)
-    registry = Registry(store)
+    exam = Exam.of(root, recipe_key, utterances, feature_refs)
+    recipe, registry = exam.recipe, exam.registry
     with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
         candidate = registry.version(recipe.name, version)
         champion = opponent(registry, recipe.name, version)
-        scores = score(store, registry, candidate, recipe, utterances, feature_refs, report)
+        scores = exam.score(candidate, report)
         if champion is not None:
-            reigning = registry.version(recipe.name, champion)
-            score(store, registry, reigning, recipe, utterances, feature_refs, report)
+            exam.score(registry.version(recipe.name, champion), report)
         registry.record(candidate, scores.metrics, Run(**run))
         apart = {f"test/{row.metric}": row.value for some in figures(scores).values() for row in some}
         Run(**run).log(apart, step=0)
@@ -93,45 +87,6 @@ def _apart(scores: Scores, metric: str) -> str:
     """The metric for each corpus alone, where there are several."""
     apart = {name: metrics[metric] for name, metrics in scores.by_corpus.items() if metric in metrics}
     return f" ({', '.join(f'{name} {value:.2f}' for name, value in apart.items())})" if len(apart) > 1 else ""
-
-
-def opponent(registry: Registry, name: str, version: int) -> int | None:
-    """The champion that a version has to beat: the one that reigns, or the one it was judged against already."""
-    settled = judged(registry, name, version)
-    if settled is not None:
-        return settled.expects
-    champion = registry.champion(name)
-    return champion.version if champion else None
-
-
-def judged(registry: Registry, name: str, version: int) -> Line | None:
-    """The gate's last decision on a version: a night that was killed after it must not ask again."""
-    lines = [line for line in registry.history(name) if line.version == version and line.decision and line.effective]
-    return lines[-1] if lines else None
-
-
-def score(
-    store: Store,
-    registry: Registry,
-    version: Version,
-    recipe: Recipe,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
-    report: progress.Report | None = None,
-) -> Scores:
-    """A registered model's scores on the night's test rows, with the features that this model was trained on."""
-    from mtl.predictor import Predictor, features_of
-    from pipelines.data.dataset import open_dataset
-    from pipelines.data.features import extract
-    from pipelines.evaluation.evaluate import evaluated
-
-    tables, found = manifests(store, utterances), manifests(store, feature_refs)
-    folder = registry.folder(version.uri)
-    wanted = Features(**asdict(features_of(folder)))
-    if wanted != recipe.features:
-        found = extract(tables, wanted, store)
-    test = open_dataset(store, tables, found).split("test")
-    return evaluated(store, version.address, lambda: Predictor.load(folder), test, recipe.loader, report)
 
 
 def interpret(
@@ -178,18 +133,17 @@ def decide(
     Raises:
         Overtaken: the champion changed faster than it could be judged against.
     """
-    from pipelines.registry.registry import Overtaken, Registry
+    from pipelines.registry.registry import Overtaken
 
-    store = Store(root)
-    recipe = kept_recipe(store, recipe_key)
-    registry = Registry(store)
+    exam = Exam.of(root, recipe_key, utterances, feature_refs)
+    recipe, registry = exam.recipe, exam.registry
     with step("gate") as current:
         line = None if again else judged(registry, recipe.name, version)
         for attempt in range(1, ATTEMPTS + 1):
             if line is not None:
                 break
             champion = opponent(registry, recipe.name, version)
-            decision, rows = judge(store, registry, recipe, version, champion, utterances, feature_refs)
+            decision, rows = exam.judge(version, champion)
             try:
                 line = registry.settle(recipe.name, version, decision, champion, rows, by)
             except Overtaken:  # another champion reigns: judge against that one
@@ -199,42 +153,6 @@ def decide(
         promoted = line.action == "promote"
         value = {"promoted": promoted, "reason": line.reason, "champion": line.expects, "decision": line.decision}
         return current.done(f"{'promoted' if promoted else 'not promoted'}: {line.reason}", value)
-
-
-def judge(
-    store: Store,
-    registry: Registry,
-    recipe: Recipe,
-    version: int,
-    champion: int | None,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
-) -> tuple[Decision, str]:
-    """What the gate says, and the identity of the rows that it looked at."""
-    from mtl.metrics import METRICS, metric_of
-    from pipelines.evaluation.domains import counts_of, gated
-    from pipelines.evaluation.gates import decide as gate
-
-    by = recipe.domains.by
-    mine = score(store, registry, registry.version(recipe.name, version), recipe, utterances, feature_refs)
-    apart = counts_of(mine, by)
-    gates, named = gated(recipe.gates, apart)
-    theirs = None
-    if champion is not None:
-        reigning = score(store, registry, registry.version(recipe.name, champion), recipe, utterances, feature_refs)
-        reigned = counts_of(reigning, by)
-        theirs = reigning.contender(
-            f"{recipe.name}/{champion}", {name: reigned[name] for name in named if name in reigned}
-        )
-    decision = gate(
-        mine.contender(f"{recipe.name}/{version}", {name: apart[name] for name in named}),
-        theirs,
-        gates,
-        {**METRICS, **{name: metric_of(name) for name in named}},
-        looks=registry.looks(recipe.name, mine.rows, version=version),
-        seed=recipe.seed,
-    )
-    return decision, mine.rows
 
 
 def promotion(root: str, model: str, version: int, force: bool, reason: str, by: str) -> Done:
@@ -289,26 +207,24 @@ def report(
 ) -> Done:
     """The page, in the store and in MLflow, and the record that makes this night a finished one. Value: an Outcome."""
     from pipelines.evaluation.interpretation import read
-    from pipelines.registry.registry import Registry
     from pipelines.registry.tracking import Run
     from pipelines.report.findings import plain
     from pipelines.report.report import render
     from pipelines.report.story import Story
 
-    store = Store(root)
-    recipe = kept_recipe(store, recipe_key)
+    exam = Exam.of(root, recipe_key, utterances, feature_refs)
+    store, recipe, registry = exam.store, exam.recipe, exam.registry
     with step("report") as current:
-        tables, made = manifests(store, utterances), manifests(store, feature_refs)
-        registry = Registry(store)
+        tables, made = exam.utterances, exam.features
         candidate = registry.version(recipe.name, version)
-        scores = score(store, registry, candidate, recipe, utterances, feature_refs)
+        scores = exam.score(candidate)
         theirs = None
         if verdict["champion"] is not None:
-            reigning = registry.version(recipe.name, verdict["champion"])
-            theirs = score(store, registry, reigning, recipe, utterances, feature_refs)
+            theirs = exam.score(registry.version(recipe.name, verdict["champion"]))
         pairs = probed(store, recipe, tables, made)
         story = Story(store, recipe, identity, name, candidate, run, said)
-        night = story.tell(scores, theirs, verdict, read(store, interpretation), tables, made, pairs)
+        shared = read(store, interpretation)
+        night = story.tell(scores, theirs, verdict, shared, tables, made, pairs, exam.voice(candidate))
         page, key = render(night), f"reports/{recipe.name}/{name}.html"
         store.put_bytes(key, page.encode())
         tracked = Run(**run)

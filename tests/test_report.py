@@ -172,7 +172,7 @@ def test_the_recording_in_the_page_can_be_decoded(night: Night) -> None:
 def test_the_page_shows_verdict_numbers_and_label(night: Night) -> None:
     text = " ".join(" ".join(read(render(night)).text).split())
     assert "promoted to champion" in text
-    assert "4.20 3.60 – 4.90" in text
+    assert "4.20 % 3.60 – 4.90" in text
     assert "synthetic speech" in text
     assert "0.31 … 1.52" in text
     assert "31 test rows with a fault" in text

@@ -52,6 +52,7 @@ def test_rounded_durations_do_not_drift() -> None:
     durations = torch.rand(200, generator=torch.Generator().manual_seed(0)) * 9
     assert (whole(durations).cumsum(0) - durations.cumsum(0)).abs().max() <= 0.5
     assert whole(durations).min() >= 0
+    assert whole(torch.full((3,), 0.1)).tolist() == [0, 0, 1]  # an utterance is not nothing
 
 
 def test_scales_go_down_and_up() -> None:
@@ -174,7 +175,7 @@ def test_speaking_follows_speaker_emotion_and_rate(trained: SpeechModel) -> None
     found = trained.codec.speech
     assert found is not None
     phones = found.number(list("_ab_"))
-    quick, slow, loud = speak(trained, [phones] * 3, [1, 2, 1], [1, 1, 2])
+    quick, slow, loud = (said.mel for said in speak(trained, [phones] * 3, [1, 2, 1], [1, 1, 2]))
     true = {(row["speaker"], row["emotion"]): row for row in rows()}
     assert len(quick) == pytest.approx(2 + 5 + 3 + 2, abs=1)
     assert len(slow) == pytest.approx(2 * len(quick), abs=2)
@@ -182,7 +183,8 @@ def test_speaking_follows_speaker_emotion_and_rate(trained: SpeechModel) -> None
     assert float(loud.mean() - quick.mean()) == pytest.approx(1.0, abs=0.4)
     assert ("x", "calm") in true
     (twice,) = speak(trained, [phones], [1], [1], rate=2.0)
-    assert len(twice) == pytest.approx(len(quick) / 2, abs=1)
+    assert len(twice.mel) == int(twice.durations.sum()) == pytest.approx(len(quick) / 2, abs=1)
+    assert len(twice.durations) == len(phones)
 
 
 def test_a_model_that_does_not_speak_says_so() -> None:

@@ -1,4 +1,4 @@
-"""What a person asks for in between nights: read one corpus, try a model on it, ask a model about a recording.
+"""What a person asks for in between nights: read one corpus, ask a model about a recording.
 
 answers = answer("motet-root", None, [Path("kitchen.wav")], ["play some jazz"])
 """
@@ -6,7 +6,6 @@ answers = answer("motet-root", None, [Path("kitchen.wav")], ["play some jazz"])
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pipelines.evaluation.channel import Pair
-    from pipelines.evaluation.evaluate import Expected
     from pipelines.registry.registry import Registry
-    from pipelines.store import Manifest, Store
+    from pipelines.store import Manifest
 
 CONFIDENT = 0.5  # answers below it are dimmed in the table
 
@@ -73,81 +71,6 @@ def as_recipe(corpus: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
     )
 
 
-def evaluate_on(
-    root: str,
-    model: str,
-    corpus: Mapping[str, Any],
-    split: str,
-    settings: Sequence[str],
-    expected: Expected | None = None,
-    greedy: bool = False,
-    domain: str | None = None,
-) -> dict[str, Any]:
-    """Scores of a model on a split of any corpus, in percent, each with its 95 % interval and its number of rows.
-
-    expected: hot words; every score then stands beside the one without them. greedy: by the recogniser's best path.
-    domain: of all recordings; each one's own, where the model knows it, if left out.
-
-    Raises:
-        RegistryError: no such model. EvaluationError: the split has no rows.
-    """
-    from pipelines.data.dataset import open_dataset
-    from pipelines.data.features import extract
-    from pipelines.evaluation import domains
-    from pipelines.evaluation.evaluate import evaluate
-    from pipelines.night import step
-    from pipelines.recipe import Features
-    from pipelines.registry.registry import Registry
-    from pipelines.report import findings
-    from pipelines.store import Store
-
-    store = Store(root)
-    registry = Registry(store)
-    uri, recipe = model_uri(registry, model), as_recipe(corpus, settings)
-    predictor = registry.load(uri).listening(greedy=greedy, domain=domain)
-    manifest = one_split(store, ingest_one(root, corpus, settings), split)
-    with step("features") as current, progress.current().bar("features", "rec") as report:
-        features = extract([manifest], Features(**asdict(predictor.features)), store, progress=report)
-        current.done(f"{features[0].meta['rows']:,} recordings", None)
-    dataset = open_dataset(store, [manifest], features)
-    with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
-        scores = evaluate(predictor, dataset, recipe.loader, report, expected)
-        current.done(f"{len(scores.table):,} rows", None)
-    without: dict[str, float] = {}
-    if expected:
-        with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
-            without = evaluate(predictor, dataset, recipe.loader, report, expected, boosted=False).metrics
-            current.done(f"{len(scores.table):,} rows, without hot words", None)
-    rows = findings.table(scores)
-    table = [{key: line[key] for key in ("metric", "value", "low", "high", "rows")} for line in findings.plain(rows)]
-    if expected:
-        table = [{**line, "without": f"{without[line['metric']]:.2f}"} for line in table]
-    apart = [row for some in domains.figures(scores).values() for row in some]
-    kept = ("metric", "value", "low", "high", "rows")
-    empty = {"without": ""} if expected else {}
-    table += [{**{key: line[key] for key in kept}, **empty} for line in findings.plain(apart)]
-    return {
-        "model": uri,
-        "corpus": corpus["source"] or corpus["kind"],
-        "split": split,
-        "metrics": {
-            row.metric: {
-                "value": row.value,
-                "low": row.low,
-                "high": row.high,
-                "rows": row.rows,
-                **({"without": without[row.metric]} if expected else {}),
-            }
-            for row in rows
-        },
-        "domains": {
-            row.metric: {"value": row.value, "low": row.low, "high": row.high, "rows": row.rows} for row in apart
-        },
-        "cost": asdict(scores.cost),
-        "table": table,
-    }
-
-
 def channels(root: str, recipe: Recipe) -> list[Pair]:
     """The probe of a recipe's domains, on all of its recordings."""
     from pipelines.data.features import extract
@@ -186,30 +109,6 @@ def hot_phrases(given: Sequence[str], file: Path | None) -> list[str]:
     """Phrases given one by one, and those of a UTF-8 file, one a line."""
     lines = file.read_text(encoding="utf-8").splitlines() if file else []
     return [*given, *(line.strip() for line in lines if line.strip())]
-
-
-def one_split(store: Store, manifest: Manifest, split: str) -> Manifest:
-    """The rows of one split as a dataset of their own, so that no feature is made of the others."""
-    import pyarrow.compute as pc
-
-    from pipelines.data.ingest import utterances
-    from pipelines.data.table import SPLITS
-    from pipelines.evaluation.evaluate import EvaluationError
-    from pipelines.store import fingerprint
-
-    if split == "all":
-        return manifest
-    if split not in SPLITS:
-        raise RecipeError(f"--split {split}: expected one of {', '.join(SPLITS)} or all")
-    table = utterances(store, manifest)
-    rows = table.filter(pc.equal(table["split"], split))
-    if not len(rows):
-        has = ", ".join(f"{name} {count:,}" for name, count in manifest.meta["splits"].items()) or "no rows"
-        raise EvaluationError(f"{manifest.dataset} has no rows in split {split!r}; it has {has}")
-    name, address = f"{manifest.dataset}-{split}", fingerprint(manifest.address, split)
-    key = f"{name}/{address}.parquet"
-    store.write_table(key, rows)
-    return store.commit(name, address, (key,), {manifest.dataset: manifest.address}, {"rows": len(rows)})
 
 
 def model_uri(registry: Registry, given: str | None) -> str:

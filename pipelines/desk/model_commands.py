@@ -26,6 +26,8 @@ from pipelines.desk.console import (
 )
 from pipelines.progress import display
 
+HEARD = ("transcript", "emotion", "speaker")  # in speech, by other models
+
 
 @app.command()
 def ingest(
@@ -165,16 +167,24 @@ def evaluate(
         int, typer.Option("--distractors", min=0, help="For each row, so many hot words more that it does not hold.")
     ] = 0,
     domain: DomainOption = None,
+    listener: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--listener", metavar="TASK=NAME", help="Who hears a model that speaks; as in its recipe, if left out."
+        ),
+    ] = None,
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
     """Any registered model on any corpus: WER, CER, intent accuracy, slot F1 … with 95 % bootstrap intervals.
 
-    With hot words the error rate of their words (biased_wer) and of all others, and each figure without them.
+    With hot words the error rate of their words (biased_wer) and of all others, and each figure without them. A model
+    that speaks says the corpus again: distances to the recordings, and what other models hear in it.
 
     Example: `motet evaluate assistant librispeech /data/LibriSpeech --split test --json`
     """
-    from pipelines.desk.adhoc import evaluate_on, hot_phrases
+    from pipelines.desk.adhoc import hot_phrases
+    from pipelines.desk.assess import evaluate_on
     from pipelines.evaluation.evaluate import Expected
 
     phrases = tuple(hot_phrases(hot_word or [], hot_words))
@@ -187,8 +197,22 @@ def evaluate(
     # A name of its own: another way of splitting must not become the newest version of what nights train on.
     config = {"name": name or f"evaluation-{kind}", "kind": kind, "source": source, "split_by": split_by}
     with display(quiet=as_json):
-        result = evaluate_on(root, model, config, split, settings or [], expected, greedy, domain)
-    emit(result, as_json, table_of(f"{result['model']} on {result['corpus']} ({split})", result["table"], NUMBERS))
+        result = evaluate_on(root, model, config, split, settings or [], expected, greedy, domain, named(listener))
+    title = f"{result['model']} on {result['corpus']} ({split})"
+    emit(result, as_json, table_of(title, result["table"], NUMBERS))
+    if result["speech"] and not as_json:
+        lines = result["speech"]["lines"]
+        emit(None, False, table_of("what it says, beside the recordings", lines, tuple(lines[0])[1:] if lines else ()))
+
+
+def named(listeners: list[str] | None) -> dict[str, str] | None:
+    """TASK=NAME of each; None where nothing was given."""
+    if listeners is None:
+        return None
+    pairs = [text.partition("=") for text in listeners]
+    if wrong := [text for text, (task, _, name) in zip(listeners, pairs, strict=True) if task not in HEARD or not name]:
+        raise typer.BadParameter(f"--listener {wrong[0]}: expected {', '.join(HEARD)} = the name of a registered model")
+    return {task: name for task, _, name in pairs}
 
 
 @app.command()

@@ -110,6 +110,17 @@ class Scores:
         """This model at the gate; more: counts beside its own, such as those of one domain."""
         return Contender(name, {**self.counts, **(more or {})}, self.cost.parameters)
 
+    def with_counts(self, more: Mapping[str, RowCounts]) -> Scores:
+        """These scores with other metrics of their rows beside their own."""
+        places = {id_: place for place, id_ in enumerate(self.table["id"].to_pylist())}
+        counts = [json.loads(text) for text in self.table["counts"].to_pylist()]
+        for metric, rows in more.items():
+            for id_, values in zip(rows.ids, np.asarray(rows.counts).tolist(), strict=True):
+                counts[places[id_]][metric] = values
+        column = pa.array([json.dumps(row) for row in counts], pa.string())
+        place = self.table.schema.get_field_index("counts")
+        return Scores(self.rows, self.cost, self.table.set_column(place, "counts", column))
+
     def interval(self, metric: str, confidence: float = 0.95, resamples: int = 1000) -> tuple[float, float]:
         """Two-sided bootstrap interval of a metric over its rows, percent."""
         return interval_of(metric, np.asarray(self.counts[metric].counts), confidence, resamples)

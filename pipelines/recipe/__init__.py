@@ -11,7 +11,7 @@ from pipelines.recipe.data import Corpus, Features, Fractions, Loader, Quality, 
 from pipelines.recipe.model import Balancing, Decoding, Domains, Model, Sharing, Task, Translation, Understanding
 from pipelines.recipe.reading import SHIPPED, RecipeError, load, parse, shipped
 from pipelines.recipe.recipe import Recipe
-from pipelines.recipe.training import Gates, Interpret, Search, Stage, Trainer
+from pipelines.recipe.training import Gates, Interpret, Listening, Search, Stage, Trainer
 
 __all__ = [
     "BALANCING",
@@ -28,6 +28,7 @@ __all__ = [
     "Fractions",
     "Gates",
     "Interpret",
+    "Listening",
     "Loader",
     "Model",
     "Quality",

@@ -13,8 +13,9 @@ from mtl import curriculum
 from pipelines.recipe.base import DIALOGUE, SYNTHESIS, TASK_KINDS, Section
 from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
 from pipelines.recipe.model import Balancing, Decoding, Domains, Model, Sharing, Task, Translation, Understanding
-from pipelines.recipe.training import Gates, Interpret, Search, Trainer
+from pipelines.recipe.training import Gates, Interpret, Listening, Search, Trainer
 
+HEARD_BY = {"mel/wer": "transcript", "mel/added_wer": "transcript", "mel/emotion": "emotion", "mel/speaker": "speaker"}
 HEARD = {"transcript", "speaker", "emotion", *SYNTHESIS}  # tasks that recordings alone can train
 
 
@@ -37,6 +38,7 @@ class Recipe(Section):
     translation: Translation = Translation()
     trainer: Trainer = Trainer()
     interpret: Interpret = Interpret()
+    listening: Listening = Listening()
     search: Search = Search()
     gates: Gates = Gates()
 
@@ -85,6 +87,8 @@ class Recipe(Section):
         for metric in (self.gates.primary, *self.gates.tolerance, *self.gates.minimum):
             if metric.split("/")[0] not in self.tasks:
                 raise ValueError(f"gates name the metric {metric!r}, but its task is not among {sorted(self.tasks)}")
+            if HEARD_BY.get(metric, "") not in ("", *self.listening.models):
+                raise ValueError(f"gates name the metric {metric!r}; set listening.{HEARD_BY[metric]}, or leave it out")
         return self
 
     def _has_its_domains(self) -> None:
@@ -111,6 +115,8 @@ class Recipe(Section):
     def _has_its_phones(self) -> None:
         """Raises ValueError where tasks that speak have no phones, or phones of two kinds, or no true sound."""
         if not (speaking := sorted(set(SYNTHESIS) & set(self.tasks))):
+            if self.listening.models:
+                raise ValueError("listening names models, but nothing speaks; add tasks.prosody and tasks.mel")
             return
         kinds = sorted({corpus.phonemes for corpus in self.corpora if corpus.phonemes})
         if len(kinds) != 1:
@@ -142,9 +148,9 @@ class Recipe(Section):
             raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
 
     def address(self) -> str:
-        """Hash of everything in the recipe that can change a result: all but its summary, search space and gates, and
-        what is looked at."""
-        content = self.model_dump(mode="json", exclude={"summary", "search", "gates", "interpret"})
+        """Hash of everything in the recipe that can change a result: all but its summary, search space, gates, who
+        listens, and what is looked at."""
+        content = self.model_dump(mode="json", exclude={"summary", "search", "listening", "gates", "interpret"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
         if not set(DIALOGUE) & set(self.tasks):

@@ -103,6 +103,21 @@ class Search(Section):
         return self
 
 
+class Listening(Section):
+    """Which registered models hear what a model says, when it is evaluated; trained apart, and asked by no gradient."""
+
+    transcript: str | None = Field(None, description="the model whose champion writes down what was said")
+    emotion: str | None = Field(None, description="the one that tells the emotion")
+    speaker: str | None = Field(None, description="the one that tells the speaker")
+    rows: int = Field(200, ge=2, description="test recordings that are said again, at most")
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Task -> the name of the model that listens for it."""
+        named = {"transcript": self.transcript, "emotion": self.emotion, "speaker": self.speaker}
+        return {task: name for task, name in named.items() if name is not None}
+
+
 class Gates(Section):
     primary: str = Field("transcript/wer", description="metric that must improve, '<task>/<metric>'")
     tolerance: dict[str, float] = Field(

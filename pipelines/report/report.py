@@ -15,8 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtl.metrics import in_unit
 from pipelines.report import charts
 from pipelines.report.drawings import drawings
+from pipelines.report.voices import lines
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -111,6 +113,7 @@ class Night:
     quarantine: list[dict[str, Any]] = field(default_factory=list)  # a sample of rows
     decision: dict[str, Any] | None = None
     lineage: dict[str, str] = field(default_factory=dict)
+    speech: dict[str, Any] = field(default_factory=dict)  # voices.told, of a model that speaks
     sharing: dict[str, Any] = field(default_factory=dict)  # of evaluation.interpretation, empty before it was there
 
     def to_json(self) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"percent": percent, "figure": charts.number}
+    found.filters |= {"percent": percent, "figure": charts.number, "svg": Markup, "in_unit": in_unit}
     found.filters["diff"] = lambda pair: Markup(diff(pair[0], pair[1]))
     return found
 
@@ -161,6 +164,7 @@ def render(night: Night) -> str:
             intervals={row.metric: Markup(_interval(row)) for row in night.metrics},
             curves={task: [Markup(chart) for chart in drawn] for task, drawn in curves(night.history).items()},
             throughput=[(name, Markup(chart)) for name, chart in _throughput(night.history)],
+            spoken=lines(night.speech) if night.speech else [],
             drawings=[
                 {**asdict(item), "charts": [(caption, Markup(chart)) for caption, chart in item.charts]}
                 for item in drawings(night.history, night.sharing)

@@ -46,6 +46,7 @@ class Story:
         utterances: Sequence[Manifest],
         features: Sequence[Manifest],
         channels: Sequence[Pair] = (),
+        speech: Mapping[str, Any] | None = None,
     ) -> Night:
         """What the page shows. Raises LookupError when the training run left no result."""
         trained = finished(self.store, self.name)
@@ -82,6 +83,7 @@ class Story:
             quarantine=_quarantine(self.store, utterances),
             decision=decision.to_json(),
             lineage=self._lineage(scores, [*utterances, *features]),
+            speech=dict(speech or {}),
             sharing=dict(sharing),
         )
 

@@ -11,7 +11,6 @@ Training and every trial of a search start here, so that they differ in nothing 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from mtl.ngram import NGram
 from mtl.predictor import Prediction, Predictor
 from mtl.speech import SpeechCode
 from mtl.text import CLASSIFICATION, SYNTHESIS, Characters, Codec, normalise, tokens_of
-from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.dataset import Dataset, by_hash, open_dataset
 from pipelines.data.loader import Loader, evaluation_batches
 from pipelines.recipe import Recipe
 from pipelines.roots import sha256
@@ -165,7 +164,7 @@ def speech_code(recipe: Recipe, train: Dataset) -> SpeechCode:
     spoken = train.select(np.flatnonzero(train.rows["durations"].is_valid().to_numpy()))
     columns = ["phones", "speaker", "emotion", "pitch", "energy"]
     phonemes = next(corpus.phonemes for corpus in recipe.corpora if corpus.phonemes)
-    first = sorted(_by_hash(spoken.rows["id"].to_pylist())[:SCALING_ROWS])
+    first = sorted(by_hash(spoken.rows["id"].to_pylist())[:SCALING_ROWS])
     return SpeechCode.build(spoken.rows.select(columns).to_pylist(), spoken.features(first), phonemes)
 
 
@@ -305,7 +304,7 @@ def bounded(rows: pa.Table) -> list[int]:
     durations: list[Any] = rows["duration"].to_pylist()
     texts: list[bool] = pc.is_null(rows["audio"]).to_pylist()
     chosen, seconds, sentences = [], 0.0, 0
-    for position in _by_hash(rows["id"].to_pylist()):
+    for position in by_hash(rows["id"].to_pylist()):
         if texts[position]:
             sentences += 1
             if sentences <= VALID_SENTENCES:
@@ -323,13 +322,7 @@ def sampled(rows: pa.Table, share: float) -> list[int]:
 
 def _share_of(ids: list[str], share: float) -> list[int]:
     """Positions of the first `share` of the ids in the order of their hash; at least one, where there is one."""
-    return _by_hash(ids)[: max(1, round(share * len(ids)))]
-
-
-def _by_hash(ids: list[str]) -> list[int]:
-    """Positions in the order of the ids' hash: an order that says nothing, and that other rows do not change."""
-    hashes = [hashlib.blake2b(id_.encode(), digest_size=8).digest() for id_ in ids]
-    return sorted(range(len(ids)), key=hashes.__getitem__)
+    return by_hash(ids)[: max(1, round(share * len(ids)))]
 
 
 def _without_labels(rows: pa.Table, task: str, kept: Any) -> pa.Table:

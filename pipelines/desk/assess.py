@@ -1,0 +1,176 @@
+"""Any registered model on any corpus: scores with intervals, and for a model that speaks what its speech is worth.
+
+result = evaluate_on("motet-root", "assistant", {"name": "an4", "kind": "manifest", "source": "an4.jsonl"}, "test", [])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pipelines import progress
+from pipelines.desk.adhoc import as_recipe, ingest_one, model_uri
+from pipelines.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from mtl.predictor import Predictor
+    from pipelines.data.dataset import Dataset
+    from pipelines.evaluation.evaluate import Expected
+    from pipelines.evaluation.gates import RowCounts
+    from pipelines.registry.registry import Registry
+    from pipelines.store import Manifest, Store
+
+
+def evaluate_on(
+    root: str,
+    model: str,
+    corpus: Mapping[str, Any],
+    split: str,
+    settings: Sequence[str],
+    expected: Expected | None = None,
+    greedy: bool = False,
+    domain: str | None = None,
+    listeners: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Scores of a model on a split of any corpus, in percent, each with its 95 % interval and its number of rows.
+
+    expected: hot words; every score then stands beside the one without them. greedy: by the recogniser's best path.
+    domain: of all recordings; each one's own, where the model knows it, if left out. listeners: task -> registered
+    model that hears a model that speaks; those of its recipe if left out.
+
+    Raises:
+        RegistryError: no such model. EvaluationError: the split has no rows. NoListener: no such listener.
+    """
+    from pipelines.data.dataset import open_dataset
+    from pipelines.data.features import extract
+    from pipelines.evaluation import domains
+    from pipelines.evaluation.evaluate import evaluate
+    from pipelines.night import step
+    from pipelines.recipe import Features
+    from pipelines.registry.registry import Registry
+    from pipelines.report import findings
+    from pipelines.store import Store
+
+    store = Store(root)
+    registry = Registry(store)
+    uri = model_uri(registry, model)
+    predictor = registry.load(uri).listening(greedy=greedy, domain=domain)
+    code = predictor.codec.speech
+    corpus = {**corpus, **({"phonemes": code.phonemes} if code else {})}
+    recipe = as_recipe(corpus, settings)
+    manifest = one_split(store, ingest_one(root, corpus, settings), split)
+    with step("features") as current, progress.current().bar("features", "rec") as report:
+        features = extract([manifest], Features(**asdict(predictor.features)), store, progress=report)
+        current.done(f"{features[0].meta['rows']:,} recordings", None)
+    if code:
+        features += said_in(store, manifest, features)
+    dataset = open_dataset(store, [manifest], features)
+    with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
+        scores = evaluate(predictor, dataset, recipe.loader, report, expected)
+        current.done(f"{len(scores.table):,} rows", None)
+    without: dict[str, float] = {}
+    if expected:
+        with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
+            without = evaluate(predictor, dataset, recipe.loader, report, expected, boosted=False).metrics
+            current.done(f"{len(scores.table):,} rows, without hot words", None)
+    speech: dict[str, Any] = {}
+    if code:
+        speech, counts = speech_on(registry, uri, predictor, dataset, listeners)
+        scores = scores.with_counts(counts)
+    rows = findings.table(scores)
+    table = [{key: line[key] for key in ("metric", "value", "low", "high", "rows")} for line in findings.plain(rows)]
+    if expected:
+        table = [{**line, "without": f"{without[line['metric']]:.2f}"} for line in table]
+    apart = [row for some in domains.figures(scores).values() for row in some]
+    kept = ("metric", "value", "low", "high", "rows")
+    empty = {"without": ""} if expected else {}
+    table += [{**{key: line[key] for key in kept}, **empty} for line in findings.plain(apart)]
+    return {
+        "model": uri,
+        "corpus": corpus["source"] or corpus["kind"],
+        "split": split,
+        "metrics": {
+            row.metric: {
+                "value": row.value,
+                "low": row.low,
+                "high": row.high,
+                "rows": row.rows,
+                **({"without": without[row.metric]} if expected else {}),
+            }
+            for row in rows
+        },
+        "domains": {
+            row.metric: {"value": row.value, "low": row.low, "high": row.high, "rows": row.rows} for row in apart
+        },
+        "speech": speech,
+        "cost": asdict(scores.cost),
+        "table": table,
+    }
+
+
+def said_in(store: Store, manifest: Manifest, features: Sequence[Manifest]) -> list[Manifest]:
+    """How the phones of the recordings are said; learned where they end, if the corpus does not know it."""
+    from pipelines.data.alignment import align
+    from pipelines.data.prosody import measure
+    from pipelines.night import step
+    from pipelines.recipe import Features
+
+    spec = Features(**features[0].meta["spec"])
+    with step("prosody") as current, progress.current().bar("prosody", "rec") as report:
+        aligned = align([manifest], features, spec, store, report)
+        found = measure([manifest], spec, store, progress=report, aligned=aligned)
+        current.done(f"{found[0].meta['rows']:,} recordings with phones", None)
+    return found
+
+
+def speech_on(
+    registry: Registry, uri: str, predictor: Predictor, dataset: Dataset, named: Mapping[str, str] | None
+) -> tuple[dict[str, Any], dict[str, RowCounts]]:
+    """What a voice is worth on a dataset: figures as plain data with a table's `lines`, and counts by metric."""
+    import pyarrow as pa
+
+    from mtl.synthesiser import Synthesiser
+    from pipelines.evaluation.speech import SAID, counts, figures, listeners_of, said_again, spoken_rows
+    from pipelines.night import kept_recipe, step
+    from pipelines.recipe import Listening
+    from pipelines.report.voices import lines
+    from pipelines.verdict import RECIPE_TAG
+
+    listening = Listening(**(named or {}))
+    if named is None and uri.startswith("models:/"):
+        key = registry.named(uri).tags.get(RECIPE_TAG)
+        listening = kept_recipe(registry.store, key).listening if key and registry.store.exists(key) else listening
+    with step("listen") as current, progress.current().bar("listening", "utt") as report:
+        listeners = listeners_of(registry, listening)
+        chosen = spoken_rows(dataset, listening.rows)
+        parts = list(said_again(Synthesiser(predictor), chosen, listeners, report))
+        said = pa.concat_tables(parts) if parts else SAID.empty_table()
+        current.done(f"{len(chosen):,} recordings said again", None)
+    found = {kind: {name: asdict(figure) for name, figure in drawn.items()} for kind, drawn in figures(said).items()}
+    plain = {"figures": {k: {n: tuple(f.values()) for n, f in drawn.items()} for k, drawn in found.items()}}
+    return {"figures": found, "listeners": listening.models, "lines": lines(plain)}, counts(said)
+
+
+def one_split(store: Store, manifest: Manifest, split: str) -> Manifest:
+    """The rows of one split as a dataset of their own, so that no feature is made of the others."""
+    import pyarrow.compute as pc
+
+    from pipelines.data.ingest import utterances
+    from pipelines.data.table import SPLITS
+    from pipelines.evaluation.evaluate import EvaluationError
+    from pipelines.store import fingerprint
+
+    if split == "all":
+        return manifest
+    if split not in SPLITS:
+        raise RecipeError(f"--split {split}: expected one of {', '.join(SPLITS)} or all")
+    table = utterances(store, manifest)
+    rows = table.filter(pc.equal(table["split"], split))
+    if not len(rows):
+        has = ", ".join(f"{name} {count:,}" for name, count in manifest.meta["splits"].items()) or "no rows"
+        raise EvaluationError(f"{manifest.dataset} has no rows in split {split!r}; it has {has}")
+    name, address = f"{manifest.dataset}-{split}", fingerprint(manifest.address, split)
+    key = f"{name}/{address}.parquet"
+    store.write_table(key, rows)
+    return store.commit(name, address, (key,), {manifest.dataset: manifest.address}, {"rows": len(rows)})

@@ -1,0 +1,142 @@
+"""A voice in the report: what its speech is worth, and examples to hear and to look at.
+
+    shown = told(said, voice, test_rows, listening)       # plain data, for Night.speech
+
+Each example has a player and a picture for the recording, for its log-mel turned back into sound, and for the
+synthesis; over the pictures lie the borders of the phones: measured or learned, and foretold.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+
+from mtl.audio import log_mel
+from pipelines.data.dataset import by_hash
+from pipelines.evaluation.speech import COPY, KINDS, RECORDING, SYNTHESIS, figures, sounds_of, uttered_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mtl.synthesiser import Synthesiser
+    from pipelines.data.dataset import Dataset
+
+EXAMPLES = 6
+SHOWN = (RECORDING, COPY, SYNTHESIS)
+FRAME, BAND, LABEL = 3, 1.25, 14  # pixels of a frame and of a mel bin, and of the line of phones
+QUIETEST = 9.0  # nats below the loudest frame: black
+
+
+def told(said: pa.Table, voice: Synthesiser, dataset: Dataset, listeners: Mapping[str, str]) -> dict[str, Any]:
+    """figures: KIND -> figure -> (value, low, high). listeners: task -> model. examples: what is heard and seen."""
+    drawn = {
+        kind: {name: (figure.value, figure.low, figure.high) for name, figure in found.items()}
+        for kind, found in figures(said).items()
+    }
+    return {"figures": drawn, "listeners": dict(listeners), "examples": _examples(said, voice, dataset)}
+
+
+def _examples(said: pa.Table, voice: Synthesiser, dataset: Dataset) -> list[dict[str, Any]]:
+    heard: dict[str, dict[str, Any]] = {}
+    for row in said.to_pylist():
+        heard.setdefault(row["id"], {})[row["kind"]] = row
+    places = {id_: place for place, id_ in enumerate(dataset.rows["id"].to_pylist())}
+    chosen = _chosen({id_: kinds[RECORDING]["emotion"] for id_, kinds in heard.items()})
+    some = dataset.select([places[id_] for id_ in chosen])
+    rows = some.rows.to_pylist()
+    if not rows:
+        return []
+    sounds = sounds_of(voice, rows, some.features(range(len(rows))), dataset.store)
+    found = []
+    for number, (row, uttered) in enumerate(zip(rows, uttered_of(voice, rows), strict=True)):
+        borders = {RECORDING: row["durations"], COPY: row["durations"], SYNTHESIS: uttered.durations.tolist()}
+        views = []
+        for kind in SHOWN:
+            wave = sounds[kind][number]
+            answer = heard[row["id"]][kind]
+            views.append(
+                {
+                    "kind": kind,
+                    "audio": _flac(wave, voice.features.sample_rate),
+                    "picture": picture(log_mel(wave, voice.features), row["phones"], borders[kind]),
+                    "heard": answer["heard"],
+                    "mcd": answer["mcd"],
+                }
+            )
+        found.append({**{name: row[name] for name in ("id", "text", "speaker", "emotion")}, "views": views})
+    return found
+
+
+def _chosen(emotions: Mapping[str, str | None]) -> list[str]:
+    """Ids, those of one emotion after those of another, each emotion as often as any other."""
+    ordered = [list(emotions)[place] for place in by_hash(list(emotions))]
+    groups: dict[str, list[str]] = {}
+    for id_ in ordered:
+        groups.setdefault(emotions[id_] or "", []).append(id_)
+    turns = itertools.zip_longest(*(groups[name] for name in sorted(groups)))
+    taken = [id_ for turn in turns for id_ in turn if id_ is not None][:EXAMPLES]
+    return sorted(taken, key=lambda id_: (emotions[id_] or "", ordered.index(id_)))
+
+
+def picture(logmel: np.ndarray, phones: Sequence[str], durations: Sequence[int]) -> str:
+    """An SVG of (T, F), low pitches below, with the phones and their borders under it."""
+    frames, bins = logmel.shape
+    width, height = FRAME * frames, BAND * bins
+    parts = [
+        f'<svg class="mel" viewBox="0 0 {width} {height + LABEL:g}" style="width:{width / 2:g}px" role="img" '
+        f'aria-label="{escape(" ".join(phones))}"><image width="{width}" height="{height:g}" '
+        f'preserveAspectRatio="none" href="data:image/png;base64,{_png(logmel)}"/>'
+    ]
+    ends = np.cumsum(durations)
+    for phone, length, end in zip(phones, durations, ends.tolist(), strict=True):
+        x, middle = FRAME * end, FRAME * (end - length / 2)
+        parts.append(f'<line x1="{x}" x2="{x}" y1="0" y2="{height + LABEL:g}" stroke="#fff" stroke-opacity=".35"/>')
+        if length * FRAME >= 7:
+            label = escape(phone)
+            parts.append(f'<text class="tick" x="{middle:g}" y="{height + 11:g}" text-anchor="middle">{label}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def _png(logmel: np.ndarray) -> str:
+    """base64 of a picture, one pixel a frame and bin."""
+    from matplotlib.image import imsave
+
+    loudest = float(logmel.max())
+    file = io.BytesIO()
+    imsave(file, logmel.T[::-1], cmap="magma", vmin=loudest - QUIETEST, vmax=loudest, format="png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _flac(wave: np.ndarray, rate: int) -> str:
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format="FLAC", subtype="PCM_16")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def columns(shown: Mapping[str, Any]) -> list[str]:
+    """Figures that some KIND has, in their order."""
+    return list(dict.fromkeys(name for kind in KINDS for name in shown["figures"].get(kind, {})))
+
+
+def lines(shown: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A line a KIND, as it is printed."""
+    names = columns(shown)
+    return [
+        {"kind": kind, **{name: _cell(shown["figures"][kind].get(name)) for name in names}}
+        for kind in KINDS
+        if kind in shown["figures"]
+    ]
+
+
+def _cell(figure: Sequence[float] | None) -> str | None:
+    if figure is None:
+        return None
+    digits = 2 if abs(figure[0]) < 10 else 1
+    return f"{figure[0]:.{digits}f} ({figure[1]:.{digits}f}-{figure[2]:.{digits}f})"
