@@ -153,6 +153,7 @@ METRICS: dict[str, Metric] = {
         Metric("translation/chrf", "higher", _CHRF_COLUMNS, chrf),
         Metric("translation/text_bleu", "higher", _BLEU_COLUMNS, bleu, by_row=False),
         Metric("translation/text_chrf", "higher", _CHRF_COLUMNS, chrf),
+        Metric("phones/per", "lower", ("errors", "phones"), ratio, tolerance=1.0),
         # Of recordings said again by their own durations; see mtl.speaking.
         Metric("mel/mcd", "lower", ("decibels", "frames"), mean, tolerance=0.2, unit="dB"),
         Metric("prosody/duration", "lower", ("milliseconds", "phones"), mean, tolerance=2.0, unit="ms"),
@@ -236,6 +237,9 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
         if hot_words:
             hot, other = biased_errors(row["text"], prediction.text, hot_words)
             found["transcript/biased_wer"], found["transcript/unbiased_wer"] = hot, other
+    if heard and prediction.phones is not None and row.get("phones"):
+        wrong = word_errors(" ".join(row["phones"]), " ".join(prediction.phones))
+        found["phones/per"] = (wrong, len(row["phones"]))
     if echo := prediction.echo:
         found["mel/mcd"] = (echo.distortion, echo.frames)
         found["prosody/duration"] = (echo.duration_error, echo.phones)

@@ -23,6 +23,7 @@ from mtl.audio import FeatureSpec, log_mel
 from mtl.batch import Batch, chunks, collate
 from mtl.beam import NO_HOT_WORDS, Beam, BeamConfig
 from mtl.decode import Alternative
+from mtl.decode import Path as Heard
 from mtl.generation import Generated
 from mtl.hotwords import WEIGHT, HotWords
 from mtl.model import ModelConfig, Recogniser, SpeechModel
@@ -77,6 +78,7 @@ class Prediction:
     tags: tuple[str, ...] | None
     slots: tuple[tuple[str, str], ...]
     voice: np.ndarray | None = None
+    phones: tuple[str, ...] | None = None
     alternatives: tuple[Alternative, ...] = ()
     echo: Echo | None = None
 
@@ -85,6 +87,8 @@ class Prediction:
         if self.alternatives:
             found["n_best"] = [asdict(alternative) for alternative in self.alternatives]
         found |= {task: asdict(label) for task, label in self.labels.items()}
+        if self.phones is not None:
+            found["phones"] = " ".join(self.phones)
         if self.tags is not None:
             found["slots"] = [{"slot": slot, "value": value} for slot, value in self.slots]
         return found
@@ -202,14 +206,19 @@ class Predictor:
             labels={
                 task: self._label(task, raw[task][row])
                 for task in self.model.config.tasks
-                if task in raw and task not in ("transcript", "slots")
+                if task in raw and task not in ("transcript", "phones", "slots")
             },
             tags=tags,
             slots=tuple(bio_values(heard[: len(tags)], list(tags))) if tags is not None else (),
             voice=raw["voice"][row] if "voice" in raw else None,
+            phones=self._phones(raw["phones"][row]) if "phones" in raw else None,
             alternatives=raw["transcript"][row].alternatives if "transcript" in raw else (),
             echo=raw["echo"][row],
         )
+
+    def _phones(self, path: Heard) -> tuple[str, ...]:
+        assert self.codec.speech is not None, "a model that hears phones knows some"
+        return self.codec.speech.named(path.units)
 
     def _label(self, task: str, answer: Any) -> Label:
         if isinstance(answer, Generated):

@@ -54,9 +54,9 @@ def speak(
     phones: Sequence[np.ndarray],
     speakers: Sequence[int],
     emotions: Sequence[int],
-    rate: float = 1.0,
+    rates: Sequence[float] | None = None,
 ) -> list[Uttered]:
-    """Phones (P,) by number, said; rate: of speech, 2 is twice as fast.
+    """Phones (P,) by number, said; rates: of speech, 2 is twice as fast; 1 each where left out.
 
     Raises:
         ValueError: the model has no tasks `prosody` and `mel`.
@@ -74,7 +74,7 @@ def speak(
     durations = torch.zeros_like(spoken.durations)
     pitch, energy = torch.zeros_like(spoken.pitch), torch.zeros_like(spoken.energy)
     for row, one in enumerate(foretold):
-        durations[row, : len(one.durations)] = whole(one.durations / rate)
+        durations[row, : len(one.durations)] = whole(one.durations / (rates[row] if rates is not None else 1.0))
         pitch[row, : len(one.pitch)], energy[row, : len(one.energy)] = one.pitch, one.energy
     told = replace(spoken, durations=durations, pitch=pitch, energy=energy)
     mels = cast(Mel, model.task("mel")).speak(states["mel"], told)

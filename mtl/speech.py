@@ -138,6 +138,10 @@ class SpeechCode:
         """Phones as numbers (P,). One that training never had stands for its unstressed self, if that is known."""
         return np.asarray([self._number(phone) for phone in phones], dtype=np.int64)
 
+    def named(self, numbers: Sequence[int] | np.ndarray) -> tuple[str, ...]:
+        """Numbers (P,) as phones; what is no phone, padding or unknown, is left out."""
+        return tuple(self.phones[number - 2] for number in map(int, numbers) if number > UNKNOWN)
+
     def _number(self, phone: str) -> int:
         ids = self._phone_ids
         return ids.get(phone) or ids.get(phone.lstrip("',")) or ids.get(f"'{phone}") or UNKNOWN

@@ -17,7 +17,7 @@ from torch import Tensor
 from mtl.batch import chunks
 from mtl.phonemes import Phonemiser, UnspeakableText
 from mtl.predictor import Predictor, PredictorError
-from mtl.speaking import speak
+from mtl.speaking import Uttered, speak
 from mtl.speech import NOBODY
 from mtl.text import SYNTHESIS
 from mtl.vocoder import GriffinLim
@@ -79,14 +79,41 @@ class Synthesiser:
         """Log-mels (T, F) of phones. Raises PredictorError, as `say`."""
         if not RATES[0] <= rate <= RATES[1]:
             raise PredictorError(f"rate is {rate:g}, expected {RATES[0]:g} to {RATES[1]:g}")
-        who = _number("speaker", speaker, self.code.speakers, None)
-        how = _number("emotion", emotion, self.code.emotions, USUAL_EMOTION)
-        numbers = [self.code.number(one) for one in phones]
-        found: dict[int, Tensor] = {}
-        for chunk in chunks({i: len(one) for i, one in enumerate(numbers)}, BATCH_PHONES):
-            said = speak(self.model, [numbers[i] for i in chunk], [who] * len(chunk), [how] * len(chunk), rate)
-            found.update((i, uttered.mel) for i, uttered in zip(chunk, said, strict=True))
-        return [found[i] for i in range(len(numbers))]
+        who = self.number("speaker", speaker, self.code.speakers)
+        how = self.number("emotion", emotion, self.code.emotions, USUAL_EMOTION)
+        count = len(phones)
+        said = self.uttered([self.code.number(one) for one in phones], [who] * count, [how] * count, [rate] * count)
+        return [uttered.mel for uttered in said]
+
+    def uttered(
+        self,
+        phones: Sequence[np.ndarray],
+        speakers: Sequence[int],
+        emotions: Sequence[int],
+        rates: Sequence[float] | None = None,
+    ) -> list[Uttered]:
+        """As mtl.speaking.speak, of any number of utterances, some at a time."""
+        rates = rates or [1.0] * len(phones)
+        found: dict[int, Uttered] = {}
+        for chunk in chunks({i: len(one) for i, one in enumerate(phones)}, BATCH_PHONES):
+            who, how = [speakers[i] for i in chunk], [emotions[i] for i in chunk]
+            said = speak(self.model, [phones[i] for i in chunk], who, how, [rates[i] for i in chunk])
+            found.update(zip(chunk, said, strict=True))
+        return [found[i] for i in range(len(phones))]
+
+    @staticmethod
+    def number(kind: str, name: str | None, known: Sequence[str], usual: str | None = None) -> int:
+        """A name's place among those known, from 1; NOBODY where there are none and none is asked for.
+
+        Raises PredictorError where it is not known.
+        """
+        if name is None:
+            return NOBODY if not known else known.index(usual) + 1 if usual in known else 1
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(known) or 'none by name'}"
+            raise PredictorError(f"the model was trained on no {kind} {name!r}; {hint}")
+        return known.index(name) + 1
 
     def sound(self, mel: Tensor) -> np.ndarray:
         """(T, F) log-mel -> (N,) float32 within [-1, 1]."""
@@ -98,17 +125,6 @@ class Synthesiser:
 def sentences(text: str) -> list[str]:
     """Of a text, at its stops and line ends; those without a letter or digit belong to no sentence."""
     return [part for part in map(str.strip, _SENTENCE.split(text)) if any(map(str.isalnum, part))]
-
-
-def _number(kind: str, name: str | None, known: Sequence[str], usual: str | None) -> int:
-    """A name's place among those known, from 1; NOBODY where there are none and none is asked for."""
-    if name is None:
-        return NOBODY if not known else known.index(usual) + 1 if usual in known else 1
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(known) or 'none by name'}"
-        raise PredictorError(f"the model was trained on no {kind} {name!r}; {hint}")
-    return known.index(name) + 1
 
 
 __all__ = ["Synthesiser", "UnspeakableText", "sentences"]

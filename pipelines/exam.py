@@ -21,11 +21,10 @@ from pipelines.store import Manifest, Store
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mtl.synthesiser import Synthesiser
     from pipelines.data.dataset import Dataset
     from pipelines.evaluation.evaluate import Scores
     from pipelines.evaluation.gates import Decision
-    from pipelines.evaluation.speech import Listener
+    from pipelines.evaluation.hearing import Listener
     from pipelines.registry.ledger import Line
     from pipelines.registry.registry import Registry, Version
 
@@ -69,23 +68,24 @@ class Exam:
         """
         if not self.recipe.speaks:
             return None
+        from mtl.predictor import Predictor
         from pipelines.evaluation.speech import listened
 
-        rows, most = self._rows(version), self.recipe.listening.rows
-
-        def load() -> Synthesiser:
-            return self._synthesiser(version)
-
-        return listened(self.store, version.address, load, self._listeners, rows, most, report)
+        folder, rows, most = self._folder(version), self._rows(version), self.recipe.listening.rows
+        address = version.address
+        return listened(self.store, address, lambda: Predictor.load(folder), self._listeners, rows, most, report)
 
     def voice(self, version: Version) -> dict[str, Any] | None:
         """What a report shows of a model's speech; None where it does not speak."""
         said = self.speech(version)
         if said is None:
             return None
+        from mtl.predictor import Predictor
+        from mtl.synthesiser import Synthesiser
         from pipelines.report.voices import told
 
-        return told(said, self._synthesiser(version), self._rows(version), self.recipe.listening.models)
+        voice = Synthesiser(Predictor.load(self._folder(version)))
+        return told(said, voice, self._rows(version), self.recipe.listening.models)
 
     def judge(self, version: int, champion: int | None) -> tuple[Decision, str]:
         """What the gate says, and the identity of the rows that it looked at."""
@@ -115,15 +115,9 @@ class Exam:
 
     @cached_property
     def _listeners(self) -> dict[str, Listener]:
-        from pipelines.evaluation.speech import listeners_of
+        from pipelines.evaluation.hearing import listeners_of
 
         return listeners_of(self.registry, self.recipe.listening)
-
-    def _synthesiser(self, version: Version) -> Synthesiser:
-        from mtl.predictor import Predictor
-        from mtl.synthesiser import Synthesiser
-
-        return Synthesiser(Predictor.load(self._folder(version)))
 
     def _folder(self, version: Version) -> Path:
         return self.registry.folder(version.uri)

@@ -153,7 +153,7 @@ def nothing_new(record: Manifest) -> Outcome:
 def check_listeners(root: str, recipe: Recipe) -> None:
     """Raises NoListener before anything is trained, where the speech could not be heard afterwards."""
     if recipe.listening.models:
-        from pipelines.evaluation.speech import listeners_of
+        from pipelines.evaluation.hearing import listeners_of
         from pipelines.registry.registry import Registry
 
         listeners_of(Registry(root), recipe.listening)

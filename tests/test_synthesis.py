@@ -182,7 +182,7 @@ def test_speaking_follows_speaker_emotion_and_rate(trained: SpeechModel) -> None
     assert float(slow.mean() - quick.mean()) == pytest.approx(1.5, abs=0.4)
     assert float(loud.mean() - quick.mean()) == pytest.approx(1.0, abs=0.4)
     assert ("x", "calm") in true
-    (twice,) = speak(trained, [phones], [1], [1], rate=2.0)
+    (twice,) = speak(trained, [phones], [1], [1], rates=[2.0])
     assert len(twice.mel) == int(twice.durations.sum()) == pytest.approx(len(quick) / 2, abs=1)
     assert len(twice.durations) == len(phones)
 

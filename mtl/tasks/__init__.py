@@ -12,6 +12,7 @@ from mtl.tasks.base import States, Task, Words
 from mtl.tasks.classification import Classification
 from mtl.tasks.dialogue import DialogueTask
 from mtl.tasks.mel import Mel
+from mtl.tasks.phones import Phones
 from mtl.tasks.prosody import Foretold, Prosody
 from mtl.tasks.slots import Slots
 from mtl.tasks.transcript import Transcript
@@ -23,6 +24,7 @@ __all__ = [
     "DialogueTask",
     "Foretold",
     "Mel",
+    "Phones",
     "Prosody",
     "Slots",
     "States",
@@ -52,12 +54,12 @@ def build_tasks(
     for name in names:
         if name == "transcript":
             heads[name] = Transcript(name, width, len(codec.units))
-        elif name not in (*CLASSIFICATION, *SYNTHESIS, "slots", "translation"):
+        elif name not in (*CLASSIFICATION, *SYNTHESIS, "phones", "slots", "translation"):
             raise ValueError(
-                f"task {name!r} is of no known kind; expected transcript, translation, slots, "
+                f"task {name!r} is of no known kind; expected transcript, translation, slots, phones, "
                 f"{', '.join((*SYNTHESIS, *CLASSIFICATION))}"
             )
-        elif name in SYNTHESIS:
+        elif name in (*SYNTHESIS, "phones"):
             heads[name] = _speaks(name, codec, width, bins, dropout)
         elif name == "translation" and codec.targets is not None:
             heads[name] = Translation(name, width, len(codec.targets), decoder)
@@ -75,6 +77,8 @@ def build_tasks(
 def _speaks(name: str, codec: Codec, width: int, bins: int, dropout: float) -> Task:
     if codec.speech is None:
         raise ValueError(f"task {name!r} needs training recordings with phones; see corpora.<name>.phonemes")
+    if name == "phones":
+        return Phones(name, width, len(codec.speech.phones) + 2)
     if name == "prosody":
         return Prosody(name, width, dropout)
     mean, deviation = zip(*((scale.mean, scale.deviation) for scale in codec.speech.mel), strict=True)

@@ -29,7 +29,7 @@ from pipelines.corpora.base import CorpusError, Recording, Reject, Utterance
 from pipelines.corpora.grammar import Grammar, Sentence, weighted
 from pipelines.corpora.parallel import Parallel
 from pipelines.corpora.synthesiser import installed, render, speak
-from pipelines.corpora.voices import ACCENTS, STYLE_WEIGHTS, Voice, speakers, styled
+from pipelines.corpora.voices import ACCENTS, STYLE_WEIGHTS, STYLES, Voice, speakers, styled
 from pipelines.recipe import Corpus, Section
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ class Options(Section):
         None, min_length=1, description="of English voices; none: all that are used"
     )
     known_speakers: bool = Field(False, description="one set of speakers for all splits, as synthesis is judged")
+    every_style: bool = Field(
+        False, description="test sentences in every style, by one voice each, as conversion is judged"
+    )
     noise_db: tuple[float, float] | None = Field(None, description="range of signal-to-noise ratios; none: clean")
 
     @field_validator("noise_db")
@@ -148,7 +151,7 @@ def fingerprint_of(corpus: Corpus) -> str:
     if options.dialogues or options.text_only_dialogues:
         grammars.append(dialogues_en.GRAMMAR.fingerprint())
     # As before there were such options.
-    unsaid = {name for name in ("translate", "accents", "known_speakers") if not getattr(options, name)}
+    unsaid = {name for name in ("translate", "accents", "known_speakers", "every_style") if not getattr(options, name)}
     if not (options.dialogues or options.text_only_dialogues):
         unsaid |= {name for name in Options.model_fields if name.endswith("dialogues")}
     spoken = (corpus.phonemes,) if corpus.phonemes else ()
@@ -187,7 +190,8 @@ def split_of(text: str) -> str:
 def _spoken(options: Options, split: str, count: int) -> Iterator[Utterance]:
     voices = {name: options.voices(split, name) for name in options.languages}
     seen: set[str] = set()
-    for number in range(count):
+    all_styles = options.every_style and split == "test"
+    for number in range(-(-count // len(STYLES)) if all_styles else count):
         language = options.languages[number % len(options.languages)]
         rng = Random(f"{options.seed}/{language}/{split}/{number}")
         sentence, translation = _sentence(rng, language, options, split, seen)
@@ -198,16 +202,18 @@ def _spoken(options: Options, split: str, count: int) -> Iterator[Utterance]:
             low, high = options.noise_db
             noise = (low + rng.random() * (high - low), int(rng.random() * 2**31))
         name = f"{split}-{number:06d}"
-        yield _row(
-            name,
-            split,
-            sentence,
-            recording=_recording(name, sentence.text, sentence.question, styled(voice, style), noise),
-            speaker=voice.name,
-            emotion=style,
-            language=language,
-            translation=translation,
-        )
+        for one in STYLES if all_styles else (style,):
+            own = f"{name}-{one}" if all_styles else name
+            yield _row(
+                own,
+                split,
+                sentence,
+                recording=_recording(own, sentence.text, sentence.question, styled(voice, one), noise),
+                speaker=voice.name,
+                emotion=one,
+                language=language,
+                translation=translation,
+            )
 
 
 def _conversations(options: Options, split: str, count: int, spoken: bool) -> Iterator[Utterance]:

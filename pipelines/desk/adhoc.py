@@ -188,6 +188,8 @@ def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
             table.add_row("transcript", answered["text"] or "(nothing)", _mean_confidence(answered["words"]))
         for number, other in enumerate(answered.get("n_best", ()), start=1):
             table.add_row(f"  {number}", other["text"] or "(nothing)", f"{other['confidence']:.2f}")
+        if answered.get("phones"):
+            table.add_row("phones", answered["phones"], "")
         for task, value in answered.items():
             if isinstance(value, dict):
                 dim = "" if value["confidence"] >= CONFIDENT else "[dim]"

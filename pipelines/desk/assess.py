@@ -128,10 +128,8 @@ def speech_on(
     registry: Registry, uri: str, predictor: Predictor, dataset: Dataset, named: Mapping[str, str] | None
 ) -> tuple[dict[str, Any], dict[str, RowCounts]]:
     """What a voice is worth on a dataset: figures as plain data with a table's `lines`, and counts by metric."""
-    import pyarrow as pa
-
-    from mtl.synthesiser import Synthesiser
-    from pipelines.evaluation.speech import SAID, counts, figures, listeners_of, said_again, spoken_rows
+    from pipelines.evaluation.hearing import listeners_of
+    from pipelines.evaluation.speech import counts, figures, said_by, spoken_rows
     from pipelines.night import kept_recipe, step
     from pipelines.recipe import Listening
     from pipelines.report.voices import lines
@@ -144,8 +142,7 @@ def speech_on(
     with step("listen") as current, progress.current().bar("listening", "utt") as report:
         listeners = listeners_of(registry, listening)
         chosen = spoken_rows(dataset, listening.rows)
-        parts = list(said_again(Synthesiser(predictor), chosen, listeners, report))
-        said = pa.concat_tables(parts) if parts else SAID.empty_table()
+        said = said_by(predictor, chosen, dataset, listeners, listening.rows, report)
         current.done(f"{len(chosen):,} recordings said again", None)
     found = {kind: {name: asdict(figure) for name, figure in drawn.items()} for kind, drawn in figures(said).items()}
     plain = {"figures": {k: {n: tuple(f.values()) for n, f in drawn.items()} for k, drawn in found.items()}}

@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 if TYPE_CHECKING:
+    from mtl.conversion import Converted
     from mtl.synthesiser import Synthesiser
 
 SILENCE_S = 0.25  # between two sentences
@@ -69,6 +70,25 @@ def voice_of(root: str, model: str) -> Synthesiser:
 
     registry = Registry(root)
     return Synthesiser(registry.load(model_uri(registry, model)))
+
+
+def converted(root: str, model: str, file: Path, emotion: str | None, speaker: str | None) -> tuple[Converted, int]:
+    """A recording said again by a registered model, and its rate in Hz.
+
+    Raises:
+        RegistryError: no such model. PredictorError: it cannot convert, or knows no such emotion or speaker.
+        SoundError: a recording that cannot be read. ConversionError: nothing is heard in it.
+    """
+    from mtl.conversion import Converter
+    from pipelines.data.sound import decode
+    from pipelines.desk.adhoc import model_uri
+    from pipelines.registry.registry import Registry
+
+    registry = Registry(root)
+    converter = Converter(registry.load(model_uri(registry, model)))
+    rate = converter.voice.features.sample_rate
+    (found,) = converter.convert([decode(file, rate)], emotion, speaker)
+    return found, rate
 
 
 def sentences_spoken(

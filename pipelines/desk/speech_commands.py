@@ -1,4 +1,4 @@
-"""Commands that make sound: say."""
+"""Commands that make sound: say, convert."""
 
 from __future__ import annotations
 
@@ -71,4 +71,40 @@ def say(
         sound.write(first)
         for samples in parts:
             sound.write(samples)
+    print(f"{out}: {sound.seconds:.1f} s of synthetic speech", file=sys.stderr)
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="IN.wav", help="WAV, FLAC, OGG, MP3, AIFF.")],
+    emotion: Annotated[
+        str | None,
+        typer.Option("--emotion", metavar="NAME", help="To be said with; the one that is heard if left out."),
+    ] = None,
+    speaker: Annotated[
+        str | None, typer.Option("--speaker", metavar="NAME", help="To say it; the one that is heard if left out.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.wav", help="-: 16-bit samples to stdout.")] = Path(
+        "converted.wav"
+    ),
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="A registered model that speaks and hears phones.")
+    ] = "expressive",
+    root: RootOption = environment.ROOT,
+) -> None:
+    """Says a recording again with another emotion, or in another voice: the words stay, and the tempo.
+
+    Example: `motet convert dinner.wav --emotion sad -o sad.wav`
+    """
+    from pipelines.desk import speech
+
+    if emotion is None and speaker is None:
+        raise typer.BadParameter("give --emotion, or --speaker, or both")
+    environment.prepare(root)
+    converted, rate = speech.converted(root, model, file, emotion, speaker)
+    with speech.Sound(out, rate) as sound:
+        sound.write(converted.samples)
+    heard = ", ".join(name for name in (converted.speaker, converted.emotion) if name)
+    phones = " ".join(converted.phones)
+    print(f"{file}: heard {phones}{f' ({heard})' if heard else ''}", file=sys.stderr)
     print(f"{out}: {sound.seconds:.1f} s of synthetic speech", file=sys.stderr)

@@ -18,91 +18,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import soxr
 import torch
 
-from mtl.audio import log_mel
-from mtl.distortion import compare
+from mtl.conversion import Converter
 from mtl.metrics import word_errors
-from mtl.predictor import Prediction, Predictor
-from mtl.speaking import Uttered, speak
+from mtl.speaking import Uttered
 from mtl.synthesiser import Synthesiser
 from pipelines.data.dataset import by_hash
-from pipelines.data.pitch import pitch
-from pipelines.data.sound import decode
-from pipelines.data.source import read_audio
+from pipelines.evaluation.conversion import conversions
 from pipelines.evaluation.gates import RowCounts
+from pipelines.evaluation.hearing import CHUNK, SAID, Listener, answers_of, distance, heard_by, recording_of
 from pipelines.store import Store, fingerprint
 
 if TYPE_CHECKING:
+    from mtl.predictor import Predictor
     from pipelines.data.dataset import Dataset
     from pipelines.progress import Report
-    from pipelines.recipe import Listening
-    from pipelines.registry.registry import Registry
 
 VERSION = 1  # bump when the same models on the same rows would get other figures
 RECORDING, COPY, SYNTHESIS, MEAN = KINDS = ("recording", "copy-synthesis", "synthesis", "mean log-mel")
-CHUNK = 16  # recordings said and heard at a time
 RESAMPLES = 1000
-
-SAID = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("speaker", pa.string()),  # who was to speak, and how
-        pa.field("emotion", pa.string()),
-        pa.field("mcd", pa.float64()),  # dB; this and the next three against the recording, see mtl.distortion
-        pa.field("pitch", pa.float64()),  # cents
-        pa.field("voicing", pa.float64()),  # share of frames
-        pa.field("duration", pa.float64()),  # share of the recording's
-        pa.field("text", pa.string()),  # what was to be said
-        pa.field("heard", pa.string()),  # what the listeners heard; null where nobody listened for it
-        pa.field("heard_emotion", pa.string()),
-        pa.field("heard_speaker", pa.string()),
-        pa.field("likeness", pa.float64()),  # cosine of the voice's embedding to the recording's
-    ]
-)
-
-
-class NoListener(RuntimeError):
-    """A model that a recipe wants its speech to be heard by has no champion; the message says how to get one."""
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A model that hears speech, and the address of its weights."""
-
-    predictor: Predictor
-    address: str
-
-
-def listeners_of(registry: Registry, listening: Listening) -> dict[str, Listener]:
-    """The champions that listen for the words, the emotion and the speaker.
-
-    Raises:
-        NoListener: one of them is not there, or does not hear what it is asked.
-    """
-    loaded: dict[str, Listener] = {}
-    found = {}
-    for task, name in listening.models.items():
-        if name not in loaded:
-            champion = registry.champion(name)
-            if champion is None:
-                raise NoListener(
-                    f"listening.{task} is {name!r}, which has no champion in {registry.uri}: `motet nightly {name}` "
-                    f"makes one, --set listening.{task}=null does without"
-                )
-            loaded[name] = Listener(registry.load(champion.uri), champion.address)
-        if task not in (tasks := loaded[name].predictor.model.config.tasks):
-            raise NoListener(f"listening.{task} is {name!r}, whose champion hears {', '.join(tasks)} and no {task}")
-        found[task] = loaded[name]
-    return found
 
 
 def listened(
     store: Store,
     address: str,
-    load: Callable[[], Synthesiser],
+    load: Callable[[], Predictor],
     listeners: Mapping[str, Listener],
     dataset: Dataset,
     rows: int,
@@ -110,13 +51,27 @@ def listened(
 ) -> pa.Table:
     """SAID of the model with this address on these rows, `rows` of them at most: read if it was made before."""
     chosen = spoken_rows(dataset, rows)
-    heard_by = sorted((task, listener.address) for task, listener in listeners.items())
+    ears = sorted((task, listener.address) for task, listener in listeners.items())
     ids = chosen.rows["id"].to_pylist()
-    key = f"evaluations/speech-{fingerprint(address, heard_by, chosen.identity, ids, VERSION)}.parquet"
+    key = f"evaluations/speech-{fingerprint(address, ears, dataset.identity, ids, VERSION)}.parquet"
     if not store.exists(key):
-        parts = list(said_again(load(), chosen, listeners, progress))
-        store.write_table(key, pa.concat_tables(parts) if parts else SAID.empty_table())
+        store.write_table(key, said_by(load(), chosen, dataset, listeners, rows, progress))
     return store.read_table(key)
+
+
+def said_by(
+    predictor: Predictor,
+    chosen: Dataset,
+    dataset: Dataset,
+    listeners: Mapping[str, Listener],
+    pairs: int,
+    progress: Report | None = None,
+) -> pa.Table:
+    """SAID of the chosen recordings and, of a model that hears phones, of conversions within the dataset."""
+    parts = list(said_again(Synthesiser(predictor), chosen, listeners, progress))
+    if "phones" in predictor.model.config.tasks:
+        parts += conversions(Converter(predictor), dataset, listeners, pairs, progress)
+    return pa.concat_tables(parts) if parts else SAID.empty_table()
 
 
 def spoken_rows(dataset: Dataset, most: int) -> Dataset:
@@ -135,7 +90,7 @@ def said_again(
         part = range(start, min(start + CHUNK, len(rows)))
         some = [rows[index] for index in part]
         sounds = sounds_of(voice, some, dataset.features(part), dataset.store)
-        heard = {task: _heard(listener.predictor, sounds, voice) for task, listener in listeners.items()}
+        heard = heard_by(listeners, sounds, voice.features.sample_rate)
         found = []
         for number, row in enumerate(some):
             true = sounds[RECORDING][number]
@@ -146,8 +101,8 @@ def said_again(
                     {
                         **{name: row.get(name) for name in ("id", "speaker", "emotion", "text")},
                         "kind": kind,
-                        **(_distance(sounds[kind][number], true, voice) if kind != RECORDING else {}),
-                        **_answers(answers, own),
+                        **(distance(sounds[kind][number], true, voice.features) if kind != RECORDING else {}),
+                        **answers_of(answers, own),
                     }
                 )
         if progress:
@@ -160,12 +115,9 @@ def sounds_of(
 ) -> dict[str, list[np.ndarray]]:
     """KIND -> the sound (N,) of each row at the voice's sample rate."""
     true = [torch.from_numpy(np.asarray(mel, dtype=np.float32)) for mel in features]
-    rate = voice.features.sample_rate
     mean = torch.tensor([scale.mean for scale in voice.code.mel])
     return {
-        RECORDING: [
-            decode(read_audio(row["audio"], store), rate, row["start"] or 0.0, row["duration"]) for row in rows
-        ],
+        RECORDING: [recording_of(row, store, voice.features.sample_rate) for row in rows],
         COPY: [voice.sound(mel) for mel in true],
         SYNTHESIS: [voice.sound(uttered.mel) for uttered in uttered_of(voice, rows)],
         MEAN: [voice.sound(mean.expand(len(mel), -1)) for mel in true],
@@ -176,40 +128,7 @@ def uttered_of(voice: Synthesiser, rows: Sequence[Mapping[str, Any]]) -> list[Ut
     """The rows' phones, said by their speakers, with their emotions."""
     phones = [voice.code.number(row["phones"]) for row in rows]
     speakers = [voice.code.speaker(row["speaker"]) for row in rows]
-    return speak(voice.model, phones, speakers, [voice.code.emotion(row["emotion"]) for row in rows])
-
-
-def _heard(
-    listener: Predictor, sounds: Mapping[str, Sequence[np.ndarray]], voice: Synthesiser
-) -> dict[str, list[Prediction]]:
-    """KIND -> what the listener says of each sound."""
-    ours, theirs = voice.features.sample_rate, listener.features.sample_rate
-    return {
-        kind: listener.predict([one if ours == theirs else soxr.resample(one, ours, theirs) for one in some])
-        for kind, some in sounds.items()
-    }
-
-
-def _distance(sound: np.ndarray, true: np.ndarray, voice: Synthesiser) -> dict[str, float]:
-    spec = voice.features
-    mel, true_mel = (torch.from_numpy(log_mel(wave, spec)) for wave in (sound, true))
-    found = compare(mel, true_mel, pitch(sound, spec), pitch(true, spec))
-    voiced = {} if math.isnan(found.pitch) else {"pitch": found.pitch}  # no frame where both have a voice
-    return {**voiced, "mcd": found.mcd, "voicing": found.voicing, "duration": found.duration}
-
-
-def _answers(answers: Mapping[str, Prediction], recording: Prediction | None) -> dict[str, Any]:
-    """What was heard; recording: what the listener for the speaker says of the recording itself."""
-    found: dict[str, Any] = {}
-    if "transcript" in answers:
-        found["heard"] = answers["transcript"].text
-    for task in ("emotion", "speaker"):
-        if task in answers:
-            found[f"heard_{task}"] = answers[task].labels[task].value
-    if recording is not None and recording.voice is not None and answers["speaker"].voice is not None:
-        voices = torch.from_numpy(np.stack([answers["speaker"].voice, recording.voice])).float()
-        found["likeness"] = float(torch.nn.functional.cosine_similarity(voices[0], voices[1], dim=0))
-    return found
+    return voice.uttered(phones, speakers, [voice.code.emotion(row["emotion"]) for row in rows])
 
 
 def counts(said: pa.Table) -> dict[str, RowCounts]:
@@ -251,10 +170,15 @@ FIGURES = {
 
 
 def figures(said: pa.Table) -> dict[str, dict[str, Figure]]:
-    """KIND -> what there is of FIGURES. The pitch is a mean of the recordings' root mean squares."""
+    """Kind -> what there is of FIGURES: KINDS, then those of conversions.
+
+    The pitch is a mean of the recordings' root mean squares.
+    """
     rows = said.to_pylist()
     found: dict[str, dict[str, Figure]] = {}
-    for kind in KINDS:
+    for kind in sorted(
+        {row["kind"] for row in rows}, key=lambda kind: (KINDS.index(kind) if kind in KINDS else 9, kind)
+    ):
         for name, of in FIGURES.items():
             pairs = [of(row) for row in rows if row["kind"] == kind]
             known = np.array([pair for pair in pairs if pair[0] is not None and math.isfinite(pair[0])], dtype=float)

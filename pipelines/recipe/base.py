@@ -21,6 +21,7 @@ TASK_KINDS = (
     *("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation"),
     *DIALOGUE,
     *SYNTHESIS,
+    "phones",
 )
 
 

@@ -16,7 +16,7 @@ from pipelines.recipe.model import Balancing, Decoding, Domains, Model, Sharing,
 from pipelines.recipe.training import Gates, Interpret, Listening, Search, Trainer
 
 HEARD_BY = {"mel/wer": "transcript", "mel/added_wer": "transcript", "mel/emotion": "emotion", "mel/speaker": "speaker"}
-HEARD = {"transcript", "speaker", "emotion", *SYNTHESIS}  # tasks that recordings alone can train
+HEARD = {"transcript", "speaker", "emotion", "phones", *SYNTHESIS}  # tasks that recordings alone can train
 
 
 class Recipe(Section):
@@ -115,6 +115,8 @@ class Recipe(Section):
     def _has_its_phones(self) -> None:
         """Raises ValueError where tasks that speak have no phones, or phones of two kinds, or no true sound."""
         if not (speaking := sorted(set(SYNTHESIS) & set(self.tasks))):
+            if "phones" in self.tasks:
+                raise ValueError("tasks.phones hears what can be said again; add tasks.prosody and tasks.mel")
             if self.listening.models:
                 raise ValueError("listening names models, but nothing speaks; add tasks.prosody and tasks.mel")
             return

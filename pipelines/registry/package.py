@@ -33,7 +33,7 @@ ADAPTER = "adapter"  # its name for a user's adapter, likewise
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "soundfile", "soxr")
 SPEAKING = ("num2words",)  # of a model that speaks; and of one whose phonemes are eSpeak NG's, the next
 ESPEAK = ("espeakng-loader",)
-HEARING = frozenset({"transcript", "speaker", "emotion", *SYNTHESIS})  # tasks that tell nothing of a sentence
+HEARING = frozenset({"transcript", "speaker", "emotion", "phones", *SYNTHESIS})  # tasks that tell nothing of a sentence
 
 
 class PackageError(ValueError):
@@ -122,7 +122,7 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
             continue
         if task == "transcript":
             outputs += [optional("text"), optional("words"), optional("n_best")]
-        elif task == "slots":
+        elif task in ("slots", "phones"):
             outputs.append(optional(task))
         else:
             outputs += [optional(task), optional(f"{task}_confidence", DataType.double)]

@@ -113,6 +113,8 @@ def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any =
             columns["text"] = [prediction.text for prediction in predictions]
             columns["words"] = [_listed(prediction.words) for prediction in predictions]
             columns["n_best"] = [_listed(prediction.alternatives) for prediction in predictions]
+        elif task == "phones":
+            columns["phones"] = [prediction.phones and " ".join(prediction.phones) for prediction in predictions]
         elif task == "slots":
             columns["slots"] = [_slots(prediction) for prediction in predictions]
         else:

@@ -20,7 +20,7 @@ import soundfile
 
 from mtl.audio import log_mel
 from pipelines.data.dataset import by_hash
-from pipelines.evaluation.speech import COPY, KINDS, RECORDING, SYNTHESIS, figures, sounds_of, uttered_of
+from pipelines.evaluation.speech import COPY, RECORDING, SYNTHESIS, figures, sounds_of, uttered_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,17 +121,15 @@ def _flac(wave: np.ndarray, rate: int) -> str:
 
 
 def columns(shown: Mapping[str, Any]) -> list[str]:
-    """Figures that some KIND has, in their order."""
-    return list(dict.fromkeys(name for kind in KINDS for name in shown["figures"].get(kind, {})))
+    """Figures that some kind has, in their order."""
+    return list(dict.fromkeys(name for drawn in shown["figures"].values() for name in drawn))
 
 
 def lines(shown: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A line a KIND, as it is printed."""
     names = columns(shown)
     return [
-        {"kind": kind, **{name: _cell(shown["figures"][kind].get(name)) for name in names}}
-        for kind in KINDS
-        if kind in shown["figures"]
+        {"kind": kind, **{name: _cell(shown["figures"][kind].get(name)) for name in names}} for kind in shown["figures"]
     ]
 
 

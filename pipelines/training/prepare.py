@@ -48,7 +48,7 @@ LABEL_COLUMNS = {
     "transcript": "text",
     "slots": "slots",
     **{task: task for task in (*CLASSIFICATION, "translation")},
-    **dict.fromkeys(SYNTHESIS, "durations"),
+    **dict.fromkeys((*SYNTHESIS, "phones"), "durations"),
 }
 SCALING_ROWS = 500  # whose log-mels tell the scale of each bin: half an hour of speech
 
@@ -131,7 +131,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
     by = recipe.domains.by if recipe.domains.on else None
-    labels = [LABEL_COLUMNS[task] for task in tasks if task not in ("transcript", *SYNTHESIS)]
+    labels = [LABEL_COLUMNS[task] for task in tasks if task not in ("transcript", "phones", *SYNTHESIS)]
     columns = ["text", "tokens", "context", *(["audio", by] if by else []), *labels]
     try:
         codec = Codec.build(

@@ -1,0 +1,54 @@
+"""Connectionist temporal classification (Graves et al. 2006): what `transcript` and `phones` have in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mtl.batch import Batch
+from mtl.decode import Path, best_path
+from mtl.tasks.base import States, Task
+from mtl.text import BLANK
+
+
+class CTC(Task):
+    """Counted per target unit, so that long utterances weigh what they hold. Unit 0 is the blank."""
+
+    groups = ("audio",)
+
+    def __init__(self, name: str, width: int, units: int) -> None:
+        super().__init__(name)
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, units)
+
+    @staticmethod
+    def targets(batch: Batch) -> tuple[Tensor, Tensor]:
+        """Units (B, U) and their lengths (B,), 0 in rows that are not labelled."""
+        raise NotImplementedError
+
+    def log_probs(self, states: States) -> Tensor:
+        """(B, T, V), fp32: a sum over hundreds of frames needs it."""
+        return torch.log_softmax(self.output(self.norm(states.hidden)).float(), dim=-1)
+
+    @classmethod
+    def alignable(cls, batch: Batch, lengths: Tensor) -> Tensor:
+        """(B,) bool: labelled rows that have a frame for each unit and a blank between repeats."""
+        units, unit_lengths = cls.targets(batch)
+        repeats = ((units[:, 1:] == units[:, :-1]) & (units[:, 1:] != BLANK)).sum(dim=1)
+        return (unit_lengths > 0) & (unit_lengths + repeats <= lengths)
+
+    def count(self, batch: Batch, lengths: Tensor) -> Tensor:
+        return (self.targets(batch)[1] * self.alignable(batch, lengths)).sum()
+
+    def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        rows = self.alignable(batch, states.lengths)
+        units, unit_lengths = (some[rows] for some in self.targets(batch))
+        log_probs = self.log_probs(States(states.hidden[rows], states.lengths[rows]))
+        loss = nn.functional.ctc_loss(
+            log_probs.transpose(0, 1), units, states.lengths[rows], unit_lengths, BLANK, reduction="sum"
+        )
+        return loss, unit_lengths.sum()
+
+    @torch.no_grad()
+    def decode(self, states: States) -> list[Path]:
+        return best_path(self.log_probs(states), states.lengths)
