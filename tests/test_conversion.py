@@ -16,7 +16,7 @@ from mtl.batch import collate
 from mtl.conversion import ConversionError, Converter
 from mtl.fit import FitConfig, fit
 from mtl.metrics import score_rows
-from mtl.model import SpeechModel, build_model
+from mtl.model import build_model
 from mtl.predictor import Predictor, PredictorError
 from mtl.tasks import Phones
 from mtl.text import Codec
