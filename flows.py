@@ -28,7 +28,7 @@ from pipelines.recipe import Recipe, load
 from pipelines.search.front_table import picked
 from pipelines.store import Store
 from pipelines.study import stage as study_stage
-from pipelines.study.table import KINDS, SEEDS, Split, gain_rows, group_lines, label_rows, variant_rows
+from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
 
 # Before prefect reads its settings. What is deployed logs to its server; a person sees our own lines.
 environment.prepare(environment.root_from(sys.argv), verbose=bool({"-v", "--verbose", "deploy"} & set(sys.argv)))
@@ -83,6 +83,7 @@ report = stage("report")(verdict.report)
 searched = stage("search", retries=0)(night.search)  # Ray Tune retries its trials itself
 studied_by_labels = stage("study", retries=0)(study_stage.by_labels)
 studied_by_variants = stage("study", retries=0)(study_stage.by_variants)
+studied_by_folds = stage("study", retries=0)(study_stage.by_folds)
 studied = stage("study", retries=0)(study_stage.plain)  # its Ray tasks are retried there; finished cells are kept
 promotion = stage("promotion")(verdict.promotion)
 
@@ -233,11 +234,13 @@ def study(
     sparse: Sequence[str] = (),
     sharing: Sequence[str] = (),
     balancing: Sequence[str] = (),
+    folds: int | None = None,
 ) -> dict[str, Any]:
     """Which tasks help which: the recipe's tasks alone, together, in pairs, each left out. Goes on where it was.
 
     labels: instead, the tasks `sparse` alone and all together, with these shares of the labels of `sparse`.
     sharing, balancing: instead, the tasks alone, and together in each of these modes and methods.
+    folds: instead, the tasks alone and together with each of so many groups of speakers held out; 0: each speaker.
     """
     root = root or environment.default_root()
     loaded = load(recipe, list(overrides))
@@ -246,6 +249,8 @@ def study(
             if labels:
                 arguments = (list(labels), list(sparse), seeds, split, share)
                 found: dict[str, Any] = studied_by_labels(root, key, utterances, made, *arguments).value
+            elif folds is not None:
+                found = studied_by_folds(root, key, utterances, made, folds, seeds).value
             elif sharing or balancing:
                 variants = (list(sharing), list(balancing), seeds, split, share)
                 found = studied_by_variants(root, key, utterances, made, *variants).value
@@ -257,6 +262,10 @@ def study(
 
 def publish_study(recipe: str, found: dict[str, Any]) -> None:
     """A study's artifacts in Prefect: its figures, and what follows from them."""
+    if "by_speaker" in found:
+        key = artifact_key("folds", recipe)
+        create_table_artifact(table=fold_rows(found), key=key, description="on speakers that training did not hear")
+        return
     if "curves" in found:
         rows, key = label_rows(found), artifact_key("labels", recipe)
         create_table_artifact(table=rows, key=key, description="joint and single-task models by their share of labels")

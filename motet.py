@@ -6,6 +6,7 @@
     motet study assistant              every task alone, all together, in pairs, each left out: which help which
     motet study assistant --labels 0.01,0.1,1     how few labels will do, for all tasks together and for each alone
     motet study assistant --sharing all --balancing all     which mode, which method
+    motet study mine.yaml --folds speakers        each speaker held out once
     motet promote assistant 4          the gate for one version, or a person's word
     motet deploy                       serves the deployments of infra/prefect.yaml to a Prefect server
 
@@ -42,7 +43,7 @@ from pipelines.night import Outcome, metrics_of
 from pipelines.progress import display
 from pipelines.recipe import BALANCING, SHARING_MODES, load
 from pipelines.search.front_table import front_lines, front_rows, picked
-from pipelines.study.table import KINDS, SEEDS, Split, gain_rows, group_lines, label_rows, variant_rows
+from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
 
 DEPLOYMENTS = Path(__file__).parent / "infra" / "prefect.yaml"
 
@@ -160,6 +161,9 @@ def study_command(
     balancing: Annotated[
         str | None, typer.Option("--balancing", help="Balancing methods to compare instead, as static,pcgrad, or all.")
     ] = None,
+    folds: Annotated[
+        str | None, typer.Option("--folds", metavar="N", help="Groups of speakers held out in turn, or: speakers.")
+    ] = None,
     wait: WaitOption = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
@@ -170,14 +174,16 @@ def study_command(
 
     With --labels it trains the joint model and the single-task ones on shares of the labels, and shows which of them
     does with fewer. With --sharing or --balancing it trains the joint model in each mode, as large as the recipe's
-    own, and with each method.
+    own, and with each method. With --folds it trains the joint model and the single-task ones with every group of
+    speakers held out once, and pools what they say of speakers that they did not hear.
 
     Example: `motet study assistant --seeds 3 --share 0.25` or `motet study assistant --labels 0.01,0.1,1`
     """
     kinds, few = _listed(cells), _listed(sparse)
     modes, methods = _known("--sharing", sharing, SHARING_MODES), _known("--balancing", balancing, BALANCING)
-    if labels and (modes or methods):
-        raise typer.BadParameter("--labels and --sharing or --balancing are two studies; ask for one at a time")
+    if sum(map(bool, (labels, modes or methods, folds))) > 1:
+        raise typer.BadParameter("--labels, --folds, and --sharing or --balancing are studies apart; ask for one")
+    dealt = _folds(folds)
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise typer.BadParameter(f"--cells {', '.join(unknown)}: expected some of {', '.join(KINDS)}")
     shares = _shares(labels)
@@ -191,7 +197,15 @@ def study_command(
 
     environment.make_home(root)
     with display(quiet=as_json):
-        found = flows.study(recipe, root, overrides, seeds, kinds, split, share, wait, shares, few, modes, methods)
+        found = flows.study(
+            recipe, root, overrides, seeds, kinds, split, share, wait, shares, few, modes, methods, dealt
+        )
+    if dealt is not None:
+        title = f"{found['recordings']:,} recordings of {found['speakers']} speakers, each held out once"
+        emit(found, as_json, table_of(title, fold_rows(found), NUMBERS))
+        if not as_json:
+            print(f"\nreport      {found['report']}")
+        return
     if modes or methods:
         title = f"joint models by sharing mode and balancing method, %, on {found['scored']:,} {split} rows"
         emit(found, as_json, table_of(title, variant_rows(found), NUMBERS))
@@ -219,6 +233,12 @@ def _known(option: str, text: str | None, known: Sequence[str]) -> list[str]:
     if unknown := sorted(set(found) - set(known)):
         raise typer.BadParameter(f"{option} {', '.join(unknown)}: expected all, or some of {', '.join(known)}")
     return found
+
+
+def _folds(text: str | None) -> int | None:
+    if text is not None and text != "speakers" and not (text.isdigit() and int(text) > 1):
+        raise typer.BadParameter(f"--folds {text}: expected a number above 1, or: speakers")
+    return None if text is None else 0 if text == "speakers" else int(text)
 
 
 def _shares(text: str | None) -> list[float]:

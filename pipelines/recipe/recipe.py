@@ -24,6 +24,11 @@ class Recipe(Section):
     summary: str = ""
     seed: int = 0
     corpora: tuple[Corpus, ...] = Field(min_length=1)
+    fold: tuple[int, int] | None = Field(
+        None,
+        description="number, of how many: speakers are dealt into so many folds, those of this one, from 0, are the "
+        "valid split, and all others train, whatever the corpora's own splits; see `motet study --folds`",
+    )
     quality: Quality = Quality()
     features: Features = Features()
     text: Text = Text()
@@ -166,6 +171,8 @@ class Recipe(Section):
                 content["model"].pop(key)
         if not self.loader.substitute:
             content["loader"].pop("substitute")
+        if self.fold is None:
+            content.pop("fold")
         for corpus in content["corpora"]:
             if corpus["phonemes"] is None:
                 corpus.pop("phonemes")

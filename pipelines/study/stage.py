@@ -1,8 +1,9 @@
-"""The three studies as stages of a flow: train what is missing, say what was found, keep its page.
+"""The studies as stages of a flow: train what is missing, say what was found, keep its page.
 
     plain(root, recipe_key, utterances, features, seeds, kinds, split, share)           # which tasks help which
     by_labels(root, ..., labels, sparse, seeds, split, share)                           # how few labels will do
     by_variants(root, ..., sharing, balancing, seeds, split, share)                     # which mode, which method
+    by_folds(root, ..., folds, seeds)                                                   # on speakers never heard
 
 Each gives a night.Done whose value is what was found as plain data, with the place of its page under `report`.
 """
@@ -114,6 +115,20 @@ def by_labels(
         found = sparse_of(studies, stage.data[1], stage.data[2])
         models = sum(len(one.cells) * len(one.seeds) for one in studies.values())
         return stage.keep("labels", found.to_json(), render(found), f"{models} models, {found.rows:,} {split} rows")
+
+
+def by_folds(
+    root: str, recipe_key: str, utterances: Sequence[Ref], features: Sequence[Ref], folds: int, seeds: int
+) -> Done:
+    """Each speaker held out once. Value: folds.Pooled as plain data, and `report`."""
+    from pipelines.study.folds import pooled_of, render, study_by_folds
+
+    with _stage(root, recipe_key, utterances, features, "folds", folds) as stage:
+        studies = study_by_folds(*stage.data, folds, seeds, tracking=stage.run, progress=stage.report)
+        found = pooled_of(studies)
+        models = sum(len(one.cells) * len(one.seeds) for one in studies)
+        text = f"{models} models, {found.recordings:,} recordings of {found.speakers} speakers"
+        return stage.keep("folds", found.to_json(), render(found), text)
 
 
 def by_variants(

@@ -40,6 +40,20 @@ def gain_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def fold_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table as it is printed, from folds.Pooled as JSON."""
+    return [
+        {
+            "task": row["task"],
+            "model": row["model"],
+            "trained together": row["trained"],
+            "unweighted recall, %": f"{row['recall']:.1f} ({row['recall_low']:.1f}-{row['recall_high']:.1f})",
+            "accuracy, %": f"{row['accuracy']:.1f} ({row['accuracy_low']:.1f}-{row['accuracy_high']:.1f})",
+        }
+        for row in content["rows"]
+    ]
+
+
 def label_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The table of shares as it is printed, from study_labels.Sparse as JSON."""
     return [

@@ -39,6 +39,7 @@ from pipelines.data.loader import Loader, evaluation_batches
 from pipelines.recipe import Recipe
 from pipelines.roots import sha256
 from pipelines.store import Manifest, Store
+from pipelines.training.folds import held_out
 
 # Validation runs after every epoch while the other ranks wait, so its cost is bounded whatever the corpora's size:
 # about as much as an hour of training audio, and a confidence interval of the WER of about half a point.
@@ -256,7 +257,10 @@ def labelled(dataset: Dataset, recipe: Recipe) -> Dataset:
     """The dataset without the labels that the recipe does not train on.
 
     A task's labels go on rows of corpora that it does not name, and on the training rows beyond its share `labels`.
+    With recipe.fold, the splits are those of the fold.
     """
+    if recipe.fold is not None:
+        dataset = held_out(dataset, *recipe.fold)
     rows = dataset.rows
     for task, config in recipe.tasks.items():
         if config.corpora is not None:
