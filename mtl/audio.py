@@ -76,6 +76,12 @@ def mel_scale(hertz: np.ndarray | float) -> np.ndarray:
     return 1127.0 * np.log1p(np.asarray(hertz, dtype=np.float64) / 700.0)
 
 
+def bin_centres(spec: Spec) -> np.ndarray:
+    """(F,) Hz: where each mel filter is highest."""
+    edges = np.linspace(mel_scale(spec.low_hz), mel_scale(spec.high_hz), spec.bins + 2)
+    return 700.0 * np.expm1(edges[1:-1] / 1127.0)
+
+
 def mel_filters(spec: Spec) -> np.ndarray:
     """(fft / 2 + 1, F) float32 weights. The FFT is the shortest power of two that leaves no filter empty."""
     length = 1 << (window_length(spec) - 1).bit_length()

@@ -93,7 +93,7 @@ class Scale:
 class SpeechCode:
     """Vocabularies and scales of a model that speaks.
 
-    phonemes: what makes phones of its texts (mtl.phonemes.Phonemiser). mel: of each mel bin.
+    phonemes: what makes phones of its texts (mtl.phonemes.Phonemiser). mel, hertz: scale and centre of each mel bin.
     """
 
     phonemes: str
@@ -103,10 +103,18 @@ class SpeechCode:
     pitch: Scale
     energy: Scale
     mel: tuple[Scale, ...]
+    hertz: tuple[float, ...]
 
     @classmethod
-    def build(cls, rows: Iterable[Mapping[str, Any]], features: Iterable[np.ndarray], phonemes: str) -> SpeechCode:
-        """rows: training rows with `phones`, `pitch`, `energy`; features: log-mels (T, F), to scale each bin by."""
+    def build(
+        cls,
+        rows: Iterable[Mapping[str, Any]],
+        features: Iterable[np.ndarray],
+        phonemes: str,
+        hertz: Sequence[float] | np.ndarray,
+    ) -> SpeechCode:
+        """rows: training rows with `phones`, `pitch`, `energy`; features: log-mels (T, F), to scale each bin by;
+        hertz (F,): mtl.audio.bin_centres of theirs."""
         phones: set[str] = set()
         speakers: set[str] = set()
         emotions: set[str] = set()
@@ -128,6 +136,7 @@ class SpeechCode:
             pitch=pitch.scales()[0],
             energy=energy.scales()[0],
             mel=mel.scales(),
+            hertz=tuple(round(float(centre), 3) for centre in hertz),
         )
 
     @cached_property
@@ -180,6 +189,7 @@ class SpeechCode:
             emotions=tuple(content["emotions"]),
             pitch=Scale(**content["pitch"]),
             energy=Scale(**content["energy"]),
+            hertz=tuple(content["hertz"]),
             mel=tuple(Scale(*pair) for pair in zip(mel["mean"], mel["deviation"], strict=True)),
         )
 

@@ -102,3 +102,30 @@ def stretch(x: Tensor, durations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     place = (frames - first + 0.5) / own
     exists = padding_mask(lengths, len(frames))
     return stretched * exists[..., None], lengths, place.clamp(0, 1) * exists
+
+
+def contour(values: Tensor, durations: Tensor, lengths: Tensor, frames: int) -> Tensor:
+    """(B, T) in straight lines between the middles of phones, and level before the first and behind the last.
+
+    values, durations (B, P), lengths (B,) phones, at least one each; T = frames.
+    """
+    ends = durations.cumsum(dim=1)
+    middles = ends - durations / 2
+    centres = torch.arange(frames, device=values.device, dtype=middles.dtype) + 0.5
+    after = torch.searchsorted(middles, centres.expand(len(values), -1).contiguous(), right=True)
+    last = (lengths - 1)[:, None]
+    left, right = (after - 1).clamp(min=0).minimum(last), after.minimum(last)
+    start, end = middles.gather(1, left), middles.gather(1, right)
+    share = ((centres - start) / (end - start).clamp(min=1e-3)).clamp(0, 1).to(values.dtype)
+    return torch.lerp(values.gather(1, left), values.gather(1, right), share)
+
+
+def harmonics(pitch: Tensor, hertz: Tensor) -> Tensor:
+    """(B, T, F) of ln Hz (B, T) and the centres of mel bins (F,): 1 on a harmonic, -1 between two, 0 where bins are too
+    wide to tell.
+
+    A triangle as wide as to its neighbours, laid over cos(2 pi f / f0), keeps sinc^2(width / f0) of it.
+    """
+    width = torch.gradient(hertz)[0]
+    ratio = (-pitch)[..., None].exp()
+    return torch.cos(2 * torch.pi * hertz * ratio) * torch.sinc(width * ratio).square()

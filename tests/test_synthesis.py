@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from mtl.model import SpeechModel, build_model
 from mtl.predictor import Predictor, PredictorError
 from mtl.speaking import echo, speak, whole
 from mtl.speech import NOBODY, UNKNOWN, Scale, SpeechCode, pad
-from mtl.synthesis import stretch
+from mtl.synthesis import contour, harmonics, stretch
 from mtl.synthesiser import Synthesiser, sentences
 from mtl.text import Codec
 from mtl.vocoder import GriffinLim
@@ -112,6 +113,29 @@ def test_losses_by_hand() -> None:
     assert losses["prosody"] == pytest.approx(float((durations**2 + pitch**2 + energy**2).sum()), rel=1e-5)
     scaled = np.stack([scale.down(column) for scale, column in zip(found.mel, mel(row).T, strict=True)], axis=1)
     assert losses["mel"] == pytest.approx(float(np.abs(scaled).mean(axis=1).sum()), rel=1e-4)
+
+
+def test_pitch_goes_straight_from_middle_to_middle() -> None:
+    """Two phones of four frames, 1 and 3: level to the first middle at 2, up to the second at 6, level behind it."""
+    values, durations = torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[4, 4, 0]])
+    found = contour(values, durations, torch.tensor([2]), 8)
+    assert found[0].tolist() == pytest.approx([1, 1, 1.25, 1.75, 2.25, 2.75, 3, 3])
+    longer = torch.nn.functional.pad(values, (0, 2), value=5.0), torch.nn.functional.pad(durations, (0, 2))
+    assert contour(*longer, torch.tensor([2]), 9)[0].tolist() == pytest.approx([*found[0].tolist(), 3])
+
+
+def test_a_phone_without_frames_bends_the_line_only() -> None:
+    found = contour(torch.tensor([[1.0, 5.0, 2.0]]), torch.tensor([[2, 0, 2]]), torch.tensor([3]), 4)
+    assert found.isfinite().all()
+    assert found[0, 0] < 2 < found[0].max() <= 5
+
+
+def test_harmonics_are_where_the_pitch_puts_them() -> None:
+    hertz = torch.linspace(50, 400, 8)  # 50, 100, … 400
+    found = harmonics(torch.tensor([[math.log(100.0)]]), hertz)[0, 0]
+    keeps = math.sin(math.pi / 2) ** 2 / (math.pi / 2) ** 2  # of a triangle half a harmonic wide
+    assert found.tolist() == pytest.approx([keeps * (-1) ** (1 - number % 2) for number in range(8)], abs=1e-5)
+    assert harmonics(torch.tensor([[math.log(20.0)]]), hertz).abs().max() < 0.02  # too close to be told apart
 
 
 def test_padding_changes_nothing() -> None:

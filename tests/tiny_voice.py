@@ -9,7 +9,7 @@ import numpy as np
 import tiny
 import torch
 
-from mtl.audio import FeatureSpec
+from mtl.audio import FeatureSpec, bin_centres
 from mtl.batch import Batch, collate
 from mtl.model import SpeechModel, build_model
 from mtl.speech import SpeechCode
@@ -41,7 +41,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def code() -> SpeechCode:
-    return SpeechCode.build(rows(), [mel(row) for row in rows()], "characters")
+    return SpeechCode.build(rows(), [mel(row) for row in rows()], "characters", bin_centres(SPEC))
 
 
 def codec() -> Codec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from mtl.decoder import DecoderConfig
@@ -81,5 +80,4 @@ def _speaks(name: str, codec: Codec, width: int, bins: int, dropout: float) -> T
         return Phones(name, width, len(codec.speech.phones) + 2)
     if name == "prosody":
         return Prosody(name, width, dropout)
-    mean, deviation = zip(*((scale.mean, scale.deviation) for scale in codec.speech.mel), strict=True)
-    return Mel(name, width, bins, torch.tensor(mean), torch.tensor(deviation), dropout)
+    return Mel(name, width, bins, codec.speech, dropout)

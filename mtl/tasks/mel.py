@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from mtl.batch import Batch
 from mtl.encoder import padding_mask
-from mtl.speech import Spoken
-from mtl.synthesis import ConvStack, stretch
+from mtl.speech import SpeechCode, Spoken
+from mtl.synthesis import ConvStack, contour, harmonics, stretch
 from mtl.tasks.base import PHONES, States, Task
 
 BLOCKS, EXPANSION = 4, 3
@@ -19,16 +19,22 @@ BLOCKS, EXPANSION = 4, 3
 class Mel(Task):
     """Phones with their pitch and energy, stretched to frames, through a stack of blocks; scales are the code's.
 
-    mean, deviation (F,): of the code. The loss is the absolute error, a mean over bins, summed over frames. Training is
-    told the true durations, pitch and energy; in use the task `prosody` foretells them.
+    Each frame is told its pitch, a straight line between the middles of phones, and where the harmonics of that pitch
+    lie among its bins: a vocoder that makes no pitch of its own finds it there or nowhere. The loss is the absolute
+    error, a mean over bins, summed over frames. Training is told the true durations, pitch and energy; in use the task
+    `prosody` foretells them.
     """
 
     groups: ClassVar[tuple[str, ...]] = (PHONES,)
 
-    def __init__(self, name: str, width: int, bins: int, mean: Tensor, deviation: Tensor, dropout: float) -> None:
+    def __init__(self, name: str, width: int, bins: int, code: SpeechCode, dropout: float) -> None:
         super().__init__(name)
-        self.register_buffer("mean", mean, persistent=False)  # they travel in the code
-        self.register_buffer("deviation", deviation, persistent=False)
+        # Not among the weights: they travel in the code.
+        self.register_buffer("mean", torch.tensor([scale.mean for scale in code.mel]), persistent=False)
+        self.register_buffer("deviation", torch.tensor([scale.deviation for scale in code.mel]), persistent=False)
+        self.register_buffer("hertz", torch.tensor(code.hertz), persistent=False)
+        self.pitch = code.pitch
+        self.harmonics = nn.Linear(bins, width, bias=False)
         self.prosody = nn.Linear(2, width)
         self.place = nn.Linear(2, width)
         self.stack = ConvStack(BLOCKS, width, EXPANSION, dropout)
@@ -36,6 +42,7 @@ class Mel(Task):
 
     mean: Tensor
     deviation: Tensor
+    hertz: Tensor
 
     def forward(self, states: States, spoken: Spoken) -> tuple[Tensor, Tensor]:
         """(B, T, F) with zero mean and unit deviation, lengths (B,), from durations, pitch and energy of `spoken`."""
@@ -44,6 +51,9 @@ class Mel(Task):
         frames, lengths, place = stretch(x, spoken.durations)
         # Behind a convolution all frames of a long phone would be alike: each is told how far into its phone it lies.
         frames = frames + self.place(torch.stack((place, 1 - place), dim=-1).to(frames.dtype))
+        height = contour(spoken.pitch, spoken.durations, spoken.lengths, frames.shape[1])
+        comb = harmonics(height * self.pitch.deviation + self.pitch.mean, self.hertz)
+        frames = frames + self.harmonics(comb.to(frames.dtype))
         return self.output(self.stack(frames, lengths, states.manner)).float(), lengths
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from mtl.audio import FeatureSpec
+from mtl.audio import FeatureSpec, bin_centres
 from mtl.balance import Settings
 from mtl.beam import BeamConfig
 from mtl.curriculum import Stage
@@ -166,7 +166,8 @@ def speech_code(recipe: Recipe, train: Dataset) -> SpeechCode:
     columns = ["phones", "speaker", "emotion", "pitch", "energy"]
     phonemes = next(corpus.phonemes for corpus in recipe.corpora if corpus.phonemes)
     first = sorted(by_hash(spoken.rows["id"].to_pylist())[:SCALING_ROWS])
-    return SpeechCode.build(spoken.rows.select(columns).to_pylist(), spoken.features(first), phonemes)
+    rows, hertz = spoken.rows.select(columns).to_pylist(), bin_centres(feature_spec(recipe))
+    return SpeechCode.build(rows, spoken.features(first), phonemes, hertz)
 
 
 def model_config(recipe: Recipe) -> ModelConfig:

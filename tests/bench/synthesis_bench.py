@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from targets import Target, conclude  # noqa: E402
 
+from mtl.audio import bin_centres  # noqa: E402
 from mtl.model import build_model  # noqa: E402
 from mtl.phonemes import Phonemiser  # noqa: E402
 from mtl.predictor import Predictor  # noqa: E402
@@ -45,10 +46,9 @@ def voice() -> Synthesiser:
     recipe = load("expressive")
     phonemes = next(corpus.phonemes for corpus in recipe.corpora if corpus.phonemes) or ""
     phones = sorted({phone for text in SENTENCES for phone in Phonemiser(phonemes)(text)})
-    flat = Scale(0.0, 1.0)
-    speech = SpeechCode(
-        phonemes, tuple(phones), ("a", "b"), ("neutral",), flat, flat, (Scale(-6.0, 2.0),) * recipe.features.bins
-    )
+    pitch, energy, mel = Scale(math.log(150), 0.3), Scale(0.0, 1.0), (Scale(-6.0, 2.0),) * recipe.features.bins
+    hertz = tuple(bin_centres(feature_spec(recipe)).tolist())
+    speech = SpeechCode(phonemes, tuple(phones), ("a", "b"), ("neutral",), pitch, energy, mel, hertz)
     codec = Codec.build([{"speaker": name, "emotion": "neutral", "text": "a"} for name in "ab"], tuple(recipe.tasks))
     torch.manual_seed(recipe.seed)
     model = build_model(model_config(recipe), Codec(**{**codec.__dict__, "speech": speech}))
