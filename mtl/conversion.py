@@ -3,9 +3,14 @@
     converter = Converter(Predictor.load("folder"))
     converted, = converter.convert([waveform], emotion="excited")     # converted.samples (N,) at features.sample_rate
 
-Recognition and synthesis one after the other, as in the sequence-to-sequence baseline of the Voice Conversion Challenge
-2020 (Huang et al. 2020), here by two tasks of one model. What is kept are the phones, the speaker and the tempo; how
-long, how high and how loud each phone is said comes from the emotion that is asked for.
+What changes is what the model foretells of the two emotions: a phone becomes longer by the ratio of its two foretold
+durations, higher and louder by the difference of its two foretold pitches and energies. And the sound is the model's in
+the new emotion, plus what the recording has beyond the model's in its own: of that the envelope, the first cepstra,
+stretched to the new durations. So a recording converted to its own emotion is the recording, and a voice that training
+never heard stays that voice. Another speaker is given without that rest.
+
+To hear what is said and to speak it again is the way of Huang et al. (2020), with two models; here it is two tasks of
+one. Where phones lie in the recording is found by aligning it with the model's own way of saying it.
 """
 
 from __future__ import annotations
@@ -14,11 +19,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from mtl.audio import hop_length
+from mtl.audio import log_mel
+from mtl.distortion import align, cepstra
+from mtl.phrasing import phrasing
 from mtl.predictor import Prediction, Predictor, PredictorError
-from mtl.speech import NOBODY
-from mtl.synthesiser import RATES, Synthesiser
+from mtl.speaking import foretell, render, speak, whole
+from mtl.speech import NOBODY, Said
+from mtl.synthesiser import Synthesiser
+from mtl.tasks import Foretold
+
+STRETCH = (0.33, 3.0)  # of a phone
+KEPT = 20  # cepstra of what a recording has beyond the model's way of saying it: the throat, not the harmonics
 
 
 class ConversionError(ValueError):
@@ -27,13 +41,12 @@ class ConversionError(ValueError):
 
 @dataclass(frozen=True)
 class Converted:
-    """samples (N,); what was heard: phones, speaker and emotion; and the tempo, as a rate of `say`."""
+    """samples (N,); what was heard: phones, speaker and emotion."""
 
     samples: np.ndarray
     phones: tuple[str, ...]
     speaker: str | None
     emotion: str | None
-    rate: float
 
 
 class Converter:
@@ -47,49 +60,112 @@ class Converter:
         if "phones" not in predictor.model.config.tasks:
             raise PredictorError("the model cannot convert: it has no task phones, which hears what is said")
         self.predictor, self.voice = predictor, Synthesiser(predictor)
+        self.model, self.code = self.voice.model, self.voice.code
 
     def convert(
-        self, waveforms: Sequence[np.ndarray], emotion: str | None = None, speaker: str | None = None
+        self,
+        waveforms: Sequence[np.ndarray],
+        emotion: str | None = None,
+        speaker: str | None = None,
+        hertz: Sequence[np.ndarray] | None = None,
     ) -> list[Converted]:
         """Each (N,) float32 at features.sample_rate, said again.
 
-        emotion, speaker: None for the one that is heard; a stranger is given the voice that is nearest to theirs.
+        emotion, speaker: None for the one that is heard. hertz: the pitch of each frame (T,), 0 where unvoiced; where
+        it is left out, the recording is taken to have the pitch that the model foretells.
 
         Raises:
             PredictorError: an emotion or speaker that training never heard.
             ConversionError: no phone is heard.
         """
-        code, voice = self.voice.code, self.voice
-        for kind, name, known in (("emotion", emotion, code.emotions), ("speaker", speaker, code.speakers)):
+        for kind, name, known in (("emotion", emotion, self.code.emotions), ("speaker", speaker, self.code.speakers)):
             if name is not None:
-                voice.number(kind, name, known)
+                self.voice.number(kind, name, known)
         heard = self.predictor.predict(list(waveforms))
         for number, one in enumerate(heard):
             if not one.phones:
                 raise ConversionError(f"nothing is heard in recording {number + 1} that could be said again")
-        phones = [code.number(one.phones or ()) for one in heard]
-        speakers = [_label(one, "speaker") for one in heard]
-        emotions = [_label(one, "emotion") for one in heard]
-        # How the model would have said it as it was said tells whether it was said faster or slower than usual.
-        own = [[code.speaker(name) for name in speakers], [code.emotion(name) for name in emotions]]
-        usual = [int(uttered.durations.sum()) for uttered in voice.uttered(phones, *own)]
-        hop = hop_length(voice.features)
-        rates = [
-            float(np.clip(frames * hop / max(len(wave), 1), *RATES))
-            for frames, wave in zip(usual, waveforms, strict=True)
-        ]
-        who = [code.speaker(speaker if speaker is not None else name) for name in speakers]
-        how = [code.emotion(emotion if emotion is not None else name) for name in emotions]
-        said = voice.uttered(phones, [one or self._somebody for one in who], how, rates)
+        pitches = list(hertz) if hertz is not None else [None] * len(heard)
         return [
-            Converted(voice.sound(uttered.mel), one.phones or (), *labels, rate)
-            for uttered, one, labels, rate in zip(said, heard, zip(speakers, emotions, strict=True), rates, strict=True)
+            Converted(
+                self.voice.sound(self._mel(wave, one, emotion, speaker, pitch)),
+                one.phones or (),
+                _label(one, "speaker"),
+                _label(one, "emotion"),
+            )
+            for wave, one, pitch in zip(waveforms, heard, pitches, strict=True)
         ]
 
-    @property
-    def _somebody(self) -> int:
-        """Who speaks where the model tells no speakers apart."""
-        return 1 if self.voice.code.speakers else NOBODY
+    def _mel(
+        self, wave: np.ndarray, heard: Prediction, emotion: str | None, speaker: str | None, hertz: np.ndarray | None
+    ) -> Tensor:
+        phones = self.code.number(heard.phones or ())
+        own = self._manner(_label(heard, "speaker"), _label(heard, "emotion"))
+        wanted = self._manner(speaker or _label(heard, "speaker"), emotion or _label(heard, "emotion"))
+        mel = torch.from_numpy(log_mel(wave, self.voice.features))
+        (said,) = speak(self.model, [phones], [own[0]], [own[1]])
+        before, after = foretell(self.model, [phones] * 2, [own[0], wanted[0]], [own[1], wanted[1]])
+        lasts = placed(said.durations.numpy(), *align(cepstra(said.mel.cpu()), cepstra(mel)), len(mel))
+        source = Said(phones, lasts, *self._phrasing(mel, lasts, hertz, before), *own)
+        stretch = (after.durations / before.durations.clamp(min=0.1)).clamp(*STRETCH)
+        target = Said(
+            phones,
+            whole(torch.from_numpy(lasts) * stretch).numpy(),
+            source.pitch + (after.pitch - before.pitch).numpy(),
+            source.energy + (after.energy - before.energy).numpy(),
+            *wanted,
+        )
+        ours, theirs = render(self.model, [source, target])
+        if speaker is not None:
+            return theirs.cpu()
+        rest = envelope(mel - ours.cpu())
+        return theirs.cpu() + rest[warped(source.durations, target.durations)]
+
+    def _phrasing(
+        self, mel: Tensor, lasts: np.ndarray, hertz: np.ndarray | None, foretold: Foretold
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The recording's own pitch and energy (P,), on the code's scales."""
+        pitch, energy = phrasing(mel.numpy(), np.zeros(len(mel)) if hertz is None else hertz, lasts)
+        heights = foretold.pitch.numpy() if np.isnan(pitch).any() else self.code.pitch.down(pitch)
+        return heights, self.code.energy.down(energy)
+
+    def _manner(self, speaker: str | None, emotion: str | None) -> tuple[int, int]:
+        somebody = 1 if self.code.speakers else NOBODY  # where the model tells no speakers apart
+        return self.code.speaker(speaker) or somebody, self.code.emotion(emotion)
+
+
+def placed(durations: np.ndarray, ours: np.ndarray, theirs: np.ndarray, frames: int) -> np.ndarray:
+    """(P,) frames that each phone has in a recording of so many; they sum to all of them.
+
+    durations (P,): in the model's way of saying it; ours, theirs (N,): its frames and the recording's that belong
+    together, from the first pair to the last.
+    """
+    starts = np.cumsum(durations) - durations
+    first = theirs[np.searchsorted(ours, starts).clip(max=len(theirs) - 1)]
+    borders = np.append(np.where(starts > ours[-1], frames, first), frames)
+    borders[0] = 0
+    return np.diff(borders)
+
+
+def warped(source: np.ndarray, target: np.ndarray) -> Tensor:
+    """(T,) for each frame of the target, the frame of the source at the same place of the same phone.
+
+    source, target (P,): frames of each phone. A phone that the source has no frame of is given its neighbour's.
+    """
+    starts = np.cumsum(source) - source
+    phone = np.repeat(np.arange(len(target)), target)
+    place = (np.arange(len(phone)) - (np.cumsum(target) - target)[phone] + 0.5) / target[phone]
+    frames = np.floor(starts[phone] + place * source[phone]).clip(0, source.sum() - 1)
+    return torch.from_numpy(frames.astype(np.int64))
+
+
+def envelope(mel: Tensor) -> Tensor:
+    """(T, F) with its first KEPT cepstra alone, loudness among them."""
+    bins = mel.shape[-1]
+    order = torch.arange(min(KEPT, bins), dtype=mel.dtype)
+    basis = torch.cos(torch.pi * order * (torch.arange(bins, dtype=mel.dtype)[:, None] + 0.5) / bins)
+    basis = basis * torch.where(order == 0, 1 / bins, 2 / bins).sqrt()  # (F, KEPT), orthonormal
+    return mel @ basis @ basis.T
 
 
 def _label(prediction: Prediction, task: str) -> str | None:

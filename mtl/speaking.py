@@ -9,7 +9,7 @@ mtl.synthesiser makes it a voice for texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -20,7 +20,7 @@ from mtl.batch import Batch
 from mtl.distortion import CENTS, distortions
 from mtl.model import SpeechModel
 from mtl.speech import Said, Spoken, pad
-from mtl.tasks import Mel, Prosody
+from mtl.tasks import Foretold, Mel, Prosody
 from mtl.text import SYNTHESIS
 
 
@@ -61,24 +61,45 @@ def speak(
     Raises:
         ValueError: the model has no tasks `prosody` and `mel`.
     """
-    if missing := [name for name in SYNTHESIS if name not in model.config.tasks]:
-        raise ValueError(f"the model does not speak: it has no task {', '.join(missing)}")
-    blank = [np.zeros(len(one)) for one in phones]
+    rates = rates if rates is not None else [1.0] * len(phones)
     saids = [
-        Said(one, none.astype(np.int64), none, none, speaker, emotion)
-        for one, none, speaker, emotion in zip(phones, blank, speakers, emotions, strict=True)
+        Said(one, whole(told.durations / rate).numpy(), told.pitch.numpy(), told.energy.numpy(), speaker, emotion)
+        for one, told, rate, speaker, emotion in zip(
+            phones, foretell(model, phones, speakers, emotions), rates, speakers, emotions, strict=True
+        )
+    ]
+    return [
+        Uttered(mel, torch.from_numpy(said.durations)) for mel, said in zip(render(model, saids), saids, strict=True)
+    ]
+
+
+@torch.no_grad()
+def foretell(
+    model: SpeechModel, phones: Sequence[np.ndarray], speakers: Sequence[int], emotions: Sequence[int]
+) -> list[Foretold]:
+    """How the model would say phones (P,), by number. Raises ValueError, as `speak`."""
+    _check(model)
+    saids = [
+        Said(one, np.zeros(len(one), np.int64), np.zeros(len(one)), np.zeros(len(one)), speaker, emotion)
+        for one, speaker, emotion in zip(phones, speakers, emotions, strict=True)
     ]
     spoken = cast(Spoken, pad(saids)).to(model.device)
-    states = model.encode_phones(spoken, SYNTHESIS)
-    foretold = cast(Prosody, model.task("prosody")).decode(states["prosody"])
-    durations = torch.zeros_like(spoken.durations)
-    pitch, energy = torch.zeros_like(spoken.pitch), torch.zeros_like(spoken.energy)
-    for row, one in enumerate(foretold):
-        durations[row, : len(one.durations)] = whole(one.durations / (rates[row] if rates is not None else 1.0))
-        pitch[row, : len(one.pitch)], energy[row, : len(one.energy)] = one.pitch, one.energy
-    told = replace(spoken, durations=durations, pitch=pitch, energy=energy)
-    mels = cast(Mel, model.task("mel")).speak(states["mel"], told)
-    return [Uttered(mel, durations[row, : len(phones[row])]) for row, mel in enumerate(mels)]
+    states = model.encode_phones(spoken, ("prosody",))
+    found = cast(Prosody, model.task("prosody")).decode(states["prosody"])
+    return [Foretold(one.durations.cpu(), one.pitch.cpu(), one.energy.cpu()) for one in found]
+
+
+@torch.no_grad()
+def render(model: SpeechModel, saids: Sequence[Said]) -> list[Tensor]:
+    """Log-mels (T, F) of phones said as they are told to be. Raises ValueError, as `speak`."""
+    _check(model)
+    spoken = cast(Spoken, pad(saids)).to(model.device)
+    return cast(Mel, model.task("mel")).speak(model.encode_phones(spoken, ("mel",))["mel"], spoken)
+
+
+def _check(model: SpeechModel) -> None:
+    if missing := [name for name in SYNTHESIS if name not in model.config.tasks]:
+        raise ValueError(f"the model does not speak: it has no task {', '.join(missing)}")
 
 
 def whole(durations: Tensor) -> Tensor:

@@ -4,8 +4,8 @@
 
 The mel filters are undone by non-negative least squares: multiplicative updates (Lee and Seung 2001) from the clipped
 pseudo-inverse, which alone is 1.4 dB of mel-cepstral distortion off; ten of them leave 0.3. Phases are found by going
-back and forth between spectrogram and signal, with momentum. The frames of mtl.audio begin at sample 0 and are not centred; here they are
-overlapped and added where they lie.
+back and forth between spectrogram and signal, with momentum. The frames of mtl.audio begin at sample 0 and are not
+centred; here they are overlapped and added where they lie.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ import tiny
 import torch
 from tiny_voice import SPEC, TASKS, code, codec, joined, mel, rows
 
+from mtl import conversion
 from mtl.batch import collate
-from mtl.conversion import ConversionError, Converter
+from mtl.conversion import ConversionError, Converter, envelope, placed, warped
 from mtl.fit import FitConfig, fit
 from mtl.metrics import score_rows
 from mtl.model import build_model
@@ -93,38 +94,75 @@ class Ears(Predictor):
     """A Predictor whose recordings are the tiny problem's log-mels, which no waveform has."""
 
     def predict(self, inputs: Any, contexts: Any = None) -> list[Any]:
-        return [heard(self)[len(wave) // 160 - 100] for wave in inputs]
+        return [heard(self)[len(wave)] for wave in inputs]
 
 
 @pytest.fixture
-def converter(trained: Predictor) -> Converter:
-    return Converter(Ears(trained.model, trained.features))
+def converter(trained: Predictor, monkeypatch: pytest.MonkeyPatch) -> Converter:
+    """Whose `sound` gives the log-mel back."""
+    made = Converter(Ears(trained.model, trained.features))
+    monkeypatch.setattr(conversion, "log_mel", lambda wave, _: mel(rows()[len(wave)]))
+    monkeypatch.setattr(made.voice, "sound", lambda one: one.numpy())
+    return made
 
 
 def wave(row: int) -> np.ndarray:
     """Stands for that row's recording; its length says which it is."""
-    return np.zeros((row + 100) * 160, dtype=np.float32)
+    return np.zeros(row, dtype=np.float32)
 
 
-def test_phones_stay_and_the_emotion_changes(converter: Converter, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[torch.Tensor] = []
-    monkeypatch.setattr(converter.voice, "sound", lambda one: said.append(one) or np.zeros(1))
-    same, loud = converter.convert([wave(0)])[0], converter.convert([wave(0)], "loud")[0]
-    assert rows()[0]["emotion"] == "calm"
-    assert same.phones == loud.phones == ("_", "a", "b", "_")
-    assert (loud.speaker, loud.emotion) == ("x", "calm")  # what was heard
-    assert float(said[1].mean() - said[0].mean()) == pytest.approx(1.0, abs=0.4)
-    other = converter.convert([wave(0)], speaker="y")[0]
+def hertz(row: int) -> np.ndarray:
+    """The pitch of each frame of a row's recording."""
+    return np.exp(np.repeat(rows()[row]["pitch"], rows()[row]["durations"]))
+
+
+def test_to_its_own_emotion_a_recording_is_itself(converter: Converter) -> None:
+    for row in range(5):
+        for pitch in (None, [hertz(row)]):
+            (same,) = converter.convert([wave(row)], hertz=pitch)
+            np.testing.assert_allclose(same.samples, mel(rows()[row]), atol=1e-4)
+            assert (same.speaker, same.emotion) == (rows()[row]["speaker"], rows()[row]["emotion"])
+            assert same.phones == tuple(rows()[row]["phones"])
+
+
+def test_another_emotion_is_what_the_model_knows_of_it(converter: Converter) -> None:
+    """Loud is one nat above calm, in every bin; everything else stays."""
+    (loud,) = converter.convert([wave(0)], "loud", hertz=[hertz(0)])
+    assert loud.emotion == "calm"  # what was heard
+    true = mel({**rows()[0], "emotion": "loud"})
+    assert len(loud.samples) == pytest.approx(len(true), abs=1)
+    assert float(loud.samples.mean()) == pytest.approx(float(true.mean()), abs=0.3)
+    assert abs(float(loud.samples.mean() - mel(rows()[0]).mean())) > 0.6
+
+
+def test_another_speaker_is_another_voice_and_tempo(converter: Converter) -> None:
+    """y lies a nat and a half above x, and takes twice as long."""
+    (other,) = converter.convert([wave(0)], speaker="y")
     assert other.speaker == "x"
-    assert float(said[2].mean() - said[0].mean()) == pytest.approx(1.5, abs=0.4)
+    assert float(other.samples.mean() - mel(rows()[0]).mean()) == pytest.approx(1.5, abs=0.4)
+    assert len(other.samples) == pytest.approx(2 * len(mel(rows()[0])), abs=3)
 
 
-def test_the_tempo_is_that_of_the_recording(converter: Converter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model would say _ab_ in 12 frames; this recording has 100."""
-    monkeypatch.setattr(converter.voice, "sound", lambda one: np.zeros(len(one)))
-    (found,) = converter.convert([wave(0)])
-    assert found.rate == pytest.approx(0.25)  # the least that `say` knows
-    assert len(found.samples) == pytest.approx(48, abs=4)
+def test_phones_are_placed_by_the_alignment() -> None:
+    """Three phones of 2, 0 and 2 frames against five frames, of which the third is the second of the model again."""
+    ours, theirs = np.array([0, 1, 1, 2, 3]), np.array([0, 1, 2, 3, 4])
+    assert placed(np.array([2, 0, 2]), ours, theirs, 5).tolist() == [3, 0, 2]
+    assert placed(np.array([2, 2, 0]), ours, theirs, 5).tolist() == [3, 2, 0]
+    assert placed(np.array([1, 1]), np.array([0, 0, 1]), np.array([0, 1, 2]), 3).tolist() == [2, 1]
+
+
+def test_frames_are_taken_from_the_same_place_of_the_same_phone() -> None:
+    assert warped(np.array([2, 1]), np.array([4, 2])).tolist() == [0, 0, 1, 1, 2, 2]
+    assert warped(np.array([4, 2]), np.array([2, 1])).tolist() == [1, 3, 5]
+    assert warped(np.array([3, 0]), np.array([3, 1])).tolist() == [0, 1, 2, 2]
+
+
+def test_an_envelope_has_no_harmonics() -> None:
+    smooth = torch.cos(torch.pi * 3 * (torch.arange(80) + 0.5) / 80)[None] + 5
+    comb = torch.cos(torch.pi * 40 * (torch.arange(80) + 0.5) / 80)[None]
+    torch.testing.assert_close(envelope(smooth + comb), smooth, atol=1e-4, rtol=0)
+    few = torch.randn(3, 16)
+    torch.testing.assert_close(envelope(few), few, atol=1e-4, rtol=0)  # as many cepstra as bins
 
 
 def test_what_is_not_known_is_told(converter: Converter) -> None:
@@ -135,7 +173,7 @@ def test_what_is_not_known_is_told(converter: Converter) -> None:
 
 
 def test_silence_is_not_converted(converter: Converter, monkeypatch: pytest.MonkeyPatch) -> None:
-    silent = dataclasses.replace(heard(converter.predictor)[0], phones=())
+    silent = dataclasses.replace(heard(converter.predictor)[1], phones=())
     monkeypatch.setattr(converter.predictor, "predict", lambda *_: [silent])
     with pytest.raises(ConversionError, match="recording 1"):
         converter.convert([wave(0)], "loud")

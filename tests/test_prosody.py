@@ -10,9 +10,10 @@ import pytest
 pytest.importorskip("parselmouth", reason="the extra motet[speech] is not installed")
 pytest.importorskip("espeakng_loader", reason="the extra motet[espeak] is not installed")
 
+from mtl.phrasing import bridged, over_phones
 from pipelines.data.ingest import ingest, utterances
 from pipelines.data.pitch import pitch
-from pipelines.data.prosody import bridged, durations_of, measure, over_phones, prosody_of
+from pipelines.data.prosody import durations_of, measure, prosody_of
 from pipelines.data.sound import decode
 from pipelines.recipe import Corpus, Features, Quality
 from pipelines.store import Store

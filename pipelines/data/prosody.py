@@ -2,9 +2,8 @@
 
     manifests = measure(utterances, spec, store)    # dataset prosody/<spec>/<corpus>, one row a recording with phones
 
-Durations are in frames of the log-mel and fill it: a frame belongs to the phone in which its middle lies. Pitch is the
-mean logarithm of the fundamental frequency over a phone's voiced frames, in a straight line across phones without any
-(Łańcucki 2021); energy is the mean log power of its frames. A version keeps the rows whose recording and phones are
+Durations are in frames of the log-mel and fill it: a frame belongs to the phone in which its middle lies. For pitch and
+energy see mtl/phrasing.py. A version keeps the rows whose recording and phones are
 those of the version before, so a new night measures what is new.
 """
 
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mtl.audio import hop_length, log_mel, window_length
+from mtl.phrasing import phrasing
 from pipelines import cluster, recipe
 from pipelines.data.pieces import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
 from pipelines.data.pitch import PitchError, pitch
@@ -97,37 +97,12 @@ def durations_of(ends: Sequence[float], frames: int, spec: recipe.Features) -> n
     return np.diff(borders, prepend=0).astype(np.int32)
 
 
-def over_phones(values: np.ndarray, durations: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
-    """(P,) mean of (T,) values over each phone's frames, of those frames that are `known`; NaN for a phone of none."""
-    known = np.ones(len(values), dtype=bool) if known is None else known
-    phone = np.repeat(np.arange(len(durations)), durations)
-    counts = np.bincount(phone[known], minlength=len(durations))
-    sums = np.bincount(phone[known], weights=values[known], minlength=len(durations))
-    return np.divide(sums, counts, out=np.full(len(durations), np.nan), where=counts > 0).astype(np.float32)
-
-
-def bridged(values: np.ndarray) -> np.ndarray:
-    """(P,) with a straight line across what is NaN, and the nearest value beyond the ends; all NaN stays so."""
-    known = np.flatnonzero(~np.isnan(values))
-    if not len(known):
-        return values
-    return np.interp(np.arange(len(values)), known, values[known]).astype(np.float32)
-
-
 def prosody_of(waveform: np.ndarray, ends: Sequence[float], spec: recipe.Features) -> dict[str, list[Any]]:
     """`durations`, `pitch`, `energy` of PROSODY for (N,) float32 at spec.sample_rate."""
     logmel = log_mel(waveform, spec)  # (T, F)
-    hertz = pitch(waveform, spec)
     durations = durations_of(ends, len(logmel), spec)
-    peak = logmel.max(axis=1)
-    power = peak + np.log(np.exp(logmel - peak[:, None]).mean(axis=1))
-    voiced = hertz > 0
-    heights = over_phones(np.log(np.where(voiced, hertz, 1.0)), durations, voiced)
-    return {
-        "durations": durations.tolist(),
-        "pitch": bridged(heights).tolist(),
-        "energy": bridged(over_phones(power, durations)).tolist(),
-    }
+    heights, power = phrasing(logmel, pitch(waveform, spec), durations)
+    return {"durations": durations.tolist(), "pitch": heights.tolist(), "energy": power.tolist()}
 
 
 def _measure(

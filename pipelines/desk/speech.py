@@ -80,6 +80,7 @@ def converted(root: str, model: str, file: Path, emotion: str | None, speaker: s
         SoundError: a recording that cannot be read. ConversionError: nothing is heard in it.
     """
     from mtl.conversion import Converter
+    from pipelines.data.pitch import pitch
     from pipelines.data.sound import decode
     from pipelines.desk.adhoc import model_uri
     from pipelines.registry.registry import Registry
@@ -87,7 +88,8 @@ def converted(root: str, model: str, file: Path, emotion: str | None, speaker: s
     registry = Registry(root)
     converter = Converter(registry.load(model_uri(registry, model)))
     rate = converter.voice.features.sample_rate
-    (found,) = converter.convert([decode(file, rate)], emotion, speaker)
+    wave = decode(file, rate)
+    (found,) = converter.convert([wave], emotion, speaker, [pitch(wave, converter.voice.features)])
     return found, rate
 
 

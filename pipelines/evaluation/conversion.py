@@ -17,6 +17,7 @@ import pyarrow as pa
 from mtl.conversion import Converter
 from mtl.synthesiser import USUAL_EMOTION
 from pipelines.data.dataset import by_hash
+from pipelines.data.pitch import pitch
 from pipelines.evaluation.hearing import CHUNK, SAID, Listener, answers_of, distance, heard_by, recording_of
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def _converted(converter: Converter, sources: list[np.ndarray], pairs: list[tupl
     found = list(sources)
     for emotion in {wanted["emotion"] for _, wanted in pairs}:
         places = [place for place, (_, wanted) in enumerate(pairs) if wanted["emotion"] == emotion]
-        for place, one in zip(places, converter.convert([sources[i] for i in places], emotion), strict=True):
+        some = [sources[place] for place in places]
+        heights = [pitch(wave, converter.voice.features) for wave in some]
+        for place, one in zip(places, converter.convert(some, emotion, hertz=heights), strict=True):
             found[place] = one.samples
     return found

@@ -1,0 +1,38 @@
+"""How a recording says its phones: the mean pitch and power of each, from frames.
+
+pitch, energy = phrasing(logmel, hertz, durations)       # (P,) ln Hz and ln power
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def phrasing(logmel: np.ndarray, hertz: np.ndarray, durations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) mean ln Hz over a phone's voiced frames, in a straight line across phones without any (Łańcucki 2021), NaN
+    where no frame has a voice; and (P,) mean ln power of its frames.
+
+    logmel (T, F), hertz (T,) 0 where unvoiced, durations (P,) whole frames that sum to T.
+    """
+    voiced = hertz > 0
+    heights = over_phones(np.log(np.where(voiced, hertz, 1.0)), durations, voiced)
+    peak = logmel.max(axis=1)
+    power = peak + np.log(np.exp(logmel - peak[:, None]).mean(axis=1))
+    return bridged(heights), bridged(over_phones(power, durations))
+
+
+def over_phones(values: np.ndarray, durations: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+    """(P,) mean of (T,) values over each phone's frames, of those frames that are `known`; NaN for a phone of none."""
+    known = np.ones(len(values), dtype=bool) if known is None else known
+    phone = np.repeat(np.arange(len(durations)), durations)
+    counts = np.bincount(phone[known], minlength=len(durations))
+    sums = np.bincount(phone[known], weights=values[known], minlength=len(durations))
+    return np.divide(sums, counts, out=np.full(len(durations), np.nan), where=counts > 0).astype(np.float32)
+
+
+def bridged(values: np.ndarray) -> np.ndarray:
+    """(P,) with a straight line across what is NaN, and the nearest value beyond the ends; all NaN stays so."""
+    known = np.flatnonzero(~np.isnan(values))
+    if not len(known):
+        return values
+    return np.interp(np.arange(len(values)), known, values[known]).astype(np.float32)
