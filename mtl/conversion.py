@@ -26,7 +26,7 @@ from mtl.audio import log_mel
 from mtl.distortion import align, cepstra
 from mtl.phrasing import phrasing
 from mtl.predictor import Prediction, Predictor, PredictorError
-from mtl.speaking import foretell, render, speak, whole
+from mtl.speaking import foretell, melody, render, speak, whole
 from mtl.speech import NOBODY, Said
 from mtl.synthesiser import Synthesiser
 from mtl.tasks import Foretold
@@ -88,7 +88,7 @@ class Converter:
         pitches = list(hertz) if hertz is not None else [None] * len(heard)
         return [
             Converted(
-                self.voice.sound(self._mel(wave, one, emotion, speaker, pitch)),
+                self.voice.sound(*self._said(wave, one, emotion, speaker, pitch)),
                 one.phones or (),
                 _label(one, "speaker"),
                 _label(one, "emotion"),
@@ -96,9 +96,10 @@ class Converter:
             for wave, one, pitch in zip(waveforms, heard, pitches, strict=True)
         ]
 
-    def _mel(
+    def _said(
         self, wave: np.ndarray, heard: Prediction, emotion: str | None, speaker: str | None, hertz: np.ndarray | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """Log-mel (T, F) and pitch (T,) of the recording as it is to be said."""
         phones = self.code.number(heard.phones or ())
         own = self._manner(_label(heard, "speaker"), _label(heard, "emotion"))
         wanted = self._manner(speaker or _label(heard, "speaker"), emotion or _label(heard, "emotion"))
@@ -116,18 +117,19 @@ class Converter:
             *wanted,
         )
         ours, theirs = render(self.model, [source, target])
+        tune = melody(self.model, target)
         if speaker is not None:
-            return theirs.cpu()
+            return theirs.cpu(), tune
         rest = envelope(mel - ours.cpu())
-        return theirs.cpu() + rest[warped(source.durations, target.durations)]
+        return theirs.cpu() + rest[warped(source.durations, target.durations)], tune
 
     def _phrasing(
         self, mel: Tensor, lasts: np.ndarray, hertz: np.ndarray | None, foretold: Foretold
     ) -> tuple[np.ndarray, np.ndarray]:
         """The recording's own pitch and energy (P,), on the code's scales."""
-        pitch, energy = phrasing(mel.numpy(), np.zeros(len(mel)) if hertz is None else hertz, lasts)
-        heights = foretold.pitch.numpy() if np.isnan(pitch).any() else self.code.pitch.down(pitch)
-        return heights, self.code.energy.down(energy)
+        said = phrasing(mel.numpy(), np.zeros(len(mel)) if hertz is None else hertz, lasts)
+        heights = foretold.pitch.numpy() if np.isnan(said.pitch).any() else self.code.pitch.down(said.pitch)
+        return heights, self.code.energy.down(said.energy)
 
     def _manner(self, speaker: str | None, emotion: str | None) -> tuple[int, int]:
         somebody = 1 if self.code.speakers else NOBODY  # where the model tells no speakers apart

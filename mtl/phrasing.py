@@ -1,24 +1,33 @@
-"""How a recording says its phones: the mean pitch and power of each, from frames.
+"""How a recording says its phones: the mean pitch, power and voicing of each, from frames.
 
-pitch, energy = phrasing(logmel, hertz, durations)       # (P,) ln Hz and ln power
+said = phrasing(logmel, hertz, durations)       # said.pitch (P,) ln Hz, said.energy (P,) ln power, said.voiced (P,)
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 
-def phrasing(logmel: np.ndarray, hertz: np.ndarray, durations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(P,) mean ln Hz over a phone's voiced frames, in a straight line across phones without any (Łańcucki 2021), NaN
-    where no frame has a voice; and (P,) mean ln power of its frames.
+@dataclass(frozen=True)
+class Phrasing:
+    """pitch (P,): mean ln Hz over a phone's voiced frames, in a straight line across phones without any (Łańcucki
+    2021), NaN where no frame at all has a voice. energy (P,): mean ln power. voiced (P,): share of voiced frames, NaN
+    of a phone without frames."""
 
-    logmel (T, F), hertz (T,) 0 where unvoiced, durations (P,) whole frames that sum to T.
-    """
+    pitch: np.ndarray
+    energy: np.ndarray
+    voiced: np.ndarray
+
+
+def phrasing(logmel: np.ndarray, hertz: np.ndarray, durations: np.ndarray) -> Phrasing:
+    """logmel (T, F), hertz (T,) 0 where unvoiced, durations (P,) whole frames that sum to T."""
     voiced = hertz > 0
     heights = over_phones(np.log(np.where(voiced, hertz, 1.0)), durations, voiced)
     peak = logmel.max(axis=1)
     power = peak + np.log(np.exp(logmel - peak[:, None]).mean(axis=1))
-    return bridged(heights), bridged(over_phones(power, durations))
+    return Phrasing(bridged(heights), bridged(over_phones(power, durations)), over_phones(voiced, durations))
 
 
 def over_phones(values: np.ndarray, durations: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:

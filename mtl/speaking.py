@@ -20,6 +20,7 @@ from mtl.batch import Batch
 from mtl.distortion import CENTS, distortions
 from mtl.model import SpeechModel
 from mtl.speech import Said, Spoken, pad
+from mtl.synthesis import contour
 from mtl.tasks import Foretold, Mel, Prosody
 from mtl.text import SYNTHESIS
 
@@ -42,9 +43,10 @@ class Echo:
 
 @dataclass(frozen=True)
 class Uttered:
-    """What a model says: log-mel (T, F), and the frames (P,) that each phone has in it."""
+    """What a model says: log-mel (T, F), its pitch in Hz (T,), 0 where unvoiced, and the frames (P,) of each phone."""
 
     mel: Tensor
+    hertz: Tensor
     durations: Tensor
 
 
@@ -68,8 +70,10 @@ def speak(
             phones, foretell(model, phones, speakers, emotions), rates, speakers, emotions, strict=True
         )
     ]
+    mels = render(model, saids)
     return [
-        Uttered(mel, torch.from_numpy(said.durations)) for mel, said in zip(render(model, saids), saids, strict=True)
+        Uttered(mel, melody(model, said), torch.from_numpy(said.durations))
+        for mel, said in zip(mels, saids, strict=True)
     ]
 
 
@@ -95,6 +99,18 @@ def render(model: SpeechModel, saids: Sequence[Said]) -> list[Tensor]:
     _check(model)
     spoken = cast(Spoken, pad(saids)).to(model.device)
     return cast(Mel, model.task("mel")).speak(model.encode_phones(spoken, ("mel",))["mel"], spoken)
+
+
+def melody(model: SpeechModel, said: Said) -> Tensor:
+    """(T,) Hz of each frame, 0 in phones without a voice: straight lines between the middles of phones."""
+    code = model.codec.speech
+    assert code is not None, "a model that speaks has one"
+    lasts = torch.from_numpy(said.durations)
+    frames = max(1, int(lasts.sum()))
+    pitch = torch.from_numpy(np.asarray(code.pitch.up(said.pitch), dtype=np.float32))
+    line = contour(pitch[None], lasts[None], torch.tensor([len(lasts)]), frames)[0].exp()
+    voiced = torch.from_numpy(code.voiced(said.phones)).repeat_interleave(lasts)
+    return line[: len(voiced)] * voiced
 
 
 def _check(model: SpeechModel) -> None:

@@ -94,6 +94,7 @@ class SpeechCode:
     """Vocabularies and scales of a model that speaks.
 
     phonemes: what makes phones of its texts (mtl.phonemes.Phonemiser). mel, hertz: scale and centre of each mel bin.
+    voicing: of each phone, the share of its frames that have a voice.
     """
 
     phonemes: str
@@ -104,6 +105,7 @@ class SpeechCode:
     energy: Scale
     mel: tuple[Scale, ...]
     hertz: tuple[float, ...]
+    voicing: tuple[float, ...]
 
     @classmethod
     def build(
@@ -113,13 +115,16 @@ class SpeechCode:
         phonemes: str,
         hertz: Sequence[float] | np.ndarray,
     ) -> SpeechCode:
-        """rows: training rows with `phones`, `pitch`, `energy`; features: log-mels (T, F), to scale each bin by;
-        hertz (F,): mtl.audio.bin_centres of theirs."""
+        """rows: training rows with `phones`, `pitch`, `energy`, `voiced`; features: log-mels (T, F), to scale each bin
+        by; hertz (F,): mtl.audio.bin_centres of theirs."""
         phones: set[str] = set()
         speakers: set[str] = set()
         emotions: set[str] = set()
         pitch, energy = _Moments(), _Moments()
+        voiced: dict[str, list[float]] = {}
         for row in rows:
+            for phone, share in zip(row["phones"], row["voiced"], strict=True):
+                voiced.setdefault(phone, []).append(share)
             phones.update(row["phones"])
             speakers.update(filter(None, [row.get("speaker")]))
             emotions.update(filter(None, [row.get("emotion")]))
@@ -136,6 +141,7 @@ class SpeechCode:
             pitch=pitch.scales()[0],
             energy=energy.scales()[0],
             mel=mel.scales(),
+            voicing=tuple(_known_mean(voiced[phone]) for phone in sorted(phones)),
             hertz=tuple(round(float(centre), 3) for centre in hertz),
         )
 
@@ -146,6 +152,10 @@ class SpeechCode:
     def number(self, phones: Sequence[str]) -> np.ndarray:
         """Phones as numbers (P,). One that training never had stands for its unstressed self, if that is known."""
         return np.asarray([self._number(phone) for phone in phones], dtype=np.int64)
+
+    def voiced(self, numbers: np.ndarray) -> np.ndarray:
+        """(P,) bool of phones by number: those that have a voice more often than not."""
+        return np.append([False, False], np.asarray(self.voicing) > 0.5)[numbers]
 
     def named(self, numbers: Sequence[int] | np.ndarray) -> tuple[str, ...]:
         """Numbers (P,) as phones; what is no phone, padding or unknown, is left out."""
@@ -190,8 +200,14 @@ class SpeechCode:
             pitch=Scale(**content["pitch"]),
             energy=Scale(**content["energy"]),
             hertz=tuple(content["hertz"]),
+            voicing=tuple(content["voicing"]),
             mel=tuple(Scale(*pair) for pair in zip(mel["mean"], mel["deviation"], strict=True)),
         )
+
+
+def _known_mean(shares: Sequence[float]) -> float:
+    known = [share for share in shares if not math.isnan(share)]
+    return round(sum(known) / len(known), 4) if known else 0.0
 
 
 class _Moments:

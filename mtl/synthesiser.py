@@ -56,7 +56,8 @@ class Synthesiser:
             PredictorError: a speaker or emotion that training never heard, or a rate out of RATES.
             UnspeakableText: a text of which nothing can be said.
         """
-        return [self.sound(mel) for mel in self.mels([self.phones(text) for text in texts], speaker, emotion, rate)]
+        said = self.said([self.phones(text) for text in texts], speaker, emotion, rate)
+        return [self.sound(one.mel, one.hertz) for one in said]
 
     def stream(
         self, text: str, speaker: str | None = None, emotion: str | None = None, rate: float = 1.0
@@ -69,21 +70,20 @@ class Synthesiser:
         """Raises UnspeakableText."""
         return self.phonemiser(text)
 
-    def mels(
+    def said(
         self,
         phones: Sequence[Sequence[str]],
         speaker: str | None = None,
         emotion: str | None = None,
         rate: float = 1.0,
-    ) -> list[Tensor]:
-        """Log-mels (T, F) of phones. Raises PredictorError, as `say`."""
+    ) -> list[Uttered]:
+        """Phones as log-mels and pitch. Raises PredictorError, as `say`."""
         if not RATES[0] <= rate <= RATES[1]:
             raise PredictorError(f"rate is {rate:g}, expected {RATES[0]:g} to {RATES[1]:g}")
         who = self.number("speaker", speaker, self.code.speakers)
         how = self.number("emotion", emotion, self.code.emotions, USUAL_EMOTION)
         count = len(phones)
-        said = self.uttered([self.code.number(one) for one in phones], [who] * count, [how] * count, [rate] * count)
-        return [uttered.mel for uttered in said]
+        return self.uttered([self.code.number(one) for one in phones], [who] * count, [how] * count, [rate] * count)
 
     def uttered(
         self,
@@ -115,9 +115,9 @@ class Synthesiser:
             raise PredictorError(f"the model was trained on no {kind} {name!r}; {hint}")
         return known.index(name) + 1
 
-    def sound(self, mel: Tensor) -> np.ndarray:
-        """(T, F) log-mel -> (N,) float32 within [-1, 1]."""
-        samples = self.vocoder(mel.cpu())
+    def sound(self, mel: Tensor, hertz: Tensor | None = None) -> np.ndarray:
+        """(T, F) log-mel -> (N,) float32 within [-1, 1]; hertz (T,): its pitch, where that is known."""
+        samples = self.vocoder(mel.cpu(), hertz)
         peak = float(samples.abs().max())
         return np.asarray((samples * min(1.0, PEAK / max(peak, 1e-9))).numpy(), dtype=np.float32)
 

@@ -4,12 +4,15 @@
 
 The mel filters are undone by non-negative least squares: multiplicative updates (Lee and Seung 2001) from the clipped
 pseudo-inverse, which alone is 1.4 dB of mel-cepstral distortion off; ten of them leave 0.3. Phases are found by going
-back and forth between spectrogram and signal, with momentum. The frames of mtl.audio begin at sample 0 and are not
-centred; here they are overlapped and added where they lie.
+back and forth between spectrogram and signal, with momentum. Where the pitch is known, a source of pulses and noise
+gives the first phases, and its harmonics to a log-mel that is too smooth to have them.
+
+The frames of mtl.audio begin at sample 0 and are not centred; here they are overlapped and added where they lie.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +23,9 @@ MOMENTUM = 0.99
 UPDATES = 10  # of the spectrum behind a log-mel
 FLOOR = 1e-3  # of the filters' own spread: what an update starts from where the pseudo-inverse is not above zero
 TINY = 1e-16
+BREATH = 1e-3  # of noise beneath the pulses, so that no phase is undefined
+SHAPINGS = 3
+GAINS = (1e-6, 1e6)
 LEAST_WEIGHT = 1e-3  # of windows over a sample: at the very ends there is next to none
 
 
@@ -32,14 +38,21 @@ class GriffinLim:
         self.length = 2 * (len(filters) - 1)
         self.filters = filters.float()
         self.inverse = torch.linalg.pinv(filters).float()  # (F, bins of the FFT)
+        self.rate = spec.sample_rate
         self.hann = torch.hann_window(self.window, periodic=False)
 
-    def __call__(self, logmel: Tensor, seed: int = 0) -> Tensor:
-        """(T, F) -> (N,) with N = window + (T - 1) x hop; `seed` is of the phases that it starts from."""
-        magnitude = self.power(logmel).sqrt()  # (T, bins)
+    def __call__(self, logmel: Tensor, hertz: Tensor | None = None, seed: int = 0) -> Tensor:
+        """(T, F) -> (N,) with N = window + (T - 1) x hop.
+
+        hertz (T,): pitch, 0 where unvoiced; without it all phases are found from nothing. seed: of noise and phases.
+        """
         generator = torch.Generator().manual_seed(seed)
-        phase = torch.rand(magnitude.shape, generator=generator) * 2 * torch.pi
-        spectrum = torch.polar(magnitude, phase)
+        magnitude = self.power(logmel).sqrt()  # (T, bins)
+        if hertz is None:
+            spectrum = torch.polar(magnitude, torch.rand(magnitude.shape, generator=generator) * 2 * torch.pi)
+        else:
+            spectrum = self._shaped(magnitude * self.analyse(self.source(hertz, generator)), logmel)
+            magnitude = spectrum.abs()
         before = torch.zeros_like(spectrum)
         weight = self._add(self.hann.square().expand(len(magnitude), -1)).clamp(min=LEAST_WEIGHT)
         for _ in range(self.iterations):
@@ -50,6 +63,29 @@ class GriffinLim:
             spectrum = ahead * (magnitude * torch.rsqrt(power + TINY))
             before = now
         return self._signal(spectrum, weight)
+
+    def source(self, hertz: Tensor, generator: torch.Generator) -> Tensor:
+        """(T,) Hz -> (N,): a pulse a period where there is a voice, noise where there is none, of unit power both."""
+        frames = torch.arange(self.window + (len(hertz) - 1) * self.hop, dtype=torch.float64) - self.window / 2
+        nearest = (frames / self.hop).round().long().clamp(0, len(hertz) - 1)
+        noise = torch.randn(len(frames), generator=generator)
+        if not (hertz > 0).any():
+            return noise
+        # Without a voice the pitch goes on as it was, so that pulses do not begin anew with every phone.
+        known = (hertz > 0).nonzero()[:, 0].numpy()
+        line = np.interp(frames.numpy() / self.hop, known, hertz[hertz > 0].numpy())
+        turns = np.floor(np.cumsum(line / self.rate))
+        pulses = torch.from_numpy(np.diff(turns, prepend=0.0) * np.sqrt(self.rate / line)).float()
+        return torch.where(hertz[nearest] > 0, pulses + BREATH * noise, noise)
+
+    def _shaped(self, spectrum: Tensor, logmel: Tensor) -> Tensor:
+        """The spectrum (T, bins), each frame scaled smoothly over its bins until it has the log-mel (T, F)."""
+        spread = self.filters.sum(dim=1) + TINY
+        for _ in range(SHAPINGS):
+            mel = (spectrum.abs().square() @ self.filters).clamp(min=TINY)
+            gain = (logmel.float().exp() / mel) @ self.filters.T / spread
+            spectrum = spectrum * gain.clamp(*GAINS).sqrt()
+        return spectrum
 
     def power(self, logmel: Tensor) -> Tensor:
         """(T, F) -> (T, bins): a power spectrum, nowhere below zero, that has this log-mel, as nearly as can be."""

@@ -102,7 +102,7 @@ def converter(trained: Predictor, monkeypatch: pytest.MonkeyPatch) -> Converter:
     """Whose `sound` gives the log-mel back."""
     made = Converter(Ears(trained.model, trained.features))
     monkeypatch.setattr(conversion, "log_mel", lambda wave, _: mel(rows()[len(wave)]))
-    monkeypatch.setattr(made.voice, "sound", lambda one: one.numpy())
+    monkeypatch.setattr(made.voice, "sound", lambda one, _: one.numpy())
     return made
 
 

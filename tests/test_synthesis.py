@@ -259,9 +259,21 @@ def test_sentences_come_one_by_one(voice: Synthesiser) -> None:
 
 def test_many_texts_are_as_each_alone(voice: Synthesiser) -> None:
     texts = ["ab", "cab a bac", "c"]
-    together = voice.mels([voice.phones(text) for text in texts])
+    together = voice.said([voice.phones(text) for text in texts])
     for text, found in zip(texts, together, strict=True):
-        torch.testing.assert_close(found, voice.mels([voice.phones(text)])[0], rtol=1e-4, atol=1e-4)
+        (alone,) = voice.said([voice.phones(text)])
+        torch.testing.assert_close(found.mel, alone.mel, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.hertz, alone.hertz)
+
+
+def test_the_melody_is_foretold_and_silent_in_pauses(voice: Synthesiser) -> None:
+    (found,) = voice.said([["_", "a", "b", "_"]])
+    frames = found.durations.tolist()
+    assert len(found.hertz) == len(found.mel) == sum(frames)
+    assert (found.hertz[: frames[0]] == 0).all()
+    assert (found.hertz[-frames[-1] :] == 0).all()
+    spoken = found.hertz[frames[0] : -frames[-1]]
+    assert (spoken - math.exp(5)).abs().max() < 60  # Hz: all phones are within a few semitones of 148
 
 
 # --- vocoder ---
@@ -281,6 +293,37 @@ def test_griffin_lim_gives_back_what_the_mel_keeps() -> None:
     none = GriffinLim(spec, iterations=0)(true)
     assert float((torch.from_numpy(log_mel(none.numpy(), spec).copy()) - true)[loud].abs().mean()) > 0.6
     torch.testing.assert_close(samples, vocoder(true))  # the same each time
+
+
+def periodicity(samples: torch.Tensor, period: int) -> float:
+    """The correlation of a signal with itself a period later."""
+    one, other = samples[:-period], samples[period:]
+    return float((one * other).sum() / (one.norm() * other.norm()))
+
+
+def test_a_smooth_mel_gets_the_harmonics_of_its_pitch() -> None:
+    """A log-mel without any structure, said at 125 Hz, then without a voice: a hum and a rush, of the same log-mel."""
+    spec = FeatureSpec()
+    flat = torch.full((100, spec.bins), -2.0)
+    hertz = torch.full((100,), 125.0)
+    vocoder = GriffinLim(spec)
+    hum, rush = vocoder(flat, hertz), vocoder(flat, torch.zeros(100))
+    assert periodicity(hum[800:-800], 128) > 0.5
+    assert abs(periodicity(rush[800:-800], 128)) < 0.2
+    for samples in (hum, rush):
+        found = torch.from_numpy(log_mel(samples.numpy(), spec).copy())
+        assert float((found - flat)[5:-5, 40:].mean().abs()) < 0.5
+    torch.testing.assert_close(hum, vocoder(flat, hertz))  # the same each time
+
+
+def test_pulses_keep_time_across_phones_without_a_voice() -> None:
+    vocoder = GriffinLim(FeatureSpec())
+    hertz = torch.tensor([100.0] * 30 + [0.0] * 10 + [100.0] * 30)
+    source = vocoder.source(hertz, torch.Generator().manual_seed(0))
+    assert len(source) == 400 + 69 * 160
+    at = (source > 5).nonzero()[:, 0]  # a pulse is as high as the root of its period, 12.6
+    assert ((at % 160 + 1) % 160).max() <= 1  # every 160 samples, or one too early: sums round
+    assert 0.7 < float(source.square().mean()) < 1.3
 
 
 def test_the_vocoders_frames_are_those_of_the_features() -> None:

@@ -35,8 +35,20 @@ def rows() -> list[dict[str, Any]]:
         durations = [{"_": 2, "a": 5, "b": 3, "c": 4}[phone] * (2 if speaker == "y" else 1) for phone in said]
         pitch = [5.0 + VOICES[speaker] / 10 + 0.05 * "_abc".index(phone) for phone in said]
         energy = [float("_abc".index(phone)) for phone in said]
-        found.append({"id": f"s{number}", "audio": f"s{number}.wav", "phones": list(said), "durations": durations,
-                      "pitch": pitch, "energy": energy, "speaker": speaker, "emotion": emotion})  # fmt: skip
+        voiced = [float(phone != "_") for phone in said]
+        found.append(
+            {
+                "id": f"s{number}",
+                "audio": f"s{number}.wav",
+                "phones": list(said),
+                "durations": durations,
+                "pitch": pitch,
+                "energy": energy,
+                "voiced": voiced,
+                "speaker": speaker,
+                "emotion": emotion,
+            }
+        )
     return found
 
 

@@ -23,14 +23,14 @@ import torch
 
 from pipelines import recipe
 from pipelines.data import features as extraction
-from pipelines.data.prosody import PROSODY
+from pipelines.data.prosody import MEASURED, PROSODY
 from pipelines.data.table import UTTERANCES, conform
 from pipelines.store import Manifest, Store, fingerprint
 
 LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
 MAX_PAGE_HEADER = 1024  # bytes; it is about 30 where no statistics are written
 PLACES = [pa.field("frames", pa.int32()), pa.field("part", pa.int32()), pa.field("position", pa.int32())]
-SAID = [PROSODY.field(name).with_nullable(True) for name in ("durations", "pitch", "energy")]
+SAID = [PROSODY.field(name).with_nullable(True) for name in ("durations", *MEASURED)]
 ROWS = pa.schema([*UTTERANCES, *PLACES, *SAID])
 
 

@@ -29,8 +29,9 @@ from pipelines.store import Manifest, Store, fingerprint
 if TYPE_CHECKING:
     from pipelines.progress import Report
 
-VERSION = 1  # bump when the same recording and phones would give other numbers
+VERSION = 2  # bump when the same recording and phones would give other numbers
 TASK_SECONDS = 900.0  # of audio in one Ray task
+MEASURED = ("pitch", "energy", "voiced")
 
 PROSODY = pa.schema(
     [
@@ -39,6 +40,7 @@ PROSODY = pa.schema(
         pa.field("durations", pa.list_(pa.int32()), nullable=False),  # frames of each phone; they sum to all frames
         pa.field("pitch", pa.list_(pa.float32()), nullable=False),  # ln Hz of each phone; NaN where no voice is heard
         pa.field("energy", pa.list_(pa.float32()), nullable=False),  # mean ln power of each phone
+        pa.field("voiced", pa.list_(pa.float32()), nullable=False),  # share of each phone's frames that have a voice
     ]
 )
 
@@ -98,11 +100,11 @@ def durations_of(ends: Sequence[float], frames: int, spec: recipe.Features) -> n
 
 
 def prosody_of(waveform: np.ndarray, ends: Sequence[float], spec: recipe.Features) -> dict[str, list[Any]]:
-    """`durations`, `pitch`, `energy` of PROSODY for (N,) float32 at spec.sample_rate."""
+    """`durations` and MEASURED of PROSODY for (N,) float32 at spec.sample_rate."""
     logmel = log_mel(waveform, spec)  # (T, F)
     durations = durations_of(ends, len(logmel), spec)
-    heights, power = phrasing(logmel, pitch(waveform, spec), durations)
-    return {"durations": durations.tolist(), "pitch": heights.tolist(), "energy": power.tolist()}
+    said = phrasing(logmel, pitch(waveform, spec), durations)
+    return {"durations": durations.tolist(), **{name: getattr(said, name).tolist() for name in MEASURED}}
 
 
 def _measure(

@@ -5,8 +5,8 @@
     scores.with_counts(counts(said))                                               # "mel/wer" …, for the gate
 
 Test recordings are said again from their phones, by their speaker, with their emotion; durations and pitch are the
-model's own. Each stands beside the recording itself, beside its own log-mel turned back into sound (which no model can
-beat that ends in this vocoder), and beside the mean log-mel of training, which says nothing at all.
+model's own. Each stands beside the recording itself, beside its own log-mel and pitch turned back into sound (which no
+model can beat that ends in this vocoder), and beside the mean log-mel of training, which says nothing at all.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mtl.metrics import word_errors
 from mtl.speaking import Uttered
 from mtl.synthesiser import Synthesiser
 from pipelines.data.dataset import by_hash
+from pipelines.data.pitch import pitch
 from pipelines.evaluation.conversion import conversions
 from pipelines.evaluation.gates import RowCounts
 from pipelines.evaluation.hearing import CHUNK, SAID, Listener, answers_of, distance, heard_by, recording_of
@@ -115,11 +116,15 @@ def sounds_of(
 ) -> dict[str, list[np.ndarray]]:
     """KIND -> the sound (N,) of each row at the voice's sample rate."""
     true = [torch.from_numpy(np.asarray(mel, dtype=np.float32)) for mel in features]
+    recordings = [recording_of(row, store, voice.features.sample_rate) for row in rows]
     mean = torch.tensor([scale.mean for scale in voice.code.mel])
     return {
-        RECORDING: [recording_of(row, store, voice.features.sample_rate) for row in rows],
-        COPY: [voice.sound(mel) for mel in true],
-        SYNTHESIS: [voice.sound(uttered.mel) for uttered in uttered_of(voice, rows)],
+        RECORDING: recordings,
+        COPY: [
+            voice.sound(mel, torch.from_numpy(pitch(wave, voice.features)))
+            for mel, wave in zip(true, recordings, strict=True)
+        ],
+        SYNTHESIS: [voice.sound(uttered.mel, uttered.hertz) for uttered in uttered_of(voice, rows)],
         MEAN: [voice.sound(mean.expand(len(mel), -1)) for mel in true],
     }
 

@@ -36,6 +36,7 @@ from mtl.speech import SpeechCode
 from mtl.text import CLASSIFICATION, SYNTHESIS, Characters, Codec, normalise, tokens_of
 from pipelines.data.dataset import Dataset, by_hash, open_dataset
 from pipelines.data.loader import Loader, evaluation_batches
+from pipelines.data.prosody import MEASURED
 from pipelines.recipe import Recipe
 from pipelines.roots import sha256
 from pipelines.store import Manifest, Store
@@ -163,7 +164,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
 def speech_code(recipe: Recipe, train: Dataset) -> SpeechCode:
     """Vocabularies and scales of synthesis, from the training rows that have phones."""
     spoken = train.select(np.flatnonzero(train.rows["durations"].is_valid().to_numpy()))
-    columns = ["phones", "speaker", "emotion", "pitch", "energy"]
+    columns = ["phones", "speaker", "emotion", *MEASURED]
     phonemes = next(corpus.phonemes for corpus in recipe.corpora if corpus.phonemes)
     first = sorted(by_hash(spoken.rows["id"].to_pylist())[:SCALING_ROWS])
     rows, hertz = spoken.rows.select(columns).to_pylist(), bin_centres(feature_spec(recipe))

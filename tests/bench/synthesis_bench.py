@@ -48,7 +48,9 @@ def voice() -> Synthesiser:
     phones = sorted({phone for text in SENTENCES for phone in Phonemiser(phonemes)(text)})
     pitch, energy, mel = Scale(math.log(150), 0.3), Scale(0.0, 1.0), (Scale(-6.0, 2.0),) * recipe.features.bins
     hertz = tuple(bin_centres(feature_spec(recipe)).tolist())
-    speech = SpeechCode(phonemes, tuple(phones), ("a", "b"), ("neutral",), pitch, energy, mel, hertz)
+    speech = SpeechCode(
+        phonemes, tuple(phones), ("a", "b"), ("neutral",), pitch, energy, mel, hertz, (1.0,) * len(phones)
+    )
     codec = Codec.build([{"speaker": name, "emotion": "neutral", "text": "a"} for name in "ab"], tuple(recipe.tasks))
     torch.manual_seed(recipe.seed)
     model = build_model(model_config(recipe), Codec(**{**codec.__dict__, "speech": speech}))
@@ -71,9 +73,9 @@ def main() -> None:
             began = time.perf_counter()
             phones = speaker.phones(text)
             said = time.perf_counter()
-            (mel,) = speaker.mels([phones])
+            (uttered,) = speaker.said([phones])
             shown = time.perf_counter()
-            samples = speaker.vocoder(mel)
+            samples = speaker.sound(uttered.mel, uttered.hertz)
             heard = time.perf_counter()
             for part, seconds in zip(parts, (said - began, shown - said, heard - shown), strict=True):
                 spent[part] += seconds
