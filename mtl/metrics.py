@@ -241,9 +241,11 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
         wrong = word_errors(" ".join(row["phones"]), " ".join(prediction.phones))
         found["phones/per"] = (wrong, len(row["phones"]))
     if echo := prediction.echo:
-        found["mel/mcd"] = (echo.distortion, echo.frames)
-        found["prosody/duration"] = (echo.duration_error, echo.phones)
-        found["prosody/pitch"] = (echo.pitch_error, echo.phones)
+        if echo.frames:
+            found["mel/mcd"] = (echo.distortion, echo.frames)
+        if echo.phones:
+            found["prosody/duration"] = (echo.duration_error, echo.phones)
+            found["prosody/pitch"] = (echo.pitch_error, echo.phones)
     for task, label in prediction.labels.items():
         metric = f"{task}/{prefix}accuracy"
         if task != "speaker" and row.get(task) is not None and metric in METRICS:

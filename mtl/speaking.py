@@ -29,9 +29,9 @@ from mtl.text import SYNTHESIS
 class Echo:
     """A recording said again with its own durations, pitch and energy, and what the model would have foretold of it.
 
-    distortion: sum over frames of the mel-cepstral distortion, dB; frames: their number.
-    duration_error: sum over phones of the absolute error of the duration, ms; phones: their number.
-    pitch_error: sum over phones of the squared error of the pitch, cents².
+    distortion: sum over frames of the mel-cepstral distortion, dB; frames: their number, 0 without the task `mel`.
+    duration_error: sum over phones of the absolute error of the duration, ms; phones: their number, 0 without the task
+    `prosody`. pitch_error: sum over phones of the squared error of the pitch, cents².
     """
 
     distortion: float
@@ -133,24 +133,29 @@ def echo(model: SpeechModel, batch: Batch, hop_ms: float) -> list[Echo | None]:
     """One for each row with phones, None for the others."""
     found: list[Echo | None] = [None] * len(batch)
     code = model.codec.speech
-    if batch.spoken is None or batch.features is None or code is None or not set(SYNTHESIS) <= set(model.config.tasks):
+    tasks = [task for task in SYNTHESIS if task in model.config.tasks]
+    if batch.spoken is None or batch.features is None or code is None or not tasks:
         return found
     rows = batch.spoken.lengths.nonzero()[:, 0]
     said = batch.rows(rows)
     assert said.spoken is not None, "rows with phones have them"
     assert said.features is not None, "and sound"
-    states = model.encode_phones(said.spoken, SYNTHESIS)
-    foretold = cast(Prosody, model.task("prosody")).decode(states["prosody"])
-    mels = cast(Mel, model.task("mel")).speak(states["mel"], said.spoken)
-    for place, (row, one, mel) in enumerate(zip(rows.tolist(), foretold, mels, strict=True)):
-        phones = len(one.durations)
-        late = hop_ms * (one.durations - said.spoken.durations[place, :phones]).abs()
-        off = CENTS * code.pitch.deviation * (one.pitch - said.spoken.pitch[place, :phones])
-        found[row] = Echo(
-            distortion=float(distortions(mel, said.features[place, : len(mel)].float()).sum()),
-            frames=len(mel),
-            duration_error=float(late.sum()),
-            pitch_error=float(off.square().sum()),
-            phones=phones,
-        )
+    states = model.encode_phones(said.spoken, tasks)
+    errors = [(0.0, 0.0, 0)] * len(rows)
+    if "prosody" in tasks:
+        errors = []
+        for place, one in enumerate(cast(Prosody, model.task("prosody")).decode(states["prosody"])):
+            phones = len(one.durations)
+            late = hop_ms * (one.durations - said.spoken.durations[place, :phones]).abs()
+            off = CENTS * code.pitch.deviation * (one.pitch - said.spoken.pitch[place, :phones])
+            errors.append((float(late.sum()), float(off.square().sum()), phones))
+    distorted = [(0.0, 0)] * len(rows)
+    if "mel" in tasks:
+        mels = cast(Mel, model.task("mel")).speak(states["mel"], said.spoken)
+        distorted = [
+            (float(distortions(mel, said.features[place, : len(mel)].float()).sum()), len(mel))
+            for place, mel in enumerate(mels)
+        ]
+    for row, (total, frames), (late_by, off_by, phones) in zip(rows.tolist(), distorted, errors, strict=True):
+        found[row] = Echo(total, frames, late_by, off_by, phones)
     return found

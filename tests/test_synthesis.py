@@ -18,6 +18,7 @@ from mtl.balance import Balancer
 from mtl.batch import Batch, collate
 from mtl.distortion import distortions
 from mtl.fit import FitConfig, fit
+from mtl.metrics import score_rows
 from mtl.model import SpeechModel, build_model
 from mtl.predictor import Predictor, PredictorError
 from mtl.speaking import echo, speak, whole
@@ -193,6 +194,16 @@ def test_it_says_again_what_it_was_trained_on(trained: SpeechModel) -> None:
         assert one.frames == len(true)
         assert one.distortion < 0.3 * floor
         assert one.duration_error / one.phones < 10  # ms, a frame
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics"), [("mel", {"mel/mcd"}), ("prosody", {"prosody/duration", "prosody/pitch"})]
+)
+def test_a_task_alone_has_its_figures_alone(task: str, metrics: set[str]) -> None:
+    """As the cells of a study have it, whose codec is that of all tasks."""
+    model = build_model(tiny.config(tasks=(task,)), codec()).eval()
+    found = Predictor(model, SPEC).predict_batch(joined(codec()))
+    assert score_rows(rows(), found).keys() == metrics
 
 
 def test_speaking_follows_speaker_emotion_and_rate(trained: SpeechModel) -> None:
