@@ -132,7 +132,7 @@ def extracted(root: str, recipe: Recipe) -> Iterator[tuple[str, list[Ref], list[
 def derived(root: str, key: str, recipe: Recipe, utterances: list[Ref]) -> list[Done]:
     """What is made of the recordings: features, and for a model that speaks how their phones are said."""
     heard = features(root, key, utterances)
-    if not recipe.speaks:
+    if not recipe.phrased:
         return [heard]
     aligned = alignment(root, key, utterances, heard.value)
     return [heard, aligned, prosody(root, key, utterances, aligned.value)]

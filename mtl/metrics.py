@@ -18,6 +18,7 @@ import jiwer
 import numpy as np
 
 from mtl.predictor import Prediction
+from mtl.tasks.regression import SEMITONES
 from mtl.tasks.slots import bio_values
 from mtl.text import CLASSIFICATION, DIALOGUE, tokens_of
 from mtl.verification import detection_cost, equal_error_rate, verification_counts
@@ -154,6 +155,9 @@ METRICS: dict[str, Metric] = {
         Metric("translation/text_bleu", "higher", _BLEU_COLUMNS, bleu, by_row=False),
         Metric("translation/text_chrf", "higher", _CHRF_COLUMNS, chrf),
         Metric("phones/per", "lower", ("errors", "phones"), ratio, tolerance=1.0),
+        # Against what is measured of the phones; see mtl.tasks.regression.
+        Metric("tempo/error", "lower", ("percent", "rows"), mean, tolerance=0.5),
+        Metric("intonation/error", "lower", ("semitones", "rows"), mean, tolerance=0.1, unit="semitones"),
         # Of recordings said again by their own durations; see mtl.speaking.
         Metric("mel/mcd", "lower", ("decibels", "frames"), mean, tolerance=0.2, unit="dB"),
         Metric("prosody/duration", "lower", ("milliseconds", "phones"), mean, tolerance=2.0, unit="ms"),
@@ -240,6 +244,14 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
     if heard and prediction.phones is not None and row.get("phones"):
         wrong = word_errors(" ".join(row["phones"]), " ".join(prediction.phones))
         found["phones/per"] = (wrong, len(row["phones"]))
+    if heard and row.get("durations") and row.get("duration"):
+        if "tempo" in prediction.numbers:
+            off = prediction.numbers["tempo"] * row["duration"] / len(row["durations"]) - 1
+            found["tempo/error"] = (100 * abs(off), 1.0)
+        if "intonation" in prediction.numbers:
+            lively = float(np.std(row["pitch"])) * SEMITONES
+            if np.isfinite(lively):  # a whisper has no pitch
+                found["intonation/error"] = (abs(prediction.numbers["intonation"] - lively), 1.0)
     if echo := prediction.echo:
         if echo.frames:
             found["mel/mcd"] = (echo.distortion, echo.frames)

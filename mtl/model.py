@@ -65,6 +65,10 @@ class ModelConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)  # of the task "translation"
     domains: DomainConfig = field(default_factory=DomainConfig)  # what it is told of a recording's domain
 
+    @property
+    def speaks(self) -> bool:
+        return set(SYNTHESIS) <= set(self.tasks)
+
     def to_json(self) -> dict[str, Any]:
         content = asdict(self)
         if not self.domains.on:  # a model that is told nothing is written as it always was

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from mtl.model import ModelConfig, Recogniser, SpeechModel
 from mtl.ngram import NGram
 from mtl.speaking import Echo, echo
 from mtl.tasks.slots import bio_values
-from mtl.text import Codec, normalise
+from mtl.text import REGRESSION, Codec, normalise
 
 WEIGHTS, CONFIG, LANGUAGE = "weights.safetensors", "model.json", "language.arpa"
 FORMAT = 1
 MOST_TEXTS = 100  # alternatives that may be asked for: the search is as wide, and a request must not choose its cost
+UNITS = {"tempo": "phones/s", "intonation": "semitones"}
 BATCH_FRAMES = 12_000  # of one forward pass, padding counted: two minutes of audio at a 10 ms hop
 
 
@@ -67,9 +68,10 @@ class Prediction:
     """What a model says of one input; a task that the model lacks, or that cannot hear this input, is absent.
 
     labels: a translation is among them: its value is the sentence, its confidence the geometric mean over its units.
-    voice: the speaker's embedding (D,), comparable by cosine. alternatives: the n best transcripts, `text` first, with
-    what mtl.decode.Alternative calls their confidence; empty unless they were asked for. echo: what the recording is
-    like when a model that speaks says it again, where its phones are known.
+    numbers: of the tasks tempo and intonation, in UNITS. voice: the speaker's embedding (D,), comparable by cosine.
+    alternatives: the n best transcripts, `text` first, with what mtl.decode.Alternative calls their confidence; empty
+    unless they were asked for. echo: what the recording is like when a model that speaks says it again, where its
+    phones are known.
     """
 
     text: str | None
@@ -79,6 +81,7 @@ class Prediction:
     slots: tuple[tuple[str, str], ...]
     voice: np.ndarray | None = None
     phones: tuple[str, ...] | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
     alternatives: tuple[Alternative, ...] = ()
     echo: Echo | None = None
 
@@ -87,6 +90,7 @@ class Prediction:
         if self.alternatives:
             found["n_best"] = [asdict(alternative) for alternative in self.alternatives]
         found |= {task: asdict(label) for task, label in self.labels.items()}
+        found |= {task: {"value": value, "unit": UNITS[task]} for task, value in self.numbers.items()}
         if self.phones is not None:
             found["phones"] = " ".join(self.phones)
         if self.tags is not None:
@@ -206,8 +210,9 @@ class Predictor:
             labels={
                 task: self._label(task, raw[task][row])
                 for task in self.model.config.tasks
-                if task in raw and task not in ("transcript", "phones", "slots")
+                if task in raw and task not in ("transcript", "phones", "slots", *REGRESSION)
             },
+            numbers={task: self._number(task, raw[task][row]) for task in REGRESSION if task in raw},
             tags=tags,
             slots=tuple(bio_values(heard[: len(tags)], list(tags))) if tags is not None else (),
             voice=raw["voice"][row] if "voice" in raw else None,
@@ -219,6 +224,9 @@ class Predictor:
     def _phones(self, path: Heard) -> tuple[str, ...]:
         assert self.codec.speech is not None, "a model that hears phones knows some"
         return self.codec.speech.named(path.units)
+
+    def _number(self, task: str, value: float) -> float:
+        return 1000 / (self.features.hop_ms * value) if task == "tempo" else value
 
     def _label(self, task: str, answer: Any) -> Label:
         if isinstance(answer, Generated):

@@ -39,7 +39,7 @@ class Synthesiser:
 
     def __init__(self, predictor: Predictor) -> None:
         code = predictor.codec.speech
-        if code is None or not set(SYNTHESIS) <= set(predictor.model.config.tasks):
+        if code is None or not predictor.model.config.speaks:
             raise PredictorError(f"the model does not speak: it has no tasks {' and '.join(SYNTHESIS)}")
         self.model, self.code, self.features = predictor.model, code, predictor.features
         self.phonemiser = Phonemiser(code.phonemes)

@@ -115,7 +115,7 @@ def identity(recipe: Recipe, utterances: Sequence[Manifest]) -> str:
     from pipelines.training import train
 
     versions = {"features": features.VERSION, "train": train.VERSION, "night": VERSION}
-    if recipe.speaks:
+    if recipe.phrased:
         from pipelines.data import alignment, prosody
 
         versions |= {"alignment": alignment.VERSION, "prosody": prosody.VERSION}

@@ -113,7 +113,7 @@ def test_it_learns_to_speak(
                          {"name": "w", "kind": "espeak", "phonemes": "characters"}]},
             "corpora name characters and gmw/en-us",
         ),
-        ({"loader": {"speed": [0.9, 1.1]}}, "learns the recordings' own sound"),
+        ({"loader": {"speed": [0.9, 1.1]}}, "learns how long phones are"),
         ({"loader": {"time_masks": 2}}, "learns the recordings' own sound"),
         ({"model": {"blocks": 0, "lstm": 1}, "search": {"modes": ["hard"]}}, "emotion, mel, prosody, speaker hear"),
     ],

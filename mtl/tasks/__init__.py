@@ -13,10 +13,11 @@ from mtl.tasks.dialogue import DialogueTask
 from mtl.tasks.mel import Mel
 from mtl.tasks.phones import Phones
 from mtl.tasks.prosody import Foretold, Prosody
+from mtl.tasks.regression import Regression
 from mtl.tasks.slots import Slots
 from mtl.tasks.transcript import Transcript
 from mtl.tasks.translation import Translation
-from mtl.text import CLASSIFICATION, DIALOGUE, SYNTHESIS, Codec
+from mtl.text import CLASSIFICATION, DIALOGUE, PHRASED, REGRESSION, Codec
 
 __all__ = [
     "Classification",
@@ -25,6 +26,7 @@ __all__ = [
     "Mel",
     "Phones",
     "Prosody",
+    "Regression",
     "Slots",
     "States",
     "Task",
@@ -53,13 +55,13 @@ def build_tasks(
     for name in names:
         if name == "transcript":
             heads[name] = Transcript(name, width, len(codec.units))
-        elif name not in (*CLASSIFICATION, *SYNTHESIS, "phones", "slots", "translation"):
+        elif name not in (*CLASSIFICATION, *PHRASED, "slots", "translation"):
             raise ValueError(
-                f"task {name!r} is of no known kind; expected transcript, translation, slots, phones, "
-                f"{', '.join((*SYNTHESIS, *CLASSIFICATION))}"
+                f"task {name!r} is of no known kind; expected transcript, translation, slots, "
+                f"{', '.join((*PHRASED, *CLASSIFICATION))}"
             )
-        elif name in (*SYNTHESIS, "phones"):
-            heads[name] = _speaks(name, codec, width, bins, dropout)
+        elif name in PHRASED:
+            heads[name] = _phrased(name, codec, width, bins, dropout)
         elif name == "translation" and codec.targets is not None:
             heads[name] = Translation(name, width, len(codec.targets), decoder)
         elif not codec.labels.get(name):
@@ -73,9 +75,11 @@ def build_tasks(
     return nn.ModuleDict(heads)
 
 
-def _speaks(name: str, codec: Codec, width: int, bins: int, dropout: float) -> Task:
+def _phrased(name: str, codec: Codec, width: int, bins: int, dropout: float) -> Task:
     if codec.speech is None:
         raise ValueError(f"task {name!r} needs training recordings with phones; see corpora.<name>.phonemes")
+    if name in REGRESSION:
+        return Regression(name, width, bins, codec.speech, dropout)
     if name == "phones":
         return Phones(name, width, len(codec.speech.phones) + 2)
     if name == "prosody":

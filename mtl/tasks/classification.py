@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl.batch import Batch
-from mtl.encoder import padding_mask
-from mtl.tasks.base import States, Task, confidences, cross_entropy
+from mtl.tasks.base import States, confidences, cross_entropy
+from mtl.tasks.pooling import Pooled
 
 AUDIO_ONLY = ("speaker", "emotion")  # what only a voice can tell
 
 
-class Classification(Task):
-    """Attentive pooling over the frames that exist (Okabe et al. 2018), then a linear layer.
-
-    What only a voice can tell also has the long-term spectrum before it (`bins` mel bins): normalisation per utterance
-    takes it from the states, and much of a voice is in it; of a microphone too, so compare voices on one channel.
-    """
+class Classification(Pooled):
+    """Pooled states through a linear layer. What only a voice can tell has the long-term spectrum before it too."""
 
     def __init__(self, name: str, width: int, bins: int, classes: int, dropout: float) -> None:
-        super().__init__(name)
+        super().__init__(name, width, bins, classes, dropout, spectral=name in AUDIO_ONLY)
         self.groups = ("audio",) if name in AUDIO_ONLY else ("audio", "text")  # type: ignore[misc]
-        self.spectrum: nn.Module | None = None
-        if name in AUDIO_ONLY:  # LayerNorm: louder is not another voice
-            self.spectrum = nn.Sequential(nn.LayerNorm(2 * bins), nn.Linear(2 * bins, width, bias=False))
-        self.norm = nn.LayerNorm(width)
-        self.attention = nn.Linear(width, 1, bias=False)  # softmax would not see a bias
-        self.hidden = nn.Linear(2 * width, width)
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(width, classes)
-
-    def embed(self, states: States) -> Tensor:
-        """(B, D): from weighted mean and deviation of the states. For a speaker, the voice's embedding."""
-        x = self.norm(states.hidden).float()
-        mask = padding_mask(states.lengths, x.shape[1])[..., None]
-        weight = torch.softmax(self.attention(x).float().masked_fill(~mask, -torch.inf), dim=1)  # (B, T, 1)
-        mean = (weight * x).sum(dim=1)
-        variance = (weight * (x - mean[:, None]).square()).sum(dim=1)
-        embedding = self.hidden(torch.cat((mean, (variance + 1e-5).sqrt()), dim=-1))
-        return embedding if self.spectrum is None else embedding + self.spectrum(states.spectrum)
-
-    def logits(self, states: States) -> Tensor:
-        return self.output(self.dropout(torch.nn.functional.silu(self.embed(states))))
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
         return batch.mask(self.name).sum()

@@ -191,7 +191,9 @@ def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
         if answered.get("phones"):
             table.add_row("phones", answered["phones"], "")
         for task, value in answered.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and "unit" in value:
+                table.add_row(task, f"{value['value']:.1f} {value['unit']}", "")
+            elif isinstance(value, dict):
                 dim = "" if value["confidence"] >= CONFIDENT else "[dim]"
                 table.add_row(task, f"{dim}{value['value']}", f"{value['confidence']:.2f}")
         if "slots" in answered:

@@ -17,11 +17,11 @@ BALANCING = (
 # As mtl.text has them, whose torch a command line can do without.
 DIALOGUE = ("dialogue_act", "system_action")
 SYNTHESIS = ("prosody", "mel")
+PHRASED = (*SYNTHESIS, "phones", "tempo", "intonation")
 TASK_KINDS = (
     *("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation"),
     *DIALOGUE,
-    *SYNTHESIS,
-    "phones",
+    *PHRASED,
 )
 
 

@@ -10,13 +10,13 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from mtl import curriculum
-from pipelines.recipe.base import DIALOGUE, SYNTHESIS, TASK_KINDS, Section
+from pipelines.recipe.base import DIALOGUE, PHRASED, SYNTHESIS, TASK_KINDS, Section
 from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
 from pipelines.recipe.model import Balancing, Decoding, Domains, Model, Sharing, Task, Translation, Understanding
 from pipelines.recipe.training import Gates, Interpret, Listening, Search, Trainer
 
 HEARD_BY = {"mel/wer": "transcript", "mel/added_wer": "transcript", "mel/emotion": "emotion", "mel/speaker": "speaker"}
-HEARD = {"transcript", "speaker", "emotion", "phones", *SYNTHESIS}  # tasks that recordings alone can train
+HEARD = {"transcript", "speaker", "emotion", *PHRASED}  # tasks that recordings alone can train
 
 
 class Recipe(Section):
@@ -115,24 +115,28 @@ class Recipe(Section):
 
     @property
     def speaks(self) -> bool:
-        return bool(set(SYNTHESIS) & set(self.tasks))
+        return set(SYNTHESIS) <= set(self.tasks)
+
+    @property
+    def phrased(self) -> bool:
+        """Whether some task needs to know which phones are said, and how."""
+        return bool(set(PHRASED) & set(self.tasks))
 
     def _has_its_phones(self) -> None:
-        """Raises ValueError where tasks that speak have no phones, or phones of two kinds, or no true sound."""
-        if not (speaking := sorted(set(SYNTHESIS) & set(self.tasks))):
-            if "phones" in self.tasks:
-                raise ValueError("tasks.phones hears what can be said again; add tasks.prosody and tasks.mel")
-            if self.listening.models:
-                raise ValueError("listening names models, but nothing speaks; add tasks.prosody and tasks.mel")
+        """Raises ValueError where tasks that need phones have none, or of two kinds, or sound that is not theirs."""
+        if self.listening.models and not self.speaks:
+            raise ValueError("listening names models, but nothing speaks; add tasks.prosody and tasks.mel")
+        if not self.phrased:
             return
+        (needing, *_) = sorted(set(PHRASED) & set(self.tasks))
         kinds = sorted({corpus.phonemes for corpus in self.corpora if corpus.phonemes})
         if len(kinds) != 1:
             found = f"corpora name {' and '.join(kinds)}" if kinds else "no corpus names any"
-            raise ValueError(f"tasks.{speaking[0]} needs phones of one kind, but {found}; set corpora.<name>.phonemes")
-        if self.loader.speed != (1.0, 1.0) or self.loader.time_masks or self.loader.freq_masks:
-            raise ValueError(
-                f"tasks.{speaking[0]} learns the recordings' own sound; leave out loader.speed, time_masks, freq_masks"
-            )
+            raise ValueError(f"tasks.{needing} needs phones of one kind, but {found}; set corpora.<name>.phonemes")
+        if self.loader.speed != (1.0, 1.0):
+            raise ValueError(f"tasks.{needing} learns how long phones are; leave out loader.speed")
+        if "mel" in self.tasks and (self.loader.time_masks or self.loader.freq_masks):
+            raise ValueError("tasks.mel learns the recordings' own sound; leave out loader.time_masks and freq_masks")
 
     def _does_without_blocks(self, modes: set[str]) -> None:
         """Raises ValueError where model.blocks is 0 and something needs some."""

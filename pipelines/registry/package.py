@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
 from mtl.phonemes import CHARACTERS
-from mtl.text import DIALOGUE, SYNTHESIS
+from mtl.text import DIALOGUE, PHRASED, REGRESSION, SYNTHESIS
 from pipelines.registry.tracking import quiet_mlflow
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ ADAPTER = "adapter"  # its name for a user's adapter, likewise
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "soundfile", "soxr")
 SPEAKING = ("num2words",)  # of a model that speaks; and of one whose phonemes are eSpeak NG's, the next
 ESPEAK = ("espeakng-loader",)
-HEARING = frozenset({"transcript", "speaker", "emotion", "phones", *SYNTHESIS})  # tasks that tell nothing of a sentence
+HEARING = frozenset({"transcript", "speaker", "emotion", *PHRASED})  # tasks that tell nothing of a sentence
 
 
 class PackageError(ValueError):
@@ -124,6 +124,8 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
             outputs += [optional("text"), optional("words"), optional("n_best")]
         elif task in ("slots", "phones"):
             outputs.append(optional(task))
+        elif task in REGRESSION:
+            outputs.append(optional(task, DataType.double))
         else:
             outputs += [optional(task), optional(f"{task}_confidence", DataType.double)]
     params = []

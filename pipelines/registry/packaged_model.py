@@ -39,7 +39,7 @@ from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
 from mtl.personal import About, Personal, PersonalPredictor, check_base
 from mtl.predictor import Prediction, Predictor
-from mtl.text import SYNTHESIS
+from mtl.text import REGRESSION, SYNTHESIS
 
 ARTIFACT, ADAPTER = "predictor", "adapter"
 MAX_SECONDS = 600.0  # of one recording: a served model must not be made to swallow a day of audio
@@ -115,6 +115,8 @@ def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any =
             columns["n_best"] = [_listed(prediction.alternatives) for prediction in predictions]
         elif task == "phones":
             columns["phones"] = [prediction.phones and " ".join(prediction.phones) for prediction in predictions]
+        elif task in REGRESSION:
+            columns[task] = [prediction.numbers.get(task) for prediction in predictions]
         elif task == "slots":
             columns["slots"] = [_slots(prediction) for prediction in predictions]
         else:

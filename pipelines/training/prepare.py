@@ -33,7 +33,7 @@ from mtl.model import ModelConfig, SpeechModel, build_model
 from mtl.ngram import NGram
 from mtl.predictor import Prediction, Predictor
 from mtl.speech import SpeechCode
-from mtl.text import CLASSIFICATION, SYNTHESIS, Characters, Codec, normalise, tokens_of
+from mtl.text import CLASSIFICATION, PHRASED, Characters, Codec, normalise, tokens_of
 from pipelines.data.dataset import Dataset, by_hash, open_dataset
 from pipelines.data.loader import Loader, evaluation_batches
 from pipelines.data.prosody import MEASURED
@@ -50,7 +50,7 @@ LABEL_COLUMNS = {
     "transcript": "text",
     "slots": "slots",
     **{task: task for task in (*CLASSIFICATION, "translation")},
-    **dict.fromkeys((*SYNTHESIS, "phones"), "durations"),
+    **dict.fromkeys(PHRASED, "durations"),
 }
 SCALING_ROWS = 500  # whose log-mels tell the scale of each bin: half an hour of speech
 
@@ -133,7 +133,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
     by = recipe.domains.by if recipe.domains.on else None
-    labels = [LABEL_COLUMNS[task] for task in tasks if task not in ("transcript", "phones", *SYNTHESIS)]
+    labels = [LABEL_COLUMNS[task] for task in tasks if task not in ("transcript", *PHRASED)]
     columns = ["text", "tokens", "context", *(["audio", by] if by else []), *labels]
     try:
         codec = Codec.build(
@@ -148,7 +148,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
         )
     except ValueError as error:
         raise VocabularyError(f"recipe {recipe.name!r}, text or translation: {error}") from error
-    if recipe.speaks:
+    if recipe.phrased:
         codec = replace(codec, speech=speech_code(recipe, dataset.split("train")))
     if by and len(codec.domains) < 2:
         there = f"all are {codec.domains[0]!r}" if codec.domains else f"none has a {by}"

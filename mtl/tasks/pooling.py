@@ -1,0 +1,42 @@
+"""One vector an utterance: attentive pooling over the frames that exist (Okabe et al. 2018)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mtl.encoder import padding_mask
+from mtl.tasks.base import States, Task
+
+
+class Pooled(Task):
+    """A task that sees an utterance as a whole.
+
+    spectral: the long-term spectrum (`bins` mel bins) counts too: normalisation per utterance takes it from the states,
+    and much of a voice is in it; of a microphone too, so compare voices on one channel.
+    """
+
+    def __init__(self, name: str, width: int, bins: int, outputs: int, dropout: float, spectral: bool) -> None:
+        super().__init__(name)
+        self.spectrum: nn.Module | None = None
+        if spectral:  # LayerNorm: louder is not another voice
+            self.spectrum = nn.Sequential(nn.LayerNorm(2 * bins), nn.Linear(2 * bins, width, bias=False))
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.Linear(width, 1, bias=False)  # softmax would not see a bias
+        self.hidden = nn.Linear(2 * width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(width, outputs)
+
+    def embed(self, states: States) -> Tensor:
+        """(B, D): from weighted mean and deviation of the states. For a speaker, the voice's embedding."""
+        x = self.norm(states.hidden).float()
+        mask = padding_mask(states.lengths, x.shape[1])[..., None]
+        weight = torch.softmax(self.attention(x).float().masked_fill(~mask, -torch.inf), dim=1)  # (B, T, 1)
+        mean = (weight * x).sum(dim=1)
+        variance = (weight * (x - mean[:, None]).square()).sum(dim=1)
+        embedding = self.hidden(torch.cat((mean, (variance + 1e-5).sqrt()), dim=-1))
+        return embedding if self.spectrum is None else embedding + self.spectrum(states.spectrum)
+
+    def logits(self, states: States) -> Tensor:
+        """(B, outputs)."""
+        return self.output(self.dropout(torch.nn.functional.silu(self.embed(states))))
