@@ -160,8 +160,10 @@ def test_scores_take_the_counts_in(voice: Synthesiser, valid: Dataset) -> None:
 
 
 def test_a_report_shows_each_emotion(voice: Synthesiser, valid: Dataset) -> None:
-    said = pa.concat_tables(said_again(voice, valid, {}))
-    shown = told(said, voice, valid, {})
+    said = pa.concat_tables(said_again(voice, valid, {"emotion": listener(voice)}))
+    shown = told(said, voice, valid, {"emotion": "ear"})
+    assert sum(map(sum, shown["confusion"]["counts"])) == len(valid)
+    assert told(SAID.empty_table(), voice, valid, {})["confusion"]["labels"] == []
     emotions = [example["emotion"] for example in shown["examples"]]
     assert set(emotions) == set(valid.rows["emotion"].to_pylist())
     assert emotions == sorted(emotions)

@@ -165,6 +165,7 @@ def render(night: Night) -> str:
             curves={task: [Markup(chart) for chart in drawn] for task, drawn in curves(night.history).items()},
             throughput=[(name, Markup(chart)) for name, chart in _throughput(night.history)],
             spoken=lines(night.speech) if night.speech else [],
+            heard=Markup(charts.confusion_chart(**night.speech["confusion"])) if night.speech else "",
             drawings=[
                 {**asdict(item), "charts": [(caption, Markup(chart)) for caption, chart in item.charts]}
                 for item in drawings(night.history, night.sharing)

@@ -30,17 +30,34 @@ if TYPE_CHECKING:
 
 EXAMPLES = 6
 SHOWN = (RECORDING, COPY, SYNTHESIS)
-FRAME, BAND, LABEL = 3, 1.25, 14  # pixels of a frame and of a mel bin, and of the line of phones
+FRAME, BAND, LABEL = 3, 2.5, 24  # pixels of a frame and of a mel bin, and of the line of phones
 QUIETEST = 9.0  # nats below the loudest frame: black
 
 
 def told(said: pa.Table, voice: Synthesiser, dataset: Dataset, listeners: Mapping[str, str]) -> dict[str, Any]:
-    """figures: KIND -> figure -> (value, low, high). listeners: task -> model. examples: what is heard and seen."""
+    """figures: kind -> figure -> (value, low, high). listeners: task -> model. confusion: of the emotion, as it is
+    heard in the synthesis: labels, counts. examples: what is heard and seen."""
     drawn = {
         kind: {name: (figure.value, figure.low, figure.high) for name, figure in found.items()}
         for kind, found in figures(said).items()
     }
-    return {"figures": drawn, "listeners": dict(listeners), "examples": _examples(said, voice, dataset)}
+    return {
+        "figures": drawn,
+        "listeners": dict(listeners),
+        "confusion": _confusion(said),
+        "examples": _examples(said, voice, dataset),
+    }
+
+
+def _confusion(said: pa.Table) -> dict[str, Any]:
+    """Of the synthesis; empty where nobody listened for the emotion."""
+    pairs = [
+        (row["emotion"], row["heard_emotion"])
+        for row in said.to_pylist()
+        if row["kind"] == SYNTHESIS and row["emotion"] and row["heard_emotion"]
+    ]
+    labels = sorted({label for pair in pairs for label in pair})
+    return {"labels": labels, "counts": [[pairs.count((one, other)) for other in labels] for one in labels]}
 
 
 def _examples(said: pa.Table, voice: Synthesiser, dataset: Dataset) -> list[dict[str, Any]]:
@@ -48,7 +65,8 @@ def _examples(said: pa.Table, voice: Synthesiser, dataset: Dataset) -> list[dict
     for row in said.to_pylist():
         heard.setdefault(row["id"], {})[row["kind"]] = row
     places = {id_: place for place, id_ in enumerate(dataset.rows["id"].to_pylist())}
-    chosen = _chosen({id_: kinds[RECORDING]["emotion"] for id_, kinds in heard.items()})
+    # A conversion's source need not be among the rows that were said again.
+    chosen = _chosen({id_: kinds[RECORDING]["emotion"] for id_, kinds in heard.items() if RECORDING in kinds})
     some = dataset.select([places[id_] for id_ in chosen])
     rows = some.rows.to_pylist()
     if not rows:
@@ -90,7 +108,7 @@ def picture(logmel: np.ndarray, phones: Sequence[str], durations: Sequence[int])
     frames, bins = logmel.shape
     width, height = FRAME * frames, BAND * bins
     parts = [
-        f'<svg class="mel" viewBox="0 0 {width} {height + LABEL:g}" style="width:{width / 2:g}px" role="img" '
+        f'<svg class="mel" viewBox="0 0 {width} {height + LABEL:g}" style="width:{width / 1.8:g}px" role="img" '
         f'aria-label="{escape(" ".join(phones))}"><image width="{width}" height="{height:g}" '
         f'preserveAspectRatio="none" href="data:image/png;base64,{_png(logmel)}"/>'
     ]
@@ -98,9 +116,9 @@ def picture(logmel: np.ndarray, phones: Sequence[str], durations: Sequence[int])
     for phone, length, end in zip(phones, durations, ends.tolist(), strict=True):
         x, middle = FRAME * end, FRAME * (end - length / 2)
         parts.append(f'<line x1="{x}" x2="{x}" y1="0" y2="{height + LABEL:g}" stroke="#fff" stroke-opacity=".35"/>')
-        if length * FRAME >= 7:
+        if length * FRAME >= 10:
             label = escape(phone)
-            parts.append(f'<text class="tick" x="{middle:g}" y="{height + 11:g}" text-anchor="middle">{label}</text>')
+            parts.append(f'<text class="tick" x="{middle:g}" y="{height + 18:g}" text-anchor="middle">{label}</text>')
     return "".join([*parts, "</svg>"])
 
 
