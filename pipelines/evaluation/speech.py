@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipelines.data.dataset import Dataset
     from pipelines.progress import Report
 
-VERSION = 1  # bump when the same models on the same rows would get other figures
+VERSION = 2  # bump when the same models on the same rows would get other figures
 RECORDING, COPY, SYNTHESIS, MEAN = KINDS = ("recording", "copy-synthesis", "synthesis", "mean log-mel")
 RESAMPLES = 1000
 
