@@ -4,15 +4,15 @@
     found = pooled_of(studies)                                                 # plain data
     html = render(found)
 
-Speakers are dealt into folds (recipe.fold). For each fold a study (study.py) of the joint model and of every task
-alone, scored on the fold's speakers, whom it did not hear; its cells are those of any study of that recipe. The answers
+Speakers are dealt into folds (recipe.fold). For each fold a study (study.py) of the joint model and of tasks alone,
+scored on the fold's speakers, whom it did not hear; its cells are those of any study of that recipe. The answers
 of all folds are pooled, as is usual for small emotional corpora: each recording is answered once, by the one model that
 did not hear its speaker. The last epoch is scored, so nothing is chosen by the speakers that are held out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,9 @@ def study_by_folds(
     tracking: Run | None = None,
     progress: Report | None = None,
 ) -> list[Study]:
-    """A finished study for each fold. folds: how many; 0: as many as there are speakers.
+    """A finished study for each fold: the joint model, and alone each task that `told_apart` has.
+
+    folds: how many; 0: as many as there are speakers.
 
     Raises:
         StudyError: fewer speakers than folds, one fold alone, or what cells.planned and train_missing raise.
@@ -85,14 +87,21 @@ def study_by_folds(
     folds = folds or len(known)
     if not 2 <= folds <= len(known):
         raise StudyError(f"{folds} folds of {len(known)} speakers; expected at least 2, and no more than there are")
+    alone = told_apart(str(task) for task in recipe.tasks)
     found = [
         planned(
-            with_fold(recipe, number, folds), utterances, features, store, seeds, ("joint",), variant=f"fold-{number}"
+            with_fold(recipe, number, folds), utterances, features, store, seeds, ("joint",), alone=alone,
+            variant=f"fold-{number}",
         )
         for number in range(folds)
-    ]
+    ]  # fmt: skip
     train_missing(found, utterances, features, tracking, progress)
     return found
+
+
+def told_apart(tasks: Iterable[str]) -> list[str]:
+    """Those that tell labels apart which a new speaker may have: who is not known cannot be named."""
+    return [task for task in tasks if task in CLASSIFICATION and task != "speaker"]
 
 
 def with_fold(recipe: Recipe, number: int, folds: int) -> Recipe:
@@ -113,9 +122,7 @@ def pooled_of(studies: Sequence[Study]) -> Pooled:
     """Raises StudyError where no task was answered that has labels to be told apart."""
     one = studies[0]
     rows, by_speaker, confusion = [], {}, {}
-    for task in one.tasks:
-        if task not in CLASSIFICATION or task == "speaker":  # who is not known cannot be named
-            continue
+    for task in told_apart(one.tasks):
         alone = closed(frozenset({task}), one.needs)
         for model, cell in ((JOINT, one.joint), (ALONE, alone)):
             answers = _answers(studies, cell, task)
