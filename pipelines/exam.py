@@ -49,43 +49,41 @@ class Exam:
         return cls(store, Registry(store), kept_recipe(store, recipe_key), *found)
 
     def score(self, version: Version, report: progress.Report | None = None) -> Scores:
-        """A model's scores, what its speech is heard as among them. Raises NoListener, as `speech` does."""
-        from mtl.predictor import Predictor
-        from pipelines.evaluation.evaluate import evaluated
-        from pipelines.evaluation.speech import counts
-
-        folder, rows = self._folder(version), self._rows(version)
-        address = version.address
-        scores = evaluated(self.store, address, lambda: Predictor.load(folder), rows, self.recipe.loader, report)
-        said = self.speech(version, report)
-        return scores if said is None else scores.with_counts(counts(said))
-
-    def speech(self, version: Version, report: progress.Report | None = None) -> pa.Table | None:
-        """speech.SAID of a model; None where it does not speak.
+        """A model's scores, what its speech is heard as among them.
 
         Raises:
             NoListener: a model that is to hear it has no champion.
         """
-        if not self.recipe.speaks:
-            return None
         from mtl.predictor import Predictor
-        from pipelines.evaluation.speech import listened
+        from pipelines.evaluation.evaluate import evaluated
 
-        folder, rows, most = self._folder(version), self._rows(version), self.recipe.listening.rows
+        folder, rows = self._folder(version), self._rows(version)
         address = version.address
-        return listened(self.store, address, lambda: Predictor.load(folder), self._listeners, rows, most, report)
+        scores = evaluated(self.store, address, lambda: Predictor.load(folder), rows, self.recipe.loader, report)
+        if not self.recipe.speaks:
+            return scores
+        from pipelines.evaluation.speech import counts
+
+        return scores.with_counts(counts(self._said(version, rows, report)))
 
     def voice(self, version: Version) -> dict[str, Any] | None:
-        """What a report shows of a model's speech; None where it does not speak."""
-        said = self.speech(version)
-        if said is None:
+        """What a report shows of a model's speech; None where it does not speak. Raises NoListener."""
+        if not self.recipe.speaks:
             return None
         from mtl.predictor import Predictor
         from mtl.synthesiser import Synthesiser
         from pipelines.report.voices import told
 
-        voice = Synthesiser(Predictor.load(self._folder(version)))
-        return told(said, voice, self._rows(version), self.recipe.listening.models)
+        rows, voice = self._rows(version), Synthesiser(Predictor.load(self._folder(version)))
+        return told(self._said(version, rows), voice, rows, self.recipe.listening.models)
+
+    def _said(self, version: Version, rows: Dataset, report: progress.Report | None = None) -> pa.Table:
+        """hearing.SAID of a model on its rows. Raises NoListener: a model that is to hear it has no champion."""
+        from mtl.predictor import Predictor
+        from pipelines.evaluation.speech import listened
+
+        address, folder, most = version.address, self._folder(version), self.recipe.listening.rows
+        return listened(self.store, address, lambda: Predictor.load(folder), self._listeners, rows, most, report)
 
     def judge(self, version: int, champion: int | None) -> tuple[Decision, str]:
         """What the gate says, and the identity of the rows that it looked at."""

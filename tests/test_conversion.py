@@ -233,3 +233,9 @@ def test_pairs_are_of_one_speaker_and_text(tmp_path: Path) -> None:
     assert 1 < nothing["sad"] < nothing["excited"] < 5  # as measured on other sentences: 2.4 and 3.3
     untrained = found[kind_of(CONVERTED, "sad")]["mcd, dB"].value
     assert untrained > 2 * nothing["sad"]
+    deaf = model.task("phones")
+    with torch.no_grad():
+        deaf.output.bias[0] = 100.0  # type: ignore[union-attr, index, operator]
+    found = figures(next(conversions(Converter(Predictor(model, feature_spec(recipe))), test, {}, 10)))
+    for emotion in ("excited", "sad"):  # where nothing is heard, a recording stays as it is
+        assert found[kind_of(CONVERTED, emotion)] == found[kind_of(NOTHING, emotion)]

@@ -102,7 +102,7 @@ def valid(made: Any) -> Dataset:
 
 def listener(voice: Synthesiser) -> Listener:
     """The voice's own model, which hears emotion and speaker: a real one, if a partial judge."""
-    return Listener(Predictor(voice.model, voice.features), "ear")
+    return Listener("ear", lambda: Predictor(voice.model, voice.features))
 
 
 def test_recordings_are_said_again_and_heard(voice: Synthesiser, valid: Dataset) -> None:
@@ -170,7 +170,7 @@ def test_a_report_shows_each_emotion(voice: Synthesiser, valid: Dataset) -> None
     for example in shown["examples"]:
         assert [view["kind"] for view in example["views"]] == [RECORDING, COPY, SYNTHESIS]
         assert all(view["audio"] and "<svg" in view["picture"] for view in example["views"])
-    printed = lines(shown)
+    printed = lines(shown["figures"])
     assert [line["kind"] for line in printed] == [*KINDS]
     assert all("(" in line["mcd, dB"] for line in printed[1:])
     assert printed[0]["mcd, dB"] is None

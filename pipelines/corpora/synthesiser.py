@@ -8,17 +8,16 @@ Needs the extra `motet[espeak]`, see mtl/espeak.py.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
-import soundfile
 import soxr
 
 from mtl import espeak
 from mtl.espeak import EspeakError
 from pipelines.corpora.base import CorpusError
 from pipelines.corpora.voices import Voice, speakers
+from pipelines.data.sound import flac
 
 SAMPLE_RATE = 16000  # Hz
 MARGIN = 0.08  # s of silence kept before and after
@@ -58,9 +57,7 @@ def render(text: str, voice: Voice, noise: tuple[float, int] | None = None) -> b
     samples = synthesize(text, voice)
     if noise is not None:
         samples = _with_noise(samples, *noise)
-    file = io.BytesIO()
-    soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return file.getvalue()
+    return flac(samples, SAMPLE_RATE)
 
 
 def _sounding(samples: np.ndarray, rate: int) -> tuple[int, int]:

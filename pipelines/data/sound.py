@@ -107,6 +107,13 @@ def resample(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     return resampled
 
 
+def flac(waveform: np.ndarray, rate: int) -> bytes:
+    """(N,) float32 within [-1, 1] as a 16-bit FLAC file."""
+    file = io.BytesIO()
+    soundfile.write(file, waveform, rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
 def _read(file: io.BytesIO | int, name: str, start: float, duration: float | None) -> tuple[np.ndarray, int]:
     try:
         with soundfile.SoundFile(file, closefd=False) as sound:

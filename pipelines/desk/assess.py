@@ -144,9 +144,9 @@ def speech_on(
         chosen = spoken_rows(dataset, listening.rows)
         said = said_by(predictor, chosen, dataset, listeners, listening.rows, report)
         current.done(f"{len(chosen):,} recordings said again", None)
-    found = {kind: {name: asdict(figure) for name, figure in drawn.items()} for kind, drawn in figures(said).items()}
-    plain = {"figures": {k: {n: tuple(f.values()) for n, f in drawn.items()} for k, drawn in found.items()}}
-    return {"figures": found, "listeners": listening.models, "lines": lines(plain)}, counts(said)
+    drawn = figures(said)
+    plain = {kind: {name: figure._asdict() for name, figure in found.items()} for kind, found in drawn.items()}
+    return {"figures": plain, "listeners": listening.models, "lines": lines(drawn)}, counts(said)
 
 
 def one_split(store: Store, manifest: Manifest, split: str) -> Manifest:

@@ -25,8 +25,7 @@ from pipelines.desk.console import (
     table_of,
 )
 from pipelines.progress import display
-
-HEARD = ("transcript", "emotion", "speaker")  # in speech, by other models
+from pipelines.recipe.training import LISTENED
 
 
 @app.command()
@@ -210,8 +209,12 @@ def named(listeners: list[str] | None) -> dict[str, str] | None:
     if listeners is None:
         return None
     pairs = [text.partition("=") for text in listeners]
-    if wrong := [text for text, (task, _, name) in zip(listeners, pairs, strict=True) if task not in HEARD or not name]:
-        raise typer.BadParameter(f"--listener {wrong[0]}: expected {', '.join(HEARD)} = the name of a registered model")
+    if wrong := [
+        text for text, (task, _, name) in zip(listeners, pairs, strict=True) if task not in LISTENED or not name
+    ]:
+        raise typer.BadParameter(
+            f"--listener {wrong[0]}: expected {', '.join(LISTENED)} = the name of a registered model"
+        )
     return {task: name for task, _, name in pairs}
 
 

@@ -2,27 +2,28 @@
 
 listeners = listeners_of(registry, recipe.listening)                  # task -> champion, each trained apart
 heard = heard_by(listeners, {"synthesis": waves}, rate)               # task -> kind -> predictions
-distance(wave, recording, spec), answers_of(answers, of_recording)    # columns of SAID
+distance(Measured.of(wave, spec), of_recording), answers_of(answers, of_the_recording)      # columns of SAID
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import soxr
 import torch
 
 from mtl.audio import Spec, log_mel
 from mtl.distortion import compare
 from mtl.predictor import Prediction, Predictor
 from pipelines.data.pitch import pitch
-from pipelines.data.sound import decode
+from pipelines.data.sound import decode, resample
 from pipelines.data.source import read_audio
+from pipelines.registry.package import describe
 
 if TYPE_CHECKING:
     from pipelines.recipe import Listening
@@ -56,10 +57,14 @@ class NoListener(RuntimeError):
 
 @dataclass(frozen=True)
 class Listener:
-    """A model that hears speech, and the address of its weights."""
+    """A model that hears speech: the address of its weights, and how to load it, once and not before it is asked."""
 
-    predictor: Predictor
     address: str
+    load: Callable[[], Predictor]
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        return self.load()
 
 
 def listeners_of(registry: Registry, listening: Listening) -> dict[str, Listener]:
@@ -68,20 +73,19 @@ def listeners_of(registry: Registry, listening: Listening) -> dict[str, Listener
     Raises:
         NoListener: one of them is not there, or does not hear what it is asked.
     """
-    loaded: dict[str, Listener] = {}
+    known: dict[str, Listener] = {}  # one model may listen for several tasks
     found = {}
     for task, name in listening.models.items():
-        if name not in loaded:
-            champion = registry.champion(name)
-            if champion is None:
-                raise NoListener(
-                    f"listening.{task} is {name!r}, which has no champion in {registry.uri}: `motet nightly {name}` "
-                    f"makes one, --set listening.{task}=null does without"
-                )
-            loaded[name] = Listener(registry.load(champion.uri), champion.address)
-        if task not in (tasks := loaded[name].predictor.model.config.tasks):
+        champion = registry.champion(name)
+        if champion is None:
+            raise NoListener(
+                f"listening.{task} is {name!r}, which has no champion in {registry.uri}: `motet nightly {name}` "
+                f"makes one, --set listening.{task}=null does without"
+            )
+        folder = registry.folder(champion.uri)
+        if task not in (tasks := describe(folder).tasks):
             raise NoListener(f"listening.{task} is {name!r}, whose champion hears {', '.join(tasks)} and no {task}")
-        found[task] = loaded[name]
+        found[task] = known.setdefault(name, Listener(champion.address, partial(Predictor.load, folder)))
     return found
 
 
@@ -95,24 +99,34 @@ def heard_by(
 ) -> dict[str, dict[str, list[Prediction]]]:
     """Task -> kind of sound -> what the task's listener says of each (N,) at `rate` Hz."""
     found: dict[str, dict[str, list[Prediction]]] = {}
-    made: dict[int, dict[str, list[Prediction]]] = {}  # one model may listen for several tasks
+    made: dict[int, dict[str, list[Prediction]]] = {}  # by listener: one may listen for several tasks
     for task, listener in listeners.items():
-        if id(listener.predictor) not in made:
-            theirs = listener.predictor.features.sample_rate
-            made[id(listener.predictor)] = {
-                kind: listener.predictor.predict(
-                    [one if theirs == rate else soxr.resample(one, rate, theirs) for one in some]
-                )
+        if id(listener) not in made:
+            ear = listener.predictor
+            made[id(listener)] = {
+                kind: ear.predict([resample(one, rate, ear.features.sample_rate) for one in some])
                 for kind, some in sounds.items()
             }
-        found[task] = made[id(listener.predictor)]
+        found[task] = made[id(listener)]
     return found
 
 
-def distance(sound: np.ndarray, true: np.ndarray, spec: Spec) -> dict[str, float]:
-    """mcd, pitch, voicing and duration of a sound (N,) against a recording (M,), both at the spec's rate."""
-    mel, true_mel = (torch.from_numpy(log_mel(wave, spec)) for wave in (sound, true))
-    found = compare(mel, true_mel, pitch(sound, spec), pitch(true, spec))
+@dataclass(frozen=True)
+class Measured:
+    """A sound's log-mel (T, F) and the pitch of its frames (T,), Hz, 0 where unvoiced."""
+
+    mel: torch.Tensor
+    hertz: np.ndarray
+
+    @classmethod
+    def of(cls, sound: np.ndarray, spec: Spec) -> Measured:
+        """Of (N,) at the spec's rate."""
+        return cls(torch.from_numpy(log_mel(sound, spec)), pitch(sound, spec))
+
+
+def distance(sound: Measured, true: Measured) -> dict[str, float]:
+    """mcd, pitch, voicing and duration of a sound against a recording."""
+    found = compare(sound.mel, true.mel, sound.hertz, true.hertz)
     voiced = {} if math.isnan(found.pitch) else {"pitch": found.pitch}  # no frame where both have a voice
     return {**voiced, "mcd": found.mcd, "voicing": found.voicing, "duration": found.duration}
 

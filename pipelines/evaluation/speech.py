@@ -13,22 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from mtl.conversion import Converter
-from mtl.metrics import word_errors
+from mtl.metrics import mean, word_errors
 from mtl.speaking import Uttered
 from mtl.synthesiser import Synthesiser
 from pipelines.data.dataset import by_hash
-from pipelines.data.pitch import pitch
 from pipelines.evaluation.conversion import conversions
+from pipelines.evaluation.evaluate import bootstrapped
 from pipelines.evaluation.gates import RowCounts
-from pipelines.evaluation.hearing import CHUNK, SAID, Listener, answers_of, distance, heard_by, recording_of
+from pipelines.evaluation.hearing import CHUNK, SAID, Listener, Measured, answers_of, distance, heard_by, recording_of
 from pipelines.store import Store, fingerprint
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 VERSION = 2  # bump when the same models on the same rows would get other figures
 RECORDING, COPY, SYNTHESIS, MEAN = KINDS = ("recording", "copy-synthesis", "synthesis", "mean log-mel")
-RESAMPLES = 1000
 
 
 def listened(
@@ -90,19 +88,23 @@ def said_again(
     for start in range(0, len(rows), CHUNK):
         part = range(start, min(start + CHUNK, len(rows)))
         some = [rows[index] for index in part]
-        sounds = sounds_of(voice, some, dataset.features(part), dataset.store)
+        recordings = [recording_of(row, dataset.store, voice.features.sample_rate) for row in some]
+        true = [Measured.of(wave, voice.features) for wave in recordings]
+        sounds = sounds_of(voice, some, recordings, dataset.features(part), [one.hertz for one in true])
         heard = heard_by(listeners, sounds, voice.features.sample_rate)
         found = []
         for number, row in enumerate(some):
-            true = sounds[RECORDING][number]
             for kind in KINDS:
                 answers = {task: predictions[kind][number] for task, predictions in heard.items()}
                 own = heard["speaker"][RECORDING][number] if "speaker" in heard else None
+                off = {}
+                if kind != RECORDING:
+                    off = distance(Measured.of(sounds[kind][number], voice.features), true[number])
                 found.append(
                     {
                         **{name: row.get(name) for name in ("id", "speaker", "emotion", "text")},
                         "kind": kind,
-                        **(distance(sounds[kind][number], true, voice.features) if kind != RECORDING else {}),
+                        **off,
                         **answers_of(answers, own),
                     }
                 )
@@ -112,18 +114,21 @@ def said_again(
 
 
 def sounds_of(
-    voice: Synthesiser, rows: Sequence[Mapping[str, Any]], features: Sequence[np.ndarray], store: Store
+    voice: Synthesiser,
+    rows: Sequence[Mapping[str, Any]],
+    recordings: list[np.ndarray],
+    features: Sequence[np.ndarray],
+    hertz: Sequence[np.ndarray],
 ) -> dict[str, list[np.ndarray]]:
-    """KIND -> the sound (N,) of each row at the voice's sample rate."""
+    """KIND -> the sound (N,) of each row at the voice's sample rate.
+
+    recordings (N,), features (T, F), hertz (T,): of each row's recording.
+    """
     true = [torch.from_numpy(np.asarray(mel, dtype=np.float32)) for mel in features]
-    recordings = [recording_of(row, store, voice.features.sample_rate) for row in rows]
     mean = torch.tensor([scale.mean for scale in voice.code.mel])
     return {
         RECORDING: recordings,
-        COPY: [
-            voice.sound(mel, torch.from_numpy(pitch(wave, voice.features)))
-            for mel, wave in zip(true, recordings, strict=True)
-        ],
+        COPY: [voice.sound(mel, torch.from_numpy(line)) for mel, line in zip(true, hertz, strict=True)],
         SYNTHESIS: [voice.sound(uttered.mel, uttered.hertz) for uttered in uttered_of(voice, rows)],
         MEAN: [voice.sound(mean.expand(len(mel), -1)) for mel in true],
     }
@@ -152,9 +157,8 @@ def counts(said: pa.Table) -> dict[str, RowCounts]:
     return {metric: RowCounts(list(rows), np.asarray(list(rows.values()))) for metric, rows in found.items()}
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A mean over recordings with its 95 % bootstrap interval; all NaN where there is nothing to be told."""
+class Figure(NamedTuple):
+    """A mean over recordings with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -194,11 +198,7 @@ def figures(said: pa.Table) -> dict[str, dict[str, Figure]]:
 
 def _figure(pairs: np.ndarray) -> Figure:
     """Of (N, 2): the sum of the first over the sum of the second."""
-    drawn = np.random.default_rng(0).multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=RESAMPLES)
-    sums = drawn @ pairs
-    low, high = np.nanquantile(sums[:, 0] / np.maximum(sums[:, 1], 1e-12), [0.025, 0.975])
-    total = pairs.sum(axis=0)
-    return Figure(float(total[0] / total[1]), float(low), float(high))
+    return Figure(float(mean(pairs.sum(axis=0))), *bootstrapped(mean, pairs))
 
 
 def _percent(share: float | None) -> float | None:

@@ -103,6 +103,9 @@ class Search(Section):
         return self
 
 
+LISTENED = ("transcript", "emotion", "speaker")  # what other models are asked of speech
+
+
 class Listening(Section):
     """Which registered models hear what a model says, when it is evaluated; trained apart, and asked by no gradient."""
 
@@ -114,8 +117,7 @@ class Listening(Section):
     @property
     def models(self) -> dict[str, str]:
         """Task -> the name of the model that listens for it."""
-        named = {"transcript": self.transcript, "emotion": self.emotion, "speaker": self.speaker}
-        return {task: name for task, name in named.items() if name is not None}
+        return {task: name for task in LISTENED if (name := getattr(self, task)) is not None}
 
 
 class Gates(Section):

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from mtl.metrics import METRICS, in_unit
 from mtl.tasks.slots import bio_values
 from mtl.text import DIALOGUE, TURN, tokens_of
-from pipelines.data.sound import SoundError, decode
-from pipelines.data.source import read_audio
+from pipelines.data.sound import SoundError, flac
 from pipelines.evaluation.evaluate import Scores
 from pipelines.evaluation.gates import Decision
+from pipelines.evaluation.hearing import recording_of
 from pipelines.recipe import Gates
 from pipelines.report.report import SLOT_SEPARATOR, Confusion, Fault, Row, Translated
 from pipelines.store import Store
@@ -168,10 +166,8 @@ def _recording(row: Mapping[str, Any], store: Store, room: int) -> str:
     if row["audio"] is None:
         return ""
     try:
-        wave = decode(read_audio(row["audio"], store), AUDIO_RATE, row["start"] or 0.0, row["duration"])
+        wave = recording_of(row, store, AUDIO_RATE)
     except (SoundError, OSError):
         return ""  # a report is no reason to fail a night; the row is shown without its sound
-    file = io.BytesIO()
-    soundfile.write(file, wave, AUDIO_RATE, format="FLAC", subtype="PCM_16")
-    encoded = base64.b64encode(file.getvalue()).decode()
+    encoded = base64.b64encode(flac(wave, AUDIO_RATE)).decode()
     return encoded if len(encoded) <= room else ""

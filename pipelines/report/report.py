@@ -164,7 +164,7 @@ def render(night: Night) -> str:
             intervals={row.metric: Markup(_interval(row)) for row in night.metrics},
             curves={task: [Markup(chart) for chart in drawn] for task, drawn in curves(night.history).items()},
             throughput=[(name, Markup(chart)) for name, chart in _throughput(night.history)],
-            spoken=lines(night.speech) if night.speech else [],
+            spoken=lines(night.speech["figures"]) if night.speech else [],
             heard=Markup(charts.confusion_chart(**night.speech["confusion"])) if night.speech else "",
             drawings=[
                 {**asdict(item), "charts": [(caption, Markup(chart)) for caption, chart in item.charts]}

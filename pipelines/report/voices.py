@@ -16,10 +16,12 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 
 from mtl.audio import log_mel
 from pipelines.data.dataset import by_hash
+from pipelines.data.pitch import pitch
+from pipelines.data.sound import flac
+from pipelines.evaluation.hearing import recording_of
 from pipelines.evaluation.speech import COPY, RECORDING, SYNTHESIS, figures, sounds_of, uttered_of
 
 if TYPE_CHECKING:
@@ -37,12 +39,8 @@ QUIETEST = 9.0  # nats below the loudest frame: black
 def told(said: pa.Table, voice: Synthesiser, dataset: Dataset, listeners: Mapping[str, str]) -> dict[str, Any]:
     """figures: kind -> figure -> (value, low, high). listeners: task -> model. confusion: of the emotion, as it is
     heard in the synthesis: labels, counts. examples: what is heard and seen."""
-    drawn = {
-        kind: {name: (figure.value, figure.low, figure.high) for name, figure in found.items()}
-        for kind, found in figures(said).items()
-    }
     return {
-        "figures": drawn,
+        "figures": figures(said),
         "listeners": dict(listeners),
         "confusion": _confusion(said),
         "examples": _examples(said, voice, dataset),
@@ -71,7 +69,9 @@ def _examples(said: pa.Table, voice: Synthesiser, dataset: Dataset) -> list[dict
     rows = some.rows.to_pylist()
     if not rows:
         return []
-    sounds = sounds_of(voice, rows, some.features(range(len(rows))), dataset.store)
+    recordings = [recording_of(row, dataset.store, voice.features.sample_rate) for row in rows]
+    hertz = [pitch(wave, voice.features) for wave in recordings]
+    sounds = sounds_of(voice, rows, recordings, some.features(range(len(rows))), hertz)
     found = []
     for number, (row, uttered) in enumerate(zip(rows, uttered_of(voice, rows), strict=True)):
         borders = {RECORDING: row["durations"], COPY: row["durations"], SYNTHESIS: uttered.durations.tolist()}
@@ -82,7 +82,7 @@ def _examples(said: pa.Table, voice: Synthesiser, dataset: Dataset) -> list[dict
             views.append(
                 {
                     "kind": kind,
-                    "audio": _flac(wave, voice.features.sample_rate),
+                    "audio": base64.b64encode(flac(wave, voice.features.sample_rate)).decode(),
                     "picture": picture(log_mel(wave, voice.features), row["phones"], borders[kind]),
                     "heard": answer["heard"],
                     "mcd": answer["mcd"],
@@ -132,23 +132,10 @@ def _png(logmel: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _flac(wave: np.ndarray, rate: int) -> str:
-    file = io.BytesIO()
-    soundfile.write(file, wave, rate, format="FLAC", subtype="PCM_16")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def columns(shown: Mapping[str, Any]) -> list[str]:
-    """Figures that some kind has, in their order."""
-    return list(dict.fromkeys(name for drawn in shown["figures"].values() for name in drawn))
-
-
-def lines(shown: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A line a KIND, as it is printed."""
-    names = columns(shown)
-    return [
-        {"kind": kind, **{name: _cell(shown["figures"][kind].get(name)) for name in names}} for kind in shown["figures"]
-    ]
+def lines(drawn: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
+    """A line a kind, as it is printed, of what `figures` gives."""
+    names = list(dict.fromkeys(name for of_kind in drawn.values() for name in of_kind))  # that some kind has
+    return [{"kind": kind, **{name: _cell(of_kind.get(name)) for name in names}} for kind, of_kind in drawn.items()]
 
 
 def _cell(figure: Sequence[float] | None) -> str | None:
