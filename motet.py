@@ -200,21 +200,18 @@ def study_command(
         found = flows.study(
             recipe, root, overrides, seeds, kinds, split, share, wait, shares, few, modes, methods, dealt
         )
+    table = None
     if dealt is not None:
         title = f"{found['recordings']:,} recordings of {found['speakers']} speakers, each held out once"
-        emit(found, as_json, table_of(title, fold_rows(found), NUMBERS))
-        if not as_json:
-            print(f"\nreport      {found['report']}")
-        return
-    if modes or methods:
+        table = table_of(title, fold_rows(found), NUMBERS)
+    elif modes or methods:
         title = f"joint models by sharing mode and balancing method, %, on {found['scored']:,} {split} rows"
-        emit(found, as_json, table_of(title, variant_rows(found), NUMBERS))
-        if not as_json:
-            print(f"\nreport      {found['report']}")
-        return
-    if shares:
+        table = table_of(title, variant_rows(found), NUMBERS)
+    elif shares:
         title = f"joint and single-task models by share of the labels, on {found['rows']:,} {split} rows"
-        emit(found, as_json, table_of(title, label_rows(found), NUMBERS))
+        table = table_of(title, label_rows(found), NUMBERS)
+    if table is not None:
+        emit(found, as_json, table)
         if not as_json:
             print(f"\nreport      {found['report']}")
         return

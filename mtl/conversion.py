@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from mtl.audio import log_mel
-from mtl.distortion import align, cepstra
+from mtl.distortion import align, cepstra, cosines
 from mtl.phrasing import phrasing
 from mtl.predictor import Prediction, Predictor, PredictorError
-from mtl.speaking import foretell, melody, render, speak, whole
+from mtl.speaking import as_foretold, foretell, melody, render, whole
 from mtl.speech import NOBODY, Said
 from mtl.synthesiser import Synthesiser
 from mtl.tasks import Foretold
@@ -106,9 +106,10 @@ class Converter:
         own = self._manner(_label(heard, "speaker"), _label(heard, "emotion"))
         wanted = self._manner(speaker or _label(heard, "speaker"), emotion or _label(heard, "emotion"))
         mel = torch.from_numpy(log_mel(wave, self.voice.features))
-        (said,) = speak(self.model, [phones], [own[0]], [own[1]])
         before, after = foretell(self.model, [phones] * 2, [own[0], wanted[0]], [own[1], wanted[1]])
-        lasts = placed(said.durations.numpy(), *align(cepstra(said.mel.cpu()), cepstra(mel)), len(mel))
+        usual = as_foretold(phones, before, *own)
+        (said,) = render(self.model, [usual])
+        lasts = placed(usual.durations, *align(cepstra(said.cpu()), cepstra(mel)), len(mel))
         source = Said(phones, lasts, *self._phrasing(mel, lasts, hertz, before), *own)
         stretch = (after.durations / before.durations.clamp(min=0.1)).clamp(*STRETCH)
         target = Said(
@@ -166,10 +167,8 @@ def warped(source: np.ndarray, target: np.ndarray) -> Tensor:
 
 def envelope(mel: Tensor) -> Tensor:
     """(T, F) with its first KEPT cepstra alone, loudness among them."""
-    bins = mel.shape[-1]
-    order = torch.arange(min(KEPT, bins), dtype=mel.dtype)
-    basis = torch.cos(torch.pi * order * (torch.arange(bins, dtype=mel.dtype)[:, None] + 0.5) / bins)
-    basis = basis * torch.where(order == 0, 1 / bins, 2 / bins).sqrt()  # (F, KEPT), orthonormal
+    basis = cosines(mel, min(KEPT, mel.shape[-1]))
+    basis = basis / basis.norm(dim=0)  # (F, KEPT), orthonormal
     return mel @ basis @ basis.T
 
 

@@ -57,11 +57,15 @@ def distortions(one: Tensor, other: Tensor) -> Tensor:
 
 def cepstra(mel: Tensor) -> Tensor:
     """(T, 13) of log-mel power (T, F), without the 0th."""
+    return (mel / 2) @ (cosines(mel, CEPSTRA + 1)[:, 1:] * (2 / mel.shape[-1]))
+
+
+def cosines(mel: Tensor, orders: int) -> Tensor:
+    """(F, orders): the cosine series over the bins of (T, F), from the constant on, each with amplitude one."""
     bins = mel.shape[-1]
     place = torch.arange(bins, dtype=mel.dtype, device=mel.device)
-    order = torch.arange(1, CEPSTRA + 1, dtype=mel.dtype, device=mel.device)
-    basis = torch.cos(math.pi * order * (place[:, None] + 0.5) / bins) * (2 / bins)  # (F, 13)
-    return (mel / 2) @ basis
+    order = torch.arange(orders, dtype=mel.dtype, device=mel.device)
+    return torch.cos(math.pi * order * (place[:, None] + 0.5) / bins)
 
 
 def align(one: Tensor, other: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ from mtl.speech import Spoken
 from mtl.synthesis import Manner, PhoneFrontend
 from mtl.tasks import Classification, DialogueTask, States, Task, Transcript, Translation, Words, build_tasks
 from mtl.tasks.base import PHONES
-from mtl.text import SYNTHESIS, Codec
+from mtl.text import SYNTHESIS, Codec, speaks
 
 Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
 
@@ -67,7 +67,7 @@ class ModelConfig:
 
     @property
     def speaks(self) -> bool:
-        return set(SYNTHESIS) <= set(self.tasks)
+        return speaks(self.tasks)
 
     def to_json(self) -> dict[str, Any]:
         content = asdict(self)

@@ -64,12 +64,8 @@ def speak(
         ValueError: the model has no tasks `prosody` and `mel`.
     """
     rates = rates if rates is not None else [1.0] * len(phones)
-    saids = [
-        Said(one, whole(told.durations / rate).numpy(), told.pitch.numpy(), told.energy.numpy(), speaker, emotion)
-        for one, told, rate, speaker, emotion in zip(
-            phones, foretell(model, phones, speakers, emotions), rates, speakers, emotions, strict=True
-        )
-    ]
+    told = foretell(model, phones, speakers, emotions)
+    saids = [as_foretold(*one) for one in zip(phones, told, speakers, emotions, rates, strict=True)]
     mels = render(model, saids)
     return [
         Uttered(mel, melody(model, said), torch.from_numpy(said.durations))
@@ -91,6 +87,12 @@ def foretell(
     states = model.encode_phones(spoken, ("prosody",))
     found = cast(Prosody, model.task("prosody")).decode(states["prosody"])
     return [Foretold(one.durations.cpu(), one.pitch.cpu(), one.energy.cpu()) for one in found]
+
+
+def as_foretold(phones: np.ndarray, told: Foretold, speaker: int, emotion: int, rate: float = 1.0) -> Said:
+    """Phones (P,) to be said as it was foretold, `rate` times as fast."""
+    durations = whole(told.durations / rate).numpy()
+    return Said(phones, durations, told.pitch.numpy(), told.energy.numpy(), speaker, emotion)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import io
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,11 @@ TURN = "|"  # the word that each turn of a context begins with; no normalised te
 CONTEXT_WORDS = 64  # of the turns before, the latest
 MAX_WORD_CHARACTERS = 20
 _NOT_SPOKEN = re.compile(r"[^\w' ]+|_", re.UNICODE)
+
+
+def speaks(tasks: Collection[str]) -> bool:
+    """Whether a model of these tasks can say a text."""
+    return set(SYNTHESIS) <= set(tasks)
 
 
 def normalise(text: str) -> str:

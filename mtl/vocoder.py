@@ -80,10 +80,10 @@ class GriffinLim:
 
     def _shaped(self, spectrum: Tensor, logmel: Tensor) -> Tensor:
         """The spectrum (T, bins), each frame scaled smoothly over its bins until it has the log-mel (T, F)."""
-        spread = self.filters.sum(dim=1) + TINY
+        spread, wanted = self.filters.sum(dim=1) + TINY, logmel.float().exp()
         for _ in range(SHAPINGS):
             mel = (spectrum.abs().square() @ self.filters).clamp(min=TINY)
-            gain = (logmel.float().exp() / mel) @ self.filters.T / spread
+            gain = (wanted / mel) @ self.filters.T / spread
             spectrum = spectrum * gain.clamp(*GAINS).sqrt()
         return spectrum
 

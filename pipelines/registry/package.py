@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
 from mtl.phonemes import CHARACTERS
-from mtl.text import DIALOGUE, PHRASED, REGRESSION, SYNTHESIS
+from mtl.text import DIALOGUE, PHRASED, REGRESSION, SYNTHESIS, speaks
 from pipelines.registry.tracking import quiet_mlflow
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
     inputs: list[Any] = [optional("audio"), optional("text")]
     if set(tasks) & set(DIALOGUE):
         inputs.append(ColSpec(Array(DataType.string), "context", required=False))
-    outputs: list[Any] = [optional("speech")] if set(SYNTHESIS) <= set(tasks) else []
+    outputs: list[Any] = [optional("speech")] if speaks(tasks) else []
     for task in tasks:
         if task in SYNTHESIS:
             continue
@@ -135,7 +135,7 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
             ParamSpec("hot_weight", DataType.double, WEIGHT),
             ParamSpec("n_best", DataType.long, 1),
         ]
-    if set(SYNTHESIS) <= set(tasks):
+    if speaks(tasks):
         params += [
             ParamSpec("speaker", DataType.string, ""),
             ParamSpec("emotion", DataType.string, ""),
@@ -153,7 +153,7 @@ def example(tasks: tuple[str, ...]) -> pd.DataFrame:
     import pandas as pd
     import soundfile
 
-    if set(tasks) - HEARING or set(SYNTHESIS) <= set(tasks):
+    if set(tasks) - HEARING or speaks(tasks):
         return pd.DataFrame({"text": ["turn on the light in the kitchen"]})
     tone = io.BytesIO()
     soundfile.write(tone, 0.1 * np.sin(np.arange(8000) * 2 * np.pi * 440 / 16000), 16000, format="FLAC")

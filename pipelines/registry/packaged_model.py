@@ -79,9 +79,9 @@ class SpeechService(PythonModel):
         rows = model_input.to_dict("records")
         inputs = [_input(row, number, rate) for number, row in enumerate(rows)]
         predictions = predictor.predict(inputs, [_turns(row, number) for number, row in enumerate(rows)])
-        tasks = self.predictor.model.config.tasks
-        table = as_table(predictions, tasks, model_input.index)
-        if set(SYNTHESIS) <= set(tasks):
+        config = self.predictor.model.config
+        table = as_table(predictions, config.tasks, model_input.index)
+        if config.speaks:
             table.insert(0, "speech", self._spoken(inputs, asked))
         return table
 

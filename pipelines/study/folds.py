@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mtl.metrics import METRICS
 from mtl.text import CLASSIFICATION
-from mtl.transfer import Tasks
+from mtl.transfer import Tasks, estimate, resampled
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.report import charts
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from pipelines.progress import Report
     from pipelines.registry.tracking import Run
 
-RESAMPLES = 1000
 JOINT, ALONE = "joint", "alone"
 
 
@@ -167,30 +167,24 @@ def _answers(studies: Sequence[Study], cell: Tasks, task: str) -> _Answers | Non
 
 
 def _figures(answers: _Answers) -> dict[str, float]:
-    """Accuracy and recall with their intervals: speakers and seeds are drawn with replacement."""
+    """Accuracy and recall, means over seeds, with their intervals: speakers and seeds are drawn with replacement."""
     labels, speakers = np.unique(answers.wanted), np.unique(answers.speakers)
-    seeds = len(answers.wanted)
     # (S, speakers, labels): right answers, and rows.
-    right, there = np.zeros((2, seeds, len(speakers), len(labels)))
-    for place in range(seeds):
-        who, what = np.searchsorted(speakers, answers.speakers), np.searchsorted(labels, answers.wanted[place])
+    right, there = np.zeros((2, len(answers.wanted), len(speakers), len(labels)))
+    who = np.searchsorted(speakers, answers.speakers)
+    for place, (wanted, got) in enumerate(zip(answers.wanted, answers.got, strict=True)):
+        what = np.searchsorted(labels, wanted)
         np.add.at(there[place], (who, what), 1)
-        np.add.at(right[place], (who, what), answers.wanted[place] == answers.got[place])
-    rng = np.random.default_rng(0)
-    drawn = [np.ones((1, seeds, len(speakers)))]
-    for _ in range(RESAMPLES):
-        times = np.bincount(rng.integers(0, len(speakers), len(speakers)), minlength=len(speakers))
-        of_seeds = np.bincount(rng.integers(0, seeds, seeds), minlength=seeds)
-        drawn.append((of_seeds[:, None] * times)[None].astype(float))
-    weight = np.concatenate(drawn)  # (1 + R, S, speakers)
-    sums = np.einsum("rsp,spl->rl", weight, right), np.einsum("rsp,spl->rl", weight, there)
-    accuracy = 100 * sums[0].sum(axis=1) / sums[1].sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        recall = 100 * np.nanmean(sums[0] / sums[1], axis=1)
+        np.add.at(right[place], (who, what), wanted == got)
+    counts = {
+        "accuracy": np.stack((right.sum(axis=2), there.sum(axis=2)), axis=2),
+        "recall": np.concatenate((right, there), axis=2),
+    }
+    metrics = {"accuracy": METRICS["emotion/accuracy"], "recall": METRICS["emotion/balanced_accuracy"]}
     found: dict[str, float] = {}
-    for name, values in (("accuracy", accuracy), ("recall", recall)):
-        low, high = np.quantile(values[1:], [0.025, 0.975])
-        found |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+    for name, draws in resampled(counts, metrics).items():
+        drawn = estimate(draws)
+        found |= {name: drawn.value, f"{name}_low": drawn.low, f"{name}_high": drawn.high}
     return found
 
 
