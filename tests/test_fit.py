@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mtl import checkpoint
-from mtl.fit import FitConfig, NonFiniteLoss, fit, kept_weights, learning_rate_factor, with_settings
+from mtl.fit import FitConfig, NonFiniteLoss, bf16_pays, fit, kept_weights, learning_rate_factor, with_settings
 from mtl.model import build_model
 
 CONFIG = FitConfig(epochs=3, learning_rate=1e-2, device="cpu", seed=7)
@@ -188,3 +188,15 @@ def test_schedule():
     assert factors[:3] == [0.5, 1.0, 1.0]
     assert factors[6] == pytest.approx(0.5)
     assert factors[-1] == pytest.approx(0.0381, abs=1e-4)  # 0.5 (1 + cos(7 pi / 8))
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx", "width", "pays"),
+    [(True, True, 128, False), (True, True, 384, True), (False, True, 128, True), (False, False, 384, False)],
+)
+def test_bf16_is_taken_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx: bool, width: int, pays: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    assert bf16_pays(torch.device("cpu"), width) == pays

@@ -26,7 +26,7 @@ class Trainer(Section):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
     weight_decay: float = Field(1e-2, ge=0)
     clip_norm: float = Field(5.0, gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device is made for it")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
     micro_batches: int = Field(1, ge=1, description="micro-batches a step, dealt over workers and accumulation")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 switches it off")
     workers: int = Field(1, ge=1)
