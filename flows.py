@@ -72,6 +72,7 @@ def stage(name: str, retries: int = 2) -> Any:
 
 ingest = stage("ingest")(night.ingest)
 features = stage("features")(night.features)
+waveforms = stage("waveforms")(night.waveforms)
 alignment = stage("alignment")(night.alignment)
 prosody = stage("prosody")(night.prosody)
 train = stage("train", retries=0)(night.train)  # Ray Train restarts workers itself, from their checkpoint
@@ -130,16 +131,19 @@ def extracted(root: str, recipe: Recipe) -> Iterator[tuple[str, list[Ref], list[
 
 
 def derived(root: str, key: str, recipe: Recipe, utterances: list[Ref]) -> list[Done]:
-    """What is made of the recordings: features, and for a model that speaks how their phones are said."""
-    heard = features(root, key, utterances)
-    if not recipe.phrased:
-        return [heard]
-    aligned = alignment(root, key, utterances, heard.value)
-    return [heard, aligned, prosody(root, key, utterances, aligned.value)]
+    """What is made of the recordings: features, for a model that speaks how their phones are said, for a vocoder
+    their samples."""
+    made = [features(root, key, utterances)]
+    if recipe.phrased:
+        aligned = alignment(root, key, utterances, made[0].value)
+        made += [aligned, prosody(root, key, utterances, aligned.value)]
+    if recipe.sounds:
+        made.append(waveforms(root, key, utterances))
+    return made
 
 
 def data_of(made: list[Done]) -> list[Ref]:
-    """What training reads of what is derived: features, and prosody, in which the alignment is contained."""
+    """What training reads of what is derived: all but the alignment, which is contained in the prosody."""
     return [ref for done in made if done.stage != "alignment" for ref in done.value]
 
 

@@ -60,6 +60,8 @@ class Batch:
     context (B, C), context_characters (B, C, c), context_lengths (B,): words of the turns before; None where no row
         has any.
     spoken: phones and how they are said; None where no row has any.
+    waves (B, N) int16, wave_lengths (B,): the recordings that the features are of, from the same first sample on,
+        length 0 where it is not there; None where they were not asked for.
     """
 
     ids: tuple[str, ...]
@@ -79,6 +81,8 @@ class Batch:
     context_characters: Tensor | None = None
     context_lengths: Tensor | None = None
     spoken: Spoken | None = None
+    waves: Tensor | None = None
+    wave_lengths: Tensor | None = None
 
     @property
     def group(self) -> str:
@@ -134,8 +138,12 @@ class Batch:
         return replace(self, **moved, labels=labels, spoken=None if self.spoken is None else self.spoken.to(device))
 
 
-def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None = None) -> Batch:
-    """Pads examples into a batch; `features` holds one (T, F) array for each, of any float type."""
+def collate(
+    examples: Sequence[Example],
+    features: Sequence[np.ndarray] | None = None,
+    waves: Sequence[np.ndarray] | None = None,
+) -> Batch:
+    """Pads examples into a batch; of each, features (T, F) of any float type, and waves (N,) int16 or empty."""
     if not examples:
         raise ValueError("collate was given no examples; a batch holds at least one")
     if features is not None and len(features) != len(examples):
@@ -148,6 +156,7 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
     units, unit_lengths = _pad([example.units for example in examples], 0)
     context, context_characters, context_lengths = _context(examples)
     targets, target_lengths = _pad([example.targets for example in examples], 0)
+    sounds, wave_lengths = _pad_frames([wave[:, None] for wave in waves]) if waves is not None else (None, None)
     return Batch(
         ids=tuple(example.id for example in examples),
         features=frames,
@@ -169,6 +178,8 @@ def collate(examples: Sequence[Example], features: Sequence[np.ndarray] | None =
         context_characters=context_characters,
         context_lengths=context_lengths,
         spoken=pad([example.said for example in examples]) if features is not None else None,
+        waves=sounds[..., 0] if sounds is not None else None,
+        wave_lengths=wave_lengths,
     )
 
 

@@ -52,16 +52,16 @@ class Converted:
 
 
 class Converter:
-    """A Predictor's tasks `phones`, `prosody` and `mel`, and a vocoder.
+    """A Predictor's tasks `phones`, `prosody` and `mel`, and a vocoder: another model's, where one is given.
 
     Raises:
-        PredictorError: the model does not speak, or does not hear phones.
+        PredictorError: the model does not speak, or does not hear phones, or the vocoder is none for it.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, vocoder: Predictor | None = None) -> None:
         if "phones" not in predictor.model.config.tasks:
             raise PredictorError("the model cannot convert: it has no task phones, which hears what is said")
-        self.predictor, self.voice = predictor, Synthesiser(predictor)
+        self.predictor, self.voice = predictor, Synthesiser(predictor, vocoder)
         self.model, self.code = self.voice.model, self.voice.code
 
     def convert(

@@ -126,6 +126,17 @@ def _accuracy(name: str) -> Metric:
     return Metric(name, "higher", ("correct", "rows"), ratio)
 
 
+def _heard(task: str) -> tuple[Metric, ...]:
+    """Of test rows said from their text, or turned back into sound, as other models hear them; see
+    pipelines/evaluation/speech.py."""
+    return (
+        Metric(f"{task}/wer", "lower", ("errors", "words"), ratio, tolerance=2.0),
+        Metric(f"{task}/added_wer", "lower", ("errors beyond the recording's", "words"), ratio, tolerance=2.0),
+        Metric(f"{task}/emotion", "higher", ("as meant", "rows"), ratio, tolerance=3.0),
+        Metric(f"{task}/speaker", "higher", ("as meant", "rows"), ratio, tolerance=3.0),
+    )
+
+
 _BLEU_COLUMNS = ("length", "wanted", *(f"matched_{n}" for n in range(1, 5)), *(f"total_{n}" for n in range(1, 5)))
 _CHRF_COLUMNS = tuple(f"{kind}_{n}" for n in range(1, 7) for kind in ("answer", "wanted", "both"))
 METRICS: dict[str, Metric] = {
@@ -162,11 +173,10 @@ METRICS: dict[str, Metric] = {
         Metric("mel/mcd", "lower", ("decibels", "frames"), mean, tolerance=0.2, unit="dB"),
         Metric("prosody/duration", "lower", ("milliseconds", "phones"), mean, tolerance=2.0, unit="ms"),
         Metric("prosody/pitch", "lower", ("cents²", "phones"), root_mean, tolerance=10.0, unit="cents"),
-        # Of test rows said from their text, as other models hear them; see pipelines/evaluation/speech.py.
-        Metric("mel/wer", "lower", ("errors", "words"), ratio, tolerance=2.0),
-        Metric("mel/added_wer", "lower", ("errors beyond the recording's", "words"), ratio, tolerance=2.0),
-        Metric("mel/emotion", "higher", ("as meant", "rows"), ratio, tolerance=3.0),
-        Metric("mel/speaker", "higher", ("as meant", "rows"), ratio, tolerance=3.0),
+        # Of recordings' log-mels turned back into sound; see mtl.resounding.
+        Metric("waveform/lsd", "lower", ("decibels", "windows"), mean, tolerance=0.2, unit="dB"),
+        Metric("waveform/mcd", "lower", ("decibels", "frames"), mean, tolerance=0.2, unit="dB"),
+        *(metric for task in ("mel", "waveform") for metric in _heard(task)),
         _accuracy("slots/frame_accuracy"),  # intent and every slot right, from audio
         _accuracy("slots/text_frame_accuracy"),  # the literature's "whole sentence", from text
     )
@@ -258,6 +268,9 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
         if echo.phones:
             found["prosody/duration"] = (echo.duration_error, echo.phones)
             found["prosody/pitch"] = (echo.pitch_error, echo.phones)
+    if made := prediction.resounded:
+        found["waveform/lsd"] = (made.distance, made.windows)
+        found["waveform/mcd"] = (made.distortion, made.frames)
     for task, label in prediction.labels.items():
         metric = f"{task}/{prefix}accuracy"
         if task != "speaker" and row.get(task) is not None and metric in METRICS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -17,72 +17,22 @@ from torch import Tensor, nn
 
 from mtl.align import viterbi, word_spans
 from mtl.batch import IGNORE, Batch, collate
+from mtl.config import ModelConfig
+from mtl.consistency import misheard
 from mtl.decode import Path, best_path
-from mtl.decoder import DecoderConfig
-from mtl.domains import DomainConfig, Domains
+from mtl.domains import Domains
 from mtl.encoder import Encoder
 from mtl.frontends import AudioFrontend, TextFrontend, drop_shares
-from mtl.recognised import Heard, choose, read, readable, tags_of
+from mtl.recognised import Heard, choose, placed, read, readable, tags_at, tags_of
+from mtl.reversal import reverse
 from mtl.sharing import TRUNKS, Trunk
 from mtl.speech import Spoken
 from mtl.synthesis import Manner, PhoneFrontend
-from mtl.tasks import Classification, DialogueTask, States, Task, Transcript, Translation, Words, build_tasks
-from mtl.tasks.base import PHONES
-from mtl.text import SYNTHESIS, Codec, speaks
+from mtl.tasks import Classification, DialogueTask, Mel, States, Task, Transcript, Translation, Words, build_tasks
+from mtl.tasks.base import PHONES, SOUND
+from mtl.text import SYNTHESIS, Codec
 
 Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Everything that fixes a model's shape; JSON through `to_json`."""
-
-    tasks: tuple[str, ...]
-    bins: int = 80
-    width: int = 144
-    blocks: int = 6
-    heads: int = 4
-    kernel: int = 15
-    expansion: int = 4
-    hidden: int | None = None  # units of the encoder's feed-forward layers, in place of expansion x width
-    subsampling: int = 4
-    dropout: float = 0.1
-    word_dropout: float = 0.05
-    rare_words: float = 0.0  # how much more often a rare word is dropped: alpha of frontends.drop_shares
-    crf: bool = False  # over the tags of slots
-    lstm: int = 0  # layers that read a sentence before the encoder does
-    sharing: str = "hard"
-    strength: float = 1e-3  # lambda of the soft penalty
-    distance: str = "l2"
-    experts: int = 4  # of mmoe
-    shared_experts: int = 1  # of ple, beside one for each task
-    expert_blocks: int = 1  # the last blocks, which are experts in mmoe and ple
-    bottleneck: int = 32  # units of an adapter, or of what makes an attention mask
-    graph: tuple[tuple[str, str], ...] | None = None  # pairs of tasks; None: mtl.sharing.graph.DEFAULT_GRAPH
-    recognised: float = 0.0  # share of recordings that are trained on the words that the recogniser hears
-    error_limit: float = 0.5  # word errors per true word beyond which a recording keeps its true words
-    read: bool = False  # recordings train the text front-end too, by their words
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)  # of the task "translation"
-    domains: DomainConfig = field(default_factory=DomainConfig)  # what it is told of a recording's domain
-
-    @property
-    def speaks(self) -> bool:
-        return speaks(self.tasks)
-
-    def to_json(self) -> dict[str, Any]:
-        content = asdict(self)
-        if not self.domains.on:  # a model that is told nothing is written as it always was
-            content.pop("domains")
-        return content
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> ModelConfig:
-        graph = content.get("graph")
-        pairs = None if graph is None else tuple((one, other) for one, other in graph)
-        decoder = DecoderConfig(**content.get("decoder", {}))
-        domains = DomainConfig(**content.get("domains", {}))
-        nested = {"tasks": tuple(content["tasks"]), "graph": pairs, "decoder": decoder, "domains": domains}
-        return cls(**{**content, **nested})
 
 
 class SpeechModel(nn.Module):
@@ -131,7 +81,10 @@ class SpeechModel(nn.Module):
             config.decoder,
             crf=config.crf,
             read=config.lstm > 0,
+            vocoder=config.vocoder,
+            adversarial=config.adversarial,
         )
+        self.listening = False  # to itself; see mtl.consistency
         self.domains: Domains | None = None
         if config.domains.on:  # last, so that all else starts as it does without them
             self.domains = Domains(len(codec.domains), config.width, config.domains, config.dropout)
@@ -165,7 +118,8 @@ class SpeechModel(nn.Module):
         return found
 
     def _tasks_of(self, batch: Batch) -> list[str]:
-        groups = {batch.group, PHONES} if batch.spoken is not None else {batch.group}
+        there = {batch.group: True, PHONES: batch.spoken is not None, SOUND: batch.waves is not None}
+        groups = {group for group, known in there.items() if known}
         return [name for name in self.config.tasks if groups.intersection(self.task(name).groups)]
 
     def _reads(self, batch: Batch) -> bool:
@@ -221,23 +175,44 @@ class SpeechModel(nn.Module):
         by_word = reads or (batch.group == "audio" and "slots" in labelled)
         if by_word and "transcript" not in self.config.tasks:
             raise ValueError("slots in audio need the task 'transcript', which says where the words are")
-        speaking = [name for name in labelled if PHONES in self.task(name).groups]
-        labelled = [name for name in labelled if name not in speaking]
+        speaking, sounding = (
+            [name for name in labelled if group in self.task(name).groups] for group in (PHONES, SOUND)
+        )
+        labelled = [name for name in labelled if name not in (*speaking, *sounding)]
         # Its states are asked for where its loss is not, too: a stage of a curriculum may leave it out.
         asked = [*labelled, "transcript"] if by_word and "transcript" not in labelled else labelled
         states = self.encode(batch, asked) if asked else {}
         heard = self.training_words(states["transcript"], batch) if by_word else []
         if by_word and "slots" in labelled:
             states["slots"] = replace(states["slots"], words=self._tagged(heard, batch))
-        found = {name: self.task(name).loss(states[name], batch) for name in labelled}
+        found = {name: self._loss(name, states[name], batch) for name in labelled}
         if reads:
             self._read_too(found, batch, states["transcript"], heard)
         if speaking and batch.spoken is not None:
             said = batch.rows(batch.spoken.lengths.nonzero()[:, 0])
             assert said.spoken is not None, "it was there before"
             for name, state in self.encode_phones(said.spoken, speaking).items():
-                found[name] = self.task(name).loss(state, said)
+                found[name] = self._spoken_loss(name, state, said)
+        if sounding and batch.features is not None and batch.feature_lengths is not None:
+            given = States(batch.features, batch.feature_lengths)
+            found |= {name: self.task(name).loss(given, batch) for name in sounding}
         return found
+
+    def _loss(self, name: str, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A task's own loss, its gradient turned round where what is shared is to forget it."""
+        if strength := dict(self.config.reversal).get(name):
+            states = replace(states, hidden=reverse(states.hidden, strength))
+        return self.task(name).loss(states, batch)
+
+    def _spoken_loss(self, name: str, states: States, said: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of a task that speaks, what the model hears in its log-mels among it, if that is asked for."""
+        if name != "mel" or not self.config.consistency or said.spoken is None:
+            return self.task(name).loss(states, said)
+        mel = cast(Mel, self.task(name))
+        made, lengths = mel(states, said.spoken)
+        loss, count = mel.error(made, lengths, said)
+        wrong = misheard(self, mel.raised(made), lengths, said)
+        return loss + self.config.consistency * (wrong * lengths).sum(), count
 
     def _read_too(
         self, found: dict[str, tuple[Tensor, Tensor]], batch: Batch, states: States, heard: list[Heard]
@@ -252,7 +227,7 @@ class SpeechModel(nn.Module):
         text = read(batch, rows, heard, self.codec)
         for name, state in self.encode(text, names).items():
             loss, count = found[name]
-            found[name] = loss + self.task(name).loss(state, text)[0], count + counts[name]
+            found[name] = loss + self._loss(name, state, text)[0], count + counts[name]
 
     def training_words(self, states: States, batch: Batch) -> list[Heard]:
         """What each recording is trained on: its true words, by the recogniser's Viterbi path, or those that its best
@@ -265,7 +240,7 @@ class SpeechModel(nn.Module):
         rows = []
         for row, (units, length) in enumerate(zip(batch.units.cpu(), batch.unit_lengths.tolist(), strict=True)):
             spans = word_spans(self.codec.units.pieces(units[:length].tolist()), frames[row, :length])
-            rows.append(Heard(spans, _tags(batch.slots[row], int(batch.word_lengths[row]), names), False))
+            rows.append(Heard(spans, tags_at(batch.slots[row], int(batch.word_lengths[row]), names), False))
         if not self.config.recognised:
             return rows
         drawn = torch.rand(len(rows)) < self.config.recognised
@@ -279,11 +254,11 @@ class SpeechModel(nn.Module):
         """The words' places; their tags too, where some of them are not the true ones."""
         spans, width = [one.spans for one in heard], batch.slots.shape[1]
         if not any(one.recognised for one in heard):
-            return _words(spans, width, batch.slots.device)
+            return placed(spans, width, batch.slots.device)
         width = max(width, *map(len, spans))
-        words = _words(spans, width, batch.slots.device)
-        placed = Transcript.alignable(batch, self.lengths(batch))
-        tags = tags_of(heard, self.codec, width).to(batch.slots.device).masked_fill(~placed[:, None], IGNORE)
+        words = placed(spans, width, batch.slots.device)
+        there = Transcript.alignable(batch, self.lengths(batch))
+        tags = tags_of(heard, self.codec, width).to(batch.slots.device).masked_fill(~there[:, None], IGNORE)
         return replace(words, tags=tags)
 
     @torch.no_grad()
@@ -300,7 +275,7 @@ class SpeechModel(nn.Module):
         "translation": Generated; "voice": the speaker's embedding (D,); the rest: (class, probability).
         """
         tasks = [name for name in self.config.tasks if batch.group in self.task(name).groups]
-        states = self.encode(batch, tasks)
+        states = self.encode(batch, tasks) if tasks else {}
         found: dict[str, list[Any]] = {}
         if "transcript" in states:
             heard = cast(Transcript, self.task("transcript"))
@@ -317,7 +292,7 @@ class SpeechModel(nn.Module):
                 if "words" not in found:
                     continue
                 most = max(1, *(len(row) for row in found["words"]))
-                words = _words(found["words"], most, self.device)
+                words = placed(found["words"], most, self.device)
                 states[name] = replace(states[name], words=words)
             if name in second:
                 found[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
@@ -363,9 +338,17 @@ class SpeechModel(nn.Module):
 
     @contextmanager
     def entries(self) -> Iterator[list[Tensor]]:
-        """The trunk's inputs (B, T, D), one for each forward pass within the block, with their graphs."""
+        """The trunk's inputs (B, T, D), one for each forward pass within the block, with their graphs.
+
+        But for those while it is held: what goes through it then is on the way to another task's own loss.
+        """
         found: list[Tensor] = []
-        with self.trunk.register_forward_pre_hook(lambda _, arguments: found.append(arguments[0])):
+
+        def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if not self.listening:
+                found.append(arguments[0])
+
+        with self.trunk.register_forward_pre_hook(enter):
             yield found
 
     def shared_parts(self) -> dict[str, list[nn.Parameter]]:
@@ -391,21 +374,6 @@ class SpeechModel(nn.Module):
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""
         return self.trunk.penalty()
-
-
-def _tags(tags: Tensor, words: int, names: Sequence[str]) -> list[str | None] | None:
-    """Names of a row's tags (L,), None for one that is not labelled; None for a row without any."""
-    found = [names[tag] if tag != IGNORE else None for tag in tags[:words].tolist()]
-    return found if any(tag is not None for tag in found) else None
-
-
-def _words(rows: list[list[tuple[str, int, int]]], width: int, device: torch.device) -> Words:
-    spans = torch.full((len(rows), width, 2), -1)
-    for row, words in enumerate(rows):
-        for position, (_, start, end) in enumerate(words[:width]):
-            spans[row, position, 0], spans[row, position, 1] = start, end
-    spans = spans.to(device)
-    return Words(spans[..., 0], spans[..., 1])
 
 
 def build_model(config: ModelConfig, codec: Codec) -> SpeechModel:

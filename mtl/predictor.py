@@ -22,12 +22,14 @@ from safetensors.torch import load_file, save_file
 from mtl.audio import FeatureSpec, log_mel
 from mtl.batch import Batch, chunks, collate
 from mtl.beam import NO_HOT_WORDS, Beam, BeamConfig
+from mtl.config import ModelConfig
 from mtl.decode import Alternative
 from mtl.decode import Path as Heard
 from mtl.generation import Generated
 from mtl.hotwords import WEIGHT, HotWords
-from mtl.model import ModelConfig, Recogniser, SpeechModel
+from mtl.model import Recogniser, SpeechModel
 from mtl.ngram import NGram
+from mtl.resounding import Resounded, resound
 from mtl.speaking import Echo, echo
 from mtl.tasks.slots import bio_values
 from mtl.text import REGRESSION, Codec, normalise
@@ -71,7 +73,7 @@ class Prediction:
     numbers: of the tasks tempo and intonation, in UNITS. voice: the speaker's embedding (D,), comparable by cosine.
     alternatives: the n best transcripts, `text` first, with what mtl.decode.Alternative calls their confidence; empty
     unless they were asked for. echo: what the recording is like when a model that speaks says it again, where its
-    phones are known.
+    phones are known. resounded: what its own log-mel is like as a vocoder's sound, where its waveform is known.
     """
 
     text: str | None
@@ -84,6 +86,7 @@ class Prediction:
     numbers: Mapping[str, float] = field(default_factory=dict)
     alternatives: tuple[Alternative, ...] = ()
     echo: Echo | None = None
+    resounded: Resounded | None = None
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"text": self.text, "words": [asdict(word) for word in self.words]}
@@ -195,6 +198,7 @@ class Predictor:
         heard = batch.to(self.model.device)
         raw = self.model.predict(heard, recogniser or self.recogniser, self.reread, self.search)
         raw["echo"] = echo(self.model, heard, self.features.hop_ms)
+        raw["resounded"] = resound(self.model, heard, self.features)
         return [self._prediction(raw, row, tokens[row] if tokens is not None else None) for row in range(len(batch))]
 
     def _prediction(self, raw: dict[str, list[Any]], row: int, tokens: Sequence[str] | None) -> Prediction:
@@ -219,6 +223,7 @@ class Predictor:
             phones=self._phones(raw["phones"][row]) if "phones" in raw else None,
             alternatives=raw["transcript"][row].alternatives if "transcript" in raw else (),
             echo=raw["echo"][row],
+            resounded=raw["resounded"][row],
         )
 
     def _phones(self, path: Heard) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mtl.batch import IGNORE, Batch, Example, collate
+from mtl.tasks.base import Words
 from mtl.text import Codec
 
 Span = tuple[str, int, int]  # a word with its first frame and one past its last
@@ -152,3 +153,19 @@ def read(batch: Batch, rows: Tensor, heard: Sequence[Heard], codec: Codec) -> Ba
         target_lengths=batch.target_lengths[chosen],
         labels={task: label[chosen] for task, label in batch.labels.items()},
     )
+
+
+def tags_at(tags: Tensor, words: int, names: Sequence[str]) -> list[str | None] | None:
+    """Names of a row's tags (L,), None for one that is not labelled; None for a row without any."""
+    found = [names[tag] if tag != IGNORE else None for tag in tags[:words].tolist()]
+    return found if any(tag is not None for tag in found) else None
+
+
+def placed(rows: list[list[Span]], width: int, device: torch.device) -> Words:
+    """Where the words of each row lie; width: of the longest row."""
+    spans = torch.full((len(rows), width, 2), -1)
+    for row, words in enumerate(rows):
+        for position, (_, start, end) in enumerate(words[:width]):
+            spans[row, position, 0], spans[row, position, 1] = start, end
+    spans = spans.to(device)
+    return Words(spans[..., 0], spans[..., 1])

@@ -17,33 +17,32 @@ from torch import Tensor
 from mtl.batch import chunks
 from mtl.phonemes import Phonemiser, UnspeakableText
 from mtl.predictor import Predictor, PredictorError
+from mtl.sounding import Sounding
 from mtl.speaking import Uttered, speak
 from mtl.speech import NOBODY
 from mtl.text import SYNTHESIS
-from mtl.vocoder import GriffinLim
 
 RATES = (0.25, 4.0)  # of speech, against that of training
 BATCH_PHONES = 2000  # of one forward pass, padding counted
 USUAL_EMOTION = "neutral"
-PEAK = 0.99
 # Behind a full stop, a question mark or an exclamation mark, unless it ends an abbreviation of one letter.
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b\w\.)\s+|\n+")
 
 
 class Synthesiser:
-    """A Predictor's tasks `prosody` and `mel`, and a vocoder.
+    """A Predictor's tasks `prosody` and `mel`, and a vocoder: another model's, where one is given; see mtl.sounding.
 
     Raises:
-        PredictorError: the model does not speak.
+        PredictorError: the model does not speak, or the vocoder is none for it.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, vocoder: Predictor | None = None) -> None:
         code = predictor.codec.speech
         if code is None or not predictor.model.config.speaks:
             raise PredictorError(f"the model does not speak: it has no tasks {' and '.join(SYNTHESIS)}")
         self.model, self.code, self.features = predictor.model, code, predictor.features
         self.phonemiser = Phonemiser(code.phonemes)
-        self.vocoder = GriffinLim(predictor.features)
+        self.sounding = Sounding.of(predictor, vocoder)
 
     def say(
         self, texts: Sequence[str], speaker: str | None = None, emotion: str | None = None, rate: float = 1.0
@@ -117,9 +116,7 @@ class Synthesiser:
 
     def sound(self, mel: Tensor, hertz: Tensor | None = None) -> np.ndarray:
         """(T, F) log-mel -> (N,) float32 within [-1, 1]; hertz (T,): its pitch, where that is known."""
-        samples = self.vocoder(mel.cpu(), hertz)
-        peak = float(samples.abs().max())
-        return np.asarray((samples * min(1.0, PEAK / max(peak, 1e-9))).numpy(), dtype=np.float32)
+        return self.sounding(mel, hertz)
 
 
 def sentences(text: str) -> list[str]:

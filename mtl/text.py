@@ -28,6 +28,7 @@ PADDING, UNKNOWN = 0, 1  # of words and characters; known ones begin at 2
 SYNTHESIS = ("prosody", "mel")  # what speaks: how phones are said, and their sound
 REGRESSION = ("tempo", "intonation")  # how fast, how lively
 PHRASED = (*SYNTHESIS, "phones", *REGRESSION)  # what needs to know which phones are said, and how
+SOUNDING = ("waveform",)  # what needs the recordings' waveforms
 DIALOGUE = ("dialogue_act", "system_action")  # what depends on the turns before
 CLASSIFICATION = ("intent", "domain", "speaker", "emotion", "language", *DIALOGUE)
 TURN = "|"  # the word that each turn of a context begins with; no normalised text holds it

@@ -54,7 +54,7 @@ class GriffinLim:
             spectrum = self._shaped(magnitude * self.analyse(self.source(hertz, generator)), logmel)
             magnitude = spectrum.abs()
         before = torch.zeros_like(spectrum)
-        weight = self._add(self.hann.square().expand(len(magnitude), -1)).clamp(min=LEAST_WEIGHT)
+        weight = window_weight(self.hann, len(magnitude), self.hop)
         for _ in range(self.iterations):
             now = self.analyse(self._signal(spectrum, weight))
             ahead = now + MOMENTUM * (now - before)
@@ -102,18 +102,27 @@ class GriffinLim:
 
     def synthesise(self, spectrum: Tensor) -> Tensor:
         """(T, bins) -> (N,): the signal whose frames are nearest to these (Griffin and Lim 1984, eq. 6)."""
-        weight = self._add(self.hann.square().expand(len(spectrum), -1)).clamp(min=LEAST_WEIGHT)
-        return self._signal(spectrum, weight)
+        return self._signal(spectrum, window_weight(self.hann, len(spectrum), self.hop))
 
     def _signal(self, spectrum: Tensor, weight: Tensor) -> Tensor:
-        return self._add(torch.fft.irfft(spectrum, self.length)[:, : self.window] * self.hann) / weight
+        frames = torch.fft.irfft(spectrum, self.length)[:, : self.window] * self.hann
+        return overlap_add(frames, self.hop) / weight
 
-    def _add(self, frames: Tensor) -> Tensor:
-        """Frames (T, window) laid over one another, hop by hop: (N,). A hop of each at a time, which is five times as
-        fast as torch's fold."""
-        hops = -(-self.window // self.hop)
-        pieces = torch.nn.functional.pad(frames, (0, hops * self.hop - self.window)).view(len(frames), hops, self.hop)
-        total = frames.new_zeros(len(frames) + hops - 1, self.hop)
-        for number in range(hops):
-            total[number : number + len(frames)] += pieces[:, number]
-        return total.view(-1)[: self.window + (len(frames) - 1) * self.hop]
+
+def overlap_add(frames: Tensor, hop: int) -> Tensor:
+    """Frames (..., T, window) laid over one another: (..., N) with N = window + (T - 1) x hop.
+
+    A hop of each at a time, which is five times as fast as torch's fold.
+    """
+    count, window = frames.shape[-2:]
+    hops = -(-window // hop)
+    pieces = torch.nn.functional.pad(frames, (0, hops * hop - window)).unflatten(-1, (hops, hop))
+    total = frames.new_zeros(*frames.shape[:-2], count + hops - 1, hop)
+    for number in range(hops):
+        total[..., number : number + count, :] += pieces[..., number, :]
+    return total.flatten(-2)[..., : window + (count - 1) * hop]
+
+
+def window_weight(window: Tensor, frames: int, hop: int) -> Tensor:
+    """(N,): the squares of windows (W,) over each sample, by which an overlap of windowed frames is divided."""
+    return overlap_add(window.square().expand(frames, -1), hop).clamp(min=LEAST_WEIGHT)

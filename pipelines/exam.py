@@ -60,22 +60,26 @@ class Exam:
         folder, rows = self._folder(version), self._rows(version)
         address = version.address
         scores = evaluated(self.store, address, lambda: Predictor.load(folder), rows, self.recipe.loader, report)
-        if not self.recipe.speaks:
+        if not self._audible:
             return scores
         from pipelines.evaluation.speech import counts
 
-        return scores.with_counts(counts(self._said(version, rows, report)))
+        return scores.with_counts(counts(self._said(version, rows, report), self.recipe.tasks))
 
     def voice(self, version: Version) -> dict[str, Any] | None:
-        """What a report shows of a model's speech; None where it does not speak. Raises NoListener."""
-        if not self.recipe.speaks:
+        """What a report shows of a model's sound; None where it makes none. Raises NoListener."""
+        if not self._audible:
             return None
         from mtl.predictor import Predictor
-        from mtl.synthesiser import Synthesiser
+        from pipelines.evaluation.speech import voice_of
         from pipelines.report.voices import told
 
-        rows, voice = self._rows(version), Synthesiser(Predictor.load(self._folder(version)))
+        rows, voice = self._rows(version), voice_of(Predictor.load(self._folder(version)))
         return told(self._said(version, rows), voice, rows, self.recipe.listening.models)
+
+    @property
+    def _audible(self) -> bool:
+        return self.recipe.speaks or self.recipe.sounds
 
     def _said(self, version: Version, rows: Dataset, report: progress.Report | None = None) -> pa.Table:
         """hearing.SAID of a model on its rows. Raises NoListener: a model that is to hear it has no champion."""
@@ -83,7 +87,8 @@ class Exam:
         from pipelines.evaluation.speech import listened
 
         address, folder, most = version.address, self._folder(version), self.recipe.listening.rows
-        return listened(self.store, address, lambda: Predictor.load(folder), self._listeners, rows, most, report)
+        ears, speaks = self._listeners, self.recipe.speaks
+        return listened(self.store, address, lambda: Predictor.load(folder), ears, rows, most, report, speaks)
 
     def judge(self, version: int, champion: int | None) -> tuple[Decision, str]:
         """What the gate says, and the identity of the rows that it looked at."""

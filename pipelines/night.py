@@ -24,13 +24,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pipelines import progress
 from pipelines.recipe import Recipe, parse
 from pipelines.store import Manifest, Store, fingerprint
+
+if TYPE_CHECKING:
+    from pipelines.data.features import Kind
 
 VERSION = 1  # of what a night does after training: its scores, its decision
 Ref = tuple[str, str]  # dataset, address: names a manifest
@@ -268,14 +271,27 @@ def describe_corpus(manifest: Manifest, before: Manifest | None) -> str:
 
 def features(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
     """log-mel of every recording that has none yet. Value: references to the features manifests."""
-    from pipelines.data.features import dataset_name, extract
+    from pipelines.data.features import LOGMEL
+
+    return _extracted(root, recipe_key, utterances, LOGMEL)
+
+
+def waveforms(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
+    """Samples of every recording, at the features' rate, that has none yet. Value: references to their manifests."""
+    from pipelines.data.features import WAVEFORM
+
+    return _extracted(root, recipe_key, utterances, WAVEFORM)
+
+
+def _extracted(root: str, recipe_key: str, utterances: Sequence[Ref], kind: Kind) -> Done:
+    from pipelines.data.features import extract
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
     tables = manifests(store, utterances)
-    before = [store.latest(dataset_name(recipe.features, item.dataset.split("/", 1)[1])) for item in tables]
-    with step("features") as current, progress.current().bar("features", "rec") as report:
-        found = extract(tables, recipe.features, store, progress=report)
+    before = [store.latest(kind.dataset(recipe.features, item.dataset.split("/", 1)[1])) for item in tables]
+    with step(kind.name) as current, progress.current().bar(kind.name, "rec") as report:
+        found = extract(tables, recipe.features, store, progress=report, kind=kind)
         new = _made_now("extracted", found, before)
         rows = sum(item.meta["rows"] for item in found)
         return current.done(f"{rows:,} recordings, {new:,} extracted", [ref(item) for item in found])

@@ -9,7 +9,8 @@ import tiny
 import torch
 
 from mtl.batch import IGNORE, Batch, collate
-from mtl.model import ModelConfig, build_model
+from mtl.config import ModelConfig
+from mtl.model import build_model
 from mtl.tasks import Slots, States
 from mtl.tasks.crf import ChainCRF
 

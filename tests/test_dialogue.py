@@ -15,7 +15,8 @@ import torch
 from mtl.backward import Backward
 from mtl.balance import Balancer
 from mtl.batch import collate
-from mtl.model import ModelConfig, SpeechModel, build_model
+from mtl.config import ModelConfig
+from mtl.model import SpeechModel, build_model
 from mtl.predictor import Predictor
 from mtl.text import CONTEXT_WORDS, DIALOGUE, TURN, Codec, context_of
 from pipelines import recipe

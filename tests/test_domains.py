@@ -20,9 +20,10 @@ from torch import nn
 
 from mtl.audio import FeatureSpec
 from mtl.batch import Batch, collate
+from mtl.config import ModelConfig
 from mtl.domains import DomainConfig, Domains
 from mtl.fit import FitConfig, fit
-from mtl.model import ModelConfig, SpeechModel, build_model
+from mtl.model import SpeechModel, build_model
 from mtl.predictor import Predictor
 from mtl.sharing import TRUNKS
 from mtl.sharing.adapter import Film

@@ -67,7 +67,7 @@ def test_a_part_is_laid_out_for_reading(store: Store, tmp_path: Path, monkeypatc
     column = part.metadata.row_group(0).column(2)
     assert (column.path_in_schema, column.compression) == ("logmel", "UNCOMPRESSED")
     assert not any("DICTIONARY" in encoding for encoding in column.encodings)
-    assert part.schema_arrow.field("logmel").type == features.PART.field("logmel").type
+    assert part.schema_arrow.field("logmel").type == features.LOGMEL.schema.field("logmel").type
 
 
 def test_text_alone_needs_no_files(store: Store) -> None:

@@ -10,8 +10,9 @@ import torch
 from mtl.audio import FeatureSpec
 from mtl.batch import collate
 from mtl.beam import BeamConfig
+from mtl.config import ModelConfig
 from mtl.decode import Path
-from mtl.model import ModelConfig, build_model
+from mtl.model import build_model
 from mtl.ngram import NGram
 from mtl.predictor import Predictor
 from mtl.sharing import TRUNKS

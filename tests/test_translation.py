@@ -17,10 +17,11 @@ import torch.multiprocessing as mp
 from mtl import checkpoint
 from mtl.audio import FeatureSpec
 from mtl.batch import IGNORE, collate
+from mtl.config import ModelConfig
 from mtl.decoder import DecoderConfig
 from mtl.fit import FitConfig, fit
 from mtl.metrics import score_rows, summarise
-from mtl.model import ModelConfig, build_model
+from mtl.model import build_model
 from mtl.personal import About, Personal, PersonalPredictor
 from mtl.predictor import Predictor
 from mtl.sharing import TRUNKS

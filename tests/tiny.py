@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mtl.batch import Batch, collate
-from mtl.model import ModelConfig
+from mtl.config import ModelConfig
 from mtl.text import Codec
 
 TASKS = ("transcript", "intent", "slots", "domain", "speaker")

@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtl.batch import Batch, collate
-from mtl.model import ModelConfig, build_model
+from mtl.config import ModelConfig
+from mtl.model import build_model
 from mtl.sharing import TRUNKS
 from mtl.text import Codec
 

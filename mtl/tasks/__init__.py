@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from mtl.decoder import DecoderConfig
+from mtl.generator import VocoderConfig
 from mtl.tasks.base import States, Task, Words
 from mtl.tasks.classification import Classification
 from mtl.tasks.dialogue import DialogueTask
@@ -17,6 +18,7 @@ from mtl.tasks.regression import Regression
 from mtl.tasks.slots import Slots
 from mtl.tasks.transcript import Transcript
 from mtl.tasks.translation import Translation
+from mtl.tasks.waveform import Waveform
 from mtl.text import CLASSIFICATION, DIALOGUE, PHRASED, REGRESSION, Codec
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Task",
     "Transcript",
     "Translation",
+    "Waveform",
     "Words",
     "build_tasks",
 ]
@@ -46,8 +49,10 @@ def build_tasks(
     decoder: DecoderConfig = DecoderConfig(),
     crf: bool = False,
     read: bool = False,
+    vocoder: VocoderConfig = VocoderConfig(),
+    adversarial: float = 0.0,
 ) -> nn.ModuleDict:
-    """The heads that a model needs, in the order given; crf, read: of slots.
+    """The heads that a model needs, in the order given; crf, read: of slots; adversarial: of mel.
 
     Raises ValueError for a task of no known kind or no labels.
     """
@@ -55,13 +60,15 @@ def build_tasks(
     for name in names:
         if name == "transcript":
             heads[name] = Transcript(name, width, len(codec.units))
+        elif name == "waveform":
+            heads[name] = Waveform(name, vocoder)
         elif name not in (*CLASSIFICATION, *PHRASED, "slots", "translation"):
             raise ValueError(
-                f"task {name!r} is of no known kind; expected transcript, translation, slots, "
+                f"task {name!r} is of no known kind; expected transcript, translation, slots, waveform, "
                 f"{', '.join((*PHRASED, *CLASSIFICATION))}"
             )
         elif name in PHRASED:
-            heads[name] = _phrased(name, codec, width, bins, dropout)
+            heads[name] = _phrased(name, codec, width, bins, dropout, adversarial)
         elif name == "translation" and codec.targets is not None:
             heads[name] = Translation(name, width, len(codec.targets), decoder)
         elif not codec.labels.get(name):
@@ -75,7 +82,7 @@ def build_tasks(
     return nn.ModuleDict(heads)
 
 
-def _phrased(name: str, codec: Codec, width: int, bins: int, dropout: float) -> Task:
+def _phrased(name: str, codec: Codec, width: int, bins: int, dropout: float, adversarial: float) -> Task:
     if codec.speech is None:
         raise ValueError(f"task {name!r} needs training recordings with phones; see corpora.<name>.phonemes")
     if name in REGRESSION:
@@ -84,4 +91,4 @@ def _phrased(name: str, codec: Codec, width: int, bins: int, dropout: float) -> 
         return Phones(name, width, len(codec.speech.phones) + 2)
     if name == "prosody":
         return Prosody(name, width, dropout)
-    return Mel(name, width, bins, codec.speech, dropout)
+    return Mel(name, width, bins, codec.speech, dropout, adversarial)

@@ -16,6 +16,7 @@ from mtl.batch import Batch
 
 GROUPS = ("audio", "text")
 PHONES = "phones"  # of a recording: what is said in it, as the tasks that speak are given it
+SOUND = "sound"  # of a recording: its log-mel as it is, as a vocoder is given it
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from mtl.adversary import Adversary, PatchJudge
 from mtl.batch import Batch
 from mtl.encoder import padding_mask
 from mtl.speech import SpeechCode, Spoken
@@ -14,6 +15,7 @@ from mtl.synthesis import ConvStack, contour, harmonics, stretch
 from mtl.tasks.base import PHONES, States, Task
 
 BLOCKS, EXPANSION = 4, 3
+SEGMENT, CHANNELS = 64, 8  # frames that a judge sees of a recording, and channels of its layers
 
 
 class Mel(Task):
@@ -21,13 +23,16 @@ class Mel(Task):
 
     Each frame is told its pitch, a straight line between the middles of phones, and where the harmonics of that pitch
     lie among its bins: a vocoder that makes no pitch of its own finds it there or nowhere. The loss is the absolute
-    error, a mean over bins, summed over frames. Training is told the true durations, pitch and energy; in use the task
+    error, a mean over bins, summed over frames; with a weight `adversarial`, what a judge of patches says is added, of
+    a segment of each recording that has one. Training is told the true durations, pitch and energy; in use the task
     `prosody` foretells them.
     """
 
     groups: ClassVar[tuple[str, ...]] = (PHONES,)
 
-    def __init__(self, name: str, width: int, bins: int, code: SpeechCode, dropout: float) -> None:
+    def __init__(
+        self, name: str, width: int, bins: int, code: SpeechCode, dropout: float, adversarial: float = 0.0
+    ) -> None:
         super().__init__(name)
         # Not among the weights: they travel in the code.
         self.register_buffer("mean", torch.tensor([scale.mean for scale in code.mel]), persistent=False)
@@ -39,6 +44,8 @@ class Mel(Task):
         self.place = nn.Linear(2, width)
         self.stack = ConvStack(BLOCKS, width, EXPANSION, dropout)
         self.output = nn.Linear(width, bins)
+        self.adversarial = adversarial
+        self.adversary = Adversary([PatchJudge(CHANNELS)], [_picture]) if adversarial else None
 
     mean: Tensor
     deviation: Tensor
@@ -64,16 +71,43 @@ class Mel(Task):
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
         spoken = batch.spoken
         assert spoken is not None, "counted only where there are phones"
-        assert batch.features is not None, "phones are of recordings"
         found, lengths = self(states, spoken)
+        return self.error(found, lengths, batch)
+
+    def error(self, found: Tensor, lengths: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss and its count, of what the task makes of a batch: (B, T, F), lengths (B,)."""
+        assert batch.features is not None, "phones are of recordings"
         wanted = (batch.features.float() - self.mean) / self.deviation
         frames = min(found.shape[1], wanted.shape[1])
-        error = (found[:, :frames] - wanted[:, :frames]).abs().mean(dim=-1) * padding_mask(lengths, frames)
-        return error.sum(), self.count(batch, lengths)
+        found, wanted = found[:, :frames], wanted[:, :frames]
+        total = ((found - wanted).abs().mean(dim=-1) * padding_mask(lengths, frames)).sum()
+        if self.adversary is not None:
+            total = total + self.adversarial * self._judged(self.adversary, found, wanted, lengths)
+        return total, self.count(batch, lengths)
+
+    def _judged(self, adversary: Adversary, found: Tensor, wanted: Tensor, lengths: Tensor) -> Tensor:
+        """Over the rows that have a segment, drawn anew each time, the sum of what is said of it for each frame."""
+        rows = (lengths >= SEGMENT).nonzero()[:, 0]
+        if not len(rows):
+            return found.new_zeros(())
+        spare = lengths[rows] - SEGMENT
+        # On the CPU, whatever the device: the same segments for the same seed.
+        first = (torch.rand(len(rows)).to(spare.device) * (spare + 1)).long().minimum(spare)
+        frames = first[:, None] + torch.arange(SEGMENT, device=first.device)
+        said = adversary(found[rows[:, None], frames], wanted[rows[:, None], frames])
+        return (said * lengths[rows]).sum()
+
+    def raised(self, found: Tensor) -> Tensor:
+        """Log-mels (B, T, F) from what the task gives, which has zero mean and unit deviation."""
+        return found * self.deviation + self.mean
 
     @torch.no_grad()
     def speak(self, states: States, spoken: Spoken) -> list[Tensor]:
         """Log-mels (T, F), one a row."""
         found, lengths = self(states, spoken)
-        mels = found * self.deviation + self.mean
-        return [mel[:length] for mel, length in zip(mels, lengths.tolist(), strict=True)]
+        return [mel[:length] for mel, length in zip(self.raised(found), lengths.tolist(), strict=True)]
+
+
+def _picture(mels: Tensor) -> Tensor:
+    """(B, T, F) -> (B, 1, T, F)."""
+    return mels[:, None]

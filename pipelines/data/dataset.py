@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 
 from pipelines import recipe
 from pipelines.data import features as extraction
+from pipelines.data.features import LOGMEL, WAVEFORM
 from pipelines.data.prosody import MEASURED, PROSODY
 from pipelines.data.table import UTTERANCES, conform
 from pipelines.store import Manifest, Store, fingerprint
@@ -30,8 +32,11 @@ from pipelines.store import Manifest, Store, fingerprint
 LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
 MAX_PAGE_HEADER = 1024  # bytes; it is about 30 where no statistics are written
 PLACES = [pa.field("frames", pa.int32()), pa.field("part", pa.int32()), pa.field("position", pa.int32())]
+SOUND = [pa.field("wave_part", pa.int32()), pa.field("wave_position", pa.int32())]
+COLUMNS = (LOGMEL.column, WAVEFORM.column)
+NOTHING = np.empty(0, dtype=np.uint8)
 SAID = [PROSODY.field(name).with_nullable(True) for name in ("durations", *MEASURED)]
-ROWS = pa.schema([*UTTERANCES, *PLACES, *SAID])
+ROWS = pa.schema([*UTTERANCES, *PLACES, *SAID, *SOUND])
 
 
 class DatasetError(ValueError):
@@ -42,7 +47,8 @@ class Dataset:
     """Utterance rows and where their features lie. Picklable: a worker maps the parts for itself.
 
     rows: table.UTTERANCES with `frames`, `part` (index into `parts`) and `position` (row in the part),
-        -1 each in a row without audio, and how its phones are said, null where that was not measured.
+        -1 each in a row without audio, how its phones are said, null where that was not measured, and `wave_part` and
+        `wave_position`, null where no waveform was kept.
     identity: equal for equal rows and features.
     spec: what the features were made with; None where no corpus has audio.
     """
@@ -55,7 +61,7 @@ class Dataset:
         self.parts = tuple(parts)
         self.identity = identity
         self.spec = spec
-        self._places: tuple[np.ndarray, np.ndarray] | None = None
+        self._places: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._mapped: dict[int, _Part] = {}
 
     def __len__(self) -> int:
@@ -96,14 +102,22 @@ class Dataset:
         Raises:
             DatasetError: a row has no audio.
         """
-        if self._places is None:
-            self._places = self.rows["part"].to_numpy(), self.rows["position"].to_numpy()
-        parts, positions = self._places
-        chosen = np.asarray(indices, dtype=np.int64)
-        return [self._view(part, position) for part, position in zip(parts[chosen], positions[chosen], strict=True)]
+        found = [row.view(LOGMEL.dtype).reshape(-1, self.bins) for row in self._rows(indices, "", self.bins)]
+        if not all(map(len, found)):
+            raise DatasetError("features were asked for a row of text alone; its part is -1")
+        return found
+
+    @cached_property
+    def sounds(self) -> bool:
+        """Whether the recordings' waveforms are there."""
+        return self.rows["wave_part"].null_count < len(self.rows)
+
+    def waveforms(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """(N,) int16 of each row at spec.sample_rate: views, as of `features`; empty where none was kept."""
+        return [row.view(WAVEFORM.dtype) for row in self._rows(indices, "wave_", 1)]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mapped": {}, "_places": None}
+        return {**self.__dict__, "_mapped": {}, "_places": {}}
 
     def __repr__(self) -> str:
         return f"Dataset({len(self.rows)} rows, {len(self.parts)} parts, {self.identity})"
@@ -111,12 +125,25 @@ class Dataset:
     def _with(self, rows: pa.Table, identity: str) -> Dataset:
         return Dataset(self.store, rows, self.parts, identity, self.spec)
 
-    def _view(self, part: int, position: int) -> np.ndarray:
-        if part < 0:
-            raise DatasetError("features were asked for a row of text alone; its part is -1")
-        if part not in self._mapped:
-            self._mapped[part] = _map(self.store, self.parts[part], self.bins)
-        return self._mapped[part].row(position, self.bins)
+    def _rows(self, indices: Sequence[int] | np.ndarray, prefix: str, values: int) -> list[np.ndarray]:
+        """The bytes of each row, which lie where `part` and `position` with that prefix say; values: in a frame.
+
+        Empty where they say nothing.
+        """
+        if prefix not in self._places:
+            columns = self.rows[f"{prefix}part"], self.rows[f"{prefix}position"]
+            self._places[prefix] = pc.fill_null(columns[0], -1).to_numpy(), pc.fill_null(columns[1], -1).to_numpy()
+        parts, positions = self._places[prefix]
+        chosen = np.asarray(indices, dtype=np.int64)
+        found = []
+        for part, position in zip(parts[chosen].tolist(), positions[chosen].tolist(), strict=True):
+            if part < 0:
+                found.append(NOTHING)
+                continue
+            if part not in self._mapped:
+                self._mapped[part] = _map(self.store, self.parts[part], values)
+            found.append(self._mapped[part].row(position))
+        return found
 
 
 def by_hash(ids: Sequence[str]) -> list[int]:
@@ -128,16 +155,21 @@ def by_hash(ids: Sequence[str]) -> list[int]:
 def open_dataset(store: Store, utterances: Sequence[Manifest], features: Sequence[Manifest]) -> Dataset:
     """All rows of the utterance manifests, each joined to its features by digest.
 
-    features: of the same corpora; among them may be manifests of prosody.measure, joined by id.
+    features: of the same corpora; among them may be manifests of prosody.measure, joined by id, and of waveforms.
 
     Raises:
         DatasetError: a recording has no features, or the features differ in their settings.
     """
     rows = pa.concat_tables([conform(store.read_table(manifest.files[0])) for manifest in utterances])
-    said = [manifest for manifest in features if manifest.dataset.startswith("prosody/")]
-    features = [manifest for manifest in features if manifest not in said]
-    places = pa.concat_tables([extraction.index(store, manifest) for manifest in features])
-    parts = places["part"].unique().to_pylist()
+    kinds: dict[str, list[Manifest]] = {LOGMEL.name: [], WAVEFORM.name: [], "prosody": []}
+    for manifest in features:
+        kinds[manifest.dataset.partition("/")[0]].append(manifest)
+    mels, sounds, said = kinds.values()
+    places, waves = (
+        pa.concat_tables([extraction.INDEX.empty_table(), *(extraction.index(store, manifest) for manifest in some)])
+        for some in (mels, sounds)
+    )
+    parts = [*places["part"].unique().to_pylist(), *waves["part"].unique().to_pylist()]
     found = pc.index_in(rows["digest"], places["digest"])
     missing = rows.filter(pc.and_(pc.is_valid(rows["audio"]), pc.is_null(found)))
     if len(missing):
@@ -145,12 +177,17 @@ def open_dataset(store: Store, utterances: Sequence[Manifest], features: Sequenc
             f"{len(missing)} of {len(rows)} rows have no features, for instance {missing['id'][0].as_py()}; "
             "extract features from the same utterance manifests first"
         )
-    numbers = pc.index_in(places["part"], pa.array(parts, pa.string()))
-    for field, column in zip(PLACES, (places["frames"], numbers, places["position"]), strict=True):
+    names = pa.array(parts, pa.string())
+    columns = places["frames"], pc.index_in(places["part"], names), places["position"]
+    for field, column in zip(PLACES, columns, strict=True):
         rows = rows.append_column(field, pc.fill_null(pc.cast(column, pa.int32()).take(found), -1))
     rows = _with_prosody(rows, [store.read_table(manifest.files[0]) for manifest in said if manifest.files])
-    identity = fingerprint([m.address for m in utterances], [(m.dataset, m.address) for m in (*features, *said)])
-    return Dataset(store, rows.combine_chunks(), parts, identity, _spec(features))
+    found = pc.index_in(rows["digest"], waves["digest"])
+    for field, column in zip(SOUND, (pc.index_in(waves["part"], names), waves["position"]), strict=True):
+        rows = rows.append_column(field, pc.cast(column, pa.int32()).combine_chunks().take(found))
+    joined = [(manifest.dataset, manifest.address) for manifest in (*mels, *said, *sounds)]
+    identity = fingerprint([manifest.address for manifest in utterances], joined)
+    return Dataset(store, rows.combine_chunks(), parts, identity, _spec(mels))
 
 
 def _with_prosody(rows: pa.Table, measured: list[pa.Table]) -> pa.Table:
@@ -171,20 +208,22 @@ def _spec(features: Sequence[Manifest]) -> recipe.Features | None:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part's bytes, and where each row's features lie in them."""
+    """A part's bytes, and where each row's values lie in them."""
 
     content: np.ndarray  # (bytes,) uint8
     starts: np.ndarray  # (rows,) int64
     sizes: np.ndarray  # (rows,) int64, bytes
 
-    def row(self, position: int, bins: int) -> np.ndarray:
-        """(T, F) float16, a view."""
+    def row(self, position: int) -> np.ndarray:
+        """(bytes,) uint8, a view."""
         start = self.starts[position]
-        return self.content[start : start + self.sizes[position]].view("<f2").reshape(-1, bins)
+        return self.content[start : start + self.sizes[position]]
 
 
-def _map(store: Store, key: str, bins: int) -> _Part:
+def _map(store: Store, key: str, values: int) -> _Part:
     """The part, mapped where it lies. Its pages are not checked: each is read from disk when a row on it is.
+
+    values: of two bytes, in a frame.
 
     features.py writes every row group's features uncompressed, in one page, and such a page ends with the rows
     themselves, each behind its length in four bytes (Parquet's PLAIN encoding of BYTE_ARRAY): so counting back from
@@ -192,7 +231,7 @@ def _map(store: Store, key: str, bins: int) -> _Part:
     """
     path = store.fetch(key)
     file = pq.ParquetFile(path)
-    sizes = file.read(columns=["frames"])["frames"].to_numpy().astype(np.int64) * bins * 2
+    sizes = file.read(columns=["frames"])["frames"].to_numpy().astype(np.int64) * values * 2
     # torch maps a file without keeping it open, as Python and Arrow do: thousands of parts would need as many handles.
     content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8).numpy()
     content.flags.writeable = False
@@ -212,7 +251,7 @@ def _starts(column: Any, sizes: np.ndarray, content: np.ndarray) -> np.ndarray |
     end = column.data_page_offset + column.total_compressed_size
     starts = end - np.cumsum((sizes + LENGTH_BYTES)[::-1])[::-1] + LENGTH_BYTES
     header = starts[0] - LENGTH_BYTES - column.data_page_offset
-    if column.path_in_schema != "logmel" or column.compression != "UNCOMPRESSED" or not 0 < header < MAX_PAGE_HEADER:
+    if column.path_in_schema not in COLUMNS or column.compression != "UNCOMPRESSED" or not 0 < header < MAX_PAGE_HEADER:
         return None
     for start, size in ((starts[0], sizes[0]), (starts[-1], sizes[-1])):
         if int.from_bytes(content[start - LENGTH_BYTES : start].tobytes(), "little") != size:
@@ -221,7 +260,8 @@ def _starts(column: Any, sizes: np.ndarray, content: np.ndarray) -> np.ndarray |
 
 
 def _in_memory(file: pq.ParquetFile) -> _Part:
-    logmel = file.read(columns=["logmel"]).combine_chunks()["logmel"].chunk(0)
-    _, offsets, values = logmel.buffers()
-    places = np.frombuffer(offsets, dtype=np.int64, count=len(logmel) + 1, offset=8 * logmel.offset)
+    name = file.schema_arrow.names[-1]
+    rows = file.read(columns=[name]).combine_chunks()[name].chunk(0)
+    _, offsets, values = rows.buffers()
+    places = np.frombuffer(offsets, dtype=np.int64, count=len(rows) + 1, offset=8 * rows.offset)
     return _Part(np.frombuffer(values, dtype=np.uint8), places[:-1], np.diff(places))

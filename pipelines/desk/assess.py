@@ -43,7 +43,7 @@ def evaluate_on(
         RegistryError: no such model. EvaluationError: the split has no rows. NoListener: no such listener.
     """
     from pipelines.data.dataset import open_dataset
-    from pipelines.data.features import extract
+    from pipelines.data.features import WAVEFORM, extract
     from pipelines.evaluation import domains
     from pipelines.evaluation.evaluate import evaluate
     from pipelines.night import step
@@ -65,6 +65,8 @@ def evaluate_on(
         current.done(f"{features[0].meta['rows']:,} recordings", None)
     if code:
         features += said_in(store, manifest, features)
+    if "waveform" in predictor.model.config.tasks:
+        features += extract([manifest], Features(**asdict(predictor.features)), store, kind=WAVEFORM)
     dataset = open_dataset(store, [manifest], features)
     with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
         scores = evaluate(predictor, dataset, recipe.loader, report, expected)
@@ -75,7 +77,7 @@ def evaluate_on(
             without = evaluate(predictor, dataset, recipe.loader, report, expected, boosted=False).metrics
             current.done(f"{len(scores.table):,} rows, without hot words", None)
     speech: dict[str, Any] = {}
-    if code:
+    if predictor.model.config.speaks or "waveform" in predictor.model.config.tasks:
         speech, counts = speech_on(registry, uri, predictor, dataset, listeners)
         scores = scores.with_counts(counts)
     rows = findings.table(scores)
@@ -141,12 +143,14 @@ def speech_on(
         listening = kept_recipe(registry.store, key).listening if key and registry.store.exists(key) else listening
     with step("listen") as current, progress.current().bar("listening", "utt") as report:
         listeners = listeners_of(registry, listening)
-        chosen = spoken_rows(dataset, listening.rows)
+        chosen = spoken_rows(dataset, listening.rows, predictor.model.config.speaks)
         said = said_by(predictor, chosen, dataset, listeners, listening.rows, report)
         current.done(f"{len(chosen):,} recordings said again", None)
     drawn = figures(said)
     plain = {kind: {name: figure._asdict() for name, figure in found.items()} for kind, found in drawn.items()}
-    return {"figures": plain, "listeners": listening.models, "lines": lines(drawn)}, counts(said)
+    return {"figures": plain, "listeners": listening.models, "lines": lines(drawn)}, counts(
+        said, predictor.model.config.tasks
+    )
 
 
 def one_split(store: Store, manifest: Manifest, split: str) -> Manifest:

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import soundfile
 
 if TYPE_CHECKING:
     from mtl.conversion import Converted
+    from mtl.predictor import Predictor
     from mtl.synthesiser import Synthesiser
 
 SILENCE_S = 0.25  # between two sentences
@@ -58,22 +59,30 @@ class Sound:
             self.file.close()
 
 
-def voice_of(root: str, model: str) -> Synthesiser:
-    """A registered model's voice.
+def voice_of(root: str, model: str, vocoder: str | None = None) -> Synthesiser:
+    """A registered model's voice; vocoder: the registered model that makes its sound, its own or Griffin-Lim if None.
 
     Raises:
-        RegistryError: no such model. PredictorError: it does not speak.
+        RegistryError: no such model. PredictorError: it does not speak, or the vocoder is none for it.
     """
     from mtl.synthesiser import Synthesiser
+
+    return Synthesiser(*_loaded(root, model, vocoder))
+
+
+def _loaded(root: str, model: str, vocoder: str | None) -> tuple[Predictor, Predictor | None]:
     from pipelines.desk.adhoc import model_uri
     from pipelines.registry.registry import Registry
 
     registry = Registry(root)
-    return Synthesiser(registry.load(model_uri(registry, model)))
+    made, other = (name and registry.load(model_uri(registry, name)) for name in (model, vocoder))
+    return cast("Predictor", made), other or None
 
 
-def converted(root: str, model: str, file: Path, emotion: str | None, speaker: str | None) -> tuple[Converted, int]:
-    """A recording said again by a registered model, and its rate in Hz.
+def converted(
+    root: str, model: str, file: Path, emotion: str | None, speaker: str | None, vocoder: str | None = None
+) -> tuple[Converted, int]:
+    """A recording said again by a registered model, and its rate in Hz; vocoder: as of `voice_of`.
 
     Raises:
         RegistryError: no such model. PredictorError: it cannot convert, or knows no such emotion or speaker.
@@ -82,11 +91,8 @@ def converted(root: str, model: str, file: Path, emotion: str | None, speaker: s
     from mtl.conversion import Converter
     from pipelines.data.pitch import pitch
     from pipelines.data.sound import decode
-    from pipelines.desk.adhoc import model_uri
-    from pipelines.registry.registry import Registry
 
-    registry = Registry(root)
-    converter = Converter(registry.load(model_uri(registry, model)))
+    converter = Converter(*_loaded(root, model, vocoder))
     rate = converter.voice.features.sample_rate
     wave = decode(file, rate)
     (found,) = converter.convert([wave], emotion, speaker, [pitch(wave, converter.voice.features)])

@@ -11,6 +11,13 @@ import typer
 from pipelines import environment
 from pipelines.desk.console import RootOption, app
 
+VocoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--vocoder", metavar="NAME", help="A registered model with the task waveform, for the sound; else Griffin-Lim."
+    ),
+]
+
 
 @app.command()
 def say(
@@ -36,6 +43,7 @@ def say(
         str | None,
         typer.Option("--espeak", metavar="VARIANT", help="By eSpeak NG instead, e.g. f3: to try a model on."),
     ] = None,
+    vocoder: VocoderOption = None,
     root: RootOption = environment.ROOT,
 ) -> None:
     """Speaks a text, sentence by sentence as they are made, by a model that was trained to.
@@ -53,7 +61,7 @@ def say(
         print(f"{out}: {sound.seconds:.1f} s of synthetic speech by eSpeak NG", file=sys.stderr)
         return
     environment.prepare(root)
-    voice = speech.voice_of(root, model)
+    voice = speech.voice_of(root, model, vocoder)
     if lines is not None:
         said = voice.say(speech.lines_of(lines), speaker, emotion, rate)
         for number, samples in enumerate(said, start=1):
@@ -90,6 +98,7 @@ def convert(
     model: Annotated[
         str, typer.Option("--model", metavar="NAME", help="A registered model that speaks and hears phones.")
     ] = "expressive",
+    vocoder: VocoderOption = None,
     root: RootOption = environment.ROOT,
 ) -> None:
     """Says a recording again with another emotion, or in another voice: the words stay, and the tempo.
@@ -101,7 +110,7 @@ def convert(
     if emotion is None and speaker is None:
         raise typer.BadParameter("give --emotion, or --speaker, or both")
     environment.prepare(root)
-    converted, rate = speech.converted(root, model, file, emotion, speaker)
+    converted, rate = speech.converted(root, model, file, emotion, speaker, vocoder)
     with speech.Sound(out, rate) as sound:
         sound.write(converted.samples)
     heard = ", ".join(name for name in (converted.speaker, converted.emotion) if name)

@@ -42,6 +42,7 @@ SAID = pa.schema(
         pa.field("pitch", pa.float64()),  # cents
         pa.field("voicing", pa.float64()),  # share of frames
         pa.field("duration", pa.float64()),  # share of the recording's
+        pa.field("lsd", pa.float64()),  # dB; of sounds as long as the recording, see mtl.resounding
         pa.field("text", pa.string()),  # what was to be said
         pa.field("heard", pa.string()),  # what the listeners heard; null where nobody listened for it
         pa.field("heard_emotion", pa.string()),

@@ -1,18 +1,19 @@
-"""What a voice is worth: its sound beside the true one, and what other models, trained apart, hear in it.
+"""What a voice or a vocoder is worth: its sound beside the true one, and what other models, trained apart, hear in it.
 
     said = listened(store, address, load, listeners, test, 200)      # a row a recording and KIND
     for line in figures(said): …                                                   # a line a KIND, for people
-    scores.with_counts(counts(said))                                               # "mel/wer" …, for the gate
+    scores.with_counts(counts(said, tasks))                                        # "mel/wer" …, for the gate
 
 Test recordings are said again from their phones, by their speaker, with their emotion; durations and pitch are the
 model's own. Each stands beside the recording itself, beside its own log-mel and pitch turned back into sound (which no
-model can beat that ends in this vocoder), and beside the mean log-mel of training, which says nothing at all.
+model can beat that ends in this vocoder), and beside the mean log-mel of training, which says nothing at all. A trained
+vocoder's sound stands beside that of Griffin-Lim.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ import torch
 
 from mtl.conversion import Converter
 from mtl.metrics import mean, word_errors
+from mtl.resounding import spectral_distance
+from mtl.sounding import Sounding
 from mtl.speaking import Uttered
 from mtl.synthesiser import Synthesiser
 from pipelines.data.dataset import by_hash
@@ -35,8 +38,13 @@ if TYPE_CHECKING:
     from pipelines.data.dataset import Dataset
     from pipelines.progress import Report
 
-VERSION = 2  # bump when the same models on the same rows would get other figures
-RECORDING, COPY, SYNTHESIS, MEAN = KINDS = ("recording", "copy-synthesis", "synthesis", "mean log-mel")
+VERSION = 3  # bump when the same models on the same rows would get other figures
+RECORDING, GRIFFIN_LIM, COPY, SYNTHESIS, MEAN = KINDS = (
+    *("recording", "copy by Griffin-Lim", "copy-synthesis", "synthesis", "mean log-mel"),
+)
+AS_LONG = (GRIFFIN_LIM, COPY, MEAN)  # as the recording, sample by sample
+MADE = {"mel": SYNTHESIS, "waveform": COPY}  # task -> what it makes, to be heard
+Voice = Synthesiser | Sounding
 
 
 def listened(
@@ -47,9 +55,13 @@ def listened(
     dataset: Dataset,
     rows: int,
     progress: Report | None = None,
+    speaks: bool = True,
 ) -> pa.Table:
-    """SAID of the model with this address on these rows, `rows` of them at most: read if it was made before."""
-    chosen = spoken_rows(dataset, rows)
+    """SAID of the model with this address on these rows, `rows` of them at most: read if it was made before.
+
+    speaks: as of `spoken_rows`.
+    """
+    chosen = spoken_rows(dataset, rows, speaks)
     ears = sorted((task, listener.address) for task, listener in listeners.items())
     ids = chosen.rows["id"].to_pylist()
     key = f"evaluations/speech-{fingerprint(address, ears, dataset.identity, ids, VERSION)}.parquet"
@@ -66,24 +78,34 @@ def said_by(
     pairs: int,
     progress: Report | None = None,
 ) -> pa.Table:
-    """SAID of the chosen recordings and, of a model that hears phones, of conversions within the dataset."""
-    parts = list(said_again(Synthesiser(predictor), chosen, listeners, progress))
-    if "phones" in predictor.model.config.tasks:
+    """SAID of the chosen recordings and, of a voice that hears phones, of conversions within the dataset."""
+    voice = voice_of(predictor)
+    parts = list(said_again(voice, chosen, listeners, progress))
+    if isinstance(voice, Synthesiser) and "phones" in predictor.model.config.tasks:
         parts += conversions(Converter(predictor), dataset, listeners, pairs, progress)
     return pa.concat_tables(parts) if parts else SAID.empty_table()
 
 
-def spoken_rows(dataset: Dataset, most: int) -> Dataset:
-    """The recordings whose phones are known, at most so many, those with the smallest hash of their id."""
-    known = np.flatnonzero(dataset.rows["durations"].is_valid().to_numpy(zero_copy_only=False))
+def voice_of(predictor: Predictor) -> Voice:
+    """A model that speaks, or one that has a vocoder alone."""
+    return Synthesiser(predictor) if predictor.model.config.speaks else Sounding.of(predictor)
+
+
+def spoken_rows(dataset: Dataset, most: int, speaks: bool = True) -> Dataset:
+    """The recordings whose phones are known, at most so many, those with the smallest hash of their id.
+
+    speaks: False for a vocoder alone, which needs to know their waveforms.
+    """
+    column = "durations" if speaks else "wave_part"
+    known = np.flatnonzero(dataset.rows[column].is_valid().to_numpy(zero_copy_only=False))
     ids = dataset.rows["id"].take(pa.array(known)).to_pylist()
     return dataset.select(sorted(known[by_hash(ids)[:most]]))
 
 
 def said_again(
-    voice: Synthesiser, dataset: Dataset, listeners: Mapping[str, Listener], progress: Report | None = None
+    voice: Voice, dataset: Dataset, listeners: Mapping[str, Listener], progress: Report | None = None
 ) -> Iterator[pa.Table]:
-    """Tables of SAID, some recordings at a time, each with its KINDS one below the other."""
+    """Tables of SAID, some recordings at a time, each with those of KINDS that there are one below the other."""
     rows = dataset.rows.to_pylist()
     for start in range(0, len(rows), CHUNK):
         part = range(start, min(start + CHUNK, len(rows)))
@@ -94,12 +116,14 @@ def said_again(
         heard = heard_by(listeners, sounds, voice.features.sample_rate)
         found = []
         for number, row in enumerate(some):
-            for kind in KINDS:
+            for kind in sounds:
                 answers = {task: predictions[kind][number] for task, predictions in heard.items()}
                 own = heard["speaker"][RECORDING][number] if "speaker" in heard else None
                 off = {}
                 if kind != RECORDING:
                     off = distance(Measured.of(sounds[kind][number], voice.features), true[number])
+                if kind in AS_LONG:
+                    off["lsd"] = spectral_distance(sounds[kind][number], recordings[number])
                 found.append(
                     {
                         **{name: row.get(name) for name in ("id", "speaker", "emotion", "text")},
@@ -114,24 +138,27 @@ def said_again(
 
 
 def sounds_of(
-    voice: Synthesiser,
+    voice: Voice,
     rows: Sequence[Mapping[str, Any]],
     recordings: list[np.ndarray],
     features: Sequence[np.ndarray],
     hertz: Sequence[np.ndarray],
 ) -> dict[str, list[np.ndarray]]:
-    """KIND -> the sound (N,) of each row at the voice's sample rate.
+    """KIND -> the sound (N,) of each row at the voice's sample rate, of the kinds that there are, in their order.
 
     recordings (N,), features (T, F), hertz (T,): of each row's recording.
     """
     true = [torch.from_numpy(np.asarray(mel, dtype=np.float32)) for mel in features]
-    mean = torch.tensor([scale.mean for scale in voice.code.mel])
-    return {
-        RECORDING: recordings,
-        COPY: [voice.sound(mel, torch.from_numpy(line)) for mel, line in zip(true, hertz, strict=True)],
-        SYNTHESIS: [voice.sound(uttered.mel, uttered.hertz) for uttered in uttered_of(voice, rows)],
-        MEAN: [voice.sound(mean.expand(len(mel), -1)) for mel in true],
-    }
+    pairs = [(mel, torch.from_numpy(line)) for mel, line in zip(true, hertz, strict=True)]
+    sounding = voice.sounding if isinstance(voice, Synthesiser) else voice
+    made = {RECORDING: recordings, COPY: [sounding(*pair) for pair in pairs]}
+    if sounding.learned is not None:
+        made[GRIFFIN_LIM] = [sounding.griffin_lim(*pair) for pair in pairs]
+    if isinstance(voice, Synthesiser):
+        mean = torch.tensor([scale.mean for scale in voice.code.mel])
+        made[SYNTHESIS] = [sounding(uttered.mel, uttered.hertz) for uttered in uttered_of(voice, rows)]
+        made[MEAN] = [sounding(mean.expand(len(mel), -1)) for mel in true]
+    return {kind: made[kind] for kind in KINDS if kind in made}
 
 
 def uttered_of(voice: Synthesiser, rows: Sequence[Mapping[str, Any]]) -> list[Uttered]:
@@ -141,19 +168,22 @@ def uttered_of(voice: Synthesiser, rows: Sequence[Mapping[str, Any]]) -> list[Ut
     return voice.uttered(phones, speakers, [voice.code.emotion(row["emotion"]) for row in rows])
 
 
-def counts(said: pa.Table) -> dict[str, RowCounts]:
-    """Of the synthesis, for the gate: mel/wer, mel/added_wer beyond the recordings' own, mel/emotion, mel/speaker."""
+def counts(said: pa.Table, tasks: Collection[str]) -> dict[str, RowCounts]:
+    """For the gate, of the synthesis mel/wer, mel/added_wer beyond the recordings' own, mel/emotion, mel/speaker, and
+    waveform/wer … of what a trained vocoder makes of the recordings."""
     by_kind = {kind: {row["id"]: row for row in said.to_pylist() if row["kind"] == kind} for kind in KINDS}
     found: dict[str, dict[str, tuple[float, float]]] = {}
-    for id_, row in by_kind[SYNTHESIS].items():
+    made = [(name, row) for name, kind in MADE.items() if name in tasks for row in by_kind[kind].values()]
+    for name, row in made:
+        id_ = row["id"]
         if row["heard"] is not None and row["text"]:
             words, errors = len(row["text"].split()), word_errors(row["text"], row["heard"])
             before = word_errors(row["text"], by_kind[RECORDING][id_]["heard"])
-            found.setdefault("mel/wer", {})[id_] = (errors, words)
-            found.setdefault("mel/added_wer", {})[id_] = (errors - before, words)
+            found.setdefault(f"{name}/wer", {})[id_] = (errors, words)
+            found.setdefault(f"{name}/added_wer", {})[id_] = (errors - before, words)
         for task in ("emotion", "speaker"):
             if row[task] is not None and row[f"heard_{task}"] is not None:
-                found.setdefault(f"mel/{task}", {})[id_] = (float(row[task] == row[f"heard_{task}"]), 1.0)
+                found.setdefault(f"{name}/{task}", {})[id_] = (float(row[task] == row[f"heard_{task}"]), 1.0)
     return {metric: RowCounts(list(rows), np.asarray(list(rows.values()))) for metric, rows in found.items()}
 
 
@@ -168,6 +198,7 @@ class Figure(NamedTuple):
 # Of a row of SAID: what is summed, and what it is divided by. Rows where either is not known are left out.
 FIGURES = {
     "mcd, dB": lambda row: (row["mcd"], 1),
+    "lsd, dB": lambda row: (row["lsd"], 1),
     "pitch, cents": lambda row: (row["pitch"], 1),
     "voicing error, %": lambda row: (_percent(row["voicing"]), 1),
     "duration error, %": lambda row: (_percent(row["duration"] and abs(row["duration"])), 1),

@@ -8,7 +8,18 @@ nearest valid one. `Recipe.address()` is the hash under which its results are st
 
 from pipelines.recipe.base import BALANCING, CORPUS_KINDS, DIALOGUE, SHARING_MODES, TASK_KINDS, Section
 from pipelines.recipe.data import Corpus, Features, Fractions, Loader, Quality, Text
-from pipelines.recipe.model import Balancing, Decoding, Domains, Model, Sharing, Task, Translation, Understanding
+from pipelines.recipe.model import (
+    Balancing,
+    Decoding,
+    Domains,
+    Model,
+    Sharing,
+    Synthesis,
+    Task,
+    Translation,
+    Understanding,
+    Vocoder,
+)
 from pipelines.recipe.reading import SHIPPED, RecipeError, load, parse, shipped
 from pipelines.recipe.recipe import Recipe
 from pipelines.recipe.training import Gates, Interpret, Listening, Search, Stage, Trainer
@@ -38,11 +49,13 @@ __all__ = [
     "Section",
     "Sharing",
     "Stage",
+    "Synthesis",
     "Task",
     "Text",
     "Trainer",
     "Translation",
     "Understanding",
+    "Vocoder",
     "load",
     "parse",
     "shipped",

@@ -18,10 +18,12 @@ BALANCING = (
 DIALOGUE = ("dialogue_act", "system_action")
 SYNTHESIS = ("prosody", "mel")
 PHRASED = (*SYNTHESIS, "phones", "tempo", "intonation")
+SOUNDING = ("waveform",)
 TASK_KINDS = (
     *("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation"),
     *DIALOGUE,
     *PHRASED,
+    *SOUNDING,
 )
 
 

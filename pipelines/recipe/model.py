@@ -37,8 +37,6 @@ class Model(Section):
             raise ValueError(f"width {self.width} is not a multiple of 2 x heads {self.heads}")
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel} is even, expected odd")
-        if not (self.blocks or self.lstm):
-            raise ValueError("blocks and lstm are both 0, so nothing would read what is said; raise one of them")
         return self
 
 
@@ -71,6 +69,12 @@ class Task(Section):
         gt=0,
         le=1,
         description="share of its training labels that are kept, by hash; a larger share holds a smaller",
+    )
+    reversal: float = Field(
+        0.0,
+        ge=0,
+        description="its gradient goes into what tasks share with the other sign, times this, so that it is forgotten "
+        "there; of tasks with one label an utterance",
     )
 
 
@@ -134,6 +138,30 @@ class Domains(Section):
     @property
     def on(self) -> bool:
         return self.conditioning or self.adapters
+
+
+class Synthesis(Section):
+    """What the task `mel` learns from beside the recordings' own frames."""
+
+    adversarial: float = Field(
+        0.0, ge=0, description="weight of a discriminator of patches of log-mel, and of its features' distance; 0: none"
+    )
+    consistency: float = Field(
+        0.0,
+        ge=0,
+        description="weight of what the model's own tasks emotion and speaker, held meanwhile, hear in its log-mels",
+    )
+
+
+class Vocoder(Section):
+    """Of the task `waveform`: log-mels to sound, after Vocos; see mtl.generator."""
+
+    width: int = Field(192, ge=8)
+    blocks: int = Field(6, ge=1)
+    expansion: int = Field(3, ge=1, description="width of a block's inner layer over that of the vocoder")
+    segment: int = Field(50, ge=16, description="frames of each recording that a step trains on")
+    adversarial: float = Field(1.0, ge=0, description="weight of the discriminators' losses; 0: there are none")
+    channels: int = Field(8, ge=1, description="of the discriminators' layers")
 
 
 class Translation(Section):

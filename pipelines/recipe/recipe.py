@@ -10,12 +10,33 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from mtl import curriculum
-from pipelines.recipe.base import DIALOGUE, PHRASED, SYNTHESIS, TASK_KINDS, Section
+from pipelines.recipe.base import DIALOGUE, PHRASED, SOUNDING, SYNTHESIS, TASK_KINDS, Section
 from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
-from pipelines.recipe.model import Balancing, Decoding, Domains, Model, Sharing, Task, Translation, Understanding
+from pipelines.recipe.model import (
+    Balancing,
+    Decoding,
+    Domains,
+    Model,
+    Sharing,
+    Synthesis,
+    Task,
+    Translation,
+    Understanding,
+    Vocoder,
+)
 from pipelines.recipe.training import Gates, Interpret, Listening, Search, Trainer
 
-HEARD_BY = {"mel/wer": "transcript", "mel/added_wer": "transcript", "mel/emotion": "emotion", "mel/speaker": "speaker"}
+HEARD_BY = {
+    f"{task}/{figure}": listener
+    for task in ("mel", "waveform")
+    for figure, listener in {
+        "wer": "transcript",
+        "added_wer": "transcript",
+        "emotion": "emotion",
+        "speaker": "speaker",
+    }.items()
+}
+LABELS = ("intent", "domain", "speaker", "emotion", "language")  # one an utterance
 HEARD = {"transcript", "speaker", "emotion", *PHRASED}  # tasks that recordings alone can train
 
 
@@ -41,6 +62,8 @@ class Recipe(Section):
     domains: Domains = Domains()
     decoding: Decoding = Decoding()
     translation: Translation = Translation()
+    synthesis: Synthesis = Synthesis()
+    vocoder: Vocoder = Vocoder()
     trainer: Trainer = Trainer()
     interpret: Interpret = Interpret()
     listening: Listening = Listening()
@@ -63,6 +86,8 @@ class Recipe(Section):
             for corpus in config.corpora or ():
                 if corpus not in names:
                     raise ValueError(f"tasks.{task}.corpora names {corpus!r}; the recipe's corpora are {sorted(names)}")
+            if config.reversal and task not in LABELS:
+                raise ValueError(f"tasks.{task}.reversal is of tasks with one label an utterance: {', '.join(LABELS)}")
         for pair in self.sharing.graph or ():
             if missing := set(pair) - set(self.tasks):
                 raise ValueError(
@@ -122,10 +147,29 @@ class Recipe(Section):
         """Whether some task needs to know which phones are said, and how."""
         return bool(set(PHRASED) & set(self.tasks))
 
+    @property
+    def sounds(self) -> bool:
+        """Whether some task needs the recordings' waveforms."""
+        return bool(set(SOUNDING) & set(self.tasks))
+
     def _has_its_phones(self) -> None:
         """Raises ValueError where tasks that need phones have none, or of two kinds, or sound that is not theirs."""
-        if self.listening.models and not self.speaks:
-            raise ValueError("listening names models, but nothing speaks; add tasks.prosody and tasks.mel")
+        if self.listening.models and not (self.speaks or self.sounds):
+            raise ValueError(
+                "listening names models, but nothing makes sound; add tasks.prosody and tasks.mel, or tasks.waveform"
+            )
+        changed = self.loader.speed != (1.0, 1.0) or self.loader.time_masks or self.loader.freq_masks
+        if self.sounds and changed:
+            raise ValueError(
+                "tasks.waveform learns the recordings' own sound; leave out loader.speed, loader.time_masks and "
+                "loader.freq_masks"
+            )
+        if self.synthesis != Synthesis() and "mel" not in self.tasks:
+            raise ValueError("synthesis is about the task mel; add tasks.mel, or leave it out")
+        if self.synthesis.consistency and not {"emotion", "speaker"} & set(self.tasks):
+            raise ValueError(
+                "synthesis.consistency asks the tasks emotion and speaker what they hear; add one, or leave it out"
+            )
         if not self.phrased:
             return
         (needing, *_) = sorted(set(PHRASED) & set(self.tasks))
@@ -140,6 +184,10 @@ class Recipe(Section):
 
     def _does_without_blocks(self, modes: set[str]) -> None:
         """Raises ValueError where model.blocks is 0 and something needs some."""
+        if not self.model.lstm and set(self.tasks) - set(SOUNDING):
+            raise ValueError(
+                "model.blocks and model.lstm are both 0, so nothing would read what is said; raise one of them"
+            )
         if heard := sorted(HEARD & set(self.tasks)):
             raise ValueError(
                 f"model.blocks is 0, and the tasks {', '.join(heard)} hear recordings, which nothing else would read"
@@ -168,6 +216,13 @@ class Recipe(Section):
             content["text"].pop("context")  # which nothing reads
         if "translation" not in self.tasks:
             content.pop("translation")
+        if not self.sounds:
+            content.pop("vocoder")
+        if self.synthesis == Synthesis():
+            content.pop("synthesis")
+        for task in content["tasks"].values():
+            if not task["reversal"]:
+                task.pop("reversal")
         if not self.domains.on:  # then it says how figures are shown
             content.pop("domains")
         for key in ("crf", "lstm", "rare_words"):  # off, as it was before there was a choice

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
 from mtl.phonemes import CHARACTERS
-from mtl.text import DIALOGUE, PHRASED, REGRESSION, SYNTHESIS, speaks
+from mtl.text import DIALOGUE, PHRASED, REGRESSION, SOUNDING, SYNTHESIS, speaks
 from pipelines.registry.tracking import quiet_mlflow
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ ADAPTER = "adapter"  # its name for a user's adapter, likewise
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "soundfile", "soxr")
 SPEAKING = ("num2words",)  # of a model that speaks; and of one whose phonemes are eSpeak NG's, the next
 ESPEAK = ("espeakng-loader",)
-HEARING = frozenset({"transcript", "speaker", "emotion", *PHRASED})  # tasks that tell nothing of a sentence
+HEARING = frozenset({"transcript", "speaker", "emotion", *PHRASED, *SOUNDING})  # tasks that tell nothing of a sentence
 
 
 class PackageError(ValueError):
@@ -116,9 +116,9 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
     inputs: list[Any] = [optional("audio"), optional("text")]
     if set(tasks) & set(DIALOGUE):
         inputs.append(ColSpec(Array(DataType.string), "context", required=False))
-    outputs: list[Any] = [optional("speech")] if speaks(tasks) else []
+    outputs: list[Any] = [optional("speech")] if speaks(tasks) or set(tasks) & set(SOUNDING) else []
     for task in tasks:
-        if task in SYNTHESIS:
+        if task in (*SYNTHESIS, *SOUNDING):
             continue
         if task == "transcript":
             outputs += [optional("text"), optional("words"), optional("n_best")]

@@ -33,13 +33,14 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
 from mtl.personal import About, Personal, PersonalPredictor, check_base
 from mtl.predictor import Prediction, Predictor
-from mtl.text import REGRESSION, SYNTHESIS
+from mtl.text import REGRESSION, SOUNDING, SYNTHESIS
 
 ARTIFACT, ADAPTER = "predictor", "adapter"
 MAX_SECONDS = 600.0  # of one recording: a served model must not be made to swallow a day of audio
@@ -83,6 +84,8 @@ class SpeechService(PythonModel):
         table = as_table(predictions, config.tasks, model_input.index)
         if config.speaks:
             table.insert(0, "speech", self._spoken(inputs, asked))
+        elif "waveform" in config.tasks:
+            table.insert(0, "speech", self._resounded(inputs))
         return table
 
     def _spoken(self, inputs: list[np.ndarray | str], asked: dict[str, Any]) -> list[str | None]:
@@ -94,6 +97,15 @@ class SpeechService(PythonModel):
         texts = [text for text in inputs if isinstance(text, str)]
         said = iter(voice.say(texts, who, how, float(asked.get("rate", 1.0))))
         return [encode(next(said), voice.features.sample_rate) if isinstance(one, str) else None for one in inputs]
+
+    def _resounded(self, inputs: list[np.ndarray | str]) -> list[str | None]:
+        """Each recording as a vocoder makes it anew of its log-mel, base64 of a WAV file; None for a sentence."""
+        from mtl.audio import log_mel
+        from mtl.sounding import Sounding
+
+        sounding, spec = Sounding.of(self.predictor), self.predictor.features
+        mels = [None if isinstance(one, str) else torch.from_numpy(log_mel(one, spec)) for one in inputs]
+        return [None if mel is None else encode(sounding(mel), spec.sample_rate) for mel in mels]
 
 
 def base_folder(about: About) -> Path:
@@ -107,7 +119,7 @@ def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any =
     """Predictions as a table with a column or two per task of the model."""
     columns: dict[str, list[Any]] = {}
     for task in tasks:
-        if task in SYNTHESIS:
+        if task in (*SYNTHESIS, *SOUNDING):
             continue
         if task == "transcript":
             columns["text"] = [prediction.text for prediction in predictions]

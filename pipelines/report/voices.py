@@ -3,7 +3,8 @@
     shown = told(said, voice, test_rows, listening)       # plain data, for Night.speech
 
 Each example has a player and a picture for the recording, for its log-mel turned back into sound, and for the
-synthesis; over the pictures lie the borders of the phones: measured or learned, and foretold.
+synthesis; over the pictures lie the borders of the phones: measured or learned, and foretold. Of a vocoder alone there
+is its sound beside that of Griffin-Lim.
 """
 
 from __future__ import annotations
@@ -18,47 +19,47 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtl.audio import log_mel
+from mtl.synthesiser import Synthesiser
 from pipelines.data.dataset import by_hash
 from pipelines.data.pitch import pitch
 from pipelines.data.sound import flac
 from pipelines.evaluation.hearing import recording_of
-from pipelines.evaluation.speech import COPY, RECORDING, SYNTHESIS, figures, sounds_of, uttered_of
+from pipelines.evaluation.speech import COPY, GRIFFIN_LIM, RECORDING, SYNTHESIS, Voice, figures, sounds_of, uttered_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mtl.synthesiser import Synthesiser
     from pipelines.data.dataset import Dataset
 
 EXAMPLES = 6
-SHOWN = (RECORDING, COPY, SYNTHESIS)
+SHOWN = (RECORDING, GRIFFIN_LIM, COPY, SYNTHESIS)
 FRAME, BAND, LABEL = 3, 2.5, 24  # pixels of a frame and of a mel bin, and of the line of phones
 QUIETEST = 9.0  # nats below the loudest frame: black
 
 
-def told(said: pa.Table, voice: Synthesiser, dataset: Dataset, listeners: Mapping[str, str]) -> dict[str, Any]:
+def told(said: pa.Table, voice: Voice, dataset: Dataset, listeners: Mapping[str, str]) -> dict[str, Any]:
     """figures: kind -> figure -> (value, low, high). listeners: task -> model. confusion: of the emotion, as it is
-    heard in the synthesis: labels, counts. examples: what is heard and seen."""
+    heard in what the model makes: labels, counts. examples: what is heard and seen."""
     return {
         "figures": figures(said),
         "listeners": dict(listeners),
-        "confusion": _confusion(said),
+        "confusion": _confusion(said, SYNTHESIS if isinstance(voice, Synthesiser) else COPY),
         "examples": _examples(said, voice, dataset),
     }
 
 
-def _confusion(said: pa.Table) -> dict[str, Any]:
-    """Of the synthesis; empty where nobody listened for the emotion."""
+def _confusion(said: pa.Table, kind: str) -> dict[str, Any]:
+    """Of one kind of sound; empty where nobody listened for the emotion."""
     pairs = [
         (row["emotion"], row["heard_emotion"])
         for row in said.to_pylist()
-        if row["kind"] == SYNTHESIS and row["emotion"] and row["heard_emotion"]
+        if row["kind"] == kind and row["emotion"] and row["heard_emotion"]
     ]
     labels = sorted({label for pair in pairs for label in pair})
     return {"labels": labels, "counts": [[pairs.count((one, other)) for other in labels] for one in labels]}
 
 
-def _examples(said: pa.Table, voice: Synthesiser, dataset: Dataset) -> list[dict[str, Any]]:
+def _examples(said: pa.Table, voice: Voice, dataset: Dataset) -> list[dict[str, Any]]:
     heard: dict[str, dict[str, Any]] = {}
     for row in said.to_pylist():
         heard.setdefault(row["id"], {})[row["kind"]] = row
@@ -73,17 +74,25 @@ def _examples(said: pa.Table, voice: Synthesiser, dataset: Dataset) -> list[dict
     hertz = [pitch(wave, voice.features) for wave in recordings]
     sounds = sounds_of(voice, rows, recordings, some.features(range(len(rows))), hertz)
     found = []
-    for number, (row, uttered) in enumerate(zip(rows, uttered_of(voice, rows), strict=True)):
-        borders = {RECORDING: row["durations"], COPY: row["durations"], SYNTHESIS: uttered.durations.tolist()}
+    uttered = uttered_of(voice, rows) if isinstance(voice, Synthesiser) else []
+    for number, row in enumerate(rows):
+        measured = row["durations"] or ()
+        foretold = uttered[number].durations.tolist() if uttered else ()
         views = []
         for kind in SHOWN:
+            if kind not in sounds:
+                continue
             wave = sounds[kind][number]
             answer = heard[row["id"]][kind]
             views.append(
                 {
                     "kind": kind,
                     "audio": base64.b64encode(flac(wave, voice.features.sample_rate)).decode(),
-                    "picture": picture(log_mel(wave, voice.features), row["phones"], borders[kind]),
+                    "picture": picture(
+                        log_mel(wave, voice.features),
+                        row["phones"] if row["durations"] else (),
+                        foretold if kind == SYNTHESIS else measured,
+                    ),
                     "heard": answer["heard"],
                     "mcd": answer["mcd"],
                 }

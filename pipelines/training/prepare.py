@@ -24,16 +24,18 @@ import torch
 from mtl.audio import FeatureSpec, bin_centres
 from mtl.balance import Settings
 from mtl.beam import BeamConfig
+from mtl.config import ModelConfig
 from mtl.curriculum import Stage
 from mtl.decoder import DecoderConfig
 from mtl.domains import DomainConfig
 from mtl.fit import FitConfig
+from mtl.generator import VocoderConfig
 from mtl.metrics import by_domain, score_rows, summarise
-from mtl.model import ModelConfig, SpeechModel, build_model
+from mtl.model import SpeechModel, build_model
 from mtl.ngram import NGram
 from mtl.predictor import Prediction, Predictor
 from mtl.speech import SpeechCode
-from mtl.text import CLASSIFICATION, PHRASED, Characters, Codec, normalise, tokens_of
+from mtl.text import CLASSIFICATION, PHRASED, SOUNDING, Characters, Codec, normalise, tokens_of
 from pipelines.data.dataset import Dataset, by_hash, open_dataset
 from pipelines.data.loader import Loader, evaluation_batches
 from pipelines.data.prosody import MEASURED
@@ -51,6 +53,7 @@ LABEL_COLUMNS = {
     "slots": "slots",
     **{task: task for task in (*CLASSIFICATION, "translation")},
     **dict.fromkeys(PHRASED, "durations"),
+    **dict.fromkeys(SOUNDING, "wave_part"),
 }
 SCALING_ROWS = 500  # whose log-mels tell the scale of each bin: half an hour of speech
 
@@ -133,7 +136,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
     by = recipe.domains.by if recipe.domains.on else None
-    labels = [LABEL_COLUMNS[task] for task in tasks if task not in ("transcript", *PHRASED)]
+    labels = [LABEL_COLUMNS[task] for task in tasks if task not in ("transcript", *PHRASED, *SOUNDING)]
     columns = ["text", "tokens", "context", *(["audio", by] if by else []), *labels]
     try:
         codec = Codec.build(
@@ -181,6 +184,9 @@ def model_config(recipe: Recipe) -> ModelConfig:
         **recipe.sharing.model_dump(exclude={"mode"}),
         decoder=DecoderConfig(**recipe.translation.model_dump(exclude={"units", "pieces"})),
         domains=DomainConfig(**recipe.domains.model_dump(exclude={"by"})),
+        vocoder=VocoderConfig(feature_spec(recipe), **recipe.vocoder.model_dump()),
+        **recipe.synthesis.model_dump(),
+        reversal=tuple((str(task), config.reversal) for task, config in recipe.tasks.items() if config.reversal),
     )
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from mtl.batch import collate
-from mtl.model import ModelConfig, SpeechModel, build_model
+from mtl.config import ModelConfig
+from mtl.model import SpeechModel, build_model
 from mtl.text import CONTEXT_WORDS, Codec
 from pipelines.corpora.dialogues_en import Turn, draw
 

@@ -1,0 +1,115 @@
+"""Sound from log-mels: a vocoder as a task, trained on short segments of the recordings themselves."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mtl.adversary import Adversary, PatchJudge
+from mtl.audio import FLOOR
+from mtl.batch import Batch
+from mtl.generator import Generator, VocoderConfig
+from mtl.tasks.base import SOUND, States, Task
+
+RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # window and hop, samples
+EDGE = 3  # frames at either end of a segment that are left out: neither their neighbours nor their overlaps are there
+LEAST = 1e-5  # magnitude that counts as silence
+COMPRESSION = 0.3  # exponent of the magnitudes that judges see
+
+
+class Waveform(Task):
+    """The loss of a segment is the absolute error of its log-mel, plus the mean over resolutions of the spectra's
+    convergence and log distance (Yamamoto et al. 2020), plus what the judges say, if there are any; summed over frames.
+
+    Its states are the log-mels themselves: nothing of the trunk goes in. A recording shorter than a segment is left
+    out.
+    """
+
+    groups: ClassVar[tuple[str, ...]] = (SOUND,)
+
+    def __init__(self, name: str, config: VocoderConfig) -> None:
+        super().__init__(name)
+        self.segment, self.weight = config.segment, config.adversarial
+        self.generator = Generator(config)
+        self.adversary: Adversary | None = None
+        if config.adversarial:
+            judges = [PatchJudge(config.channels, planes=2) for _ in RESOLUTIONS]
+            self.adversary = Adversary(judges, [_View(*resolution) for resolution in RESOLUTIONS])
+
+    def rows(self, batch: Batch) -> Tensor:
+        """(B,) bool: those with a waveform that a segment can be cut from."""
+        assert batch.feature_lengths is not None, "waveforms come with features"
+        assert batch.wave_lengths is not None, "and with their lengths"
+        return (batch.wave_lengths > 0) & (batch.feature_lengths >= self.segment)
+
+    def count(self, batch: Batch, lengths: Tensor) -> Tensor:
+        return lengths.new_zeros(()) if batch.waves is None else self.segment * self.rows(batch).sum()
+
+    def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        logmel, true = self._segments(states.hidden, batch)
+        made = self.generator(logmel)
+        with torch.autocast(made.device.type, enabled=False):
+            inner = slice(EDGE, -EDGE)
+            error = (self._log_mel(made)[:, inner] - logmel.float()[:, inner]).abs().mean(dim=(1, 2))
+            edge = EDGE * self.generator.hop
+            made, true = made[:, edge:-edge], true[:, edge:-edge]
+            error = error + spectral_loss(made, true)
+        if self.adversary is not None:
+            error = error + self.weight * self.adversary(made, true)
+        return self.segment * error.sum(), self.count(batch, states.lengths)
+
+    def _segments(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-mels (R, S, F) of a segment of each row that has one, drawn anew each time, and its waveform (R, N)."""
+        assert batch.waves is not None, "counted only where there are waveforms"
+        rows = self.rows(batch).nonzero()[:, 0]
+        assert batch.feature_lengths is not None, "which come with features"
+        spare = batch.feature_lengths[rows] - self.segment
+        # On the CPU, whatever the device: the same segments for the same seed.
+        first = (torch.rand(len(rows)).to(spare.device) * (spare + 1)).long().minimum(spare)
+        frames = first[:, None] + torch.arange(self.segment, device=first.device)
+        samples = self.generator.window + (self.segment - 1) * self.generator.hop
+        places = (first * self.generator.hop)[:, None] + torch.arange(samples, device=first.device)
+        waves = batch.waves[rows].gather(1, places).float() / 32768
+        return features[rows[:, None], frames], waves
+
+    def _log_mel(self, waves: Tensor) -> Tensor:
+        """(R, N) -> (R, T, F), as mtl.audio defines it."""
+        maker = self.generator
+        spectrum = torch.fft.rfft(waves.unfold(1, maker.window, maker.hop) * maker.hann, maker.length)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return (power @ maker.spread.T).clamp(min=FLOOR).log()
+
+    @torch.no_grad()
+    def sound(self, logmel: Tensor) -> Tensor:
+        """(T, F) -> (N,)."""
+        return self.generator(logmel[None])[0]
+
+
+def spectral_loss(made: Tensor, true: Tensor) -> Tensor:
+    """(B, N), (B, N) -> (B,): over RESOLUTIONS, mean of the spectral convergence and the mean log distance."""
+    total = made.new_zeros(len(made))
+    for window, hop in RESOLUTIONS:
+        one, other = (_stft(x, window, hop).abs().clamp(min=LEAST) for x in (made, true))
+        convergence = (one - other).norm(dim=(1, 2)) / other.norm(dim=(1, 2))
+        total = total + convergence + (one.log() - other.log()).abs().mean(dim=(1, 2))
+    return total / len(RESOLUTIONS)
+
+
+class _View:
+    """(B, N) -> (B, 2, T, F): real and imaginary parts of a spectrogram, loud and faint brought closer together."""
+
+    def __init__(self, window: int, hop: int) -> None:
+        self.window, self.hop = window, hop
+
+    def __call__(self, waves: Tensor) -> Tensor:
+        spectrum = _stft(waves.float(), self.window, self.hop)
+        parts = torch.view_as_real(spectrum).permute(0, 3, 2, 1)
+        power = parts.square().sum(dim=1, keepdim=True).clamp(min=LEAST**2)
+        return parts * power ** ((COMPRESSION - 1) / 2)
+
+
+def _stft(waves: Tensor, window: int, hop: int) -> Tensor:
+    """(B, N) -> (B, F, T)."""
+    return torch.stft(waves, window, hop, window=torch.hann_window(window, device=waves.device), return_complex=True)
