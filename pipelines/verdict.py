@@ -287,11 +287,22 @@ def where_to_look(outcome: Outcome, root: str) -> str:
         [
             "",
             f"report      {outcome.report}",
-            f"try it      motet predict FILE.wav{given}",
+            f"try it      {_trial(outcome)}{given}",
             f"registry    motet leaderboard {outcome.recipe}{given}   motet history {outcome.recipe}{given}",
             f"pages       motet up{given}   (Prefect, MLflow, Ray)",
         ]
     )
+
+
+def _trial(outcome: Outcome) -> str:
+    """The command that shows what the model can do, by what it was judged by."""
+    tasks = {metric.partition("/")[0] for metric in outcome.metrics}
+    if "mel" in tasks:
+        return f'motet say "TEXT" --model {outcome.recipe}'
+    if "waveform" in tasks:
+        return f'motet say "TEXT" --vocoder {outcome.recipe}'
+    read = all("/text_" in metric for metric in outcome.metrics)
+    return f'motet predict {"--text TEXT" if read else "FILE.wav"} --model {outcome.recipe}'
 
 
 def record(

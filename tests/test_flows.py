@@ -344,3 +344,12 @@ def test_the_headline_says_what_happened(finished_night: FinishedNight) -> None:
     assert verdict.headline(outcome).startswith("models:/small/1: promoted (")
     assert "synthetic speech" in verdict.headline(outcome)
     assert outcome.report in verdict.where_to_look(outcome, finished_night.root)
+    told = {
+        "transcript/wer": "motet predict FILE.wav --model small",
+        "intent/text_accuracy": "motet predict --text TEXT --model small",
+        "mel/mcd": 'motet say "TEXT" --model small',
+        "waveform/lsd": 'motet say "TEXT" --vocoder small',
+    }
+    for metric, command in told.items():
+        other = night.Outcome(**{**finished_night.outcome, "metrics": {metric: 1.0}})
+        assert command in verdict.where_to_look(other, finished_night.root)
