@@ -61,7 +61,7 @@ class Batch:
         has any.
     spoken: phones and how they are said; None where no row has any.
     waves (B, N) int16, wave_lengths (B,): the recordings that the features are of, from the same first sample on,
-        length 0 where it is not there; None where they were not asked for.
+        length 0 where it is not there; hertz (B, T): their pitch, 0 where unvoiced; None where they were not asked for.
     """
 
     ids: tuple[str, ...]
@@ -83,6 +83,7 @@ class Batch:
     spoken: Spoken | None = None
     waves: Tensor | None = None
     wave_lengths: Tensor | None = None
+    hertz: Tensor | None = None
 
     @property
     def group(self) -> str:
@@ -142,8 +143,10 @@ def collate(
     examples: Sequence[Example],
     features: Sequence[np.ndarray] | None = None,
     waves: Sequence[np.ndarray] | None = None,
+    hertz: Sequence[np.ndarray] | None = None,
 ) -> Batch:
-    """Pads examples into a batch; of each, features (T, F) of any float type, and waves (N,) int16 or empty."""
+    """Pads examples into a batch; of each, features (T, F) of any float type; waves (N,) int16 and hertz (T,), empty
+    where they are not known."""
     if not examples:
         raise ValueError("collate was given no examples; a batch holds at least one")
     if features is not None and len(features) != len(examples):
@@ -180,6 +183,7 @@ def collate(
         spoken=pad([example.said for example in examples]) if features is not None else None,
         waves=sounds[..., 0] if sounds is not None else None,
         wave_lengths=wave_lengths,
+        hertz=_pad_frames([line[:, None] for line in hertz])[0][..., 0].float() if hertz is not None else None,
     )
 
 

@@ -43,10 +43,12 @@ def resound(model: SpeechModel, batch: Batch, spec: Spec) -> list[Resounded | No
         return found
     assert batch.feature_lengths is not None, "features have lengths"
     assert batch.wave_lengths is not None, "and so have waveforms"
+    assert batch.hertz is not None, "which come with their pitch"
     vocoder = cast(Waveform, model.task("waveform"))
     for row in batch.wave_lengths.nonzero()[:, 0].tolist():
-        mel = batch.features[row, : int(batch.feature_lengths[row])].float()
-        made = vocoder.sound(mel).float()
+        frames = int(batch.feature_lengths[row])
+        mel = batch.features[row, :frames].float()
+        made = vocoder.sound(mel, batch.hertz[row, :frames]).float()
         true = batch.waves[row, : len(made)].float() / 32768
         far = spectral_distances(made, true)
         again = torch.from_numpy(log_mel(made.cpu(), spec))

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mtl.audio import FeatureSpec
@@ -25,7 +26,7 @@ class Sounding:
 
     def __init__(self, features: FeatureSpec, learned: Waveform | None = None) -> None:
         self.features, self.learned = features, learned
-        self._griffin_lim = GriffinLim(features)
+        self._griffin_lim = GriffinLim(features)  # on the CPU: its many small steps wait for each other
 
     @classmethod
     def of(cls, predictor: Predictor, other: Predictor | None = None) -> Sounding:
@@ -48,10 +49,12 @@ class Sounding:
         return cls(predictor.features, cast(Waveform, other.model.task("waveform")))
 
     def __call__(self, mel: Tensor, hertz: Tensor | None = None) -> np.ndarray:
-        """(T, F) log-mel -> (N,) float32; hertz (T,): its pitch, where that is known, of use to Griffin-Lim alone."""
+        """(T, F) log-mel -> (N,) float32; hertz (T,): its pitch, 0 where unvoiced. Without it a trained vocoder
+        whispers, and Griffin-Lim finds one by itself."""
         if self.learned is None:
             return self.griffin_lim(mel, hertz)
-        return _within(self.learned.sound(mel.to(next(self.learned.parameters()).device)))
+        line = hertz if hertz is not None else torch.zeros(len(mel))
+        return _within(self.learned.sound(mel.to(next(self.learned.parameters()).device), line))
 
     def griffin_lim(self, mel: Tensor, hertz: Tensor | None = None) -> np.ndarray:
         """The same by Griffin-Lim, whatever there is."""

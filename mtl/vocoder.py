@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtl.audio import Spec, hop_length, mel_filters, window_length
 
@@ -29,29 +29,34 @@ GAINS = (1e-6, 1e6)
 LEAST_WEIGHT = 1e-3  # of windows over a sample: at the very ends there is next to none
 
 
-class GriffinLim:
-    """One spec's filters, window and overlap."""
+class GriffinLim(nn.Module):
+    """One spec's filters, window and overlap; nothing in it is trained."""
 
     def __init__(self, spec: Spec, iterations: int = ITERATIONS) -> None:
+        super().__init__()
         self.window, self.hop, self.iterations = window_length(spec), hop_length(spec), iterations
         filters = torch.from_numpy(mel_filters(spec)).double()  # (bins of the FFT, F)
         self.length = 2 * (len(filters) - 1)
-        self.filters = filters.float()
-        self.inverse = torch.linalg.pinv(filters).float()  # (F, bins of the FFT)
         self.rate = spec.sample_rate
-        self.hann = torch.hann_window(self.window, periodic=False)
+        self.register_buffer("filters", filters.float(), persistent=False)
+        self.register_buffer("inverse", torch.linalg.pinv(filters).float(), persistent=False)  # (F, bins of the FFT)
+        self.register_buffer("hann", torch.hann_window(self.window, periodic=False), persistent=False)
 
-    def __call__(self, logmel: Tensor, hertz: Tensor | None = None, seed: int = 0) -> Tensor:
+    filters: Tensor
+    inverse: Tensor
+    hann: Tensor
+
+    def forward(self, logmel: Tensor, hertz: Tensor | None = None, seed: int = 0) -> Tensor:
         """(T, F) -> (N,) with N = window + (T - 1) x hop.
 
         hertz (T,): pitch, 0 where unvoiced; without it all phases are found from nothing. seed: of noise and phases.
         """
         generator = torch.Generator().manual_seed(seed)
-        magnitude = self.power(logmel).sqrt()  # (T, bins)
         if hertz is None:
+            magnitude = self.power(logmel).sqrt()  # (T, bins)
             spectrum = torch.polar(magnitude, torch.rand(magnitude.shape, generator=generator) * 2 * torch.pi)
         else:
-            spectrum = self._shaped(magnitude * self.analyse(self.source(hertz, generator)), logmel)
+            spectrum = self.spectrum(logmel[None], hertz[None], generator)[0]
             magnitude = spectrum.abs()
         before = torch.zeros_like(spectrum)
         weight = window_weight(self.hann, len(magnitude), self.hop)
@@ -64,7 +69,15 @@ class GriffinLim:
             before = now
         return self._signal(spectrum, weight)
 
-    def source(self, hertz: Tensor, generator: torch.Generator) -> Tensor:
+    def spectrum(self, logmel: Tensor, hertz: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, T, F), (B, T) Hz -> (B, T, bins): pulses and noise with the log-mel's envelope, to begin from.
+
+        generator: of the noise; torch's own where it is left out.
+        """
+        source = torch.stack([self.source(row, generator) for row in hertz.float().cpu()]).to(logmel.device)
+        return self._shaped(self.power(logmel).sqrt() * self.analyse(source), logmel)
+
+    def source(self, hertz: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(T,) Hz -> (N,): a pulse a period where there is a voice, noise where there is none, of unit power both."""
         frames = torch.arange(self.window + (len(hertz) - 1) * self.hop, dtype=torch.float64) - self.window / 2
         nearest = (frames / self.hop).round().long().clamp(0, len(hertz) - 1)
@@ -79,7 +92,7 @@ class GriffinLim:
         return torch.where(hertz[nearest] > 0, pulses + BREATH * noise, noise)
 
     def _shaped(self, spectrum: Tensor, logmel: Tensor) -> Tensor:
-        """The spectrum (T, bins), each frame scaled smoothly over its bins until it has the log-mel (T, F)."""
+        """The spectrum (..., T, bins), each frame scaled smoothly over its bins until it has the log-mel."""
         spread, wanted = self.filters.sum(dim=1) + TINY, logmel.float().exp()
         for _ in range(SHAPINGS):
             mel = (spectrum.abs().square() @ self.filters).clamp(min=TINY)
@@ -88,7 +101,7 @@ class GriffinLim:
         return spectrum
 
     def power(self, logmel: Tensor) -> Tensor:
-        """(T, F) -> (T, bins): a power spectrum, nowhere below zero, that has this log-mel, as nearly as can be."""
+        """(..., T, F) -> (..., T, bins): a power spectrum, nowhere below zero, that nearly has this log-mel."""
         mel = logmel.float().exp()
         spread = mel @ self.filters.T
         found = (mel @ self.inverse).clamp(min=0) + FLOOR * spread
@@ -97,15 +110,15 @@ class GriffinLim:
         return found
 
     def analyse(self, signal: Tensor) -> Tensor:
-        """(N,) -> (T, bins), as mtl.audio cuts its frames."""
-        return torch.fft.rfft(signal.unfold(0, self.window, self.hop) * self.hann, self.length)
+        """(..., N) -> (..., T, bins), as mtl.audio cuts its frames."""
+        return torch.fft.rfft(signal.unfold(-1, self.window, self.hop) * self.hann, self.length)
 
     def synthesise(self, spectrum: Tensor) -> Tensor:
-        """(T, bins) -> (N,): the signal whose frames are nearest to these (Griffin and Lim 1984, eq. 6)."""
-        return self._signal(spectrum, window_weight(self.hann, len(spectrum), self.hop))
+        """(..., T, bins) -> (..., N): the signal whose frames are nearest to these (Griffin and Lim 1984, eq. 6)."""
+        return self._signal(spectrum, window_weight(self.hann, spectrum.shape[-2], self.hop))
 
     def _signal(self, spectrum: Tensor, weight: Tensor) -> Tensor:
-        frames = torch.fft.irfft(spectrum, self.length)[:, : self.window] * self.hann
+        frames = torch.fft.irfft(spectrum, self.length)[..., : self.window] * self.hann
         return overlap_add(frames, self.hop) / weight
 
 

@@ -277,24 +277,26 @@ def features(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
 
 
 def waveforms(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
-    """Samples of every recording, at the features' rate, that has none yet. Value: references to their manifests."""
-    from pipelines.data.features import WAVEFORM
+    """Samples, at the features' rate, and pitch of every recording that has none yet. Value: references to their
+    manifests."""
+    from pipelines.data.features import PITCH, WAVEFORM
 
-    return _extracted(root, recipe_key, utterances, WAVEFORM)
+    return _extracted(root, recipe_key, utterances, WAVEFORM, PITCH)
 
 
-def _extracted(root: str, recipe_key: str, utterances: Sequence[Ref], kind: Kind) -> Done:
+def _extracted(root: str, recipe_key: str, utterances: Sequence[Ref], *kinds: Kind) -> Done:
     from pipelines.data.features import extract
 
     store = Store(root)
     recipe = kept_recipe(store, recipe_key)
     tables = manifests(store, utterances)
-    before = [store.latest(kind.dataset(recipe.features, item.dataset.split("/", 1)[1])) for item in tables]
-    with step(kind.name) as current, progress.current().bar(kind.name, "rec") as report:
-        found = extract(tables, recipe.features, store, progress=report, kind=kind)
-        new = _made_now("extracted", found, before)
-        rows = sum(item.meta["rows"] for item in found)
-        return current.done(f"{rows:,} recordings, {new:,} extracted", [ref(item) for item in found])
+    names = [item.dataset.split("/", 1)[1] for item in tables]
+    first, before = kinds[0], [store.latest(kinds[0].dataset(recipe.features, name)) for name in names]
+    with step(first.name) as current, progress.current().bar(first.name, "rec") as report:
+        made = [extract(tables, recipe.features, store, progress=report, kind=kind) for kind in kinds]
+        new = _made_now("extracted", made[0], before)
+        rows = sum(item.meta["rows"] for item in made[0])
+        return current.done(f"{rows:,} recordings, {new:,} extracted", [ref(item) for found in made for item in found])
 
 
 def alignment(root: str, recipe_key: str, utterances: Sequence[Ref], features: Sequence[Ref]) -> Done:

@@ -302,7 +302,7 @@ def _trial(outcome: Outcome) -> str:
     if "waveform" in tasks:
         return f'motet say "TEXT" --vocoder {outcome.recipe}'
     read = all("/text_" in metric for metric in outcome.metrics)
-    return f'motet predict {"--text TEXT" if read else "FILE.wav"} --model {outcome.recipe}'
+    return f"motet predict {'--text TEXT' if read else 'FILE.wav'} --model {outcome.recipe}"
 
 
 def record(

@@ -11,8 +11,8 @@ pytest.importorskip("parselmouth", reason="the extra motet[speech] is not instal
 pytest.importorskip("espeakng_loader", reason="the extra motet[espeak] is not installed")
 
 from mtl.phrasing import bridged, over_phones
+from mtl.pitch import pitch
 from pipelines.data.ingest import ingest, utterances
-from pipelines.data.pitch import pitch
 from pipelines.data.prosody import durations_of, measure, prosody_of
 from pipelines.data.sound import decode
 from pipelines.recipe import Corpus, Features, Quality

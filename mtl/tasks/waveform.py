@@ -23,8 +23,8 @@ class Waveform(Task):
     """The loss of a segment is the absolute error of its log-mel, plus the mean over resolutions of the spectra's
     convergence and log distance (Yamamoto et al. 2020), plus what the judges say, if there are any; summed over frames.
 
-    Its states are the log-mels themselves: nothing of the trunk goes in. A recording shorter than a segment is left
-    out.
+    Its states are the log-mels themselves: nothing of the trunk goes in. Each frame's pitch is told, as it is
+    measured. A recording shorter than a segment is left out.
     """
 
     groups: ClassVar[tuple[str, ...]] = (SOUND,)
@@ -48,43 +48,47 @@ class Waveform(Task):
         return lengths.new_zeros(()) if batch.waves is None else self.segment * self.rows(batch).sum()
 
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
-        logmel, true = self._segments(states.hidden, batch)
-        made = self.generator(logmel)
+        logmel, hertz, true = self._segments(states.hidden, batch)
+        made = self.generator(logmel, hertz)
         with torch.autocast(made.device.type, enabled=False):
             inner = slice(EDGE, -EDGE)
             error = (self._log_mel(made)[:, inner] - logmel.float()[:, inner]).abs().mean(dim=(1, 2))
-            edge = EDGE * self.generator.hop
+            edge = EDGE * self.generator.start.hop
             made, true = made[:, edge:-edge], true[:, edge:-edge]
             error = error + spectral_loss(made, true)
         if self.adversary is not None:
             error = error + self.weight * self.adversary(made, true)
         return self.segment * error.sum(), self.count(batch, states.lengths)
 
-    def _segments(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log-mels (R, S, F) of a segment of each row that has one, drawn anew each time, and its waveform (R, N)."""
+    def _segments(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-mels (R, S, F) of a segment of each row that has one, drawn anew each time, its pitch (R, S) and its
+        waveform (R, N)."""
         assert batch.waves is not None, "counted only where there are waveforms"
         rows = self.rows(batch).nonzero()[:, 0]
         assert batch.feature_lengths is not None, "which come with features"
+        assert batch.hertz is not None, "and with pitch"
         spare = batch.feature_lengths[rows] - self.segment
         # On the CPU, whatever the device: the same segments for the same seed.
         first = (torch.rand(len(rows)).to(spare.device) * (spare + 1)).long().minimum(spare)
         frames = first[:, None] + torch.arange(self.segment, device=first.device)
-        samples = self.generator.window + (self.segment - 1) * self.generator.hop
-        places = (first * self.generator.hop)[:, None] + torch.arange(samples, device=first.device)
+        hop = self.generator.start.hop
+        samples = self.generator.start.window + (self.segment - 1) * hop
+        places = (first * hop)[:, None] + torch.arange(samples, device=first.device)
         waves = batch.waves[rows].gather(1, places).float() / 32768
-        return features[rows[:, None], frames], waves
+        return features[rows[:, None], frames], batch.hertz[rows[:, None], frames], waves
 
     def _log_mel(self, waves: Tensor) -> Tensor:
         """(R, N) -> (R, T, F), as mtl.audio defines it."""
-        maker = self.generator
-        spectrum = torch.fft.rfft(waves.unfold(1, maker.window, maker.hop) * maker.hann, maker.length)
+        spectrum = self.generator.start.analyse(waves)
         power = spectrum.real.square() + spectrum.imag.square()
-        return (power @ maker.spread.T).clamp(min=FLOOR).log()
+        return (power @ self.generator.start.filters).clamp(min=FLOOR).log()
 
     @torch.no_grad()
-    def sound(self, logmel: Tensor) -> Tensor:
-        """(T, F) -> (N,)."""
-        return self.generator(logmel[None])[0]
+    def sound(self, logmel: Tensor, hertz: Tensor, seed: int = 0) -> Tensor:
+        """(T, F), (T,) -> (N,); seed: of the noise."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.generator(logmel[None], hertz[None])[0]
 
 
 def spectral_loss(made: Tensor, true: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 
 from pipelines import recipe
 from pipelines.data import features as extraction
-from pipelines.data.features import LOGMEL, WAVEFORM
+from pipelines.data.features import LOGMEL, PITCH, WAVEFORM
 from pipelines.data.prosody import MEASURED, PROSODY
 from pipelines.data.table import UTTERANCES, conform
 from pipelines.store import Manifest, Store, fingerprint
@@ -32,8 +32,8 @@ from pipelines.store import Manifest, Store, fingerprint
 LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
 MAX_PAGE_HEADER = 1024  # bytes; it is about 30 where no statistics are written
 PLACES = [pa.field("frames", pa.int32()), pa.field("part", pa.int32()), pa.field("position", pa.int32())]
-SOUND = [pa.field("wave_part", pa.int32()), pa.field("wave_position", pa.int32())]
-COLUMNS = (LOGMEL.column, WAVEFORM.column)
+SOUND = [pa.field(f"{kind}_{name}", pa.int32()) for kind in ("wave", "pitch") for name in ("part", "position")]
+COLUMNS = (LOGMEL.column, WAVEFORM.column, PITCH.column)
 NOTHING = np.empty(0, dtype=np.uint8)
 SAID = [PROSODY.field(name).with_nullable(True) for name in ("durations", *MEASURED)]
 ROWS = pa.schema([*UTTERANCES, *PLACES, *SAID, *SOUND])
@@ -47,8 +47,8 @@ class Dataset:
     """Utterance rows and where their features lie. Picklable: a worker maps the parts for itself.
 
     rows: table.UTTERANCES with `frames`, `part` (index into `parts`) and `position` (row in the part),
-        -1 each in a row without audio, how its phones are said, null where that was not measured, and `wave_part` and
-        `wave_position`, null where no waveform was kept.
+        -1 each in a row without audio, how its phones are said, null where that was not measured, and `wave_part`,
+        `wave_position`, `pitch_part` and `pitch_position`, null where no waveform was kept, or no pitch.
     identity: equal for equal rows and features.
     spec: what the features were made with; None where no corpus has audio.
     """
@@ -116,6 +116,10 @@ class Dataset:
         """(N,) int16 of each row at spec.sample_rate: views, as of `features`; empty where none was kept."""
         return [row.view(WAVEFORM.dtype) for row in self._rows(indices, "wave_", 1)]
 
+    def pitches(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """(T,) float16 Hz of each row, 0 where unvoiced: views, as of `features`; empty where none was kept."""
+        return [row.view(PITCH.dtype) for row in self._rows(indices, "pitch_", 1)]
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_mapped": {}, "_places": {}}
 
@@ -161,15 +165,15 @@ def open_dataset(store: Store, utterances: Sequence[Manifest], features: Sequenc
         DatasetError: a recording has no features, or the features differ in their settings.
     """
     rows = pa.concat_tables([conform(store.read_table(manifest.files[0])) for manifest in utterances])
-    kinds: dict[str, list[Manifest]] = {LOGMEL.name: [], WAVEFORM.name: [], "prosody": []}
+    kinds: dict[str, list[Manifest]] = {LOGMEL.name: [], WAVEFORM.name: [], PITCH.name: [], "prosody": []}
     for manifest in features:
         kinds[manifest.dataset.partition("/")[0]].append(manifest)
-    mels, sounds, said = kinds.values()
-    places, waves = (
+    mels, sounds, lines, said = kinds.values()
+    places, waves, pitches = (
         pa.concat_tables([extraction.INDEX.empty_table(), *(extraction.index(store, manifest) for manifest in some)])
-        for some in (mels, sounds)
+        for some in (mels, sounds, lines)
     )
-    parts = [*places["part"].unique().to_pylist(), *waves["part"].unique().to_pylist()]
+    parts = [part for table in (places, waves, pitches) for part in table["part"].unique().to_pylist()]
     found = pc.index_in(rows["digest"], places["digest"])
     missing = rows.filter(pc.and_(pc.is_valid(rows["audio"]), pc.is_null(found)))
     if len(missing):
@@ -182,10 +186,11 @@ def open_dataset(store: Store, utterances: Sequence[Manifest], features: Sequenc
     for field, column in zip(PLACES, columns, strict=True):
         rows = rows.append_column(field, pc.fill_null(pc.cast(column, pa.int32()).take(found), -1))
     rows = _with_prosody(rows, [store.read_table(manifest.files[0]) for manifest in said if manifest.files])
-    found = pc.index_in(rows["digest"], waves["digest"])
-    for field, column in zip(SOUND, (pc.index_in(waves["part"], names), waves["position"]), strict=True):
-        rows = rows.append_column(field, pc.cast(column, pa.int32()).combine_chunks().take(found))
-    joined = [(manifest.dataset, manifest.address) for manifest in (*mels, *said, *sounds)]
+    for fields, table in ((SOUND[:2], waves), (SOUND[2:], pitches)):
+        found = pc.index_in(rows["digest"], table["digest"])
+        for field, column in zip(fields, (pc.index_in(table["part"], names), table["position"]), strict=True):
+            rows = rows.append_column(field, pc.cast(column, pa.int32()).combine_chunks().take(found))
+    joined = [(manifest.dataset, manifest.address) for manifest in (*mels, *said, *sounds, *lines)]
     identity = fingerprint([manifest.address for manifest in utterances], joined)
     return Dataset(store, rows.combine_chunks(), parts, identity, _spec(mels))
 

@@ -8,7 +8,7 @@ little-endian float16 bytes, uncompressed because compressed log-mel reads three
 smaller. Parts are never rewritten: a new night extracts the digests that no part holds yet and lists the old
 parts again. A part's key is the hash of its digests, so a killed run finds the parts it had finished.
 An index (digest -> frames, part, position) is listed first, so that nobody opens parts to plan batches.
-Waveforms, for tasks that learn to make sound, are kept alike: 16-bit samples, a frame each.
+Waveforms, for tasks that learn to make sound, are kept alike: 16-bit samples, a frame each; and so is their pitch.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mtl.audio import log_mel
+from mtl.pitch import PitchError, pitch
 from pipelines import cluster, recipe
 from pipelines.data.pieces import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
 from pipelines.data.sound import SoundError, decode
@@ -100,6 +101,10 @@ def _samples(waveform: np.ndarray, spec: recipe.Features) -> np.ndarray:
     return np.clip(np.rint(waveform * 32768), -32768, 32767)  # (N,)
 
 
+def _pitch(waveform: np.ndarray, spec: recipe.Features) -> np.ndarray:
+    return pitch(waveform, spec)  # (T,)
+
+
 def _rate(spec: recipe.Features) -> dict[str, Any]:
     return {"sample_rate": spec.sample_rate}
 
@@ -110,6 +115,7 @@ def _period(spec: recipe.Features) -> float:
 
 LOGMEL = Kind("features", "logmel", "<f2", _log_mel, _settings, _hop)
 WAVEFORM = Kind("waveforms", "samples", "<i2", _samples, _rate, _period)
+PITCH = Kind("pitch", "hertz", "<f2", _pitch, _settings, _hop)
 
 
 def dataset_name(spec: recipe.Features, corpus: str) -> str:
@@ -132,6 +138,7 @@ def extract(
 
     Raises:
         FeatureError: a recording cannot be read any more; the message names it.
+        PitchError: Praat is not installed, and pitch is asked for.
         ClusterError: Ray cannot be started or joined.
     """
     plans = [_Plan.make(manifest, spec, kind, store) for manifest in manifests]
@@ -252,7 +259,8 @@ def _run(
         finished = _run_here(tasks, spec, kind, store)
     else:
         calls = [(key, part, spec, kind, store) for key, part in tasks]
-        finished = ((calls[number][0], frames) for number, frames in cluster.over(calls, extract_part, FeatureError))
+        made = cluster.over(calls, extract_part, FeatureError, PitchError)
+        finished = ((calls[number][0], frames) for number, frames in made)
     for key, frames in finished:
         done += len(frames)
         report(done, total, kind.name)

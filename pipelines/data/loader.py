@@ -181,7 +181,9 @@ class _Encoder:
         if speeds is not None and self.dataset.spec is not None:
             spec = self.dataset.spec
             features = [speed(f, factor, spec).numpy() for f, factor in zip(features, speeds.tolist(), strict=True)]
-        return collate(examples, features, self.dataset.waveforms(rows) if self.dataset.sounds else None)
+        if not self.dataset.sounds:
+            return collate(examples, features)
+        return collate(examples, features, self.dataset.waveforms(rows), self.dataset.pitches(rows))
 
     def examples(self, rows: np.ndarray) -> list[Example]:
         found = {row: self.kept[row] for row in rows.tolist() if row in self.kept}

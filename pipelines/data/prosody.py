@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from mtl.audio import hop_length, log_mel, window_length
 from mtl.phrasing import phrasing
+from mtl.pitch import PitchError, pitch
 from pipelines import cluster, recipe
 from pipelines.data.pieces import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
-from pipelines.data.pitch import PitchError, pitch
 from pipelines.data.sound import SoundError, decode
 from pipelines.data.table import conform
 from pipelines.store import Manifest, Store, fingerprint

@@ -43,7 +43,7 @@ def evaluate_on(
         RegistryError: no such model. EvaluationError: the split has no rows. NoListener: no such listener.
     """
     from pipelines.data.dataset import open_dataset
-    from pipelines.data.features import WAVEFORM, extract
+    from pipelines.data.features import PITCH, WAVEFORM, extract
     from pipelines.evaluation import domains
     from pipelines.evaluation.evaluate import evaluate
     from pipelines.night import step
@@ -66,7 +66,8 @@ def evaluate_on(
     if code:
         features += said_in(store, manifest, features)
     if "waveform" in predictor.model.config.tasks:
-        features += extract([manifest], Features(**asdict(predictor.features)), store, kind=WAVEFORM)
+        for kind in (WAVEFORM, PITCH):
+            features += extract([manifest], Features(**asdict(predictor.features)), store, kind=kind)
     dataset = open_dataset(store, [manifest], features)
     with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
         scores = evaluate(predictor, dataset, recipe.loader, report, expected)

@@ -89,7 +89,7 @@ def converted(
         SoundError: a recording that cannot be read. ConversionError: nothing is heard in it.
     """
     from mtl.conversion import Converter
-    from pipelines.data.pitch import pitch
+    from mtl.pitch import pitch
     from pipelines.data.sound import decode
 
     converter = Converter(*_loaded(root, model, vocoder))

@@ -19,8 +19,8 @@ import torch
 
 from mtl.audio import Spec, log_mel
 from mtl.distortion import compare
+from mtl.pitch import pitch
 from mtl.predictor import Prediction, Predictor
-from pipelines.data.pitch import pitch
 from pipelines.data.sound import decode, resample
 from pipelines.data.source import read_audio
 from pipelines.registry.package import describe

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ ADAPTER = "adapter"  # its name for a user's adapter, likewise
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "soundfile", "soxr")
 SPEAKING = ("num2words",)  # of a model that speaks; and of one whose phonemes are eSpeak NG's, the next
 ESPEAK = ("espeakng-loader",)
+SOUNDED = ("praat-parselmouth",)  # of a vocoder, which is told the pitch of the recordings that it is given
 HEARING = frozenset({"transcript", "speaker", "emotion", *PHRASED, *SOUNDING})  # tasks that tell nothing of a sentence
 
 
@@ -93,7 +95,7 @@ def _save(
             code_paths=[str(code)],
             signature=signature(described.tasks, described.domains),
             input_example=example(described.tasks),
-            pip_requirements=requirements(described.units, described.phonemes),
+            pip_requirements=requirements(described.units, described.phonemes, described.tasks),
             mlflow_model=Model(model_id=model_id, run_id=run_id),
         )
 
@@ -160,11 +162,13 @@ def example(tasks: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame({"audio": [base64.b64encode(tone.getvalue()).decode()]})
 
 
-def requirements(units: str, phonemes: str | None = None) -> list[str]:
+def requirements(units: str, phonemes: str | None = None, tasks: Collection[str] = ()) -> list[str]:
     """What the package needs to load and answer, at the versions it was made with."""
     names = [*REQUIREMENTS, *(("sentencepiece",) if units == "sentencepiece" else ())]
     if phonemes is not None:
         names += [*SPEAKING, *(() if phonemes == CHARACTERS else ESPEAK)]
+    if set(tasks) & set(SOUNDING):
+        names += SOUNDED
     # "2.13.0+cpu" is a build of 2.13.0: a package made on a laptop must install on a machine with a GPU.
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
 

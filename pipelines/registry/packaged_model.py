@@ -101,11 +101,16 @@ class SpeechService(PythonModel):
     def _resounded(self, inputs: list[np.ndarray | str]) -> list[str | None]:
         """Each recording as a vocoder makes it anew of its log-mel, base64 of a WAV file; None for a sentence."""
         from mtl.audio import log_mel
+        from mtl.pitch import pitch
         from mtl.sounding import Sounding
 
         sounding, spec = Sounding.of(self.predictor), self.predictor.features
-        mels = [None if isinstance(one, str) else torch.from_numpy(log_mel(one, spec)) for one in inputs]
-        return [None if mel is None else encode(sounding(mel), spec.sample_rate) for mel in mels]
+
+        def again(wave: np.ndarray) -> str:
+            line = torch.from_numpy(pitch(wave, spec))
+            return encode(sounding(torch.from_numpy(log_mel(wave, spec)), line), spec.sample_rate)
+
+        return [None if isinstance(one, str) else again(one) for one in inputs]
 
 
 def base_folder(about: About) -> Path:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtl.audio import log_mel
+from mtl.pitch import pitch
 from mtl.synthesiser import Synthesiser
 from pipelines.data.dataset import by_hash
-from pipelines.data.pitch import pitch
 from pipelines.data.sound import flac
 from pipelines.evaluation.hearing import recording_of
 from pipelines.evaluation.speech import COPY, GRIFFIN_LIM, RECORDING, SYNTHESIS, Voice, figures, sounds_of, uttered_of
