@@ -38,9 +38,10 @@ QUIETEST = 9.0  # nats below the loudest frame: black
 
 
 def told(said: pa.Table, voice: Voice, dataset: Dataset, listeners: Mapping[str, str]) -> dict[str, Any]:
-    """figures: kind -> figure -> (value, low, high). listeners: task -> model. confusion: of the emotion, as it is
+    """speaks: or is a vocoder alone. figures: kind -> figure -> (value, low, high). listeners: task -> model. confusion: of the emotion, as it is
     heard in what the model makes: labels, counts. examples: what is heard and seen."""
     return {
+        "speaks": isinstance(voice, Synthesiser),
         "figures": figures(said),
         "listeners": dict(listeners),
         "confusion": _confusion(said, SYNTHESIS if isinstance(voice, Synthesiser) else COPY),
