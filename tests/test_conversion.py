@@ -189,6 +189,32 @@ def test_without_phones_nothing_is_converted() -> None:
         Converter(Predictor(build_model(tiny.config(tasks=TASKS), codec()), SPEC))
 
 
+def test_a_package_converts_recordings(trained: Predictor) -> None:
+    pytest.importorskip("parselmouth", reason="the extra motet[speech] is not installed")
+    import base64
+    import io
+
+    import pandas as pd
+    import soundfile
+
+    from mtl.pitch import pitch
+    from pipelines.registry.packaged_model import SpeechService, encode
+
+    whole = Converter(trained)
+    sound = whole.voice.sound(torch.from_numpy(mel(rows()[1])))
+    sound = np.rint(sound * 32768).clip(-32768, 32767).astype(np.float32) / 32768  # as a 16-bit file has it
+    (heard_in_it,) = trained.predict([sound])
+    assert heard_in_it.phones
+    served = SpeechService()
+    served.predictor = trained
+    given = pd.DataFrame({"audio": [encode(sound, SPEC.sample_rate)]})
+    assert served.predict(None, given)["speech"].tolist() == [None]
+    (answer,) = served.predict(None, given, {"emotion": "loud"})["speech"]
+    samples, _ = soundfile.read(io.BytesIO(base64.b64decode(answer)), dtype="float32")
+    (true,) = whole.convert([sound], "loud", hertz=[pitch(sound, SPEC)])
+    np.testing.assert_allclose(samples, true.samples, atol=1e-4)
+
+
 # --- what it is worth ---
 
 

@@ -34,7 +34,7 @@ ADAPTER = "adapter"  # its name for a user's adapter, likewise
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "soundfile", "soxr")
 SPEAKING = ("num2words",)  # of a model that speaks; and of one whose phonemes are eSpeak NG's, the next
 ESPEAK = ("espeakng-loader",)
-SOUNDED = ("praat-parselmouth",)  # of a vocoder, which is told the pitch of the recordings that it is given
+SOUNDED = ("praat-parselmouth",)  # of what makes sound of recordings, and has to know their pitch
 HEARING = frozenset({"transcript", "speaker", "emotion", *PHRASED, *SOUNDING})  # tasks that tell nothing of a sentence
 
 
@@ -167,7 +167,7 @@ def requirements(units: str, phonemes: str | None = None, tasks: Collection[str]
     names = [*REQUIREMENTS, *(("sentencepiece",) if units == "sentencepiece" else ())]
     if phonemes is not None:
         names += [*SPEAKING, *(() if phonemes == CHARACTERS else ESPEAK)]
-    if set(tasks) & set(SOUNDING):
+    if set(tasks) & {*SOUNDING, "phones"}:
         names += SOUNDED
     # "2.13.0+cpu" is a build of 2.13.0: a package made on a laptop must install on a machine with a GPU.
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]

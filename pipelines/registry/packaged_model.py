@@ -62,7 +62,8 @@ class SpeechService(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """`speech` of sentences, base64 of a WAV file, where the model speaks; a column `text`, each task and
+        """`speech`, base64 of a WAV file: of sentences, where the model speaks; of recordings, converted, where it hears
+        phones and a speaker or an emotion is asked for; a vocoder gives recordings back. A column `text`, each task and
         `<task>_confidence`; `words` with their times, `slots` and, where more than one transcript is wanted, `n_best`
         as JSON; null where a task is silent.
 
@@ -89,14 +90,34 @@ class SpeechService(PythonModel):
         return table
 
     def _spoken(self, inputs: list[np.ndarray | str], asked: dict[str, Any]) -> list[str | None]:
-        """Each sentence as base64 of a WAV file; None for a recording."""
+        """Each sentence as base64 of a WAV file, and each recording, converted, if that is asked for; else None."""
         from mtl.synthesiser import Synthesiser
 
         voice = Synthesiser(self.predictor)
         who, how = (str(asked.get(name, "")) or None for name in ("speaker", "emotion"))
         texts = [text for text in inputs if isinstance(text, str)]
         said = iter(voice.say(texts, who, how, float(asked.get("rate", 1.0))))
-        return [encode(next(said), voice.features.sample_rate) if isinstance(one, str) else None for one in inputs]
+        found: list[str | None] = []
+        for one in inputs:
+            if isinstance(one, str):
+                found.append(encode(next(said), voice.features.sample_rate))
+            elif (who or how) and "phones" in self.predictor.model.config.tasks:
+                found.append(self._converted(one, who, how))
+            else:
+                found.append(None)
+        return found
+
+    def _converted(self, wave: np.ndarray, who: str | None, how: str | None) -> str | None:
+        """A recording said again; None where nothing is heard in it."""
+        from mtl.conversion import ConversionError, Converter
+        from mtl.pitch import pitch
+
+        spec = self.predictor.features
+        try:
+            (found,) = Converter(self.predictor).convert([wave], how, who, [pitch(wave, spec)])
+        except ConversionError:
+            return None
+        return encode(found.samples, spec.sample_rate)
 
     def _resounded(self, inputs: list[np.ndarray | str]) -> list[str | None]:
         """Each recording as a vocoder makes it anew of its log-mel, base64 of a WAV file; None for a sentence."""

@@ -38,8 +38,9 @@ QUIETEST = 9.0  # nats below the loudest frame: black
 
 
 def told(said: pa.Table, voice: Voice, dataset: Dataset, listeners: Mapping[str, str]) -> dict[str, Any]:
-    """speaks: or is a vocoder alone. figures: kind -> figure -> (value, low, high). listeners: task -> model. confusion: of the emotion, as it is
-    heard in what the model makes: labels, counts. examples: what is heard and seen."""
+    """speaks: or is a vocoder alone. figures: kind -> figure -> (value, low, high). listeners: task -> model.
+    confusion: of the emotion, as it is heard in what the model makes: labels, counts. examples: what is heard and seen.
+    """
     return {
         "speaks": isinstance(voice, Synthesiser),
         "figures": figures(said),
