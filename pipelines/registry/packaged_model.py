@@ -62,8 +62,8 @@ class SpeechService(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """`speech`, base64 of a WAV file: of sentences, where the model speaks; of recordings, converted, where it hears
-        phones and a speaker or an emotion is asked for; a vocoder gives recordings back. A column `text`, each task and
+        """`speech`, base64 of a WAV file: of sentences, where the model speaks; of recordings, converted, where it
+        hears phones and a speaker or emotion is asked for; a vocoder gives recordings back. A column `text`, each task,
         `<task>_confidence`; `words` with their times, `slots` and, where more than one transcript is wanted, `n_best`
         as JSON; null where a task is silent.
 
