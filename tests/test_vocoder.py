@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("parselmouth", reason="the extra motet[speech] is not installed")
 
 import tiny
+import tiny_voice
 import torch
 from spoken import RATE, commit, spoken, written
 from torch import nn
@@ -31,6 +32,7 @@ from mtl.pitch import pitch
 from mtl.predictor import Predictor, PredictorError
 from mtl.resounding import spectral_distance, spectral_distances
 from mtl.sounding import Sounding
+from mtl.synthesiser import Synthesiser
 from mtl.tasks import Waveform
 from mtl.tasks.base import States
 from mtl.tasks.waveform import RESOLUTIONS, spectral_loss
@@ -233,6 +235,29 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does() -> None:
     assert seen[-1]["train/waveform/loss"] < seen[0]["train/waveform/loss"]
     for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(one, other, msg=name)
+
+
+def test_a_model_may_speak_and_sound() -> None:
+    """One trunk, one trainer: phones, log-mels and sound, each row counted once by each task."""
+    tasks = (*tiny_voice.TASKS, "waveform")
+    torch.manual_seed(0)
+    vocoder = VocoderConfig(tiny_voice.SPEC, width=16, blocks=1, segment=16, adversarial=0.0)
+    one = build_model(tiny.config(tasks=tasks, vocoder=vocoder), tiny_voice.codec())
+    rows = tiny_voice.rows()
+    mels = [tiny_voice.mel(row) for row in rows]
+    waves = [np.rint(noise(400 + 160 * (len(mel) - 1)) * 32768).astype(np.int16) for mel in mels]
+    batch = collate([one.codec.encode(row) for row in rows], mels, waves, [line(len(mel)) for mel in mels])
+    losses = one.losses(batch)
+    assert losses.keys() == set(tasks)
+    assert losses["waveform"][1] == 16 * sum(len(mel) >= 16 for mel in mels) > 0
+    step = Backward(one, Balancer(tasks, {}, "pcgrad"), seed=0)([(batch,)], 0)
+    assert step.present.all()
+    grown = [name for name, p in one.named_parameters() if name.startswith("tasks.waveform") and p.grad is not None]
+    assert len(grown) == len(list(one.task("waveform").parameters()))
+    voice = Synthesiser(Predictor(one, tiny_voice.SPEC))
+    assert voice.sounding.learned is one.task("waveform")
+    (said,) = voice.said([["_", "a", "b", "_"]], "x", "calm")
+    assert len(voice.sound(said.mel, said.hertz)) == 400 + 160 * (len(said.mel) - 1)
 
 
 def test_a_config_is_json() -> None:
