@@ -325,7 +325,7 @@ def test_another_language_model_is_another_recipe(path: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": {"blocks": 0}}, "blocks and lstm are both 0"),
+        ({"model": {"blocks": 0}}, "blocks and model.lstm are both 0"),
         ({"model": {"blocks": 0, "lstm": 1}}, "the tasks transcript hear recordings"),
         ({"model": {"blocks": 0, "lstm": 1}, "tasks": {"intent": {}}}, "nothing that soft could share"),
     ],

@@ -33,6 +33,7 @@ from pipelines.evaluation.speech import (
     figures,
     listened,
     said_again,
+    said_by,
     spoken_rows,
 )
 from pipelines.recipe import Listening, RecipeError, load
@@ -210,3 +211,22 @@ def test_recipes_name_their_listeners() -> None:
 def test_unheard_figures_are_left_out() -> None:
     silent = table(row("a", SYNTHESIS, mcd=math.nan, pitch=math.nan))
     assert figures(silent) == {}
+
+
+def test_many_rows_are_shared_out_over_the_cluster(
+    voice: Synthesiser, valid: Dataset, ray_session: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pipelines.evaluation.speech.PART", 4)
+    Predictor(voice.model, voice.features).save(tmp_path / "model")
+    folder = tmp_path / "model"
+
+    def load() -> Predictor:
+        return Predictor.load(folder)
+
+    ears = {"emotion": Listener("ear", load)}
+    shared = said_by(load, valid, valid, ears, 0)
+    alone = pa.concat_tables(said_again(voice, valid, ears))
+    assert len(shared) == len(alone) == len(SPOKEN) * len(valid) > 4 * len(SPOKEN)
+    for name in ("id", "kind", "heard_emotion"):
+        assert shared[name].to_pylist() == alone[name].to_pylist()
+    np.testing.assert_allclose(shared["mcd"].drop_null(), alone["mcd"].drop_null(), rtol=1e-2)

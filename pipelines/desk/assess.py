@@ -145,7 +145,7 @@ def speech_on(
     with step("listen") as current, progress.current().bar("listening", "utt") as report:
         listeners = listeners_of(registry, listening)
         chosen = spoken_rows(dataset, listening.rows, predictor.model.config.speaks)
-        said = said_by(predictor, chosen, dataset, listeners, listening.rows, report)
+        said = said_by(lambda: predictor, chosen, dataset, listeners, listening.rows, report)
         current.done(f"{len(chosen):,} recordings said again", None)
     drawn = figures(said)
     plain = {kind: {name: figure._asdict() for name, figure in found.items()} for kind, found in drawn.items()}

@@ -59,9 +59,12 @@ def conversions(
     listeners: Mapping[str, Listener],
     most: int,
     progress: Report | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[pa.Table]:
-    """Tables of SAID, some pairs at a time: each pair's source as it is, and converted."""
-    pairs = [pair for pair in pairs_of(dataset, most) if pair[1]["emotion"] in converter.voice.code.emotions]
+    """Tables of SAID, some pairs at a time: each pair's source as it is, and converted. part: of the pairs, its
+    number from 0 and of how many."""
+    (number, parts), known = part, converter.voice.code.emotions
+    pairs = [pair for pair in pairs_of(dataset, most)[number::parts] if pair[1]["emotion"] in known]
     spec = converter.voice.features
     for start in range(0, len(pairs), CHUNK):
         some = pairs[start : start + CHUNK]

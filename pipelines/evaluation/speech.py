@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,8 +27,10 @@ from mtl.resounding import spectral_distance
 from mtl.sounding import Sounding
 from mtl.speaking import Uttered
 from mtl.synthesiser import Synthesiser
+from pipelines import cluster
 from pipelines.data.dataset import by_hash
-from pipelines.evaluation.conversion import conversions
+from pipelines.data.pieces import one_thread
+from pipelines.evaluation.conversion import conversions, pairs_of
 from pipelines.evaluation.evaluate import bootstrapped
 from pipelines.evaluation.gates import RowCounts
 from pipelines.evaluation.hearing import CHUNK, SAID, Listener, Measured, answers_of, distance, heard_by, recording_of
@@ -43,6 +46,7 @@ RECORDING, GRIFFIN_LIM, COPY, SYNTHESIS, MEAN = KINDS = (
     *("recording", "copy by Griffin-Lim", "copy-synthesis", "synthesis", "mean log-mel"),
 )
 AS_LONG = (GRIFFIN_LIM, COPY, MEAN)  # as the recording, sample by sample
+PART = 32  # recordings, or pairs of them, in one Ray task
 MADE = {"mel": SYNTHESIS, "waveform": COPY}  # task -> what it makes, to be heard
 Voice = Synthesiser | Sounding
 
@@ -66,24 +70,69 @@ def listened(
     ids = chosen.rows["id"].to_pylist()
     key = f"evaluations/speech-{fingerprint(address, ears, dataset.identity, ids, VERSION)}.parquet"
     if not store.exists(key):
-        store.write_table(key, said_by(load(), chosen, dataset, listeners, rows, progress))
+        store.write_table(key, said_by(load, chosen, dataset, listeners, rows, progress))
     return store.read_table(key)
 
 
 def said_by(
-    predictor: Predictor,
+    load: Callable[[], Predictor],
     chosen: Dataset,
     dataset: Dataset,
     listeners: Mapping[str, Listener],
     pairs: int,
     progress: Report | None = None,
 ) -> pa.Table:
-    """SAID of the chosen recordings and, of a voice that hears phones, of conversions within the dataset."""
-    voice = voice_of(predictor)
-    parts = list(said_again(voice, chosen, listeners, progress))
-    if isinstance(voice, Synthesiser) and "phones" in predictor.model.config.tasks:
-        parts += conversions(Converter(predictor), dataset, listeners, pairs, progress)
-    return pa.concat_tables(parts) if parts else SAID.empty_table()
+    """SAID of the chosen recordings and, of a voice that hears phones, of conversions within the dataset.
+
+    PART rows in a Ray task, where a cluster is up; else in this process.
+
+    Raises:
+        ClusterError: the cluster cannot be used.
+    """
+    predictor = load()
+    config = predictor.model.config
+    converted = len(pairs_of(dataset, pairs)) if config.speaks and "phones" in config.tasks else 0
+    rows, parts = range(len(chosen)), -(-converted // PART)
+    work = [Work(chosen.select(rows[start : start + PART])) for start in rows[::PART]]
+    work += [Work(dataset, pairs, (number, parts)) for number in range(parts)]
+    if not cluster.connected() or len(work) < 2:
+        whole = [Work(chosen), *([Work(dataset, pairs)] if converted else [])]
+        tables = [table for one in whole for table in worked(predictor, listeners, one, progress)]
+        return pa.concat_tables(tables) if tables else SAID.empty_table()
+    unloaded = {id(listener): Listener(listener.address, listener.load) for listener in listeners.values()}
+    ears = {task: unloaded[id(listener)] for task, listener in listeners.items()}
+    found: dict[int, pa.Table] = {}
+    for number, table in cluster.over([(load, ears, one) for one in work], work_part):
+        found[number] = table
+        if progress:
+            progress(len(found), len(work), "listening")
+    return pa.concat_tables([found[number] for number in sorted(found)])
+
+
+@dataclass(frozen=True)
+class Work:
+    """Recordings to be said again or, with `pairs`, conversions within them, so many at most; part: of these, its
+    number from 0 and of how many."""
+
+    dataset: Dataset
+    pairs: int = 0
+    part: tuple[int, int] = (0, 1)
+
+
+def work_part(load: Callable[[], Predictor], listeners: Mapping[str, Listener], work: Work) -> pa.Table:
+    """SAID of some work: one Ray task."""
+    with one_thread():
+        tables = list(worked(load(), listeners, work))
+        return pa.concat_tables(tables) if tables else SAID.empty_table()
+
+
+def worked(
+    predictor: Predictor, listeners: Mapping[str, Listener], work: Work, progress: Report | None = None
+) -> Iterator[pa.Table]:
+    """Tables of SAID, some rows at a time."""
+    if work.pairs:
+        return conversions(Converter(predictor), work.dataset, listeners, work.pairs, progress, work.part)
+    return said_again(voice_of(predictor), work.dataset, listeners, progress)
 
 
 def voice_of(predictor: Predictor) -> Voice:
