@@ -273,11 +273,22 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path | str, device: str | None = None) -> Predictor:
-        """As it is shipped: with its searches on. Raises PredictorError: the folder is of a newer format."""
+        """As it is shipped: with its searches on.
+
+        Raises:
+            PredictorError: the folder is of a newer format, or a model of another shape than this version makes.
+        """
         folder = Path(folder)
         content = _content(folder)
         model = SpeechModel(ModelConfig.from_json(content["model"]), Codec.from_json(content["codec"]))
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS))
+        except RuntimeError as error:
+            odd = " ".join(str(error).split())[:300]
+            raise PredictorError(
+                f"{folder} holds weights of another shape than this version of Motet makes of its model.json: {odd}; use "
+                "the version that made it, or train the model anew and promote it by hand (motet promote --force)"
+            ) from None
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         arpa = folder / LANGUAGE
         language = NGram.from_arpa(arpa.read_text(encoding="utf-8")) if arpa.is_file() else None

@@ -146,3 +146,12 @@ def test_greedy_is_the_recogniser_without_its_language_model():
     assert heard.text == alone.text != fluent.predict([wave])[0].text
     with pytest.raises(ValueError, match="the best path knows neither hot words nor alternatives"):
         fluent.listening(["jazz"], greedy=True)
+
+
+def test_weights_of_another_shape_are_told(tmp_path):
+    Predictor(build_model(tiny.config(), tiny.codec()), FeatureSpec(bins=tiny.BINS)).save(tmp_path)
+    content = json.loads((tmp_path / "model.json").read_text())
+    content["model"]["blocks"] = 2
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"weights of another shape .* Missing key.* motet promote --force"):
+        Predictor.load(tmp_path)
