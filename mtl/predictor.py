@@ -286,8 +286,8 @@ class Predictor:
         except RuntimeError as error:
             odd = " ".join(str(error).split())[:300]
             raise PredictorError(
-                f"{folder} holds weights of another shape than this version of Motet makes of its model.json: {odd}; use "
-                "the version that made it, or train the model anew and promote it by hand (motet promote --force)"
+                f"{folder} holds weights of another shape than this version of Motet makes of its model.json: {odd}; "
+                "use the version that made it, or train the model anew and promote it by hand (motet promote --force)"
             ) from None
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         arpa = folder / LANGUAGE
