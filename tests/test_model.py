@@ -153,5 +153,5 @@ def test_weights_of_another_shape_are_told(tmp_path):
     content = json.loads((tmp_path / "model.json").read_text())
     content["model"]["blocks"] = 2
     (tmp_path / "model.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"weights of another shape .* Missing key.* motet promote --force"):
+    with pytest.raises(ValueError, match=r"weights of another shape .* Missing key.*motet promote --force"):
         Predictor.load(tmp_path)
