@@ -72,6 +72,16 @@ class Task(nn.Module):
         raise NotImplementedError
 
 
+def drawn(lengths: Tensor, segment: int) -> Tensor:
+    """(R,) lengths of at least `segment` frames -> (R, segment): the frames of a segment of each, drawn anew each time.
+
+    On the CPU, whatever the device: the same segments for the same seed.
+    """
+    spare = lengths - segment
+    first = (torch.rand(len(lengths)).to(lengths.device) * (spare + 1)).long().minimum(spare)
+    return first[:, None] + torch.arange(segment, device=lengths.device)
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Summed cross entropy and the number of labels that are not IGNORE; logits (..., C), labels (...)."""
     loss = nn.functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), reduction="sum")

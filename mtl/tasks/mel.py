@@ -12,7 +12,7 @@ from mtl.batch import Batch
 from mtl.encoder import padding_mask
 from mtl.speech import SpeechCode, Spoken
 from mtl.synthesis import ConvStack, contour, harmonics, stretch
-from mtl.tasks.base import PHONES, States, Task
+from mtl.tasks.base import PHONES, States, Task, drawn
 
 BLOCKS, EXPANSION = 4, 3
 SEGMENT, CHANNELS = 64, 8  # frames that a judge sees of a recording, and channels of its layers
@@ -90,10 +90,7 @@ class Mel(Task):
         rows = (lengths >= SEGMENT).nonzero()[:, 0]
         if not len(rows):
             return found.new_zeros(())
-        spare = lengths[rows] - SEGMENT
-        # On the CPU, whatever the device: the same segments for the same seed.
-        first = (torch.rand(len(rows)).to(spare.device) * (spare + 1)).long().minimum(spare)
-        frames = first[:, None] + torch.arange(SEGMENT, device=first.device)
+        frames = drawn(lengths[rows], SEGMENT)
         said = adversary(found[rows[:, None], frames], wanted[rows[:, None], frames])
         return (said * lengths[rows]).sum()
 

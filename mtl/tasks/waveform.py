@@ -11,7 +11,7 @@ from mtl.adversary import Adversary, PatchJudge
 from mtl.audio import FLOOR
 from mtl.batch import Batch
 from mtl.generator import Generator, VocoderConfig
-from mtl.tasks.base import SOUND, States, Task
+from mtl.tasks.base import SOUND, States, Task, drawn
 
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # window and hop, samples
 EDGE = 3  # frames at either end of a segment that are left out: neither their neighbours nor their overlaps are there
@@ -67,13 +67,10 @@ class Waveform(Task):
         rows = self.rows(batch).nonzero()[:, 0]
         assert batch.feature_lengths is not None, "which come with features"
         assert batch.hertz is not None, "and with pitch"
-        spare = batch.feature_lengths[rows] - self.segment
-        # On the CPU, whatever the device: the same segments for the same seed.
-        first = (torch.rand(len(rows)).to(spare.device) * (spare + 1)).long().minimum(spare)
-        frames = first[:, None] + torch.arange(self.segment, device=first.device)
+        frames = drawn(batch.feature_lengths[rows], self.segment)
         hop = self.generator.start.hop
         samples = self.generator.start.window + (self.segment - 1) * hop
-        places = (first * hop)[:, None] + torch.arange(samples, device=first.device)
+        places = hop * frames[:, :1] + torch.arange(samples, device=frames.device)
         waves = batch.waves[rows].gather(1, places).float() / 32768
         return features[rows[:, None], frames], batch.hertz[rows[:, None], frames], waves
 

@@ -101,10 +101,6 @@ def _samples(waveform: np.ndarray, spec: recipe.Features) -> np.ndarray:
     return np.clip(np.rint(waveform * 32768), -32768, 32767)  # (N,)
 
 
-def _pitch(waveform: np.ndarray, spec: recipe.Features) -> np.ndarray:
-    return pitch(waveform, spec)  # (T,)
-
-
 def _rate(spec: recipe.Features) -> dict[str, Any]:
     return {"sample_rate": spec.sample_rate}
 
@@ -115,7 +111,7 @@ def _period(spec: recipe.Features) -> float:
 
 LOGMEL = Kind("features", "logmel", "<f2", _log_mel, _settings, _hop)
 WAVEFORM = Kind("waveforms", "samples", "<i2", _samples, _rate, _period)
-PITCH = Kind("pitch", "hertz", "<f2", _pitch, _settings, _hop)
+PITCH = Kind("pitch", "hertz", "<f2", pitch, _settings, _hop)  # (T,)
 
 
 def dataset_name(spec: recipe.Features, corpus: str) -> str:

@@ -56,18 +56,18 @@ def evaluate_on(
     registry = Registry(store)
     uri = model_uri(registry, model)
     predictor = registry.load(uri).listening(greedy=greedy, domain=domain)
-    code = predictor.codec.speech
+    code, spec = predictor.codec.speech, Features(**asdict(predictor.features))
     corpus = {**corpus, **({"phonemes": code.phonemes} if code else {})}
     recipe = as_recipe(corpus, settings)
     manifest = one_split(store, ingest_one(root, corpus, settings), split)
     with step("features") as current, progress.current().bar("features", "rec") as report:
-        features = extract([manifest], Features(**asdict(predictor.features)), store, progress=report)
+        features = extract([manifest], spec, store, progress=report)
         current.done(f"{features[0].meta['rows']:,} recordings", None)
     if code:
         features += said_in(store, manifest, features)
     if "waveform" in predictor.model.config.tasks:
         for kind in (WAVEFORM, PITCH):
-            features += extract([manifest], Features(**asdict(predictor.features)), store, kind=kind)
+            features += extract([manifest], spec, store, kind=kind)
     dataset = open_dataset(store, [manifest], features)
     with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
         scores = evaluate(predictor, dataset, recipe.loader, report, expected)

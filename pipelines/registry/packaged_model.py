@@ -28,7 +28,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
@@ -41,6 +41,9 @@ from mtl.hotwords import WEIGHT
 from mtl.personal import About, Personal, PersonalPredictor, check_base
 from mtl.predictor import Prediction, Predictor
 from mtl.text import REGRESSION, SOUNDING, SYNTHESIS
+
+if TYPE_CHECKING:
+    from mtl.conversion import Converter
 
 ARTIFACT, ADAPTER = "predictor", "adapter"
 MAX_SECONDS = 600.0  # of one recording: a served model must not be made to swallow a day of audio
@@ -91,9 +94,12 @@ class SpeechService(PythonModel):
 
     def _spoken(self, inputs: list[np.ndarray | str], asked: dict[str, Any]) -> list[str | None]:
         """Each sentence as base64 of a WAV file, and each recording, converted, if that is asked for; else None."""
+        from mtl.conversion import Converter
         from mtl.synthesiser import Synthesiser
 
-        voice = Synthesiser(self.predictor)
+        hears = "phones" in self.predictor.model.config.tasks
+        converter = Converter(self.predictor) if hears else None
+        voice = converter.voice if converter else Synthesiser(self.predictor)
         who, how = (str(asked.get(name, "")) or None for name in ("speaker", "emotion"))
         texts = [text for text in inputs if isinstance(text, str)]
         said = iter(voice.say(texts, who, how, float(asked.get("rate", 1.0))))
@@ -101,23 +107,11 @@ class SpeechService(PythonModel):
         for one in inputs:
             if isinstance(one, str):
                 found.append(encode(next(said), voice.features.sample_rate))
-            elif (who or how) and "phones" in self.predictor.model.config.tasks:
-                found.append(self._converted(one, who, how))
+            elif converter and (who or how):
+                found.append(_converted(converter, one, who, how))
             else:
                 found.append(None)
         return found
-
-    def _converted(self, wave: np.ndarray, who: str | None, how: str | None) -> str | None:
-        """A recording said again; None where nothing is heard in it."""
-        from mtl.conversion import ConversionError, Converter
-        from mtl.pitch import pitch
-
-        spec = self.predictor.features
-        try:
-            (found,) = Converter(self.predictor).convert([wave], how, who, [pitch(wave, spec)])
-        except ConversionError:
-            return None
-        return encode(found.samples, spec.sample_rate)
 
     def _resounded(self, inputs: list[np.ndarray | str]) -> list[str | None]:
         """Each recording as a vocoder makes it anew of its log-mel, base64 of a WAV file; None for a sentence."""
@@ -132,6 +126,19 @@ class SpeechService(PythonModel):
             return encode(sounding(torch.from_numpy(log_mel(wave, spec)), line), spec.sample_rate)
 
         return [None if isinstance(one, str) else again(one) for one in inputs]
+
+
+def _converted(converter: Converter, wave: np.ndarray, who: str | None, how: str | None) -> str | None:
+    """A recording said again, base64 of a WAV file; None where nothing is heard in it."""
+    from mtl.conversion import ConversionError
+    from mtl.pitch import pitch
+
+    spec = converter.voice.features
+    try:
+        (found,) = converter.convert([wave], how, who, [pitch(wave, spec)])
+    except ConversionError:
+        return None
+    return encode(found.samples, spec.sample_rate)
 
 
 def base_folder(about: About) -> Path:

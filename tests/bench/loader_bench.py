@@ -58,7 +58,7 @@ def write_parts(store: Store, count: int) -> Dataset:
         chosen = range(first, min(first + per_part, count))
         part = [features.Piece(digests[n], "", 0.0, SECONDS) for n in chosen]
         lengths = [int(frames[n]) for n in chosen]
-        table = features._part_table(part, lengths, [noise[:length] for length in lengths])
+        table = features._part_table(part, [noise[:length] for length in lengths], features.LOGMEL)
         key = f"{dataset}/{fingerprint(digests[first])}.parquet"
         store.write_table(key, table, **features.PARQUET)
         index.append(features._index_rows(key, part, lengths, store))
