@@ -12,16 +12,19 @@ task whose result is there does nothing, whichever run asks.
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipelines import environment, night, verdict
+from pipelines.desk.scheduler import ADVICE, SchedulerError, unscheduled
 from pipelines.night import Done, Outcome, Ref
 from pipelines.progress import display
 from pipelines.recipe import Recipe, load
@@ -40,10 +43,15 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType  # noqa: E402
 from prefect.deployments.runner import EntrypointType  # noqa: E402
 from prefect.events.actions import ChangeFlowRunState  # noqa: E402
-from prefect.schedules import Cron, Schedule  # noqa: E402
+from prefect.schedules import Cron, Interval, RRule, Schedule  # noqa: E402
+from prefect.server.schemas import schedules as server_schedules  # noqa: E402
+from prefect.settings import PREFECT_API_URL  # noqa: E402
 from prefect.states import State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
+ONE_AT_A_TIME = {"limit": 1, "collision_strategy": "ENQUEUE"}
+SCHEDULER_SECONDS = 150.0  # the scheduler of a server passes every 60 s; over new deployments, every 5 s
+HORIZON = timedelta(days=90)  # the scheduler plans no run that is more than 100 days away
 SILENCE = 3 * environment.HEARTBEAT_SECONDS
 RETRY_SECONDS = [5.0, 30.0]
 INGESTS_AT_ONCE = 2  # corpora; each decodes with threads of its own
@@ -324,7 +332,7 @@ def deployments(file: Path, root: str) -> list[Any]:
             tags=entry.get("tags"),
             parameters={**entry.get("parameters", {}), "root": root if "://" in root else str(Path(root).resolve())},
             schedules=[schedule_of(written) for written in entry.get("schedules", ())],
-            concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
+            concurrency_limit=ConcurrencyLimitConfig(**entry.get("concurrency_limit", ONE_AT_A_TIME)),
             entrypoint_type=EntrypointType.MODULE_PATH,  # found wherever this is called from
         )
         served.append(made)
@@ -332,8 +340,17 @@ def deployments(file: Path, root: str) -> list[Any]:
 
 
 def schedule_of(written: dict[str, Any]) -> Schedule:
-    settings = {key: value for key, value in written.items() if key != "cron"}
-    return Cron(written["cron"], **settings)
+    """A schedule of a prefect.yaml: cron, interval (seconds) or rrule, with the options that Prefect takes beside it.
+
+    Raises:
+        ValueError: none of the three is there, or more than one.
+    """
+    kinds: dict[str, Any] = {"cron": Cron, "interval": Interval, "rrule": RRule}
+    named = sorted(kinds.keys() & written.keys())
+    if len(named) != 1:
+        raise ValueError(f"schedule {written}: expected exactly one of cron, interval and rrule")
+    options = {key: value for key, value in written.items() if key != named[0]}
+    return kinds[named[0]](written[named[0]], **options)
 
 
 def mark_the_dead() -> None:
@@ -365,6 +382,36 @@ def mark_the_dead() -> None:
 
 
 def serve_deployments(file: Path, root: str) -> None:
-    """Runs what a prefect.yaml schedules, in this process, until Ctrl-C. Needs a Prefect server."""
+    """Runs what a prefect.yaml schedules, in this process, until Ctrl-C. Needs a Prefect server.
+
+    Raises:
+        SchedulerError: the server registers the deployments, but plans no run for a schedule.
+    """
     mark_the_dead()
-    serve(*deployments(file, root), pause_on_shutdown=False)  # a restart catches up with a night it missed
+    served = deployments(file, root)
+    for deployment in served:
+        deployment.apply()
+    await_schedules(served)
+    serve(*served, pause_on_shutdown=False)  # a restart catches up with a night it missed
+
+
+def await_schedules(served: Sequence[Any], seconds: float = SCHEDULER_SECONDS) -> None:
+    """Returns once the server has planned a run for every active schedule that is due within Prefect's horizon.
+
+    Raises:
+        SchedulerError: it has not after `seconds`.
+    """
+    due = {f"{deployment.flow_name}/{deployment.name}" for deployment in served if _is_due(deployment)}
+    api_url, deadline = str(PREFECT_API_URL.value()), time.monotonic() + seconds
+    while idle := due & set(unscheduled(api_url)):
+        if time.monotonic() > deadline:
+            raise SchedulerError(f"no run of {', '.join(sorted(idle))} was planned within {seconds:.0f} s: {ADVICE}")
+        time.sleep(1)
+
+
+def _is_due(deployment: Any) -> bool:
+    """Whether an active schedule has a date before the end of what Prefect plans."""
+    end = datetime.now(UTC) + HORIZON
+    active = [schedule.schedule for schedule in deployment.schedules or () if schedule.active]
+    on_server = [getattr(server_schedules, type(schedule).__name__)(**schedule.model_dump()) for schedule in active]
+    return any(asyncio.run(schedule.get_dates(1, end=end)) for schedule in on_server)

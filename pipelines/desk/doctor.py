@@ -189,7 +189,25 @@ def configured_servers() -> list[Check]:
         value = os.environ.get(variable)
         if value and page(value):
             found.append(_answers(variable, value, page(value)))
+            if variable == "PREFECT_API_URL" and found[-1].state == OK:
+                found.append(schedules(value))
     return found
+
+
+def schedules(api_url: str) -> Check:
+    """Whether the Prefect server creates the runs that its deployments are scheduled for."""
+    import httpx
+
+    from pipelines.desk.scheduler import ADVICE, unscheduled
+
+    try:
+        idle = unscheduled(api_url)
+    except httpx.HTTPError as error:
+        return Check("schedules", WARN, f"the Prefect server does not list its deployments: {error}")
+    if idle:
+        names = f"{', '.join(idle)}: a schedule is active, but no run is planned"
+        return Check("schedules", FAIL, names, f"{ADVICE} (wait a minute after deploying)")
+    return Check("schedules", OK, "every active schedule has a run to come")
 
 
 def ports() -> Iterator[Check]:

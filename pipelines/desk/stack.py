@@ -56,13 +56,13 @@ def plan(
     taken: set[int] = set()
     home = (Path("~/.motet").expanduser() if "://" in root else Path(root)).resolve()
     return [
-        _prefect(home, _port("prefect", prefect, PREFECT_PORT, taken)),
+        prefect_service(home, _port("prefect", prefect, PREFECT_PORT, taken)),
         _mlflow(home, _port("mlflow", mlflow, MLFLOW_PORT, taken)),
         _ray(_port("ray", ray, RAY_PORT, taken), _port("ray", None, RAY_GCS_PORT, taken), cpus),
     ]
 
 
-def _prefect(home: Path, port: int) -> Service:
+def prefect_service(home: Path, port: int) -> Service:
     api = f"http://{HOST}:{port}/api"
     return Service(
         "Prefect",
