@@ -43,7 +43,7 @@ class Root(Protocol):
     def create(self, key: str, data: bytes) -> bool: ...
     def upload(self, local: Path, key: str) -> None: ...
     def download(self, key: str, local: Path) -> None: ...
-    def exists(self, key: str) -> bool: ...
+    def exists(self, key: str) -> bool: ...  # raises where it cannot tell
     def entries(self, prefix: str) -> list[Entry]: ...
     def delete(self, key: str) -> None: ...
 
@@ -84,7 +84,10 @@ class FolderRoot:
         shutil.copyfile(self.path(key), local)
 
     def exists(self, key: str) -> bool:
-        return self.path(key).is_file()
+        try:
+            return stat.S_ISREG(self.path(key).stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def entries(self, prefix: str) -> list[Entry]:
         found = []
@@ -103,7 +106,8 @@ class FolderRoot:
 
     def _files(self, prefix: str) -> Iterator[Path]:
         top = self.folder / prefix.rpartition("/")[0]
-        for folder, names, files in os.walk(top):
+        # By default os.walk takes a folder that cannot be read for an empty one.
+        for folder, names, files in os.walk(top, onerror=_raise_unless_absent):
             if Path(folder) == self.folder and TEMPORARY in names:
                 names.remove(TEMPORARY)
             yield from (Path(folder) / file for file in files)
@@ -164,24 +168,27 @@ class S3Root:
         self.fs.get_file(self.path(key), str(local))
 
     def exists(self, key: str) -> bool:
-        return bool(self.fs.isfile(self.path(key)))
+        return object_exists(self.fs, self.path(key))
 
     def entries(self, prefix: str) -> list[Entry]:
-        top = self.path(prefix.rpartition("/")[0]).rstrip("/")
         try:
-            found = self.fs.find(top, detail=True)
-        except FileNotFoundError:
-            return []
+            objects = self.fs.find(self.base, prefix=prefix, detail=True)
+        except FileNotFoundError as error:  # a prefix without objects gives an empty answer instead
+            raise StoreError(f"s3://{self.base} cannot be listed: {error}; does the bucket exist?") from error
         entries = [
             Entry(path[len(self.base) + 1 :], info["size"], info["LastModified"])
-            for path, info in found.items()
-            if info["type"] == "file" and path.startswith(self.base + "/")
+            for path, info in objects.items()
+            # A key that ends in "/" is a folder that somebody made on the server's web page.
+            if info["type"] == "file" and path.startswith(f"{self.base}/{prefix}") and not path.endswith("/")
         ]
-        return sorted((entry for entry in entries if entry.key.startswith(prefix)), key=lambda entry: entry.key)
+        return sorted(entries, key=lambda entry: entry.key)
 
     def delete(self, key: str) -> None:
-        if self.exists(key):
+        try:
             self.fs.rm_file(self.path(key))
+        except FileNotFoundError as error:  # some servers answer 404 for a key that is absent already
+            if error_code(error) == "NoSuchBucket":
+                raise
 
     def __getstate__(self) -> dict[str, Any]:
         # A connection does not survive pickling: a Ray worker opens its own.
@@ -206,10 +213,44 @@ def s3_filesystem() -> Any:
     return s3fs.S3FileSystem(use_listings_cache=False)
 
 
+def object_exists(fs: Any, path: str) -> bool:
+    """Whether the S3 object exists. `fs.isfile` and `fs.exists` are no substitute: they hide errors.
+
+    Raises:
+        OSError, botocore's errors: the server did not say (5xx, a time-out, 403). 403 is no answer either: S3 sends
+            it for an absent key to whoever lacks s3:ListBucket, and for any key when the credentials have expired or
+            the clock is wrong.
+    """
+    bucket, key, _ = fs.split_path(path)
+    try:
+        fs.call_s3("head_object", fs.kwargs, Bucket=bucket, Key=key)
+    except FileNotFoundError:
+        return False
+    except PermissionError as error:
+        raise PermissionError(
+            f"s3://{path}: the server refuses to say whether it exists ({error}); check the credentials, the clock of "
+            "this machine, and that they grant s3:GetObject and s3:ListBucket"
+        ) from error
+    return True
+
+
 def http_status(error: BaseException) -> int | None:
     """HTTP status behind an error of s3fs, when there is one."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+
+
+def error_code(error: BaseException) -> str | None:
+    """S3's name for an error of s3fs, as "NoSuchBucket", when there is one."""
+    return _response(error).get("Error", {}).get("Code")
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    return getattr(error.__cause__, "response", None) or {}
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def sha256(path: Path) -> str:

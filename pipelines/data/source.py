@@ -22,7 +22,7 @@ from typing import IO, Any, Protocol
 
 from pipelines.data.archive import ArchiveError, is_archive_name, unpack
 from pipelines.data.download import DownloadError, download, remote_stamp
-from pipelines.roots import cache_folder, s3_filesystem, sha256
+from pipelines.roots import cache_folder, object_exists, s3_filesystem, sha256
 from pipelines.store import STORED, Store, fingerprint
 
 
@@ -148,7 +148,7 @@ class S3Source:
         self._folders: dict[str, dict[str, str]] = {}  # folder -> name -> ETag, of what lies beside a focus
         base = uri.removeprefix("s3://").rstrip("/")
         self.focus: str | None = None
-        if not uri.endswith("/") and self.fs.isfile(base):
+        if not uri.endswith("/") and object_exists(self.fs, base):
             base, _, self.focus = base.rpartition("/")
         self.base = base
 
