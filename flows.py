@@ -299,7 +299,7 @@ def promote(
 ) -> dict[str, Any]:
     """Offers a registered version to the gate again, against whoever reigns now; with `force`, promotes it."""
     root = root or environment.default_root()
-    with night.one_at_a_time(root, f"promotion of {model}", wait=True), display():
+    with night.one_at_a_time(root, f"promotion of {model}", wait=True, resumable=False), display():
         outcome = promotion(root, model, version, force, reason, by)
     return outcome.value
 

@@ -13,22 +13,19 @@ was killed goes on where it was, and one that has been is found done.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pipelines import progress
+from pipelines.lock import Busy as Busy  # with the night that it is about
+from pipelines.lock import one_at_a_time as one_at_a_time
 from pipelines.recipe import Recipe, parse
 from pipelines.store import Manifest, Store, fingerprint
 
@@ -42,10 +39,6 @@ Ref = tuple[str, str]  # dataset, address: names a manifest
 LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 NETWORK_LIBRARIES = ("aiohttp", "botocore", "fsspec", "httpcore", "httpx", "requests", "urllib3")
 COLUMNS = ("metric", "value", "low", "high", "champion", "limit", "rows", "verdict")
-
-
-class Busy(RuntimeError):
-    """Another night is at work on the same root."""
 
 
 class NoServer(RuntimeError):
@@ -170,41 +163,6 @@ def training_name(store: Store, recipe: Recipe, identity_: str, again: bool) -> 
     while again and trained(store, f"{name}-{attempt}") is not None:
         attempt += 1
     return f"{name}-{attempt}"
-
-
-@contextmanager
-def one_at_a_time(root: str, what: str, wait: bool = False) -> Iterator[None]:
-    """Holds the root's lock; the system lets go of it when this process ends, however that comes about.
-
-    It keeps apart the processes of one machine; over machines, the limit of the Prefect deployment does.
-
-    Raises:
-        Busy: somebody else holds it, with who and since when.
-    """
-    path = _lock_path(root)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise Busy(
-                f"{root} is in use: {holder}. One night at a time; take --wait to wait for its end, or another --root"
-            ) from None
-        file.truncate(0)
-        file.write(f"{what}, process {os.getpid()} on {socket.gethostname()} since {_now()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
-def _lock_path(root: str) -> Path:
-    if "://" in root:
-        return Path("~/.motet/locks").expanduser() / f"{fingerprint(root)}.lock"
-    return Path(root) / ".lock"
 
 
 def transient(error: BaseException | None) -> bool:
@@ -414,7 +372,3 @@ def trial_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "point": "  ".join(row["overrides"]),
         "error": row["error"],
     }
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -26,6 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines import lock
 from pipelines.roots import TEMPORARY, Entry, FolderRoot, StoreError, cache_folder, open_root
 
 __all__ = ["Entry", "Manifest", "Store", "StoreError", "collect_garbage", "fingerprint"]
@@ -164,6 +165,7 @@ class Store:
 
         Raises:
             StoreError: the dataset's name cannot be a key.
+            Lost: this process held the lock of the root and has lost it.
         """
         _checked(f"{MANIFESTS}/{dataset}")
         for _ in range(_COMMIT_ATTEMPTS):
@@ -179,6 +181,7 @@ class Store:
                 parents=dict(parents or {}),
                 meta=dict(meta or {}),
             )
+            lock.check(self.root)
             if self._root.create(_manifest_key(dataset, manifest.version), manifest.to_json()):
                 return manifest
         raise StoreError(f"{dataset}: {_COMMIT_ATTEMPTS} other commits came first; is a writer looping?")

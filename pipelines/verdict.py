@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import environment, progress
+from pipelines import environment, lock, progress
 from pipelines.exam import Exam, judged, opponent
 from pipelines.night import Done, Outcome, Ref, dataset, kept_recipe, manifests, step
 from pipelines.recipe import Recipe
@@ -45,6 +45,7 @@ def register(
     with step("register") as current:
         folder = store.fetch_folder(result.files)
         lineage = manifests(store, [*utterances, *feature_refs])
+        lock.check(store.root)
         version = Registry(store).register(
             recipe.name, folder, Run(**run), lineage, {"motet.night": name, RECIPE_TAG: recipe_key}
         )

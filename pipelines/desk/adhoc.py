@@ -37,6 +37,7 @@ def ingest_one(root: str, corpus: Mapping[str, Any], settings: Sequence[str]) ->
         RecipeError: the corpus or a setting is not valid. IngestError: too much of it is in quarantine.
     """
     from pipelines.data.ingest import ingest
+    from pipelines.lock import writing
     from pipelines.night import describe_corpus, step
     from pipelines.store import Store
 
@@ -44,7 +45,11 @@ def ingest_one(root: str, corpus: Mapping[str, Any], settings: Sequence[str]) ->
     store = Store(root)
     name = recipe.corpora[0].name
     before = store.latest(f"utterances/{name}")
-    with step("ingest") as current, progress.current().bar(f"ingest {name}", "utt") as report:
+    with (
+        writing(root, f"ingest of {name}"),
+        step("ingest") as current,
+        progress.current().bar(f"ingest {name}", "utt") as report,
+    ):
         manifest = ingest(recipe.corpora[0], recipe.quality, store, progress=report)
         current.done(describe_corpus(manifest, before), None)
     return manifest

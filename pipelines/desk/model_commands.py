@@ -24,6 +24,7 @@ from pipelines.desk.console import (
     emit,
     table_of,
 )
+from pipelines.lock import writing
 from pipelines.progress import display
 from pipelines.recipe.training import LISTENED
 
@@ -136,7 +137,7 @@ def personalise(
     from pipelines.personal.personal import personalise as make
 
     environment.prepare(root)
-    with display(quiet=as_json):
+    with writing(root, f"enrolment in {model}"), display(quiet=as_json):
         outcome = make(root, model, manifest, speaker, hot_phrases([], words), steps, significant)
     emit(outcome.to_json(), as_json, outcome_lines(outcome))
     if not outcome.promoted:
@@ -195,7 +196,7 @@ def evaluate(
     environment.prepare(root)
     # A name of its own: another way of splitting must not become the newest version of what nights train on.
     config = {"name": name or f"evaluation-{kind}", "kind": kind, "source": source, "split_by": split_by}
-    with display(quiet=as_json):
+    with writing(root, f"evaluation of {model}"), display(quiet=as_json):
         result = evaluate_on(root, model, config, split, settings or [], expected, greedy, domain, named(listener))
     title = f"{result['model']} on {result['corpus']} ({split})"
     emit(result, as_json, table_of(title, result["table"], NUMBERS))
@@ -234,7 +235,7 @@ def domains(
 
     loaded = load(recipe, settings or [])
     environment.prepare(root)
-    with display(quiet=as_json):
+    with writing(root, f"channels of {loaded.name}"), display(quiet=as_json):
         pairs = channels(root, loaded)
     shown = [{**pair.to_json(), "warning": pair.warning} for pair in pairs]
     table = table_of("share of recordings whose domain is told right, chance 50 %", channel_rows(pairs), NUMBERS)

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pipelines import lock
 from pipelines.search.trial import numbers, overrides_of
+from pipelines.store import Store
 
 if TYPE_CHECKING:
     from pipelines.progress import Report
@@ -57,6 +59,7 @@ def scribe(root: str, name: str, trials: int, epochs: int, tracking: Run | None)
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
+            lock.check(Store(root).root)  # ends the search of a process that has lost the lock of its root
             self.epochs[trial.trial_id] = int(result["epoch"])
             self.write(trial, lambda run: run.log(numbers(result), step=int(result["epoch"])))
             self.show(f"{result['objective']:.1f} %")

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import cluster
+from pipelines import cluster, lock
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG
@@ -115,6 +115,7 @@ def search(
         with listening(name, progress):
             grid = tuner.fit()
         result = _rank(grid, recipe, scalar, name)
+        lock.check(store.root)
         store.put_bytes(f"search/{name}/leaderboard.json", json.dumps(result.to_json()).encode())
         _clear(store, name)
     tasks = [str(task) for task in recipe.tasks]

@@ -28,7 +28,7 @@ from mtl.metrics import METRICS, in_unit
 from mtl.model import build_model
 from mtl.predictor import Predictor
 from mtl.text import Codec
-from pipelines import cluster
+from pipelines import cluster, lock
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.roots import sha256
@@ -144,6 +144,7 @@ def _train(
     job = Job(recipe, utterances, features, store, codec.to_json(), share.cpus)
     outcome = _follow(job, name, workers, share, listeners)
     result = _keep(outcome, job, codec, name)
+    lock.check(store.root)  # who has lost the lock must not delete what the next one trains from
     store.put_bytes(f"train/{name}/result.json", json.dumps(result.to_json()).encode())
     for entry in store.list(f"train/{name}/checkpoint_"):  # what they were kept for is over
         store.delete(entry.key)
@@ -194,6 +195,7 @@ def _follow(job: Job, name: str, workers: int, share: Share, listeners: list[Cal
         # fit() takes over Ctrl-C when called in the main thread, and would exit with status 0.
         threading.Thread(target=_resolve, args=(outcome, trainer.fit), daemon=True).start()
         while True:
+            lock.check(job.store.root)
             over = bool(wait([outcome], timeout=POLL_SECONDS).done)  # asked first: afterwards nothing more is put
             while not queue.empty():
                 row = queue.get()
