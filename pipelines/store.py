@@ -19,7 +19,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,15 +27,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import lock
+from pipelines.kinds import check_kind
 from pipelines.roots import TEMPORARY, Entry, FolderRoot, StoreError, cache_folder, open_root
 
-__all__ = ["Entry", "Manifest", "Store", "StoreError", "collect_garbage", "fingerprint"]
+__all__ = ["Entry", "Manifest", "Store", "StoreError", "fingerprint"]
 
 MANIFESTS = "manifests"
 STORED = "store:"  # scheme of an audio URI that is a key of the store
-# Folders whose objects live only as long as a manifest reaches them. Whatever else a root holds
-# (checkpoints, models, MLflow's files) is not the garbage collector's to judge.
-COLLECTED = ("alignment/", "audio/", "features/", "prosody/", "quarantine/", "recordings/", "utterances/")
 _COMMIT_ATTEMPTS = 1000  # each failed attempt means that another writer succeeded
 
 
@@ -164,9 +162,10 @@ class Store:
         Write the files first. Of several writers each gets a number of its own, without gaps.
 
         Raises:
-            StoreError: the dataset's name cannot be a key.
+            StoreError: the dataset's name cannot be a key, or pipelines/kinds.py does not list its kind.
             Lost: this process held the lock of the root and has lost it.
         """
+        check_kind(dataset)
         _checked(f"{MANIFESTS}/{dataset}")
         for _ in range(_COMMIT_ATTEMPTS):
             newest = self.latest(dataset)
@@ -208,49 +207,10 @@ class Store:
             yield Manifest.from_json(self.read_bytes(key))
 
 
-def collect_garbage(store: Store, dry_run: bool = True, older_than_hours: float = 24.0) -> list[Entry]:
-    """What no manifest reaches, and deletes it unless `dry_run`.
-
-    A file is reached when a manifest lists it, or when an utterance table that a manifest lists names it as audio.
-    Younger objects stay: a night in progress writes its files before it commits them.
-    Only the folders in COLLECTED are looked at.
-    """
-    limit = datetime.now(UTC) - timedelta(hours=older_than_hours)
-    # Objects first, manifests second: a version that is committed in between is seen, and its files are kept.
-    objects = [entry for folder in COLLECTED for entry in store.list(folder)]
-    reached = _reached(store)
-    garbage = [entry for entry in objects if entry.key not in reached and entry.modified < limit]
-    if not dry_run:
-        for entry in garbage:
-            store.delete(entry.key)
-        _clear_temporary(store, limit)
-    return garbage
-
-
 def fingerprint(*parts: Any) -> str:
     """Hash of plain values: the first 16 hex digits of the SHA-256 of their canonical JSON."""
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _reached(store: Store) -> set[str]:
-    files = {file for dataset in store.datasets() for version in store.versions(dataset) for file in version.files}
-    reached = set(files)
-    for file in files:
-        if file.startswith("utterances/") and store.exists(file):
-            audio = store.read_table(file, columns=["audio"])["audio"].unique().to_pylist()
-            reached.update(uri.removeprefix(STORED) for uri in audio if uri and uri.startswith(STORED))
-    return reached
-
-
-def _clear_temporary(store: Store, limit: datetime) -> None:
-    """Half-written files of a folder root whose writer was killed."""
-    folder = Path(store.root) / TEMPORARY
-    if store.root.startswith("s3://") or not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if path.is_file() and path.stat().st_mtime < limit.timestamp():
-            path.unlink(missing_ok=True)
 
 
 def _manifest_key(dataset: str, version: int) -> str:

@@ -19,8 +19,9 @@ from pipelines.data.alignment import align, ends_of
 from pipelines.data.features import extract
 from pipelines.data.ingest import ingest, utterances
 from pipelines.data.prosody import durations_of, measure
+from pipelines.garbage import collect_garbage
 from pipelines.recipe import Corpus, Features, Quality
-from pipelines.store import Manifest, Store, collect_garbage
+from pipelines.store import Manifest, Store
 
 SPEC = Features()
 

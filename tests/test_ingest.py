@@ -26,9 +26,10 @@ from pipelines.data.recordings import digest_of
 from pipelines.data.source import read_audio
 from pipelines.data.splits import SplitError
 from pipelines.data.table import QUARANTINE, REASONS, UTTERANCES, stated
+from pipelines.garbage import collect_garbage
 from pipelines.recipe import Corpus, Quality
 from pipelines.roots import s3_filesystem
-from pipelines.store import Manifest, Store, collect_garbage
+from pipelines.store import Manifest, Store
 
 RATE = 16000
 LENIENT = Quality(max_quarantined=1.0)

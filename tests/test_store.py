@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.data.table import UTTERANCES
+from pipelines.garbage import collect_garbage
 from pipelines.roots import FolderRoot, S3Root, cache_folder
-from pipelines.store import Manifest, Store, StoreError, collect_garbage, fingerprint
+from pipelines.store import Manifest, Store, StoreError, fingerprint
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\\\0", exclude_categories=("Cs",)), min_size=1, max_size=20
@@ -85,9 +86,9 @@ def test_a_version_is_committed_once_an_address_and_old_ones_stay_readable(root:
 def test_racing_writers_each_get_a_version_of_their_own(root: Store) -> None:
     """Each thread has its own Store, as each process would."""
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda n: Store(root.root).commit("d", f"address{n}", (f"file{n}",)), range(16)))
+        made = list(pool.map(lambda n: Store(root.root).commit("nights/d", f"address{n}", (f"file{n}",)), range(16)))
     assert sorted(manifest.version for manifest in made) == list(range(1, 17))
-    assert root.versions("d") == sorted(made, key=lambda manifest: manifest.version)
+    assert root.versions("nights/d") == sorted(made, key=lambda manifest: manifest.version)
 
 
 def test_a_store_pickles_and_is_found_again_from_its_root(root: Store) -> None:
@@ -144,12 +145,12 @@ def test_a_killed_writer_leaves_no_half_object(store: Store, monkeypatch: pytest
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", killed)
-    for act in (lambda: store.put_bytes("k", b"new"), lambda: store.commit("d", "a")):
+    for act in (lambda: store.put_bytes("k", b"new"), lambda: store.commit("nights/d", "a")):
         with pytest.raises(KeyboardInterrupt):
             act()
     monkeypatch.undo()
     assert store.read_bytes("k") == b"old"
-    assert store.latest("d") is None
+    assert store.latest("nights/d") is None
     assert [entry.key for entry in store.list()] == ["k"]
 
 
@@ -246,8 +247,8 @@ def test_versions_are_the_addresses_without_immediate_repeats(addresses: list[st
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         for address in addresses:
-            assert store.commit("d", address).address == address
+            assert store.commit("nights/d", address).address == address
         expected = [address for i, address in enumerate(addresses) if i == 0 or address != addresses[i - 1]]
-        versions = store.versions("d")
+        versions = store.versions("nights/d")
         assert [version.address for version in versions] == expected
         assert [version.version for version in versions] == list(range(1, len(expected) + 1))

@@ -136,11 +136,15 @@ def gc(
 ) -> None:
     """What no version of any dataset reaches: shows it, or deletes it.
 
+    What a night wrote that was killed is spared for a week, since the same night would go on with it. Nothing is
+    deleted while a night or another command writes to the root, or when anything in it cannot be read.
+
     Example: `motet gc` then `motet gc --delete`
     """
-    from pipelines.store import Store, collect_garbage
+    from pipelines.garbage import collect_garbage, print_to_stderr
+    from pipelines.store import Store
 
-    entries = collect_garbage(Store(root), dry_run=not delete, older_than_hours=older_than)
+    entries = collect_garbage(Store(root), not delete, older_than, print_to_stderr)
     rows = [{"key": entry.key, "MB": round(entry.size / 1e6, 2)} for entry in entries]
     verb = "deleted" if delete else "could be deleted (nothing was; take --delete)"
     total = f"{len(rows):,} objects, {sum(entry.size for entry in entries) / 1e6:,.1f} MB {verb}"
