@@ -18,10 +18,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small_night
 
 from mtl.fit import fit, kept_weights
+from pipelines import lock
 from pipelines.cluster import ClusterError
 from pipelines.data.dataset import open_dataset
+from pipelines.lease import Lease
 from pipelines.recipe import parse
 from pipelines.registry import tracking
+from pipelines.roots import open_root
 from pipelines.store import Store
 from pipelines.training.prepare import Job, UnlabelledTask, bounded, fit_config, labelled, prepare, sampled, trainable
 from pipelines.training.shares import Share, share_of
@@ -224,3 +227,18 @@ def test_settings_reach_fit() -> None:
     assert settings.task_weights == {"transcript": 1.0, "intent": 0.5, "slots": 1.0}
     assert (settings.learning_rate, settings.precision, settings.epochs, settings.ema) == (2e-3, "bf16", 6, 0.9)
     assert settings.checkpoint_seconds == pytest.approx(1.02)
+
+
+def test_a_training_whose_lock_was_lost_ends_and_deletes_nothing(ray_session: Any, night: SimpleNamespace) -> None:
+    """Another machine takes the lock after the first epoch; its own training of this name may need the checkpoints."""
+    root, timing = open_root(night.store.root), lock.Timing(lease=60, beat=0.05)
+    lease = Lease(root, lock.LEASE, "night of small", timing)
+
+    def taken_over(row: dict[str, float]) -> None:
+        if row["epoch"] == 1:
+            Lease(root, lock.LEASE, "night of another machine", timing).fence(lease.token)
+
+    with lock._holding(night.store.root, lease, wait=False), pytest.raises(lock.Lost, match="night of another machine"):
+        train_night(night, "taken", on_report=taken_over)
+    assert finished(night.store, "taken") is None
+    assert night.store.list("train/taken/checkpoint_")
