@@ -51,7 +51,7 @@ def collect_garbage(
     Only the folders in COLLECTED are looked at. `tell` gets a line for each unfinished night.
 
     Raises:
-        StoreError, OSError: something could not be read; nothing was deleted.
+        StoreError: something could not be read; nothing was deleted. OSError: a deletion failed.
         Busy: a night or another command is at work on the root; only without `dry_run`.
         Lost: this process was suspended, and somebody else began to work on the root. What was deleted until then
             was garbage.
@@ -73,6 +73,18 @@ def unfinished(store: Store) -> list[Unfinished]:
 
 
 def _garbage(store: Store, older_than_hours: float, tell: Callable[[str], None]) -> list[Entry]:
+    try:
+        return _unreached(store, older_than_hours, tell)
+    except StoreError:
+        raise
+    except Exception as error:  # of the file system, or of a client library: each has errors of its own
+        text = f"{store.root} could not be read as a whole: {type(error).__name__}: {error}"
+        raise StoreError(
+            f"{store.root} could not be read as a whole: {cause}. Nothing was deleted; try again"
+        ) from error
+
+
+def _unreached(store: Store, older_than_hours: float, tell: Callable[[str], None]) -> list[Entry]:
     limit = datetime.now(UTC) - timedelta(hours=older_than_hours)
     for work in unfinished(store):
         if work.expired:

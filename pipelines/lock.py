@@ -83,7 +83,7 @@ def alone(root: str, timing: Timing | None = None) -> Iterator[None]:
         try:
             file = _locked(opened, ".writers.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Busy(f"{root} is in use: a command writes data to it; try again when it has ended") from None
+            raise _busy(root, "a command that writes data to it", GARBAGE) from None
         with file:
             yield
 
@@ -108,7 +108,7 @@ def _exclusive(root: str, what: str, wait: bool, timing: Timing | None) -> Itera
     try:
         file = _locked(opened, ".lock", fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
-        raise _busy(root, path.read_text(encoding="utf-8").strip() or "another process") from None
+        raise _busy(root, path.read_text(encoding="utf-8").strip() or "another process", what) from None
     with file:
         path.write_text(described(owner_of(what)), encoding="utf-8")
         try:
@@ -122,7 +122,7 @@ def _holding(root: str, lease: Lease, wait: bool) -> Iterator[None]:
     try:
         lease.acquire(wait)
     except Busy as error:
-        raise _busy(root, str(error)) from None
+        raise _busy(root, str(error), lease.owner["what"]) from None
     leases = _held.setdefault(_location(open_root(root)), [])
     leases.append(lease)
     try:
@@ -183,7 +183,7 @@ def _refuse_writers(opened: S3Root, root: str, timing: Timing | None) -> None:
                 continue
             watch.look(state)
             if watch.changed:
-                raise _busy(root, described(state.owner))
+                raise _busy(root, described(state.owner), GARBAGE)
             if watch.expired:
                 Lease(opened, folder, GARBAGE, timing).fence(state.token)
         if watches:
@@ -191,8 +191,11 @@ def _refuse_writers(opened: S3Root, root: str, timing: Timing | None) -> None:
             next(iter(watches.values())).pause()
 
 
-def _busy(root: str, holder: str) -> Busy:
-    return Busy(f"{root} is in use: {holder}. One night at a time; take --wait to wait for its end, or another --root")
+def _busy(root: str, holder: str, what: str) -> Busy:
+    hint = "One night at a time; take --wait to wait for its end, or another --root"
+    if what == GARBAGE:
+        hint = "Garbage is collected while nothing writes to the root; try again when that has ended"
+    return Busy(f"{root} is in use: {holder}. {hint}")
 
 
 def _location(root: FolderRoot | S3Root) -> str:
