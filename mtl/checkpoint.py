@@ -1,20 +1,36 @@
-"""Training state on disk: tensors as safetensors, the rest as JSON. Nothing is pickled."""
+"""Training state on disk: tensors as safetensors, the rest as JSON. Nothing is pickled.
+
+    save(folder, state, {"history.json": rows})    # state.safetensors, state.json, history.json, digests.json
+    state = load(folder)                           # raises Damaged where a file is not what was saved
+
+`digests.json` is written last. It holds the size and the SHA-256 of every other file, so that a truncated, missing or
+altered file is found before the state is used. Checkpoints that were saved without it are loaded as they are.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-TENSORS, PLAIN = "state.safetensors", "state.json"
+TENSORS, PLAIN, DIGESTS = "state.safetensors", "state.json", "digests.json"
 
 
-def save(folder: Path | str, state: dict[str, Any]) -> None:
+class Damaged(RuntimeError):
+    """A checkpoint that cannot be used; the message names the folder, the file, and what is wrong with it."""
+
+
+def save(folder: Path | str, state: dict[str, Any], beside: Mapping[str, Any] | None = None) -> None:
     """Writes a nested dict or list of tensors and plain JSON values into a folder.
+
+    beside: further JSON values by file name, which belong to the same checkpoint.
 
     Raises:
         TypeError: a value is neither, or a dict has a key that is not a string or an integer.
@@ -24,14 +40,63 @@ def save(folder: Path | str, state: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     plain = _split(state, "", tensors)
     save_file(tensors, folder / TENSORS)
-    (folder / PLAIN).write_text(json.dumps(plain), encoding="utf-8")
+    documents = {PLAIN: plain, **(beside or {})}
+    for name, value in documents.items():
+        (folder / name).write_text(json.dumps(value), encoding="utf-8")
+    digests = {name: _digest(folder / name) for name in (TENSORS, *documents)}
+    (folder / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state that `save` wrote."""
+    """The state that `save` wrote.
+
+    Raises:
+        Damaged: a file is missing, truncated or altered.
+    """
     folder = Path(folder)
-    tensors = load_file(folder / TENSORS, device=str(device))
-    return _join(json.loads((folder / PLAIN).read_text(encoding="utf-8")), tensors)
+    _verify(folder)
+    try:
+        tensors = load_file(folder / TENSORS, device=str(device))
+        state: dict[str, Any] = _join(read_json(folder, PLAIN), tensors)
+    except FileNotFoundError as error:
+        raise Damaged(f"checkpoint {folder} lacks {TENSORS}") from error
+    except SafetensorError as error:
+        raise Damaged(f"checkpoint {folder}: {TENSORS} cannot be read: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"checkpoint {folder}: {PLAIN} does not fit {TENSORS}: {error!r}") from error
+    return state
+
+
+def read_json(folder: Path | str, name: str) -> Any:
+    """A JSON file of a checkpoint, `beside` of `save`. Raises Damaged where there is none or it is not JSON."""
+    try:
+        return json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Damaged(f"checkpoint {folder} lacks {name}") from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise Damaged(f"checkpoint {folder}: {name} is not JSON: {error}") from error
+
+
+def _verify(folder: Path) -> None:
+    """Compares every file with the digests, where the checkpoint has them."""
+    if not (folder / DIGESTS).is_file():
+        return
+    digests = read_json(folder, DIGESTS)
+    if not isinstance(digests, dict) or not all(isinstance(expected, dict) for expected in digests.values()):
+        raise Damaged(f"checkpoint {folder}: {DIGESTS} holds no digests by file name")
+    for name, expected in digests.items():
+        if not (folder / name).is_file():
+            raise Damaged(f"checkpoint {folder} lacks {name}")
+        size = (folder / name).stat().st_size
+        if size != expected.get("bytes"):
+            raise Damaged(f"checkpoint {folder}: {name} has {size} bytes, expected {expected.get('bytes')}")
+        if _digest(folder / name) != expected:
+            raise Damaged(f"checkpoint {folder}: {name} was altered since it was saved; its SHA-256 is another")
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
