@@ -8,13 +8,14 @@ python tests/small_night.py study ROOT
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,63 @@ def loop_with_accident(marker: Path, step: int, act: Callable[[], None]) -> Call
         worker.loop(config)
 
     return loop
+
+
+def loop_with_figures(
+    loop: Callable[[dict[str, Any]], None], metric: str, figures: Sequence[float]
+) -> Callable[[dict[str, Any]], None]:
+    """The training function, whose validation gives these figures for `metric`, one an epoch."""
+
+    def scripted(config: dict[str, Any]) -> None:  # local, so that it travels to the workers by value
+        from pipelines.training import prepare, worker
+
+        validate = prepare.Validation.__call__
+        history: list[Any] = []
+        restore = worker.Reporter.restore
+
+        def restored(report: Any, *arguments: Any) -> Any:
+            state = restore(report, *arguments)
+            history.extend(report.history)
+            return state
+
+        def scored(validation: Any, model: Any) -> dict[str, float]:
+            row = {**validate(validation, model), metric: figures[len(history)]}
+            history.append(row)
+            return row
+
+        worker.Reporter.restore = restored  # type: ignore[method-assign]
+        prepare.Validation.__call__ = scored  # type: ignore[method-assign]
+        loop(config)
+
+    return scripted
+
+
+def newest_checkpoints(run: Path) -> list[Path]:
+    """The folder of Ray's latest checkpoint, and a newer one of which Ray did not hear before the run ended."""
+    snapshot = json.loads((run / "checkpoint_manager_snapshot.json").read_text())
+    latest = snapshot["latest_checkpoint_result"]["checkpoint_dir_name"]
+    return [path for path in sorted(run.glob("checkpoint_*/")) if path.name >= latest]
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_and_die(run: Path) -> Callable[[], None]:
+    """Changes one byte in the weights of the two newest checkpoints, and kills the worker.
+
+    One of them is Ray's latest: no more than one report is on its way to Ray.
+    """
+
+    def act() -> None:
+        for folder in sorted(run.glob("checkpoint_*/"))[-2:]:
+            path = folder / "state.safetensors"
+            content = bytearray(path.read_bytes())
+            content[-1] ^= 1
+            path.write_bytes(content)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return act
 
 
 def hang() -> Callable[[], None]:

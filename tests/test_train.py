@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,17 +25,20 @@ from pipelines import lock
 from pipelines.cluster import ClusterError
 from pipelines.data.dataset import open_dataset
 from pipelines.lease import Lease
-from pipelines.recipe import parse
+from pipelines.recipe import Recipe, parse
 from pipelines.registry import tracking
 from pipelines.roots import open_root
 from pipelines.store import Store
+from pipelines.training.keep import best
 from pipelines.training.prepare import Job, UnlabelledTask, bounded, fit_config, labelled, prepare, sampled, trainable
+from pipelines.training.saved import SNAPSHOT, Saved
 from pipelines.training.shares import Share, share_of
-from pipelines.training.train import TrainError, TrainResult, _best, finished, train
-from pipelines.training.worker import Reporter
+from pipelines.training.train import TrainError, TrainResult, finished, train
+from pipelines.training.vocabulary import stored_codec
 
 pytest.importorskip("espeakng_loader", reason="the small night is spoken by eSpeak NG: install motet[espeak]")
 
+LAST_EPOCH = 7  # step in the middle of it, of `brief`
 OF_THE_MACHINE = {"seconds", "utterances_per_second", "padding"}  # padding is of rank 0's share
 
 
@@ -43,11 +49,11 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(store=store, utterances=utterances, features=features, recipe=small_night.recipe())
 
 
-def plain_fit(night: SimpleNamespace) -> tuple[list[dict[str, float]], list[dict[str, torch.Tensor]]]:
+def plain_fit(night: SimpleNamespace, threads: int = 1) -> tuple[list[dict[str, float]], list[dict[str, torch.Tensor]]]:
     """History and kept weights of every epoch, in this process, without Ray."""
     dataset = labelled(open_dataset(night.store, night.utterances, night.features), night.recipe)
     codec, _, settings = prepare(night.recipe, dataset)
-    job = Job(night.recipe, night.utterances, night.features, night.store, codec.to_json())
+    job = Job(night.recipe, night.utterances, night.features, night.store, codec.to_json(), threads)
     model, loader, validate = job.open()
     history, weights = [], []
 
@@ -59,6 +65,19 @@ def plain_fit(night: SimpleNamespace) -> tuple[list[dict[str, float]], list[dict
     looking = replace(settings, look_every=night.recipe.interpret.gradients)
     fit(model, loader, looking, report=report, validate=validate)
     return history, weights
+
+
+def brief(primary: str = "transcript/wer", **trainer: Any) -> Recipe:
+    """Four epochs of two steps, with a checkpoint after every step."""
+    content = small_night.recipe(epochs=4, micro_batches=6, checkpoint_minutes=1e-6, **trainer).model_dump()
+    return parse({**content, "gates": {"primary": primary}})
+
+
+def assert_equal(store: Store, result: TrainResult, weights: dict[str, torch.Tensor]) -> None:
+    stored = load_file(store.fetch(f"{result.model_key}/weights.safetensors"))
+    assert stored.keys() == weights.keys()
+    for name, tensor in stored.items():
+        torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
 
 
 def train_night(night: SimpleNamespace, name: str, workers: int = 1, **options: Any) -> TrainResult:
@@ -93,6 +112,8 @@ def test_a_run_whose_driver_and_then_a_worker_are_killed_gives_the_plain_fit(
         for name in ours.keys() - OF_THE_MACHINE:
             # WER and F1 move in steps of one word; everything else is a sum in another order
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
+    wer = [row["valid/transcript/wer"] for row in result.history]
+    assert result.metrics["epoch"] == max(epoch for epoch, value in enumerate(wer, 1) if value == min(wer))
     kept = weights[int(result.metrics["epoch"]) - 1]
     stored = load_file(night.store.fetch(f"{result.model_key}/weights.safetensors"))
     assert stored.keys() == kept.keys()
@@ -145,27 +166,100 @@ def test_workers_share_the_cluster_evenly() -> None:
 
 
 def test_the_best_epoch_is_kept_by_the_primary_metric_and_the_later_of_equals() -> None:
-    def outcome(metric: str, *values: float, first: int = 1, primary: str = "transcript/wer") -> Any:
-        reporter = Reporter(parse({**small_night.RECIPE, "gates": {"primary": primary}}))
-        reporter.first = first
-        rows = [
-            (f"epoch-{epoch}", reporter.scored({"epoch": epoch, metric: value}))
-            for epoch, value in enumerate(values, start=1)
-        ]
-        return SimpleNamespace(best_checkpoints=rows, checkpoint="latest", metrics={"epoch": 9, "score": 1.0})
+    def chosen(metric: str, *values: float, primary: str = "transcript/wer", stages: int = 0) -> tuple[str, Any]:
+        curriculum = [{"name": "ear", "tasks": ["transcript"], "epochs": stages}] if stages else []
+        recipe = parse({**small_night.recipe(curriculum=curriculum).model_dump(), "gates": {"primary": primary}})
+        rows = [{"epoch": epoch, "step": 10.0 * epoch, metric: value} for epoch, value in enumerate(values, start=1)]
+        whole = [Saved(f"epoch-{epoch}", 10 * epoch, rows[:epoch]) for epoch in range(len(rows), 0, -1)]
+        middle = Saved("mid-epoch", 10 * len(rows) + 5, rows)
+        assert middle.row == {}
+        saved, history = best([middle, *whole], recipe)
+        assert history == rows
+        return saved.key, saved.row
 
-    assert _best(outcome("valid/transcript/wer", 9.0, 7.0, 7.0, 8.0), "transcript/wer")[0] == "epoch-3"
-    intent = outcome("valid/intent/accuracy", 90.0, 97.0, 80.0, primary="intent/accuracy")
-    assert _best(intent, "intent/accuracy") == ("epoch-2", {"epoch": 2, "valid/intent/accuracy": 97.0})
+    assert chosen("valid/transcript/wer", 9.0, 7.0, 7.0, 8.0)[0] == "epoch-3"
+    assert chosen("valid/transcript/wer", 9.0, 7.0, math.nan)[0] == "epoch-2"
+    key, row = chosen("valid/intent/accuracy", 90.0, 97.0, 80.0, primary="intent/accuracy")
+    assert (key, row) == ("epoch-2", {"epoch": 2, "step": 20.0, "valid/intent/accuracy": 97.0})
     # In the first two epochs of a curriculum some heads have not been trained, however good the recogniser.
-    assert _best(outcome("valid/transcript/wer", 5.0, 6.0, 9.0, 8.0, first=3), "transcript/wer")[0] == "epoch-4"
-    assert _best(outcome("valid/intent/accuracy", 90.0), "transcript/wer") == ("latest", {"epoch": 9})
+    assert chosen("valid/transcript/wer", 5.0, 6.0, 9.0, 8.0, stages=2)[0] == "epoch-4"
+    assert chosen("valid/intent/accuracy", 90.0)[0] == "mid-epoch"  # nothing has a score: the newest
 
 
-def test_weights_are_kept_from_the_epochs_in_which_all_tasks_train() -> None:
-    stages = [{"name": "ear", "tasks": ["transcript"], "epochs": 2}, {"name": "b", "tasks": ["intent"], "epochs": 1}]
-    assert Reporter(small_night.recipe(curriculum=stages)).first == 4
-    assert Reporter(small_night.recipe()).first == 1
+def test_the_best_epoch_ships_although_checkpoints_in_mid_epoch_a_kill_and_damage_came_after_it(
+    ray_session: Any,
+    night: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name, data = "best", (night.utterances, night.features, night.store)
+    folder = Path(night.store.root) / "train" / name
+    _, weights = plain_fit(SimpleNamespace(**{**vars(night), "recipe": brief()}), threads=2)
+    accident = small_night.loop_with_accident(tmp_path / "died", LAST_EPOCH, small_night.die())
+    loop = small_night.loop_with_figures(accident, "valid/transcript/wer", [50.0, 30.0, math.nan, 60.0])
+    monkeypatch.setattr("pipelines.training.train.loop", loop)
+
+    # A worker dies in the last epoch, and the run with it; then its newest checkpoint and Ray's snapshot are truncated.
+    with pytest.raises(TrainError, match="failed more than"):
+        train(brief(max_failures=0), *data, name)
+    for newest in small_night.newest_checkpoints(folder):
+        small_night.truncate(newest / "state.safetensors")
+    small_night.truncate(folder / SNAPSHOT)
+    reported: list[float] = []
+    result = train(brief(), *data, name, on_report=lambda row: reported.append(row["epoch"]))
+
+    assert re.search(r"state.safetensors has \d+ bytes, expected \d+", caplog.text)
+    assert reported in ([4], [3, 4])  # the first two epochs lay in whole checkpoints
+    assert result.metrics["epoch"] == 2
+    figures = [row["valid/transcript/wer"] for row in result.history]
+    assert figures == pytest.approx([50.0, 30.0, math.nan, 60.0], nan_ok=True)
+    assert_equal(night.store, result, weights[1])
+
+
+def test_a_run_that_meets_an_altered_checkpoint_goes_on_from_the_whole_one_beside_it(
+    ray_session: Any,
+    night: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected, weights = plain_fit(SimpleNamespace(**{**vars(night), "recipe": brief()}), threads=2)
+    alter = small_night.flip_and_die(Path(night.store.root) / "train/altered")
+    accident = small_night.loop_with_accident(tmp_path / "died", LAST_EPOCH, alter)
+    monkeypatch.setattr("pipelines.training.train.loop", accident)
+    reported: list[float] = []
+    result = train(
+        *(brief(), night.utterances, night.features, night.store, "altered"),
+        on_report=lambda row: reported.append(row["epoch"]),
+    )
+    assert (tmp_path / "died").exists()
+    assert "was altered since it was saved" in caplog.text
+    assert reported.count(1) == 1  # it did not begin again
+    for ours, theirs in zip(result.history, expected, strict=True):
+        names = ours.keys() - OF_THE_MACHINE
+        assert {name: ours[name] for name in names} == {name: theirs[name] for name in names}
+    assert_equal(night.store, result, weights[int(result.metrics["epoch"]) - 1])
+
+
+def test_damaged_vocabularies_and_results_are_made_again(
+    night: SimpleNamespace, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = labelled(open_dataset(night.store, night.utterances, night.features), night.recipe)
+    codec = prepare(night.recipe, dataset)[0]
+    assert stored_codec(store, "codec.json", lambda: codec).to_json() == codec.to_json()
+    content = store.read_bytes("codec.json")
+    for damaged in (content[:100], content.replace(b'"I-room"', b'"I-roam"'), b"[]"):
+        assert damaged != content
+        store.put_bytes("codec.json", damaged)
+        assert stored_codec(store, "codec.json", lambda: codec).to_json() == codec.to_json()
+        assert store.read_bytes("codec.json") == content
+    assert caplog.text.count("the vocabularies are built again") == 3
+    store.put_bytes("codec.json", json.dumps(codec.to_json()).encode())  # by an earlier version, without a digest
+    assert stored_codec(store, "codec.json", lambda: pytest.fail("it is there")).to_json() == codec.to_json()
+    store.put_bytes("train/night/result.json", b'{"name": "ni')
+    assert finished(store, "night") is None
+    assert "train/night/result.json is damaged" in caplog.text
 
 
 def test_labels_of_corpora_that_do_not_train_a_task_are_taken_away(night: SimpleNamespace) -> None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtl.fit import NonFiniteLoss, fit
 from mtl.predictor import Predictor
+from mtl.text import Codec
 from mtl.transfer import Tasks
 from pipelines import cluster
 from pipelines.data.dataset import open_dataset
@@ -39,6 +40,7 @@ from pipelines.study.table import KINDS, SEEDS, Split
 from pipelines.training import train
 from pipelines.training.prepare import Job, PrepareError, feature_spec, fit_config, labelled, prepare
 from pipelines.training.shares import nodes, slots_of
+from pipelines.training.vocabulary import stored_codec
 
 if TYPE_CHECKING:
     from pipelines.progress import Report
@@ -114,16 +116,15 @@ def train_missing(
 
 def _codec(found: Study, utterances: list[Manifest], features: list[Manifest]) -> dict[str, Any]:
     """The vocabularies of all cells: those of the joint model, so that no cell reads its input differently."""
-    key = f"study/{found.identity}/codec.json"
-    if not found.store.exists(key):
+
+    def build() -> Codec:
         try:
             dataset = labelled(open_dataset(found.store, utterances, features), found.recipe)
-            codec = prepare(_recipe_of(found.recipe, found.joint, found.recipe.seed), dataset)[0]
+            return prepare(_recipe_of(found.recipe, found.joint, found.recipe.seed), dataset)[0]
         except PrepareError as error:
             raise StudyError(str(error)) from error
-        found.store.put_bytes(key, json.dumps(codec.to_json(), ensure_ascii=False).encode())
-    content: dict[str, Any] = json.loads(found.store.read_bytes(key))
-    return content
+
+    return stored_codec(found.store, f"study/{found.identity}/codec.json", build).to_json()
 
 
 def _recipe_of(recipe: Recipe, cell: Tasks, seed: int) -> Recipe:

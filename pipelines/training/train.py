@@ -6,6 +6,7 @@
 The name is the identity of the run. A worker that dies is started again from the last checkpoint; a driver that
 dies goes on when it asks for the same name; a name that has finished is found done and starts nothing.
 Checkpoints lie in <root>/train/<name>/ until the run has finished; then its best weights lie in <root>/models/.
+A damaged checkpoint is removed, and the run goes on from the last whole one (saved.py).
 """
 
 from __future__ import annotations
@@ -13,47 +14,36 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
-from mtl import checkpoint as checkpoints
 from mtl.curriculum import JOINT
-from mtl.fit import kept_weights
-from mtl.metrics import METRICS, in_unit
-from mtl.model import build_model
-from mtl.predictor import Predictor
+from mtl.metrics import in_unit
 from mtl.text import Codec
 from pipelines import cluster, lock
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
-from pipelines.roots import sha256
-from pipelines.store import Manifest, Store, fingerprint
-from pipelines.training.prepare import (
-    Job,
-    PrepareError,
-    beam_config,
-    feature_spec,
-    labelled,
-    language_model,
-    model_config,
-    prepare,
-)
+from pipelines.store import Manifest, Store
+from pipelines.training.keep import Incomplete, TrainResult, finished, keep
+from pipelines.training.prepare import Job, PrepareError, labelled, prepare
+from pipelines.training.saved import SCORE, Row, resume_from, storage
+from pipelines.training.scores import order, unranked
 from pipelines.training.shares import Share, nodes, share_of
-from pipelines.training.worker import HISTORY, SCORE, Lasting, Row, loop
+from pipelines.training.vocabulary import stored_codec
+from pipelines.training.worker import Lasting, Unusable, loop
 
 if TYPE_CHECKING:
-    from ray.train import Checkpoint, Result
     from ray.train.torch import TorchTrainer
 
     from pipelines.progress import Report
     from pipelines.registry.tracking import Run
 
+__all__ = ["TrainError", "TrainResult", "finished", "quiet_ray", "train"]
+
 VERSION = 2
+DAMAGE_ATTEMPTS = 3  # of a run that meets a damaged checkpoint
 START_ATTEMPTS = 3  # of a worker group that finds no place in the cluster
 POLL_SECONDS = 0.5
 
@@ -62,24 +52,6 @@ logger = logging.getLogger(__name__)
 
 class TrainError(RuntimeError):
     """Training cannot start, or stopped for good; the message says why and what to change."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run.
-
-    model_key: prefix of the Predictor folder in the store; files: the keys below it.
-    metrics: of the epoch whose weights were kept, in mtl.fit's names. history: all epochs.
-    """
-
-    name: str
-    model_key: str
-    files: tuple[str, ...]
-    metrics: Row
-    history: list[Row]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def train(
@@ -116,15 +88,6 @@ def train(
     return result
 
 
-def finished(store: Store, name: str) -> TrainResult | None:
-    """The result of the run of this name, if it came to its end."""
-    key = f"train/{name}/result.json"
-    if not store.exists(key):
-        return None
-    content = json.loads(store.read_bytes(key))
-    return TrainResult(**{**content, "files": tuple(content["files"])})
-
-
 def _train(
     recipe: Recipe,
     utterances: list[Manifest],
@@ -141,9 +104,7 @@ def _train(
         share = share_of(nodes(), workers, recipe.trainer.gpus)
     except cluster.ClusterError as error:
         raise TrainError(str(error)) from error
-    job = Job(recipe, utterances, features, store, codec.to_json(), share.cpus)
-    outcome = _follow(job, name, workers, share, listeners)
-    result = _keep(outcome, job, codec, name)
+    result = _trained(Job(recipe, utterances, features, store, codec.to_json(), share.cpus), name, share, listeners)
     lock.check(store.root)  # who has lost the lock must not delete what the next one trains from
     store.put_bytes(f"train/{name}/result.json", json.dumps(result.to_json()).encode())
     for entry in store.list(f"train/{name}/checkpoint_"):  # what they were kept for is over
@@ -151,16 +112,31 @@ def _train(
     return result
 
 
-def _codec(recipe: Recipe, utterances: list[Manifest], features: list[Manifest], store: Store, name: str) -> Codec:
-    """The run's vocabularies: made once, and read again by a resumed run, whose weights are indexed by them."""
-    key = f"train/{name}/codec.json"
-    if not store.exists(key):
+def _trained(job: Job, name: str, share: Share, listeners: list[Callable[[Row], None]]) -> TrainResult:
+    """Trains to the last epoch. Where a checkpoint turns out to be damaged, goes on from the last whole one."""
+    problem: Exception | None = None
+    for _ in range(DAMAGE_ATTEMPTS):
+        resume = resume_from(job.store, name)
         try:
-            codec, _, _ = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))
+            _follow(job, name, share, listeners, resume)
+            return keep(job, Codec.from_json(job.codec), name)
+        except (Unusable, Incomplete) as error:
+            logger.warning("training %s met a damaged checkpoint: %s", name, error)
+            problem = error
+    raise TrainError(
+        f"training {name} met damaged checkpoints {DAMAGE_ATTEMPTS} times; check the disk or the bucket of "
+        f"{job.store.root}. Calling again goes on from the last whole checkpoint. The last one: {problem}"
+    )
+
+
+def _codec(recipe: Recipe, utterances: list[Manifest], features: list[Manifest], store: Store, name: str) -> Codec:
+    def build() -> Codec:
+        try:
+            return prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))[0]
         except PrepareError as error:
             raise TrainError(str(error)) from error
-        store.put_bytes(key, json.dumps(codec.to_json(), ensure_ascii=False).encode())
-    return Codec.from_json(json.loads(store.read_bytes(key)))
+
+    return stored_codec(store, f"train/{name}/codec.json", build)
 
 
 def quiet_ray() -> None:
@@ -171,27 +147,20 @@ def quiet_ray() -> None:
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")  # what Tune has not noted when it is killed is lost; 10 s
 
 
-def storage(store: Store, folder: str) -> dict[str, Any]:
-    """`storage_path` and `storage_filesystem` of a Ray RunConfig for a folder of the store."""
-    if not store.root.startswith("s3://"):
-        return {"storage_path": str(Path(store.root) / folder)}
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
+def _follow(job: Job, name: str, share: Share, listeners: list[Callable[[Row], None]], resume: str | None) -> None:
+    """Runs the trainer in a thread, and hands every epoch's metrics to the listeners in this one.
 
-    from pipelines.roots import s3_filesystem
-
-    base = store.root.removeprefix("s3://")
-    return {"storage_path": f"{base}/{folder}", "storage_filesystem": PyFileSystem(FSSpecHandler(s3_filesystem()))}
-
-
-def _follow(job: Job, name: str, workers: int, share: Share, listeners: list[Callable[[Row], None]]) -> Result:
-    """Runs the trainer in a thread, and hands every epoch's metrics to the listeners in this one."""
+    Raises:
+        TrainError: it cannot run, or failed for good.
+        Unusable: the checkpoint that it should resume from is damaged.
+    """
     from ray.train import TrainingFailedError
     from ray.util.queue import Queue
 
     queue = Queue(actor_options={"num_cpus": 0})
     try:
-        trainer = _trainer(job, name, workers, share, queue)
-        outcome: Future[Result] = Future()
+        trainer = _trainer(job, name, share, queue, resume)
+        outcome: Future[Any] = Future()
         # fit() takes over Ctrl-C when called in the main thread, and would exit with status 0.
         threading.Thread(target=_resolve, args=(outcome, trainer.fit), daemon=True).start()
         while True:
@@ -202,8 +171,12 @@ def _follow(job: Job, name: str, workers: int, share: Share, listeners: list[Cal
                 for listener in listeners:
                     listener(row)
             if over:
-                return outcome.result()
+                outcome.result()
+                return
     except TrainingFailedError as error:
+        cause = getattr(error, "controller_failure", None)
+        if isinstance(cause, Unusable):
+            raise cause from error
         raise TrainError(_explain(error, name, job.recipe)) from error
     finally:
         queue.shutdown(force=True)
@@ -216,13 +189,11 @@ def _resolve(outcome: Future[Any], call: Callable[[], Any]) -> None:
         outcome.set_exception(error)
 
 
-def _trainer(job: Job, name: str, workers: int, share: Share, queue: Any) -> TorchTrainer:
+def _trainer(job: Job, name: str, share: Share, queue: Any, resume: str | None) -> TorchTrainer:
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig
 
-    primary = job.recipe.gates.primary
-    order: Literal["max", "min"] = "max" if primary in METRICS and METRICS[primary].better == "higher" else "min"
     run_config: Any = RunConfig(  # Any: TorchTrainer is annotated with the older RunConfig, which it refuses
         name=name,
         **storage(job.store, "train"),
@@ -232,15 +203,15 @@ def _trainer(job: Job, name: str, workers: int, share: Share, queue: Any) -> Tor
         ),
         # The two best by the primary metric, and always the latest.
         checkpoint_config=CheckpointConfig(
-            num_to_keep=2, checkpoint_score_attribute=SCORE, checkpoint_score_order=order
+            num_to_keep=2, checkpoint_score_attribute=SCORE, checkpoint_score_order=order(job.recipe)
         ),
         logging_config=LoggingConfig("ERROR"),
     )
     return _prompt(TorchTrainer)(
         loop,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "resume": resume},
         scaling_config=ray_train.ScalingConfig(
-            num_workers=workers, use_gpu=share.gpu, resources_per_worker=share.resources()
+            num_workers=job.recipe.trainer.workers, use_gpu=share.gpu, resources_per_worker=share.resources()
         ),
         run_config=run_config,
     )
@@ -272,8 +243,9 @@ def _courier(queue: Any) -> Any:
         """Lives in the controller: carries rank 0's epochs to the driver, and stops what cannot be mended."""
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            if metrics[0]:
-                queue.put(_unscored(metrics[0]))
+            row = unranked(metrics[0])
+            if row:  # none in mid-epoch
+                queue.put(row)
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             for error in worker_exceptions.values():
@@ -293,52 +265,6 @@ def _explain(error: Exception, name: str, recipe: Recipe) -> str:
         f"training {name} failed more than trainer.max_failures={recipe.trainer.max_failures} times; "
         f"calling again goes on from the last checkpoint. The last error was:\n{error}"
     )
-
-
-def _keep(outcome: Result, job: Job, codec: Codec, name: str) -> TrainResult:
-    """Stores the best weights by the primary metric on valid, the last ones where nothing was validated."""
-    if outcome.checkpoint is None:
-        raise TrainError(f"training {name} ended without a checkpoint in {job.store.root}/train/{name}")
-    kept, metrics = _best(outcome, job.recipe.gates.primary)
-    with outcome.checkpoint.as_directory() as folder:
-        history = json.loads((Path(folder) / HISTORY).read_text(encoding="utf-8"))
-    model = build_model(model_config(job.recipe), codec)
-    with kept.as_directory() as folder:
-        model.load_state_dict(kept_weights(checkpoints.load(folder)))
-    with tempfile.TemporaryDirectory() as scratch:
-        dataset = labelled(open_dataset(job.store, job.utterances, job.features), job.recipe)
-        language = language_model(job.recipe, dataset, codec)
-        Predictor(model, feature_spec(job.recipe), language, beam_config(job.recipe), job.recipe.decoding.reread).save(
-            scratch
-        )
-        files = sorted(path for path in Path(scratch).iterdir() if path.is_file())
-        address = fingerprint([[path.name, sha256(path)] for path in files])
-        key = f"models/{address}"
-        for path in files:
-            job.store.put_file(path, f"{key}/{path.name}")
-    stored = tuple(f"{key}/{path.name}" for path in files)
-    job.store.commit(
-        f"models/{job.recipe.name}",
-        address,
-        files=stored,
-        parents={manifest.dataset: manifest.address for manifest in (*job.utterances, *job.features)},
-        meta={"name": name, "recipe": job.recipe.address(), "metrics": metrics},
-    )
-    return TrainResult(name, key, stored, metrics, history)
-
-
-def _best(outcome: Result, primary: str) -> tuple[Checkpoint, Row]:
-    scored = [(kept, row) for kept, row in outcome.best_checkpoints or [] if SCORE in row]
-    if not scored:
-        return cast("Checkpoint", outcome.checkpoint), _unscored(outcome.metrics or {})
-    sign = -1 if METRICS[primary].better == "higher" else 1
-    kept, row = min(scored, key=lambda pair: (sign * pair[1][SCORE], -pair[1]["epoch"]))
-    return kept, _unscored(row)
-
-
-def _unscored(row: Mapping[str, Any]) -> Row:
-    """Without what only Ray's choice of checkpoints needs."""
-    return {name: value for name, value in row.items() if name != SCORE}
 
 
 def _run_of(tracking: Run | Mapping[str, str] | None) -> Run | None:
