@@ -271,6 +271,20 @@ def test_a_trial_keeps_its_last_whole_epoch(tmp_path: Path) -> None:
     assert state.load()[0] == {"epoch": 2.0}
 
 
+def test_a_damaged_epoch_of_a_trial_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = TrialState(Store(str(tmp_path)), "search/s/t/state", keep=True)
+    for epoch in (1.0, 2.0, 3.0):
+        state.save({"epoch": epoch}, {"w": torch.ones(2)})
+    folder = tmp_path / "search/s/t/state"
+    small_night.truncate(folder / "epoch-0003/state.safetensors")
+    assert state.load()[0] == state.load(3)[0] == {"epoch": 2.0}
+    small_night.truncate(folder / "epoch-0002/history.json")
+    assert state.load(1)[0] == state.load()[0] == {"epoch": 1.0}
+    small_night.truncate(folder / "epoch-0001/state.json")
+    assert state.load() == ({}, None)  # the trial begins again
+    assert "epoch-0001 is passed over" in caplog.text
+
+
 def test_another_search_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.search.search import _name, _planned
 

@@ -100,7 +100,10 @@ def run_member(config: dict[str, Any], job: Job, search: str, scalar: Scalar) ->
 
 
 def _pointed_at(job: Job, search: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The report and state that Tune's checkpoint points at; nothing for a member that begins."""
+    """The report and state that Tune's checkpoint points at, or those of an earlier epoch where they are damaged.
+
+    Nothing for a member that begins, or of which no whole epoch is left.
+    """
     from ray import tune
 
     checkpoint = tune.get_checkpoint()
@@ -108,10 +111,7 @@ def _pointed_at(job: Job, search: str) -> tuple[dict[str, Any], dict[str, Any] |
         return {}, None
     with checkpoint.as_directory() as folder:
         pointer = json.loads((Path(folder) / POINTER).read_text(encoding="utf-8"))
-    row, fitted = TrialState(job.store, _folder(search, pointer["trial"])).load(pointer["epoch"])
-    if fitted is None:
-        raise FileNotFoundError(f"epoch {pointer['epoch']} of {pointer['trial']} is not in {job.store.root}")
-    return row, fitted
+    return TrialState(job.store, _folder(search, pointer["trial"])).load(pointer["epoch"])
 
 
 def _folder(search: str, trial: str) -> str:

@@ -8,7 +8,7 @@ with_overrides(recipe, overrides)                        # what the trial trains
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,9 @@ from pipelines.recipe import Recipe, parse
 from pipelines.search.scalar import COST, Scalar, costs
 from pipelines.store import Store
 from pipelines.training.prepare import Job, fit_config
-from pipelines.training.worker import HISTORY
+from pipelines.training.saved import HISTORY, local_folder
+
+logger = logging.getLogger(__name__)
 
 KEPT = ("epoch", "step", "seconds", "utterances_per_second", "padding", "gradient_norm", "learning_rate", "objective")
 
@@ -129,26 +131,27 @@ class TrialState:
         old = [entry.key for entry in self.store.list(f"{self.prefix}/")]
         folder = f"{self.prefix}/epoch-{int(row['epoch']):04d}"
         with tempfile.TemporaryDirectory() as scratch:
-            checkpoints.save(scratch, state)
-            for path in Path(scratch).iterdir():
+            checkpoints.save(scratch, state, {HISTORY: row})
+            # HISTORY is the last: without it the epoch is not there.
+            for path in sorted(Path(scratch).iterdir(), key=lambda path: path.name == HISTORY):
                 self.store.put_file(path, f"{folder}/{path.name}")
-        self.store.put_bytes(f"{folder}/{HISTORY}", json.dumps(row).encode())  # last: without it the epoch is not there
         for key in old:
             if not self.keep and not key.startswith(f"{folder}/"):
                 self.store.delete(key)
 
     def load(self, epoch: int | None = None) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The last report, or that of an epoch, and the state behind it; nothing, if it was never finished."""
+        """The report and the state of the last whole epoch, of those up to `epoch` if it is given; ({}, None) if none.
+
+        A damaged epoch is passed over with a warning.
+        """
         keys = [entry.key for entry in self.store.list(f"{self.prefix}/")]
-        whole = [key.rpartition("/")[0] for key in keys if key.endswith(f"/{HISTORY}")]
-        if epoch is not None:
-            whole = [folder for folder in whole if folder.endswith(f"/epoch-{epoch:04d}")]
-        if not whole:
-            return {}, None
-        folder = max(whole)
-        with tempfile.TemporaryDirectory() as scratch:
-            for key in keys:
-                if key.startswith(f"{folder}/"):
-                    (Path(scratch) / key.rpartition("/")[2]).write_bytes(self.store.read_bytes(key))
-            row = json.loads((Path(scratch) / HISTORY).read_text(encoding="utf-8"))
-            return row, checkpoints.load(scratch)
+        folders = sorted(key.rpartition("/")[0] for key in keys if key.endswith(f"/{HISTORY}"))
+        for key in reversed(folders):
+            if epoch is not None and key > f"{self.prefix}/epoch-{epoch:04d}":
+                continue
+            try:
+                with local_folder(self.store, key) as folder:
+                    return checkpoints.read_json(folder, HISTORY), checkpoints.load(folder)
+            except checkpoints.Damaged as error:
+                logger.warning("%s is passed over, the trial goes on from an earlier epoch if any: %s", key, error)
+        return {}, None
