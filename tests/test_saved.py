@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import small_night
+from buckets import new_bucket
 
 from mtl import checkpoint
 from pipelines.recipe import parse
@@ -41,10 +43,12 @@ def test_what_may_not_be_shipped_is_ranked_last_in_either_order() -> None:
 def save_checkpoints(store: Store, name: str, *figures: float) -> list[Path]:
     """Folders of one checkpoint an epoch, as the workers of a run write them."""
     rows = [{"epoch": float(n), "step": 2.0 * n, "valid/transcript/wer": wer} for n, wer in enumerate(figures, 1)]
-    paths = [Path(store.root) / f"train/{name}/checkpoint_{n}" for n in range(1, len(rows) + 1)]
-    for number, path in enumerate(paths, 1):
-        checkpoint.save(path, {"w": torch.ones(3), "step": 2 * number}, {HISTORY: rows[:number]})
-    return paths
+    for number in range(1, len(rows) + 1):
+        with tempfile.TemporaryDirectory() as scratch:
+            checkpoint.save(scratch, {"w": torch.ones(3), "step": 2 * number}, {HISTORY: rows[:number]})
+            for path in Path(scratch).iterdir():
+                store.put_file(path, f"train/{name}/checkpoint_{number}/{path.name}")
+    return [Path(store.root) / f"train/{name}/checkpoint_{number}" for number in range(1, len(rows) + 1)]
 
 
 def test_a_damaged_best_epoch_leaves_the_best_whole_one(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -81,7 +85,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_from_the_beginning(
     assert folders(store, "night") == []
 
 
-def test_a_snapshot_without_scores_as_earlier_versions_wrote_it_is_not_ranked_by(store: Store) -> None:
+@pytest.mark.parametrize("remote", [False, True])
+def test_rays_snapshot_is_used_where_it_and_its_latest_checkpoint_are_whole(tmp_path: Path, remote: bool) -> None:
+    store = Store(new_bucket() if remote else tmp_path)
     save_checkpoints(store, "night", 50.0, 30.0)
     state = {"checkpoint_dir_name": "checkpoint_2", "metrics": {"epoch": 2.0}}
     snapshot = {
@@ -95,10 +101,18 @@ def test_a_snapshot_without_scores_as_earlier_versions_wrote_it_is_not_ranked_by
         "timed_out_validation_checkpoint_dir_names": [],
         "failed_validation_checkpoint_dir_names": [],
     }
+    # Without scores, as earlier versions wrote it: Ray would keep checkpoints in mid-epoch in place of the best.
     store.put_bytes(f"train/night/{SNAPSHOT}", json.dumps(snapshot).encode())
     assert resume_from(store, "night") == "train/night/checkpoint_2"
     assert not store.exists(f"train/night/{SNAPSHOT}")
+
     state["metrics"] = {"epoch": 2.0, SCORE: 30.0}
     store.put_bytes(f"train/night/{SNAPSHOT}", json.dumps(snapshot).encode())
     assert resume_from(store, "night") is None  # Ray knows where to go on
     assert store.exists(f"train/night/{SNAPSHOT}")
+
+    key = "train/night/checkpoint_2/state.safetensors"
+    store.put_bytes(key, store.read_bytes(key)[:-1])
+    assert resume_from(store, "night") == "train/night/checkpoint_1"
+    assert not store.exists(f"train/night/{SNAPSHOT}")
+    assert folders(store, "night") == ["train/night/checkpoint_1"]
