@@ -9,6 +9,7 @@ quietly and offline: nobody's telemetry, one thread per process, caches and Pref
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,9 +103,35 @@ def finished_night(ray_session: Any, prefect_session: None, tmp_path_factory: py
     return FinishedNight(root, recipe, nightly(recipe, root=root))
 
 
+@pytest.fixture(scope="session")
+def three_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with three versions of one model (shared_mlflow.py); the folder beside it holds their weights."""
+    import shared_mlflow
+
+    return shared_mlflow.three_versions(tmp_path_factory.mktemp("three"))
+
+
+@pytest.fixture
+def small_root(three_versions: Path, tmp_path: Path) -> Path:
+    """The same, copied to a folder of the test's own."""
+    return Path(shutil.copytree(three_versions, tmp_path / "root"))
+
+
+@pytest.fixture
+def weights(three_versions: Path) -> Path:
+    return three_versions.parent / "weights"
+
+
+@pytest.fixture
+def team(small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The MLflow of `small_root` as a database that several roots use by MLFLOW_TRACKING_URI."""
+    database = Path(shutil.copy(small_root / "mlflow.db", tmp_path / "team.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    monkeypatch.chdir(tmp_path)  # where MLflow puts the artifacts of such a database
+    return database
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _scratch() -> Iterator[None]:
     yield
-    import shutil
-
     shutil.rmtree(_SCRATCH, ignore_errors=True)

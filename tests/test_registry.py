@@ -328,6 +328,12 @@ def test_the_same_life_on_a_server(
         assert registry.load("models:/served@champion").predict(["play soft rock"]) == wanted
     assert os.environ["MLFLOW_TRACKING_URI"] == server
 
+    # Another root on the same server is refused, and the one that made the model goes on.
+    other = Registry(Store(tmp_path / "other"))
+    with pytest.raises(RegistryError, match=f"belongs to another root, .*:{tmp_path}/root"):
+        other.register("served", folders[2])
+    assert other.aliases("served") == {"champion": 1, "challenger": 2}
+
     # Without the server the database can be read, and what the server keeps cannot: it says so.
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert [version.version for version in Registry(store).versions("served")] == [2, 1]
@@ -335,3 +341,8 @@ def test_the_same_life_on_a_server(
         Registry(store).load("models:/served@champion")
     with pytest.raises(tracking.TrackingError, match="set MLFLOW_TRACKING_URI to the server"):
         tracking.start(store.root, recipe, "night-2")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    registry.client.delete_model_version("served", "1")
+    (note,) = registry.claim("served")
+    assert "version 1, the champion, was deleted from MLflow" in note

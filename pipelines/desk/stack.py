@@ -225,14 +225,17 @@ def serve(root: str, prefect: int | None, mlflow: int | None, ray: int | None, c
     """`motet up`: runs the stack and tells where it is, until Ctrl-C or SIGTERM.
 
     Raises:
-        StackError: a port is taken, or a service ended.
+        StackError: a port is taken, or a service ended. RelocationError: a moved root is in use by its other path.
     """
+    from pipelines.registry.relocation import relocate
+    from pipelines.registry.tracking import home_folder
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)  # a supervisor's way of saying Ctrl-C; the children must end with us
     services = plan(root, prefect, mlflow, ray, cpus)
+    relocate(home_folder(root))  # so that MLflow's page finds the files of a root that was moved
     logs = (Path("~/.motet").expanduser() if "://" in root else Path(root)) / "logs"
     print(f"starting {', '.join(service.name for service in services)}; logs in {logs}", flush=True)
     try:

@@ -75,9 +75,10 @@ def personalise(
 
     Raises:
         PersonaliseError: the model does not transcribe, or the manifest does not fit. IngestError: a recording cannot
-        be used; it names each. RegistryError: no such model.
+        be used; it names each. RegistryError: no such model, or the speaker's is another root's.
     """
     from mtl.enrolment import Fitting
+    from pipelines.personal.adapters import personal_name
     from pipelines.personal.enrolment import base_of, enrol, voices
     from pipelines.registry.registry import Registry
 
@@ -87,6 +88,7 @@ def personalise(
     if steps is not None:
         fitting = replace(fitting, steps=steps)
     given = enrol(registry.store, predictor, source, speaker)
+    registry.check(personal_name(base.name, given.speaker))
     with step("voice") as current:
         voice, mean = voices(registry, base, predictor, given.utterances)
         known = "from the speakers that the base was trained on" if len(voice) > 1 else "the base embeds no voices"
@@ -275,6 +277,7 @@ def _registered(registry: Registry, base: Version, made: Fitted, given: Enrolled
         version = register_adapter(registry, name, file, base, tags, [given.manifest])
         metrics = {row.metric: row.candidate for row in decision.comparisons if row.candidate is not None}
         registry.record(version, metrics)
+        registry.claim(name)
         champion = registry.state(name).champion
         registry.settle(name, version.version, decision, champion, given.manifest.address, by="personalise")
         current.done(f"{version.uri}, {size:,} bytes, for {base.uri}", None)

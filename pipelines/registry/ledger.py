@@ -21,7 +21,8 @@ from typing import Any, Literal, get_args
 
 from pipelines.store import Manifest, Store, fingerprint
 
-Action = Literal["promote", "keep", "rollback"]
+Action = Literal["promote", "keep", "rollback", "lost", "adopt"]
+ALL = 0  # as the version of a lost line: the registered model with all its versions
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ class Line:
     """One decision.
 
     promote: `version` becomes champion. keep: `version` was a candidate and lost. rollback: `version`, the champion
-    before, is champion again. expects: the champion it was decided against. rows: identity of the
-    test rows. effective: False where another line came first.
+    before, is champion again. lost: `version`, a champion of now or before, is not in MLflow any more (ALL: none is).
+    adopt: this root took the registered model over, whose champion is `version` (0: none). expects: the champion it
+    was decided against. rows: identity of the test rows. effective: False where another line came first.
+    address: of the line itself, unique.
     """
 
     number: int
@@ -43,6 +46,7 @@ class Line:
     rows: str | None = None
     decision: Mapping[str, Any] | None = None
     effective: bool = True
+    address: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,7 +54,7 @@ class Line:
 
 @dataclass(frozen=True)
 class State:
-    """What the lines amount to. reigns: champions in order without those rolled back; the last one reigns."""
+    """What the lines amount to. reigns: champions in order without those rolled back or lost; the last one reigns."""
 
     lines: tuple[Line, ...]
     reigns: tuple[int, ...]
@@ -68,13 +72,37 @@ class State:
     def number(self) -> int:
         return self.lines[-1].number if self.lines else 0
 
+    @property
+    def current(self) -> tuple[Line, ...]:
+        """Lines about the versions that are in MLflow now: those since the registered model was lost or adopted."""
+        starts = [n + 1 for n, line in enumerate(self.lines) if line.effective and _starts_anew(line)]
+        return self.lines[starts[-1] :] if starts else self.lines
+
+    @property
+    def loss(self) -> Line | None:
+        """The line by which a reigning champion was lost, until somebody is made champion by a decision.
+
+        Of several the first: that champion is the one that candidates have had to beat.
+        """
+        loss = None
+        for line in self.lines:
+            if line.effective and line.action == "lost" and line.version in (line.expects, ALL):
+                loss = loss or (line if line.expects is not None else None)
+            elif line.effective and line.action not in ("keep", "lost"):
+                loss = None
+        return loss
+
+    def before(self, line: Line | None) -> State:
+        """As it was before a line; as it is for None."""
+        return self if line is None else fold(earlier for earlier in self.lines if earlier.number < line.number)
+
     def challenges(self, rows: str | None, besides: int | None = None) -> int:
         """Candidates, `besides` one, that the champion has met on these test rows and that lost: `looks` in gates.
 
         A candidate that is judged twice on the same rows is still one.
         """
-        lost = [line for line in self.lines if line.action == "keep" and line.expects == self.champion]
-        return len({line.version for line in lost if line.rows == rows} - {besides})
+        beaten = [line for line in self.current if line.action == "keep" and line.expects == self.champion]
+        return len({line.version for line in beaten if line.rows == rows} - {besides})
 
 
 class Ledger:
@@ -119,10 +147,8 @@ def fold(lines: Iterable[Line]) -> State:
     reigns: list[int] = []
     for line in lines:
         effective = line.action == "keep" or _applies(line, reigns)
-        if effective and line.action == "promote":
-            reigns.append(line.version)
-        elif effective and line.action == "rollback":
-            reigns.pop()
+        if effective:
+            reigns = _after(line, reigns)
         read.append(replace(line, effective=effective))
     return State(tuple(read), tuple(reigns))
 
@@ -132,7 +158,26 @@ def _applies(line: Line, reigns: list[int]) -> bool:
         return False
     if line.action == "rollback":
         return len(reigns) > 1 and reigns[-2] == line.version
-    return line.version != line.expects
+    if line.action == "lost":
+        return line.version == ALL or line.version in reigns
+    return line.action == "adopt" or line.version != line.expects
+
+
+def _after(line: Line, reigns: list[int]) -> list[int]:
+    if line.action == "promote":
+        return [*reigns, line.version]
+    if line.action == "rollback":
+        return reigns[:-1]
+    if line.action == "lost":
+        left = [] if line.version == ALL else [version for version in reigns if version != line.version]
+        return [version for n, version in enumerate(left) if n == 0 or version != left[n - 1]]
+    if line.action == "adopt":
+        return [line.version] if line.version else []
+    return reigns
+
+
+def _starts_anew(line: Line) -> bool:
+    return line.action == "adopt" or (line.action == "lost" and line.version == ALL)
 
 
 def _line(manifest: Manifest) -> Line:
@@ -142,4 +187,4 @@ def _line(manifest: Manifest) -> Line:
             f"{manifest.dataset} line {manifest.version} has the action {meta.get('action')!r}, "
             f"expected one of {', '.join(get_args(Action))}; it was written by a newer version of Motet"
         )
-    return Line(number=manifest.version, **meta)
+    return Line(number=manifest.version, address=manifest.address, **meta)

@@ -12,17 +12,15 @@ aliases, @champion and @challenger; who was champion when stands in the ledger, 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipelines import progress
 from pipelines.evaluation.gates import Decision
+from pipelines.registry import losses, ownership
+from pipelines.registry.artifacts import Save, local_package, store_package
 from pipelines.registry.ledger import Action, Ledger, Line, State
 from pipelines.registry.package import (
     PackageError,
@@ -36,12 +34,24 @@ from pipelines.registry.tracking import (
     as_default,
     client_of,
     experiment_named,
+    home_folder,
+    is_embedded,
     provenance,
     quiet_mlflow,
-    refuse_served,
     tracking_uri,
 )
-from pipelines.roots import cache_folder
+from pipelines.registry.version import (
+    CHALLENGER,
+    CHAMPION,
+    Overtaken,
+    RegistryError,
+    Version,
+    is_absent,
+    lineage,
+    parse_uri,
+    tag_json,
+    version_of,
+)
 from pipelines.store import Store
 
 if TYPE_CHECKING:
@@ -51,37 +61,7 @@ if TYPE_CHECKING:
     from mtl.predictor import Predictor
     from pipelines.store import Manifest
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-_TAG_CHARACTERS = 5000
-_MODELS_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
-
-
-class RegistryError(RuntimeError):
-    """What was asked of the registry cannot be; the message says why and what there is instead."""
-
-
-class Overtaken(RegistryError):
-    """Another promotion or rollback came first: judge again, against the champion that reigns now."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A registered model. metrics: percent, on the test rows, as recorded; tags: its lineage."""
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    created: int
-    run_id: str | None
-    address: str
-    parameters: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    datasets: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def uri(self) -> str:
-        return f"models:/{self.name}/{self.version}"
+__all__ = ["CHALLENGER", "CHAMPION", "Overtaken", "Registry", "RegistryError", "Version", "lineage", "load"]
 
 
 class Registry:
@@ -90,6 +70,7 @@ class Registry:
     def __init__(self, store: Store | str) -> None:
         self.store = store if isinstance(store, Store) else Store(store)
         self.uri = tracking_uri(self.store.root)
+        self.embedded = is_embedded(self.store.root)  # the database lies in the root and serves no other
 
     @property
     def client(self) -> MlflowClient:
@@ -124,25 +105,50 @@ class Registry:
         def save(package: Path, model_id: str, run_id: str | None) -> None:
             save_package(folder, package, model_id, run_id)
 
-        made = self.create(name, save, run, labels)
-        self.client.set_registered_model_alias(name, CHALLENGER, str(made))
-        return self.version(name, made)
+        number = self.create(name, save, run, labels)
+        self.client.set_registered_model_alias(name, CHALLENGER, str(number))
+        return self.version(name, number)
 
-    def create(
-        self, name: str, save: Callable[[Path, str, str | None], None], run: Run | None, labels: Mapping[str, str]
-    ) -> int:
-        """A new version of `name`, without an alias, around a package that `save` writes."""
-        model_id = self._store_package(name, save, run, labels)
-        self._ensure_name(name)
+    def create(self, name: str, save: Save, run: Run | None, labels: Mapping[str, str]) -> int:
+        """A new version of `name`, without an alias, around a package that `save` writes.
+
+        Raises:
+            RegistryError: the name is another root's.
+        """
+        ownership.claim(self, name)
+        base, _, _ = name.partition(".")  # a user's adapter lies in its base's experiment
+        experiment = run.experiment_id if run else experiment_named(self.client, base, self.store.root)
+        model_id = store_package(self.client, experiment, name, save, run, labels)
         with as_default(self.uri):  # where MLflow looks the model's id up
-            made = self.client.create_model_version(
+            item = self.client.create_model_version(
                 name,
                 source=f"models:/{model_id}",
                 run_id=run.run_id if run else None,
                 tags=dict(labels),
                 model_id=model_id,
             )
-        return int(made.version)
+        return int(item.version)
+
+    def check(self, name: str) -> None:
+        """Raises RegistryError when the name is another root's; changes nothing."""
+        ownership.check(self, name)
+
+    def claim(self, name: str) -> list[str]:
+        """Reserves the name for this root and sets its aliases from the ledger; for whoever is about to train.
+
+        Returns what people should know: aliases that somebody moved, champions that somebody deleted.
+
+        Raises:
+            RegistryError: the name is another root's.
+        """
+        before = self.aliases(name).get(CHAMPION)
+        ownership.claim(self, name)
+        state = self.follow(name)
+        notes = [note] if (note := losses.warning(self.store, name, state)) else []
+        if state.loss is None and state.champion is not None and before != state.champion:
+            was = "was missing in MLflow" if before is None else f"was on version {before} in MLflow"
+            notes.append(f"{name}: @champion {was}; it is on version {state.champion} again, as the ledger says")
+        return notes
 
     def settle(
         self,
@@ -159,13 +165,15 @@ class Registry:
 
         Raises:
             Overtaken: the champion changed since; nothing was promoted, the line is kept.
+            RegistryError: the name is another root's, or the version is not there.
         """
         action: Action = "promote" if decision.promote else "keep"
         self.version(name, version)
+        self.claim(name)
         line = Ledger(self.store, name).append(
             action, version, expects, decision.reason, by, rows=rows, decision=decision.to_json()
         )
-        return self._follow(name, line)
+        return self._settled(name, line)
 
     def promote(self, name: str, version: int, reason: str, by: str) -> Line:
         """A person's own promotion, gate or no gate.
@@ -174,32 +182,48 @@ class Registry:
             RegistryError: no such version, or it is the champion already. Overtaken: somebody else came first.
         """
         self.version(name, version)
+        self.claim(name)
         ledger = Ledger(self.store, name)
         champion = ledger.state().champion
         if champion == version:
             raise RegistryError(f"{name} version {version} is the champion already")
-        return self._follow(name, ledger.append("promote", version, champion, reason, by))
+        return self._settled(name, ledger.append("promote", version, champion, reason, by))
 
     def rollback(self, name: str, reason: str, by: str) -> Line:
         """Makes the champion before this one champion again; the one that leaves becomes the challenger.
 
         Raises:
-            RegistryError: there was no champion before, or its version was deleted from MLflow.
+            RegistryError: there was no champion before, or none whose version is still in MLflow.
         """
+        ownership.check(self, name)
         ledger = Ledger(self.store, name)
         state = ledger.state()
+        if losses.record(ledger, state, lambda number: self._exists(name, number), spare=state.champion):
+            state = ledger.state()
         if state.champion is None or state.previous is None:
             had = f"version {state.champion} is its first champion" if state.champion else "it has no champion"
             raise RegistryError(f"{name} cannot be rolled back: {had}; see `motet history`")
-        self.version(name, state.previous)
-        line = self._follow(name, ledger.append("rollback", state.previous, state.champion, reason, by))
-        self.client.set_registered_model_alias(name, CHALLENGER, str(state.champion))
+        line = self._settled(name, ledger.append("rollback", state.previous, state.champion, reason, by))
+        if self._exists(name, state.champion):
+            self.client.set_registered_model_alias(name, CHALLENGER, str(state.champion))
         return line
 
+    def adopt(self, name: str, reason: str, by: str) -> Line:
+        """Makes this root the owner of the name, and whoever is @champion in MLflow the ledger's champion.
+
+        Raises:
+            RegistryError: no such model.
+        """
+        return ownership.adopt(self, name, reason, by)
+
     def champion(self, name: str) -> Version | None:
-        """By the ledger, which the alias follows."""
-        number = self.state(name).champion
-        return self.version(name, number) if number is not None else None
+        """By the ledger, which the alias follows: the newest champion whose version is still in MLflow."""
+        reigns = reversed(self.state(name).reigns)
+        return next((version for number in reigns if (version := self.existing(name, number))), None)
+
+    def existing(self, name: str, number: int) -> Version | None:
+        """None where MLflow has no such version."""
+        return self.version(name, number) if self._exists(name, number) else None
 
     def state(self, name: str) -> State:
         return Ledger(self.store, name).state()
@@ -215,30 +239,31 @@ class Registry:
     def record(self, version: Version, metrics: Mapping[str, float], run: Run | None = None) -> None:
         """Keeps the packaged model's own test figures with its version, and as test/<metric> with its run."""
         numbers = {metric: round(float(value), 4) for metric, value in metrics.items()}
-        self.client.set_model_version_tag(
-            version.name, str(version.version), "motet.metrics", _short(json.dumps(numbers))
-        )
+        self.client.set_model_version_tag(version.name, str(version.version), "motet.metrics", tag_json(numbers))
         if run:
             run.log({f"test/{metric}": value for metric, value in numbers.items()}, step=0)
 
     def models(self) -> list[str]:
-        return sorted(model.name for model in self.client.search_registered_models())
+        """Names that have a version; a name without one is reserved by a night that has not come to an end."""
+        return sorted(model.name for model in self.client.search_registered_models() if model.latest_versions)
 
     def version(self, name: str, number: int) -> Version:
         """Raises RegistryError naming the versions there are."""
         mlflow = quiet_mlflow()
         try:
-            return _version(self.client.get_model_version(name, str(number)), self._aliases(name))
-        except mlflow.exceptions.MlflowException:
+            return version_of(self.client.get_model_version(name, str(number)), self.aliases(name))
+        except mlflow.exceptions.MlflowException as error:
+            if not is_absent(error):
+                raise
             there = ", ".join(str(version.version) for version in self.versions(name)) or "none"
             raise RegistryError(f"{name} has no version {number}; there are: {there}") from None
 
     def versions(self, name: str) -> list[Version]:
         """Newest first; none when the name is not known."""
         quoted = name.replace("'", "")
-        found = self.client.search_model_versions(f"name = '{quoted}'")
-        aliases = self._aliases(name) if found else {}
-        return sorted((_version(item, aliases) for item in found), key=lambda version: -version.version)
+        items = self.client.search_model_versions(f"name = '{quoted}'")
+        aliases = self.aliases(name) if items else {}
+        return sorted((version_of(item, aliases) for item in items), key=lambda version: -version.version)
 
     def leaderboard(self, name: str, metric: str | None = None, lower_is_better: bool = True) -> list[Version]:
         """Versions by a recorded metric, best first, those without it last; the newest first without a metric."""
@@ -252,8 +277,9 @@ class Registry:
         """See `load`. A user's adapter comes with the base that it was made for."""
         from mtl.predictor import Predictor
 
-        if self.adapter(uri) is None:
-            return Predictor.load(self.folder(uri), device)
+        package = self._package(uri)
+        if adapter_file(package) is None:
+            return Predictor.load(_inside(package), device)
         from pipelines.personal.adapters import load_with_own_base
 
         return load_with_own_base(self, uri, device)
@@ -264,7 +290,7 @@ class Registry:
 
     def named(self, uri: str) -> Version:
         """What the registry knows of models:/name@alias or models:/name/3. Raises RegistryError."""
-        found = self._find(_matched(uri))
+        found = self._find(parse_uri(uri))
         return self.version(found.name, int(found.version))
 
     def folder(self, uri: str) -> Path:
@@ -276,7 +302,9 @@ class Registry:
         return _inside(self._package(uri))
 
     def _package(self, uri: str) -> Path:
-        return self._local_package(self._find(_matched(uri))) if uri.startswith("models:/") else Path(uri)
+        if not uri.startswith("models:/"):
+            return Path(uri)
+        return local_package(self.uri, home_folder(self.store.root), self._find(parse_uri(uri)))
 
     def _find(self, match: re.Match[str]) -> ModelVersion:
         mlflow = quiet_mlflow()
@@ -285,80 +313,47 @@ class Registry:
             if alias:
                 return self.client.get_model_version_by_alias(name, alias)
             return self.client.get_model_version(name, number)
-        except mlflow.exceptions.MlflowException:
-            versions = self.versions(name)
-            if not versions:
-                known = ", ".join(self.models()) or "none yet; `motet nightly` makes the first"
-                raise RegistryError(f"no model is named {name!r} in {self.uri}; there are: {known}") from None
-            aliases = sorted(self._aliases(name)) or ["none"]
-            raise RegistryError(
-                f"{match[0]} is not there; {name} has versions {versions[-1].version} to {versions[0].version} "
-                f"and the aliases {', '.join(aliases)}"
-            ) from None
-
-    def _local_package(self, found: ModelVersion) -> Path:
-        """The package's folder: where it lies, or a copy kept by model id."""
-        import mlflow
-
-        source = str(found.source)
-        model_id = source.removeprefix("models:/")
-        location = source if model_id == source else str(self.client.get_logged_model(model_id).artifact_location)
-        refuse_served(location, self.uri)
-        if location.startswith(("file:", "/")):
-            return Path(mlflow.artifacts.download_artifacts(artifact_uri=location, tracking_uri=self.uri))
-        copy = cache_folder() / "packages" / hashlib.sha256(f"{self.uri} {location}".encode()).hexdigest()[:32]
-        if not copy.is_dir():
-            with tempfile.TemporaryDirectory(dir=_made(copy.parent)) as fresh:
-                place = mlflow.artifacts.download_artifacts(
-                    artifact_uri=location, tracking_uri=self.uri, dst_path=fresh
-                )
-                with suppress(OSError):  # another process was first, with the same content
-                    Path(place).rename(copy)
-        return copy
-
-    def _store_package(
-        self, name: str, save: Callable[[Path, str, str | None], None], run: Run | None, labels: Mapping[str, str]
-    ) -> str:
-        """Uploads the package as an MLflow model and returns its id."""
-        from mlflow.entities import LoggedModelOutput
-
-        base, _, _ = name.partition(".")  # a user's adapter lies in its base's experiment
-        experiment = run.experiment_id if run else experiment_named(self.client, base, self.store.root)
-        logged = self.client.create_logged_model(
-            experiment,
-            name=name.replace(".", "-"),
-            source_run_id=run.run_id if run else None,
-            tags=dict(labels),
-            model_type="speech",
-        )
-        with tempfile.TemporaryDirectory() as scratch:
-            package = Path(scratch) / "package"
-            save(package, logged.model_id, run.run_id if run else None)
-            self.client.log_model_artifacts(logged.model_id, str(package))
-        self.client.finalize_logged_model(logged.model_id, "READY")
-        if run:
-            self.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        return logged.model_id
-
-    def _ensure_name(self, name: str) -> None:
-        mlflow = quiet_mlflow()
-        try:
-            self.client.create_registered_model(name, description="Trained and promoted by Motet.")
         except mlflow.exceptions.MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            if not is_absent(error, alias=bool(alias)):
                 raise
+        if alias == CHAMPION and (champion := self.champion(name)):
+            told = f"{match[0]} is missing in MLflow: using version {champion.version}, the newest one left"
+            progress.current().line("registry", told)
+            return self.client.get_model_version(name, str(champion.version))
+        versions = self.versions(name)
+        if not versions:
+            known = ", ".join(self.models()) or "none yet; `motet nightly` makes the first"
+            raise RegistryError(f"no model is named {name!r} in {self.uri}; there are: {known}")
+        aliases = sorted(self.aliases(name)) or ["none"]
+        raise RegistryError(
+            f"{match[0]} is not there; {name} has versions {versions[-1].version} to {versions[0].version} "
+            f"and the aliases {', '.join(aliases)}"
+        )
 
-    def _follow(self, name: str, line: Line) -> Line:
-        """Sets the aliases from the ledger, whoever wrote last; then says whether the line took effect."""
+    def follow(self, name: str) -> State:
+        """Sets the aliases from the ledger, whoever wrote last, after a line for each champion that is gone."""
         ledger = Ledger(self.store, name)
         while True:
             state = ledger.state()
+            if losses.record(ledger, state, lambda number: self._exists(name, number)):
+                continue
+            aliases = self.aliases(name)
             if state.champion is not None:
                 self.client.set_registered_model_alias(name, CHAMPION, str(state.champion))
-                if self._aliases(name).get(CHALLENGER) == state.champion:
+                if aliases.get(CHALLENGER) == state.champion:
                     self.client.delete_registered_model_alias(name, CHALLENGER)
+            if state.lines:
+                ownership.mark(self, name, state.lines[-1])
             if ledger.state().number == state.number:  # else a line was added meanwhile, and its writer may be done
-                break
+                return state
+
+    def aliases(self, name: str) -> dict[str, int]:
+        model = ownership.registered(self, name)
+        return {} if model is None else {alias: int(number) for alias, number in model.aliases.items()}
+
+    def _settled(self, name: str, line: Line) -> Line:
+        """Sets the aliases; then says whether the line took effect."""
+        state = self.follow(name)
         if not line.effective:
             raise Overtaken(
                 f"{name} version {line.version} was judged against champion {line.expects or 'none'}, "
@@ -366,12 +361,15 @@ class Registry:
             )
         return line
 
-    def _aliases(self, name: str) -> dict[str, int]:
+    def _exists(self, name: str, number: int) -> bool:
         mlflow = quiet_mlflow()
         try:
-            return {alias: int(number) for alias, number in self.client.get_registered_model(name).aliases.items()}
-        except mlflow.exceptions.MlflowException:
-            return {}
+            self.client.get_model_version(name, str(number))
+        except mlflow.exceptions.MlflowException as error:
+            if not is_absent(error):
+                raise
+            return False
+        return True
 
 
 def load(uri: str, root: str | None = None, device: str | None = None) -> Predictor:
@@ -389,56 +387,8 @@ def load(uri: str, root: str | None = None, device: str | None = None) -> Predic
     return Registry(root).load(uri, device)
 
 
-def _matched(uri: str) -> re.Match[str]:
-    match = _MODELS_URI.match(uri)
-    if match is None:
-        raise RegistryError(f"{uri!r} names no model; expected models:/NAME@champion, models:/NAME/3 or a folder")
-    return match
-
-
-def lineage(manifests: Iterable[Manifest]) -> dict[str, str]:
-    """The tag that names the datasets a model was made from."""
-    return {"motet.datasets": _short(json.dumps({manifest.dataset: manifest.address for manifest in manifests}))}
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _inside(folder: Path) -> Path:
     try:
         return predictor_folder(folder)
     except PackageError as error:
         raise RegistryError(str(error)) from None
-
-
-def _version(item: ModelVersion, aliases: Mapping[str, int]) -> Version:
-    tags = dict(item.tags)
-    return Version(
-        name=item.name,
-        version=int(item.version),
-        aliases=tuple(sorted(alias for alias, number in aliases.items() if number == int(item.version))),
-        created=item.creation_timestamp,
-        run_id=item.run_id or None,
-        address=tags.get("motet.address", ""),
-        parameters=int(tags.get("motet.parameters", 0)),
-        metrics=_json(tags.get("motet.metrics")),
-        datasets=_json(tags.get("motet.datasets")),
-        tags=tags,
-    )
-
-
-def _json(text: str | None) -> dict[str, Any]:
-    try:
-        return json.loads(text or "{}")
-    except json.JSONDecodeError:
-        return {}
-
-
-def _short(text: str) -> str:
-    if len(text) > _TAG_CHARACTERS:
-        raise RegistryError(
-            f"a tag of {len(text)} characters is more than MLflow keeps ({_TAG_CHARACTERS}): {text[:80]}…"
-        )
-    return text

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.recipe import Recipe
+from pipelines.registry.relocation import relocate
 from pipelines.roots import sha256
 
 if TYPE_CHECKING:
@@ -132,12 +133,22 @@ def _metric_name(name: str) -> str:
 def tracking_uri(root: str) -> str:
     """MLFLOW_TRACKING_URI; else a SQLite file in the root, or in ~/.motet when the root is not a folder."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
-    return uri or f"sqlite:///{_local(root) / 'mlflow.db'}"
+    return uri or _database(root)
+
+
+def _database(root: str) -> str:
+    return f"sqlite:///{home_folder(root) / 'mlflow.db'}"
+
+
+def is_embedded(root: str) -> bool:
+    """Whether MLflow is a database in the root itself, which no other root uses."""
+    elsewhere = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    return "://" not in root and not any(os.environ.get(name) for name in elsewhere)
 
 
 def artifact_location(root: str) -> str | None:
     """Where a new experiment keeps its artifacts: beside the SQLite file; None leaves it to the tracking server."""
-    return None if os.environ.get("MLFLOW_TRACKING_URI") else (_local(root) / "mlartifacts").as_uri()
+    return None if os.environ.get("MLFLOW_TRACKING_URI") else (home_folder(root) / "mlartifacts").as_uri()
 
 
 def client_of(uri: str) -> MlflowClient:
@@ -253,6 +264,8 @@ def experiment_named(client: MlflowClient, name: str, root: str) -> str:
     """
     from mlflow.exceptions import MlflowException
 
+    if client.tracking_uri == _database(root):
+        relocate(home_folder(root))  # whoever asks for an experiment is about to write files
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
@@ -326,7 +339,8 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
 
-def _local(root: str) -> Path:
+def home_folder(root: str) -> Path:
+    """Of mlflow.db and mlartifacts where no server is named: the root, or ~/.motet when that is not a folder."""
     folder = HOME.expanduser() if "://" in root else Path(root)
     return folder.resolve()
 

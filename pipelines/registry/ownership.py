@@ -1,0 +1,199 @@
+"""Whose a registered model is: the root whose ledger its aliases follow.
+
+    ownership.check(registry, "assistant")        # raises RegistryError when another root's ledger holds it
+    ownership.claim(registry, "assistant")        # the same, and reserves the name for this root
+    ownership.adopt(registry, "assistant", "the old disk is lost", "ana")
+
+Many roots may share one MLflow. Each has an id (root.json, made once); a registered model carries the id of its root,
+and the last line of the ledger that its aliases were set from. That line tells a copy of a root, whose id is the same,
+from the root that has gone on: the line is not in the copy's ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pipelines.registry.ledger import ALL, Ledger, Line, State
+from pipelines.registry.losses import BY, stored_copy
+from pipelines.registry.tracking import quiet_mlflow
+from pipelines.registry.version import CHAMPION, RegistryError, is_absent
+from pipelines.roots import open_root
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import RegisteredModel
+
+    from pipelines.registry.registry import Registry
+    from pipelines.store import Store
+
+IDENTITY = "root.json"
+ROOT_TAG, LOCATION_TAG, LEDGER_TAG = "motet.root", "motet.root_location", "motet.ledger"
+DESCRIPTION = "Trained and promoted by Motet."
+
+
+def identity(store: Store) -> str:
+    """The root's id, which it keeps wherever it is moved; made when it is first asked for."""
+    if not store.exists(IDENTITY):
+        content = {"id": uuid.uuid4().hex, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+        open_root(store.root).create(IDENTITY, json.dumps(content, indent=1).encode())
+    return str(json.loads(store.read_bytes(IDENTITY))["id"])
+
+
+def location(store: Store) -> str:
+    """Where the root is, for people."""
+    return store.root if "://" in store.root else f"{socket.gethostname()}:{store.root}"
+
+
+def check(registry: Registry, name: str) -> None:
+    """Raises RegistryError when this root must not change the registered model `name`."""
+    _check(registry, name, registered(registry, name))
+
+
+def claim(registry: Registry, name: str) -> None:
+    """Reserves the name for this root. Raises RegistryError when it is another's."""
+    model = registered(registry, name)
+    _check(registry, name, model)
+    if model is None:
+        _create(registry, name)
+    elif not _tag(registry, model):
+        return
+    check(registry, name)  # of two roots that came at once, one finds the other's tag
+
+
+def _check(registry: Registry, name: str, model: RegisteredModel | None) -> None:
+    state = registry.state(name)
+    if model is None:
+        if state.current and not _was_here(registry, name):
+            raise RegistryError(
+                f"the ledger of {name} in {location(registry.store)} has {len(state.current)} lines, and this MLflow "
+                f"has neither a model nor an experiment of that name. Is MLFLOW_TRACKING_URI the one that it was "
+                f"trained with? `motet adopt {name}` starts anew here, without a champion"
+            )
+        return
+    owner = model.tags.get(ROOT_TAG)
+    objection = _objection(registry, model, state) if owner is None else _of_owner(registry, model, state, owner)
+    if objection:
+        raise RegistryError(f"{objection}. {_advice(name)}")
+
+
+def adopt(registry: Registry, name: str, reason: str, by: str) -> Line:
+    """Makes this root the owner of a registered model: its ledger goes on from whoever is @champion there.
+
+    Raises:
+        RegistryError: neither MLflow nor the ledger knows the name.
+    """
+    model, ledger = registered(registry, name), Ledger(registry.store, name)
+    if model is None and not ledger.state().lines:
+        known = ", ".join(registry.models()) or "none yet"
+        raise RegistryError(f"no model is named {name!r} in this MLflow; there are: {known}")
+    champion = registry.aliases(name).get(CHAMPION, 0)
+    while True:
+        line = ledger.append("adopt", champion, ledger.state().champion, reason, by)
+        if line.effective:
+            break
+    if model is None:
+        _create(registry, name)
+    else:
+        _tag(registry, model)
+        mark(registry, name, line)
+    registry.follow(name)
+    return line
+
+
+def mark(registry: Registry, name: str, line: Line) -> None:
+    """Notes with the registered model which line of the ledger its aliases follow."""
+    registry.client.set_registered_model_tag(name, LEDGER_TAG, f"{line.number}:{line.address}")
+
+
+def registered(registry: Registry, name: str) -> RegisteredModel | None:
+    mlflow = quiet_mlflow()
+    try:
+        return registry.client.get_registered_model(name)
+    except mlflow.exceptions.MlflowException as error:
+        if is_absent(error):
+            return None
+        raise
+
+
+def _of_owner(registry: Registry, model: RegisteredModel, state: State, owner: str) -> str | None:
+    """What is wrong with a model that carries a root's id."""
+    where = model.tags.get(LOCATION_TAG, "a place that it did not name")
+    mine = location(registry.store)
+    if owner != identity(registry.store):
+        return (
+            f"{model.name} in this MLflow belongs to another root, {where} (id {owner[:8]}), whose ledger says who is "
+            f"champion; this one is {mine} (id {identity(registry.store)[:8]})"
+        )
+    followed = model.tags.get(LEDGER_TAG)
+    if followed and followed not in {f"{line.number}:{line.address}" for line in _since_anew(state)}:
+        return (
+            f"line {followed.partition(':')[0]} of the ledger of {model.name}, which @champion follows in this MLflow, "
+            f"is not in {mine}: this is a copy of the root {where} or an older state of it, and the other has gone on"
+        )
+    return None
+
+
+def _objection(registry: Registry, model: RegisteredModel, state: State) -> str | None:
+    """What is wrong with a model that carries no id: one that was registered before there were any, or by others."""
+    if registry.embedded:
+        return None  # the database lies in this root
+    name, champion = model.name, dict(model.aliases).get(CHAMPION)
+    versions = registry.versions(name)
+    if champion is None:
+        trained = (f"train/{version.tags.get('motet.night')}/result.json" for version in versions)
+        if state.current or not versions or any(registry.store.exists(key) for key in trained):
+            return None
+        return f"{name} in this MLflow has {len(versions)} versions, and none was made by {location(registry.store)}"
+    number = int(champion)
+    copy = stored_copy(registry.store, name, number)
+    theirs = next((version.address for version in versions if version.version == number), "")
+    reigned = {line.version for line in state.current if line.effective and line.action in ("promote", "rollback")}
+    if number in reigned and (copy is None or copy.address == theirs):
+        return None
+    mine = f"champion {state.champion}" if state.champion is not None else "no champion"
+    return (
+        f"@champion of {name} in this MLflow is version {number}, and the ledger in {location(registry.store)} has "
+        f"{mine}: another root made that model"
+    )
+
+
+def _advice(name: str) -> str:
+    return (
+        "Give your recipe another name (name: …), use the other root (--root), set MLFLOW_TRACKING_URI to an MLflow "
+        f"of your own, or take the model over for good: `motet adopt {name}`"
+    )
+
+
+def _since_anew(state: State) -> tuple[Line, ...]:
+    """The lines that this MLflow may follow, the one that starts anew among them."""
+    return state.lines[max(0, len(state.lines) - len(state.current) - 1) :]
+
+
+def _was_here(registry: Registry, name: str) -> bool:
+    """Whether this MLflow has seen the model's runs: then it was deleted, and else this is another MLflow."""
+    return registry.client.get_experiment_by_name(name.partition(".")[0]) is not None
+
+
+def _create(registry: Registry, name: str) -> None:
+    ledger = Ledger(registry.store, name)
+    if ledger.state().current:
+        ledger.append("lost", ALL, ledger.state().champion, "the registered model is not in MLflow any more", BY)
+    tags = {ROOT_TAG: identity(registry.store), LOCATION_TAG: location(registry.store)}
+    mlflow = quiet_mlflow()
+    try:
+        registry.client.create_registered_model(name, tags, DESCRIPTION)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _tag(registry: Registry, model: RegisteredModel) -> bool:
+    """Writes the root's id and place, where they are not there already; says whether it wrote any."""
+    tags = {ROOT_TAG: identity(registry.store), LOCATION_TAG: location(registry.store)}
+    missing = {tag: value for tag, value in tags.items() if model.tags.get(tag) != value}
+    for tag, value in missing.items():
+        registry.client.set_registered_model_tag(model.name, tag, value)
+    return bool(missing)
