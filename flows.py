@@ -84,6 +84,7 @@ waveforms = stage("waveforms")(night.waveforms)
 alignment = stage("alignment")(night.alignment)
 prosody = stage("prosody")(night.prosody)
 train = stage("train", retries=0)(night.train)  # Ray Train restarts workers itself, from their checkpoint
+claim = stage("claim")(verdict.claim)
 register = stage("register")(verdict.register)
 evaluate = stage("evaluate")(verdict.evaluate)
 interpret = stage("interpret")(verdict.interpret)
@@ -117,7 +118,7 @@ def nightly(
         key = night.keep_recipe(store, loaded)
         said, utterances = ingested(root, key, loaded)
         record = None if again else night.finished(store, loaded, night.manifests(store, utterances))
-        outcome = night.nothing_new(record) if record else trained(root, key, loaded, said, utterances, again)
+        outcome = verdict.nothing_new(store, record) if record else trained(root, key, loaded, said, utterances, again)
         publish(outcome)
         return outcome.to_json()
 
@@ -161,6 +162,7 @@ def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: l
 
     store = Store(root)
     night.check_listeners(root, recipe)
+    said += claim(root, recipe.name)
     tables = night.manifests(store, utterances)
     identity = night.identity(recipe, tables)
     name = night.training_name(store, recipe, identity, again)
@@ -222,6 +224,8 @@ def search(
     root = root or environment.default_root()
     loaded = load(recipe, list(overrides))
     with night.one_at_a_time(root, f"search of {loaded.name}", wait), display():
+        if train_winner:
+            verdict.check_name(root, loaded.name)
         with extracted(root, loaded) as (key, utterances, made):
             found = searched(root, key, utterances, made, trials, resume).value
         rows = [night.trial_row(row) for row in found["leaderboard"]]

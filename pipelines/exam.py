@@ -2,7 +2,7 @@
 
 exam = Exam.of(root, recipe_key, utterances, features)
 scores = exam.score(exam.registry.version("assistant", 4))     # made once, then read from the store
-decision, rows = exam.judge(4, champion=3)
+decision, rows = exam.judge(4, rival(exam.registry, "assistant", 4))
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class Exam:
         ears, speaks = self._listeners, self.recipe.speaks
         return listened(self.store, address, lambda: Predictor.load(folder), ears, rows, most, report, speaks)
 
-    def judge(self, version: int, champion: int | None) -> tuple[Decision, str]:
-        """What the gate says, and the identity of the rows that it looked at."""
+    def judge(self, version: int, against: Version | None) -> tuple[Decision, str]:
+        """What the gate says, and the identity of the rows that it looked at. against: see `rival`."""
         from mtl.metrics import METRICS, metric_of
         from pipelines.evaluation.domains import counts_of, gated
         from pipelines.evaluation.gates import decide
@@ -101,11 +101,11 @@ class Exam:
         apart = counts_of(mine, by)
         gates, named = gated(recipe.gates, apart)
         theirs = None
-        if champion is not None:
-            reigning = self.score(registry.version(recipe.name, champion))
+        if against is not None:
+            reigning = self.score(against)
             reigned = counts_of(reigning, by)
             both = {name: reigned[name] for name in named if name in reigned}
-            theirs = reigning.contender(f"{recipe.name}/{champion}", both)
+            theirs = reigning.contender(f"{recipe.name}/{against.version}", both)
         decision = decide(
             mine.contender(f"{recipe.name}/{version}", {name: apart[name] for name in named}),
             theirs,
@@ -123,7 +123,9 @@ class Exam:
         return listeners_of(self.registry, self.recipe.listening)
 
     def _folder(self, version: Version) -> Path:
-        return self.registry.folder(version.uri)
+        from pipelines.registry.losses import StoredVersion
+
+        return version.folder if isinstance(version, StoredVersion) else self.registry.folder(version.uri)
 
     def _rows(self, version: Version) -> Dataset:
         """The test rows with the features that the model was trained on."""
@@ -137,16 +139,34 @@ class Exam:
         return open_dataset(self.store, self.utterances, extract(self.utterances, wanted, self.store)).split("test")
 
 
-def opponent(registry: Registry, name: str, version: int) -> int | None:
-    """The champion that a version has to beat: the one that reigns, or the one it was judged against already."""
-    settled = judged(registry, name, version)
-    if settled is not None:
-        return settled.expects
-    champion = registry.champion(name)
-    return champion.version if champion else None
+def rival(registry: Registry, name: str, version: int, again: bool = False) -> Version | None:
+    """What a version is compared with: the champion that reigns, or the one that it was judged against already.
+
+    A champion that was deleted from MLflow is still the one to beat, as long as the store can score it: its successor
+    must not be a worse model. again: whatever it was judged against before.
+    """
+    from pipelines.registry.losses import stored_copy
+
+    settled = None if again else judged(registry, name, version)
+    state = registry.state(name).before(settled)
+    loss = state.loss
+    copy = stored_copy(registry.store, name, loss.expects, loss.time) if loss and loss.expects is not None else None
+    if copy is not None or state.champion is None:
+        return copy
+    champion = registry.existing(name, state.champion) or stored_copy(registry.store, name, state.champion)
+    return champion or (registry.champion(name) if settled is None else None)
 
 
 def judged(registry: Registry, name: str, version: int) -> Line | None:
     """The gate's last decision on a version: a night that was killed after it must not ask again."""
-    lines = [line for line in registry.history(name) if line.version == version and line.decision and line.effective]
-    return lines[-1] if lines else None
+    decided = None
+    for line in registry.state(name).current:
+        if line.version == version and line.effective and (line.decision or line.action == "lost"):
+            decided = line if line.decision else None  # what was decided of a lost version says nothing of its namesake
+    return decided
+
+
+def compared(line: Line) -> int | None:
+    """The version that a decision compared with: the champion of its time, or one that was deleted."""
+    champion = (line.decision or {}).get("champion")
+    return int(champion.rpartition("/")[2]) if champion else None

@@ -141,11 +141,6 @@ def finished(store: Store, recipe: Recipe, utterances: Sequence[Manifest]) -> Ma
     return store.find(dataset(recipe), identity(recipe, utterances))
 
 
-def nothing_new(record: Manifest) -> Outcome:
-    outcome = Outcome(**record.meta["outcome"])
-    return Outcome(**{**asdict(outcome), "state": "nothing new", "night": record.version, "seconds": 0.0})
-
-
 def check_listeners(root: str, recipe: Recipe) -> None:
     """Raises NoListener before anything is trained, where the speech could not be heard afterwards."""
     if recipe.listening.models:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import environment, lock, progress
-from pipelines.exam import Exam, judged, opponent
+from pipelines.exam import Exam, compared, judged, rival
 from pipelines.night import Done, Outcome, Ref, dataset, kept_recipe, manifests, step
 from pipelines.recipe import Recipe
 from pipelines.store import Manifest, Store
@@ -24,6 +24,30 @@ if TYPE_CHECKING:
 
 RECIPE_TAG = "motet.recipe_key"  # of a registered version: the recipe it was trained by, in the store
 ATTEMPTS = 3  # at a decision, when the champion changes meanwhile
+
+
+def claim(root: str, name: str) -> list[Done]:
+    """Before anything is trained: reserves the model's name, and sets its aliases from the ledger.
+
+    Returns a line for the report, where there is anything to tell.
+
+    Raises:
+        RegistryError: the name is another root's.
+    """
+    from pipelines.registry.registry import Registry
+
+    notes = Registry(root).claim(name)
+    if not notes:
+        return []
+    with step("registry") as current:
+        return [current.done("; ".join(notes), None)]
+
+
+def check_name(root: str, name: str) -> None:
+    """Raises RegistryError when a registered model of this name is another root's."""
+    from pipelines.registry.registry import Registry
+
+    Registry(root).check(name)
 
 
 def register(
@@ -69,10 +93,10 @@ def evaluate(
     recipe, registry = exam.recipe, exam.registry
     with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
         candidate = registry.version(recipe.name, version)
-        champion = opponent(registry, recipe.name, version)
+        champion = rival(registry, recipe.name, version)
         scores = exam.score(candidate, report)
         if champion is not None:
-            exam.score(registry.version(recipe.name, champion), report)
+            exam.score(champion, report)
         registry.record(candidate, scores.metrics, Run(**run))
         apart = {f"test/{row.metric}": row.value for some in figures(scores).values() for row in some}
         Run(**run).log(apart, step=0)
@@ -81,7 +105,7 @@ def evaluate(
         if primary is not None:
             name = recipe.gates.primary
             shown += f", {name} {in_unit(name, primary)}{_apart(scores, name)}"
-        return current.done(shown, champion)
+        return current.done(shown, champion.version if champion else None)
 
 
 def _apart(scores: Scores, metric: str) -> str:
@@ -143,16 +167,17 @@ def decide(
         for attempt in range(1, ATTEMPTS + 1):
             if line is not None:
                 break
-            champion = opponent(registry, recipe.name, version)
-            decision, rows = exam.judge(version, champion)
+            registry.claim(recipe.name)
+            expects = registry.state(recipe.name).champion
+            decision, rows = exam.judge(version, rival(registry, recipe.name, version, again))
             try:
-                line = registry.settle(recipe.name, version, decision, champion, rows, by)
+                line = registry.settle(recipe.name, version, decision, expects, rows, by)
             except Overtaken:  # another champion reigns: judge against that one
                 if attempt == ATTEMPTS:
                     raise
         assert line is not None, "the loop ends with a line or raises"
         promoted = line.action == "promote"
-        value = {"promoted": promoted, "reason": line.reason, "champion": line.expects, "decision": line.decision}
+        value = {"promoted": promoted, "reason": line.reason, "champion": compared(line), "decision": line.decision}
         return current.done(f"{'promoted' if promoted else 'not promoted'}: {line.reason}", value)
 
 
@@ -166,6 +191,7 @@ def promotion(root: str, model: str, version: int, force: bool, reason: str, by:
 
     store = Store(root)
     registry = Registry(store)
+    registry.check(model)
     candidate, champion = registry.version(model, version), registry.champion(model)
     if champion is not None and champion.version == version:
         raise RegistryError(f"{model} version {version} is the champion already")
@@ -208,6 +234,7 @@ def report(
 ) -> Done:
     """The page, in the store and in MLflow, and the record that makes this night a finished one. Value: an Outcome."""
     from pipelines.evaluation.interpretation import read
+    from pipelines.registry.losses import warning
     from pipelines.registry.tracking import Run
     from pipelines.report.findings import plain
     from pipelines.report.report import render
@@ -219,13 +246,14 @@ def report(
         tables, made = exam.utterances, exam.features
         candidate = registry.version(recipe.name, version)
         scores = exam.score(candidate)
-        theirs = None
-        if verdict["champion"] is not None:
-            theirs = exam.score(registry.version(recipe.name, verdict["champion"]))
+        against = rival(registry, recipe.name, version)
+        theirs = exam.score(against) if against is not None and against.version == verdict["champion"] else None
+        before = registry.state(recipe.name).before(judged(registry, recipe.name, version))
+        warnings = [text] if (text := warning(store, recipe.name, before)) else []
         pairs = probed(store, recipe, tables, made)
         story = Story(store, recipe, identity, name, candidate, run, said)
         shared = read(store, interpretation)
-        night = story.tell(scores, theirs, verdict, shared, tables, made, pairs, exam.voice(candidate))
+        night = story.tell(scores, theirs, verdict, shared, tables, made, pairs, exam.voice(candidate), warnings)
         page, key = render(night), f"reports/{recipe.name}/{name}.html"
         store.put_bytes(key, page.encode())
         tracked = Run(**run)
@@ -243,7 +271,7 @@ def report(
             metrics={row.metric: round(row.value, 4) for row in night.metrics},
             table=plain(night.metrics),
             synthetic=night.synthetic,
-            warnings=[pair.warning for pair in pairs if pair.warning],
+            warnings=[*warnings, *(pair.warning for pair in pairs if pair.warning)],
             report=place(store, key),
             seconds=night.seconds,
         )
@@ -264,6 +292,12 @@ def probed(store: Store, recipe: Recipe, utterances: Sequence[Manifest], feature
 def place(store: Store, key: str) -> str:
     """Where a person finds a key: a path for a folder, a URI otherwise."""
     return f"{store.root}/{key}" if "://" in store.root else str(Path(store.root) / key)
+
+
+def nothing_new(store: Store, record: Manifest) -> Outcome:
+    """What a finished night came to; its report is where the root is now."""
+    outcome = {**record.meta["outcome"], "state": "nothing new", "night": record.version, "seconds": 0.0}
+    return Outcome(**{**outcome, "report": place(store, record.files[0])})
 
 
 def headline(outcome: Outcome) -> str:

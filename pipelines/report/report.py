@@ -115,6 +115,7 @@ class Night:
     lineage: dict[str, str] = field(default_factory=dict)
     speech: dict[str, Any] = field(default_factory=dict)  # voices.told, of a model that speaks
     sharing: dict[str, Any] = field(default_factory=dict)  # of evaluation.interpretation, empty before it was there
+    warnings: list[str] = field(default_factory=list)  # of the registry: a champion that was deleted
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -47,6 +47,7 @@ class Story:
         features: Sequence[Manifest],
         channels: Sequence[Pair] = (),
         speech: Mapping[str, Any] | None = None,
+        warnings: Sequence[str] = (),
     ) -> Night:
         """What the page shows. Raises LookupError when the training run left no result."""
         trained = finished(self.store, self.name)
@@ -85,6 +86,7 @@ class Story:
             lineage=self._lineage(scores, [*utterances, *features]),
             speech=dict(speech or {}),
             sharing=dict(sharing),
+            warnings=list(warnings),
         )
 
     def _lineage(self, scores: Scores, data: Sequence[Manifest]) -> dict[str, str]:
