@@ -57,7 +57,7 @@ def examine(root: str) -> list[Check]:
         imports = [pool.submit(importable, name, code) for name, code in IMPORTS.items()]
         servers = pool.submit(configured_servers)
         first = [python(), cores(), memory(), disk(root), versions(), accelerator(), espeak(), store(root)]
-        return [*first, *(found.result() for found in imports), *servers.result(), *ports()]
+        return [*first, *(found.result() for found in imports), *registry(root), *servers.result(), *ports()]
 
 
 def python() -> Check:
@@ -166,6 +166,30 @@ def store(root: str) -> Check:
         if fresh and Path(root).is_dir():
             shutil.rmtree(root, ignore_errors=True)  # the probe made it, and nothing else
     return Check("store", OK, f"{root} is writable, and commits are conditional")
+
+
+def registry(root: str) -> Iterator[Check]:
+    """Whether MLflow has what the ledgers say, and belongs to this root. A root without ledgers is not looked at."""
+    from pipelines.registry.tracking import home_folder, is_embedded
+    from pipelines.store import Store
+
+    try:
+        if not Store(root).list("manifests/ledger/"):
+            return
+        if is_embedded(root) and not (home_folder(root) / "mlflow.db").is_file():
+            advice = "set MLFLOW_TRACKING_URI to the server that it was trained with, or bring back mlflow.db"
+            yield Check("registry", WARN, f"{root} has ledgers of models and no MLflow", advice)
+            return
+        from pipelines.desk.listings import registry_problems
+
+        problems = registry_problems(root, None)
+    except Exception as error:  # a server that is away, or an MLflow that does not import, has a line of its own
+        yield Check("registry", FAIL, str(error), "start MLflow, or mend what is said of it above and below")
+        return
+    for problem in problems:
+        yield Check("registry", WARN, problem)
+    if not problems:
+        yield Check("registry", OK, "MLflow has the champions of the ledgers")
 
 
 def importable(name: str, code: str) -> Check:

@@ -36,7 +36,7 @@ def leaderboard(
 
     Example: `motet leaderboard assistant --metric transcript/wer`
     """
-    from pipelines.desk.listings import leaderboard_rows
+    from pipelines.desk.listings import leaderboard_rows, registry_problems
 
     environment.prepare(root)
     rows = leaderboard_rows(root, model, metric)
@@ -44,6 +44,9 @@ def leaderboard(
     columns = list(dict.fromkeys(key for row in shown for key in row))
     table = [{column: row.get(column) for column in columns} for row in shown]
     emit(rows, as_json, table_of("", table, right=columns[4:]) if table else "no model yet; `motet nightly` makes one")
+    if not as_json:
+        for problem in registry_problems(root, model):
+            print(f"\nwarning: {problem}")
 
 
 @app.command()
@@ -65,6 +68,28 @@ def rollback(
 
 
 @app.command()
+def adopt(
+    model: NameArgument,
+    reason: ReasonOption = "by hand",
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Makes this root the owner of a registered model that another root made, or an older state of this one.
+
+    Whoever is @champion in MLflow stays it, and the ledger of this root goes on from there. The other root is refused
+    from then on.
+
+    Example: `motet adopt assistant --reason "restored from the backup of Monday"`
+    """
+    from pipelines.registry.registry import Registry
+
+    environment.prepare(root)
+    line = Registry(root).adopt(model, reason, who())
+    champion = f"version {line.version} is champion" if line.version else "it has no champion"
+    emit(line.to_json(), as_json, f"{model} belongs to {root} now; {champion}")
+
+
+@app.command()
 def history(model: NameArgument, root: RootOption = environment.ROOT, as_json: JsonOption = False) -> None:
     """The ledger: who was champion when, and why.
 
@@ -79,7 +104,7 @@ def history(model: NameArgument, root: RootOption = environment.ROOT, as_json: J
             "number": line.number,
             "time": short_time(line.time),
             "did": line.action if line.effective else f"{line.action} (overtaken)",
-            "version": line.version,
+            "version": line.version or ("all" if line.action == "lost" else "none"),
             "by": line.by,
             "reason": line.reason,
         }

@@ -47,8 +47,20 @@ def leaderboard_rows(root: str, model: str | None, metric: str | None) -> list[d
     return rows
 
 
+def registry_problems(root: str, model: str | None) -> list[str]:
+    """What is wrong between the ledgers and MLflow, of one model or of all."""
+    from pipelines.registry import health
+    from pipelines.registry.registry import Registry
+
+    registry = Registry(root)
+    names = [model] if model else health.names(registry)
+    return [problem for name in names for problem in health.problems(registry, name)]
+
+
 def night_rows(root: str, recipe: str | None) -> list[dict[str, Any]]:
     """Finished nights of one recipe or of all, the newest first."""
+    from pipelines.verdict import place
+
     store = Store(root)
     names = [f"{NIGHTS}{recipe}"] if recipe else [name for name in store.datasets() if name.startswith(NIGHTS)]
     rows = []
@@ -63,7 +75,7 @@ def night_rows(root: str, recipe: str | None) -> list[dict[str, Any]]:
                     "model": outcome["model"],
                     "verdict": "promoted" if outcome["promoted"] else "kept the champion",
                     "reason": outcome["reason"],
-                    "report": outcome["report"],
+                    "report": place(store, manifest.files[0]),  # where it is now: the root may have been moved
                 }
             )
     return sorted(rows, key=lambda row: str(row["ended"]), reverse=True)
