@@ -20,7 +20,7 @@ from pipelines.recipe import RecipeError, parse
 from pipelines.search.front import front_of
 from pipelines.search.front_charts import axis_label, parallel, scatter, steps
 from pipelines.search.front_table import PickError, front_lines, front_rows, picked, schedule_lines
-from pipelines.search.pbt import Perturb, extended, next_exchange, ranges_of
+from pipelines.search.pbt import Perturb, extended, ranges_of
 from pipelines.search.report import render
 from pipelines.search.scalar import Scalar, costs
 from pipelines.search.search import SearchError, SearchResult, search
@@ -258,15 +258,6 @@ def test_a_schedule_follows_the_weights() -> None:
     taken = extended(first, 2, "b", ["x=2"])
     assert schedule_lines(taken) == ["epoch 1: a: x=1", "epoch 3: b, from the weights of a: x=2"]
     assert first == [{"after": 0, "trial": "a", "overrides": ["x=1"]}]
-
-
-def test_members_that_were_restored_meet_where_they_would_have() -> None:
-    assert next_exchange([0, 0], 1) == 1
-    assert next_exchange([2, 2], 1) == 3  # all were there: the exchange is over
-    assert next_exchange([1, 2], 1) == 2  # one waits
-    assert next_exchange([3, 3], 2) == 4
-    assert next_exchange([3, 4], 2) == 4
-    assert next_exchange([2, 3], 2) == 4
 
 
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import small_night
+from pickles import pickles, plant
 
 from mtl.sharing import TRUNKS
 from pipelines.cluster import ClusterError
@@ -24,6 +25,7 @@ from pipelines.search.baselines import single_task
 from pipelines.search.scalar import Scalar
 from pipelines.search.search import SearchError, SearchResult, search
 from pipelines.search.space import Space
+from pipelines.search.state import SearchState
 from pipelines.search.trial import TrialState, overrides_of, with_overrides
 from pipelines.store import Store
 from pipelines.study.study import study
@@ -31,6 +33,19 @@ from pipelines.training.prepare import sampled
 from pipelines.training.shares import Share, Slots, slots_of
 
 pytest.importorskip("espeakng_loader", reason="the small night is spoken by eSpeak NG: install motet[espeak]")
+
+
+# What Ray Tune reads as a pickle when it restores a search from a folder; some are called JSON.
+TUNE_FILES = (
+    "tuner.pkl",
+    "trainable.pkl",
+    "searcher-state-2026-01-01_00-00-00.pkl",
+    "search_gen_state-2026-01-01_00-00-00.json",
+    "callback-states-2026-01-01_00-00-00.pkl",
+    "experiment_state-2026-01-01_00-00-00.json",
+    "3f2a1_00000/params.pkl",
+    "3f2a1_00000/error.pkl",
+)
 
 
 def children(run: tracking.Run) -> dict[str, Any]:
@@ -57,6 +72,10 @@ def test_a_killed_search_goes_on_where_it_was(ray_session: Any, tmp_path: Path) 
         assert driver.stdout is not None
         lines = iter(driver.stdout.readline, "")
         next(line for line in lines if line.rstrip().isdigit())  # progress has no label when a trial is complete
+    assert pickles(store.root) == []
+    folder = next(Path(store.root, "search").iterdir())
+    for name in TUNE_FILES:  # whoever can write to the root leaves them there
+        plant(folder / name, tmp_path / "was read")
     run = tracking.start(store.root, recipe, "search")
     before = children(run)
     done = [name for name, child in before.items() if child.info.status == "FINISHED"]
@@ -72,6 +91,8 @@ def test_a_killed_search_goes_on_where_it_was(ray_session: Any, tmp_path: Path) 
         tracking=run,
         progress=lambda done, total, _: counted.append((done, total)),
     )
+    assert not (tmp_path / "was read").exists()
+    assert pickles(store.root) == []
     everything = children(run)
     after = {row["trial"]: everything[row["trial"]] for row in result.leaderboard}
     assert len(after) == 3
@@ -140,6 +161,7 @@ def test_a_member_of_a_population_goes_on_with_the_better_ones_weights(ray_sessi
     result = search(recipe, *small_night.data(store), store)
     check_population(result, recipe)
     assert not [entry for entry in store.list("search/") if "/state/" in entry.key]
+    assert pickles(store.root) == []
 
 
 def check_population(result: SearchResult, recipe: Recipe) -> None:
@@ -175,6 +197,7 @@ def test_a_killed_population_goes_on_where_it_was(ray_session: Any, tmp_path: Pa
         assert driver.stdout is not None
         lines = iter(driver.stdout.readline, "")
         next(line for line in lines if line.startswith("3 "))  # of six epochs: past the first exchange
+    assert pickles(store.root) == []
     run = tracking.start(store.root, recipe, "search")
     before = children(run)
     assert len(before) == 2
@@ -292,11 +315,12 @@ def test_another_search_is_not_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     data: Any = ([SimpleNamespace(address="a")], [SimpleNamespace(address="b")])
     first, resumed = _name(recipe, *data, store, resume=False)
     assert not resumed
-    assert _planned(store, recipe, first, 8, old=False, asked=8) == 8
+    state = SearchState(store, first)
+    assert _planned(state, recipe, 8, old=False, asked=8) == 8
     assert _name(recipe, *data, store, resume=True) == (first, True)
-    assert _planned(store, recipe, first, 16, old=True, asked=None) == 8
+    assert _planned(state, recipe, 16, old=True, asked=None) == 8
     with pytest.raises(SearchError, match="was started with 8 trials"):
-        _planned(store, recipe, first, 16, old=True, asked=16)
+        _planned(state, recipe, 16, old=True, asked=16)
     second, _ = _name(recipe, *data, store, resume=False)
     assert second == f"{first[:-1]}2"
     with pytest.raises(SearchError, match="no search of recipe 'small'"):

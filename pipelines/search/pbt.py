@@ -4,24 +4,35 @@ All members train at once, `interval` epochs at a time. Then the worst quarter g
 sampler of members of the best quarter, at their learning rate and task weights times 0.8 or 1.2. What comes out is a
 model and the schedule it was trained by; every report carries the schedule so far, which follows the weights.
 
-A member's state lies in the store, an epoch each, until the search ends. Tune's own checkpoints are pointers to it of a
-few bytes, of which none is ever deleted, so that a search killed at any moment can be restored.
+A member's state lies in the store, an epoch each, until the search ends, and so does every exchange: what each member
+goes on with, written before any of them does. A search killed at any moment goes on from there. Tune's own checkpoints
+are not used: they would lie among Tune's pickle files.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from mtl.fit import NonFiniteLoss, fit, with_settings
 from pipelines.recipe import Recipe
 from pipelines.search.scalar import Scalar
-from pipelines.search.trial import TrialState, figures, not_finite, overrides_of, settings_of, with_overrides
+from pipelines.search.space import Space
+from pipelines.search.state import SearchState, TrialRecord
+from pipelines.search.trial import (
+    TrialState,
+    figures,
+    not_finite,
+    overrides_of,
+    settings_of,
+    state_folder,
+    with_overrides,
+)
+from pipelines.store import Store
 from pipelines.training.prepare import Job
 
 if TYPE_CHECKING:
@@ -29,7 +40,6 @@ if TYPE_CHECKING:
 
 FACTORS = (0.8, 1.2)  # of the paper
 QUANTILE = 0.25  # that is replaced, and as many that are copied
-POINTER = "pointer.json"
 
 Schedule = list[dict[str, Any]]  # {"after": epochs that were trained before, "trial": whose, "overrides": [...]}
 
@@ -65,32 +75,64 @@ def extended(schedule: Schedule, after: int, trial: str, overrides: Sequence[str
     return [*schedule, {"after": after, "trial": trial, "overrides": list(overrides)}]
 
 
+def first_points(recipe: Recipe, members: int) -> list[dict[str, float]]:
+    """Where the members begin: the first at the recipe's own point, if the space holds it, the others at random."""
+    ranges = ranges_of(recipe)
+    random = Random(f"members/{recipe.seed}")
+    points = [
+        {key: math.exp(random.uniform(math.log(low), math.log(high))) for key, (low, high) in ranges.items()}
+        for _ in range(members)
+    ]
+    baseline = Space.of(recipe).baseline(recipe) or {}
+    if baseline.keys() >= ranges.keys():
+        points[0] = {key: baseline[key] for key in ranges}
+    return points
+
+
+def members_of(recipe: Recipe, state: SearchState, members: int) -> list[dict[str, Any]]:
+    """The members that have not ended, as Tune configures them: id, point and, after an exchange, where they start."""
+    records = {record.number: record for record in state.trials()}
+    for number, point in enumerate(first_points(recipe, members)):
+        if number not in records:
+            records[number] = TrialRecord(state.trial_id(number), number, point)
+            state.save(records[number])
+    exchanged = state.last_exchange()[1]
+    return [
+        {"id": record.id, "point": record.point, **exchanged.get(record.id, {})}
+        for record in records.values()
+        if not record.over
+    ]
+
+
 def run_member(config: dict[str, Any], job: Job, search: str, scalar: Scalar) -> None:
-    """Trains a member from where Tune's pointer says, its own last epoch or another member's, with its own settings."""
+    """Trains a member with its own settings, from its own last epoch or from the one that an exchange gave it."""
     from ray import tune
 
-    trial, overrides = tune.get_context().get_trial_id(), overrides_of(config)
+    member = config["trial"]
+    trial, overrides = member["id"], overrides_of(member["point"])
     job = replace(job, recipe=with_overrides(job.recipe, overrides))
     tasks = tuple(str(task) for task in job.recipe.tasks)
     model, loader, validate = job.open()
     settings = settings_of(job.recipe)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    row, fitted = _pointed_at(job, search)
+    row, fitted = start_of(member, job.store, search)
+
+    def tell(row: dict[str, Any]) -> None:
+        # The last epoch is no time for an exchange: nobody would train with what it gives.
+        tune.report({**row, **({"done": True} if row["epoch"] >= settings.epochs else {})})
+
+    if row.get("epoch", 0) > member.get("start", {}).get("epoch", 0):  # the driver may not have heard of this epoch
+        tell(row)
     if fitted is not None:
         fitted = with_settings(fitted, settings, model.config.tasks)
     schedule = extended(row.get("schedule", []), int(row.get("epoch", 0)), trial, overrides)
-    state = TrialState(job.store, _folder(search, trial), keep=True)
+    state = TrialState(job.store, state_folder(search, trial), keep=True)
 
     def report(metrics: dict[str, float], reached: dict[str, Any] | None) -> None:
         nonlocal row
         row = {**metrics, **figures(metrics, scalar, tasks), "parameters": parameters, "schedule": schedule}
         state.save(row, reached or {})
-        # The last epoch is no time for an exchange: nobody would train with what it gives.
-        over = {"done": True} if metrics["epoch"] >= settings.epochs else {}
-        with tempfile.TemporaryDirectory() as folder:
-            pointer = {"trial": trial, "epoch": int(metrics["epoch"])}
-            (Path(folder) / POINTER).write_text(json.dumps(pointer), encoding="utf-8")
-            tune.report({**row, **over}, checkpoint=tune.Checkpoint.from_directory(folder))
+        tell(row)
 
     try:
         fit(model, loader, settings, report=report, validate=validate, resume=fitted)
@@ -99,61 +141,79 @@ def run_member(config: dict[str, Any], job: Job, search: str, scalar: Scalar) ->
         tune.report({**last, "schedule": schedule, "parameters": parameters})
 
 
-def _pointed_at(job: Job, search: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The report and state that Tune's checkpoint points at, or those of an earlier epoch where they are damaged.
+def start_of(member: Mapping[str, Any], store: Store, search: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The report and the state that a member goes on from; nothing for one that begins.
 
-    Nothing for a member that begins, or of which no whole epoch is left.
+    Its own last epoch, if that is later than the last exchange, else the epoch that the exchange names.
     """
-    from ray import tune
-
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is None:
-        return {}, None
-    with checkpoint.as_directory() as folder:
-        pointer = json.loads((Path(folder) / POINTER).read_text(encoding="utf-8"))
-    return TrialState(job.store, _folder(search, pointer["trial"])).load(pointer["epoch"])
-
-
-def _folder(search: str, trial: str) -> str:
-    return f"search/{search}/{trial}/state"
+    row, fitted = TrialState(store, state_folder(search, member["id"])).load()
+    start = member.get("start")
+    if start is None or row.get("epoch", 0) > start["epoch"]:
+        return row, fitted
+    row, fitted = TrialState(store, state_folder(search, start["trial"])).load(start["epoch"])
+    if fitted is None:
+        raise FileNotFoundError(f"epoch {start['epoch']} of trial {start['trial']} is not in {store.root}")
+    return row, fitted
 
 
-def population(recipe: Recipe, scalar: Scalar) -> PopulationBasedTraining:
-    """The scheduler: exchanges when all members have reached the same epoch, so that it compares like with like."""
-    from ray.tune.schedulers import PopulationBasedTraining
-    from ray.tune.utils import flatten_dict
+def population(recipe: Recipe, scalar: Scalar, state: SearchState) -> PopulationBasedTraining:
+    """The scheduler: exchanges when all members have reached the same epoch, so that it compares like with like.
+
+    Tune's own class moves weights by checkpoints. This one names the trial and the epoch that a member goes on from.
+    """
+    from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
+
+    interval, perturb = recipe.search.interval, Perturb(ranges_of(recipe), recipe.seed)
 
     class Population(PopulationBasedTraining):
-        """Tune saves no scheduler (Ray 2.60): a restored search asks each trial's last checkpoint where it was."""
+        exchanged = state.last_exchange()[0]  # epoch of the last exchange
+        saved = True  # whether that is in the store
 
         def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
             super().on_trial_add(tune_controller, trial)
-            kept = trial.latest_checkpoint_result
-            if kept is None or trial.is_finished():
+            known = self._trial_state[trial]
+            known.last_perturbation_time = known.last_train_time = self.exchanged
+            self._next_perturbation_sync = self.exchanged + interval
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            before = self._next_perturbation_sync
+            decision = super().on_trial_result(tune_controller, trial, result)
+            if self._next_perturbation_sync != before:
+                self.exchanged, self.saved = int(result["epoch"]), False
+            if decision == TrialScheduler.PAUSE:
+                tune_controller.pause_trial(trial, should_checkpoint=False)
+                return str(TrialScheduler.NOOP)
+            return str(decision)
+
+        def choose_trial_to_run(self, tune_controller: Any) -> Any:
+            """Tune asks before it starts anybody, and after it has recorded the report that brought the exchange."""
+            if not self.saved:
+                members = [one.config["trial"] for one in tune_controller.get_live_trials()]
+                state.save_exchange(self.exchanged, {member["id"]: member for member in members})
+                self.saved = True
+            return super().choose_trial_to_run(tune_controller)
+
+        def _checkpoint_or_exploit(self, trial: Any, tune_controller: Any, upper: list[Any], lower: list[Any]) -> None:
+            if trial.is_finished():
                 return
-            metrics, state = flatten_dict(kept.metrics), self._trial_state[trial]
-            self._save_trial_state(state, metrics["epoch"], metrics, trial)
-            state.last_perturbation_time = metrics["epoch"] // recipe.search.interval * recipe.search.interval
-            trial.set_status(trial.PAUSED)  # it is for `choose_trial_to_run` to say who is due
-            self._next_perturbation_sync = next_exchange(
-                [self._trial_state[one].last_train_time for one in self._trial_state if not one.is_finished()],
-                recipe.search.interval,
+            epoch = int(self._trial_state[trial].last_train_time)
+            source = (
+                Random(f"{recipe.seed}/{epoch}/{trial.config['trial']['id']}").choice(upper)
+                if trial in lower
+                else trial
             )
+            point = trial.config["trial"]["point"] if source is trial else perturb(source.config["trial"]["point"])
+            start = {"trial": source.config["trial"]["id"], "epoch": epoch}
+            trial.set_config({"trial": {**trial.config["trial"], "point": point, "start": start}})
+            self._num_perturbations += source is not trial
 
     return Population(
         time_attr="epoch",
         metric="objective",
         mode=scalar.mode,
-        perturbation_interval=recipe.search.interval,
-        custom_explore_fn=Perturb(ranges_of(recipe), recipe.seed),
+        perturbation_interval=interval,
+        custom_explore_fn=perturb,
         quantile_fraction=QUANTILE,
         synch=True,
         log_config=False,  # the reports carry it
     )
-
-
-def next_exchange(epochs: Sequence[float], interval: int) -> int:
-    """When members at these epochs meet: at the epoch where the foremost wait for the others, else an interval on."""
-    foremost = int(max(epochs))
-    waiting = min(epochs) < foremost and foremost % interval == 0
-    return foremost if waiting else (foremost // interval + 1) * interval

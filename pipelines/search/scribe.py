@@ -1,6 +1,6 @@
 """What a search says while it runs: every trial's MLflow run, and a count of epochs.
 
-callbacks = [scribe(root, name, trials, epochs, tracking)]       # of Tune's RunConfig
+callbacks = [scribe(root, name, trials, epochs, tracking, {})]   # of Tune's RunConfig
 with listening(name, progress):
     tuner.fit()
 """
@@ -8,7 +8,7 @@ with listening(name, progress):
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,13 @@ def listening(name: str, progress: Report | None) -> Iterator[None]:
         _listeners.pop(name, None)
 
 
-def scribe(root: str, name: str, trials: int, epochs: int, tracking: Run | None) -> Any:
-    """The callback of a search: of so many trials, of so many epochs each; tracking: the parent MLflow run."""
+def scribe(
+    root: str, name: str, trials: int, epochs: int, tracking: Run | None, reported: Mapping[str, int] | None = None
+) -> Any:
+    """The callback of a search: of so many trials, of so many epochs each; tracking: the parent MLflow run.
+
+    reported: epochs of each trial that an interrupted search has counted and written to MLflow.
+    """
     from ray import tune
 
     from pipelines.registry.tracking import start_child
@@ -46,36 +51,39 @@ def scribe(root: str, name: str, trials: int, epochs: int, tracking: Run | None)
         """Lives in the driver, the one writer of every trial's MLflow run. A run is found again by the trial's id."""
 
         def __init__(self) -> None:
-            self.epochs: dict[str, int] = {}
+            self.epochs: dict[str, int] = dict(reported or {})
             self.runs: dict[str, Any] = {}
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            params = dict(override.split("=", 1) for override in overrides_of(trial.config))
+            id = trial.config["trial"]["id"]
+            params = dict(override.split("=", 1) for override in overrides_of(trial.config["trial"]["point"]))
             if tracking:
-                self.attempt(
-                    lambda: self.runs.update({trial.trial_id: start_child(root, tracking, trial.trial_id, params)})
-                )
+                self.attempt(lambda: self.runs.update({id: start_child(root, tracking, id, params)}))
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
             lock.check(Store(root).root)  # ends the search of a process that has lost the lock of its root
-            self.epochs[trial.trial_id] = int(result["epoch"])
-            self.write(trial, lambda run: run.log(numbers(result), step=int(result["epoch"])))
+            id, epoch = trial.config["trial"]["id"], int(result["epoch"])
+            if epoch > self.epochs.get(id, 0):  # a resumed trial repeats its last epoch
+                self.epochs[id] = epoch
+                self.write(id, lambda run: run.log(numbers(result), step=epoch))
             self.show(f"{result['objective']:.1f} %")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.epochs[trial.trial_id] = epochs  # what ASHA saved counts as done
-            self.write(trial, lambda run: run.finish("FINISHED"))
+            id = trial.config["trial"]["id"]
+            self.epochs[id] = epochs  # what ASHA saved counts as done
+            self.write(id, lambda run: run.finish("FINISHED"))
             self.show("")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.epochs[trial.trial_id] = epochs
-            self.write(trial, lambda run: run.finish("FAILED"))
+            id = trial.config["trial"]["id"]
+            self.epochs[id] = epochs
+            self.write(id, lambda run: run.finish("FAILED"))
 
-        def write(self, trial: Any, act: Callable[[Run], None]) -> None:
-            if trial.trial_id in self.runs:
-                self.attempt(lambda: act(self.runs[trial.trial_id]))
+        def write(self, id: str, act: Callable[[Run], None]) -> None:
+            if id in self.runs:
+                self.attempt(lambda: act(self.runs[id]))
 
         def attempt(self, act: Callable[[], None]) -> None:
             try:
@@ -87,11 +95,5 @@ def scribe(root: str, name: str, trials: int, epochs: int, tracking: Run | None)
             listener = here._listeners.get(name)
             if listener:
                 listener(sum(self.epochs.values()), trials * epochs, label)
-
-        def get_state(self) -> dict[str, Any]:
-            return {"epochs": self.epochs}
-
-        def set_state(self, state: dict[str, Any]) -> None:
-            self.epochs = state["epochs"]
 
     return Scribe()

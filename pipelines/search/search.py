@@ -10,30 +10,28 @@ TPE proposes by all tasks' errors at once, unless told otherwise, and hears of a
 since ASHA stops by the one number, the far ends of the front are tried and given little time. What the tasks trade is
 told by the front (front.py). The first trial is the recipe as it stands. Population based training is in pbt.py.
 A search that was killed goes on with `resume=True`: finished trials are not repeated, and a trial that was running goes
-on from its last epoch. Tune keeps its own state in <root>/search/<name>/ (as pickle: restore only from a root that you
-trust); what people read is leaderboard.json beside it.
+on from its last epoch. What that takes lies as JSON in <root>/search/<name>/ (state.py); Tune's own files, which are
+pickles, lie in a temporary folder of this process until the search ends.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import warnings
+import tempfile
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cluster, lock
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG
-from pipelines.search import pbt
+from pipelines.search import pbt, proposals
 from pipelines.search.baselines import single_task
 from pipelines.search.front import front_of
-from pipelines.search.scalar import COST, Scalar
+from pipelines.search.scalar import Scalar
 from pipelines.search.scribe import listening, scribe
-from pipelines.search.space import Space
-from pipelines.search.trial import numbers, overrides_of, run_trial
+from pipelines.search.state import FORMAT, SearchState, TrialRecord, recorder
+from pipelines.search.trial import run_trial
 from pipelines.store import Manifest, Store, fingerprint
 from pipelines.study.cells import StudyError
 from pipelines.training.prepare import Job, PrepareError, labelled, prepare
@@ -42,16 +40,13 @@ from pipelines.training.shares import Slots, nodes, slots_of
 from pipelines.training.train import quiet_ray
 
 if TYPE_CHECKING:
-    from ray.tune import ResultGrid, Tuner
+    from ray.tune import Tuner
 
     from pipelines.progress import Report
     from pipelines.registry.tracking import Run
 
 VERSION = 2
 TRIAL_RETRIES = 1  # when its process died; an error of the trial itself is its result
-STARTUP_TRIALS = 4  # proposed at random before TPE has something to model
-
-logger = logging.getLogger(__name__)
 
 
 class SearchError(RuntimeError):
@@ -92,15 +87,16 @@ def search(
     `progress` counts epochs of all trials.
 
     Raises:
-        SearchError: nothing to resume, another number of trials than the search was started with, a task without
-            labels, a language model that cannot be used, search.epochs too few for trainer.curriculum, a cluster too
-            small, an interruption, or no trial that finished an epoch.
+        SearchError: nothing to resume, a search that an older version left unfinished, another number of trials than
+            the search was started with, a task without labels, a language model that cannot be used, search.epochs too
+            few for trainer.curriculum, a cluster too small, an interruption, or no trial that finished an epoch.
     """
     name, old = _name(recipe, utterances, features, store, resume)
+    state = SearchState(store, name)
     result = _finished(store, name) if old else None
     if result is None:
         _has_room_for_stages(recipe)
-        trials = _planned(store, recipe, name, trials or recipe.search.trials, old, trials)
+        trials = _planned(state, recipe, trials or recipe.search.trials, old, trials)
         quiet_ray()
         try:
             cluster.connect(cpus=1)
@@ -112,13 +108,12 @@ def search(
             raise SearchError(str(error)) from error
         scalar = _scalar(recipe, utterances, features, store, progress)
         job = Job(recipe, utterances, features, store, codec.to_json(), slots.share.cpus, recipe.search.share)
-        tuner = _tuner(job, scalar, slots, name, trials, tracking, old)
-        with listening(name, progress):
-            grid = tuner.fit()
-        result = _rank(grid, recipe, scalar, name)
+        with listening(name, progress), tempfile.TemporaryDirectory(prefix="motet-search-") as folder:
+            _run(job, scalar, slots, state, trials, tracking, folder)
+        result = _rank(state.trials(), trials, recipe, scalar, name)
         lock.check(store.root)
         store.put_bytes(f"search/{name}/leaderboard.json", json.dumps(result.to_json()).encode())
-        _clear(store, name)
+    state.clear()  # a winner is trained anew, in full
     tasks = [str(task) for task in recipe.tasks]
     front = front_of(result.leaderboard, tasks, {str(k): value for k, value in recipe.search.reference.items()})
     result = replace(result, front=front.to_json())
@@ -179,19 +174,25 @@ def _name(
     return f"{recipe.name}-{address}-{number}", resume
 
 
-def _planned(store: Store, recipe: Recipe, name: str, trials: int, old: bool, asked: int | None) -> int:
+def _planned(state: SearchState, recipe: Recipe, trials: int, old: bool, asked: int | None) -> int:
     """Number of trials: of the search that is resumed, or as asked, which is then written down."""
-    key = f"search/{name}/plan.json"
     if trials < 2 and recipe.search.method == "pbt":
         raise SearchError(
             "a population of one has nobody to learn from; take --trials 4 or more, or search.method=asha"
         )
     if not old:
-        store.put_bytes(key, json.dumps({"trials": trials}).encode())
+        state.plan(trials)
         return trials
-    planned = int(json.loads(store.read_bytes(key))["trials"])
+    plan = state.planned()
+    if plan.get("format") != FORMAT:
+        raise SearchError(
+            f"search {state.name} was interrupted under another version of Motet and cannot be resumed. Older versions "
+            "kept its state as pickle files, which can run code and are no longer read. Start the search again "
+            "without --resume; the trials that it had finished remain in MLflow"
+        )
+    planned = int(plan["trials"])
     if asked not in (None, planned):
-        raise SearchError(f"search {name} was started with {planned} trials; resume it without --trials")
+        raise SearchError(f"search {state.name} was started with {planned} trials; resume it without --trials")
     return planned
 
 
@@ -203,98 +204,58 @@ def _finished(store: Store, name: str) -> SearchResult | None:
     return SearchResult(**{**content, "winner": tuple(content["winner"])})
 
 
-def _tuner(job: Job, scalar: Scalar, slots: Slots, name: str, trials: int, tracking: Run | None, old: bool) -> Tuner:
-    import optuna
+def _run(
+    job: Job, scalar: Scalar, slots: Slots, state: SearchState, trials: int, tracking: Run | None, folder: str
+) -> None:
+    """Runs the trials that have not ended. All that is to be known of them afterwards is in the state."""
+    records = state.trials()
+    if len(records) == trials and all(record.over for record in records):
+        return
+    _tuner(job, scalar, slots, state, trials, tracking, folder).fit()
+
+
+def _tuner(
+    job: Job, scalar: Scalar, slots: Slots, state: SearchState, trials: int, tracking: Run | None, folder: str
+) -> Tuner:
     from ray import tune
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # A resumed trial says its last epoch again, since Tune may not have heard of it.
-    warnings.filterwarnings("ignore", "The reported value is ignored because this `step=", UserWarning)
-    asha = job.recipe.search.method == "asha"
-    function = tune.with_parameters(run_trial if asha else pbt.run_member, job=job, search=name, scalar=scalar)
-    trainable = tune.with_resources(function, slots.share.resources())
-    place = storage(job.store, "search")
-    path = f"{place['storage_path']}/{name}"
-    if old and tune.Tuner.can_restore(path, place.get("storage_filesystem")):
-        return tune.Tuner.restore(path, trainable, storage_filesystem=place.get("storage_filesystem"))
+    recipe, asha = job.recipe, job.recipe.search.method == "asha"
+    records = state.trials()
+    epochs = recipe.search.epochs
+    reported = {record.id: epochs if record.over else record.epoch for record in records}
+    function = tune.with_parameters(run_trial if asha else pbt.run_member, job=job, search=state.name, scalar=scalar)
+    # A population is there as a whole, and takes turns where the cluster does not hold it.
+    members = {} if asha else {"trial": tune.grid_search(pbt.members_of(recipe, state, trials))}
     return tune.Tuner(
-        trainable,
-        param_space=None if asha else _population_space(job.recipe),
+        tune.with_resources(function, slots.share.resources()),
+        param_space=members,
         tune_config=tune.TuneConfig(
-            num_samples=trials,
-            # A population is there as a whole, and takes turns where the cluster does not hold it.
+            num_samples=trials - sum(record.over for record in records) if asha else 1,
             max_concurrent_trials=slots.concurrent if asha else None,
             reuse_actors=not asha,  # a member that takes its turn needs no new process
             trial_dirname_creator=_trial_id,
-            **(_independent if asha else _population)(job.recipe, scalar),
+            search_alg=proposals.searcher(recipe, scalar, state) if asha else None,
+            scheduler=(proposals.scheduler if asha else pbt.population)(recipe, scalar, state),
         ),
         run_config=tune.RunConfig(
-            name=name,
-            **place,
+            name=state.name,
+            storage_path=folder,
             verbose=0,
-            callbacks=[scribe(job.store.root, name, trials, job.recipe.search.epochs, tracking)],
+            callbacks=[scribe(job.store.root, state.name, trials, epochs, tracking, reported), recorder(state)],
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
         ),
     )
-
-
-def _independent(recipe: Recipe, scalar: Scalar) -> dict[str, Any]:
-    """Points that Optuna proposes and ASHA stops. Neither metric is named to Tune itself: they differ."""
-    import optuna
-    from ray.tune.schedulers import ASHAScheduler
-    from ray.tune.search.optuna import OptunaSearch
-
-    space = Space.of(recipe)
-    baseline = space.baseline(recipe)
-    several = recipe.search.proposals == "tasks" and len(recipe.tasks) > 1
-    watched = [COST + str(task) for task in recipe.tasks]
-    return {
-        "search_alg": OptunaSearch(
-            space,
-            metric=watched if several else "objective",
-            mode=["min"] * len(watched) if several else scalar.mode,
-            points_to_evaluate=[baseline] if baseline else None,
-            sampler=optuna.samplers.TPESampler(seed=recipe.seed, n_startup_trials=STARTUP_TRIALS),
-        ),
-        "scheduler": ASHAScheduler(
-            time_attr="epoch",
-            metric="objective",
-            mode=scalar.mode,
-            max_t=recipe.search.epochs,
-            grace_period=1,
-            reduction_factor=recipe.search.reduction,
-        ),
-    }
-
-
-def _population(recipe: Recipe, scalar: Scalar) -> dict[str, Any]:
-    """Members that begin at random points of the space, the first at the recipe's own."""
-    from ray.tune.search.basic_variant import BasicVariantGenerator
-
-    baseline = Space.of(recipe).baseline(recipe) or {}
-    ranges = pbt.ranges_of(recipe)
-    own = {key: baseline[key] for key in ranges} if baseline.keys() >= ranges.keys() else None
-    return {
-        "search_alg": BasicVariantGenerator(points_to_evaluate=[own] if own else None, random_state=recipe.seed),
-        "scheduler": pbt.population(recipe, scalar),
-    }
-
-
-def _population_space(recipe: Recipe) -> dict[str, Any]:
-    from ray import tune
-
-    return {key: tune.loguniform(low, high) for key, (low, high) in pbt.ranges_of(recipe).items()}
 
 
 def _trial_id(trial: Any) -> str:
     return str(trial.trial_id)
 
 
-def _rank(grid: ResultGrid, recipe: Recipe, scalar: Scalar, name: str) -> SearchResult:
-    rows = [_row(grid[position], recipe, scalar) for position in range(len(grid))]
-    running = [row["trial"] for row in rows if row["state"] == "unfinished"]
-    if running:
-        raise SearchError(f"search {name} was interrupted with {len(running)} trials open; go on with --resume")
+def _rank(records: list[TrialRecord], trials: int, recipe: Recipe, scalar: Scalar, name: str) -> SearchResult:
+    rows = [record.leaderboard_row(recipe, scalar) for record in records]
+    unfinished = trials - sum(row["state"] != "unfinished" for row in rows)
+    if unfinished:
+        raise SearchError(f"search {name} was interrupted with {unfinished} trials open; go on with --resume")
     rows.sort(key=lambda row: (row["state"] == "failed", scalar.key(row), row["trial"]))
     if not rows or rows[0]["state"] == "failed":
         errors = sorted({str(row["error"]) for row in rows})
@@ -302,44 +263,11 @@ def _rank(grid: ResultGrid, recipe: Recipe, scalar: Scalar, name: str) -> Search
     return SearchResult(name, rows, tuple(rows[0]["overrides"]), recipe.search.method, scalar.to_json())
 
 
-def _row(result: Any, recipe: Recipe, scalar: Scalar) -> dict[str, Any]:
-    metrics = result.metrics or {}
-    error = str(result.error) if result.error else metrics.get("error")
-    epochs = int(metrics.get("epoch", 0))
-    if error:
-        state = "failed"
-    elif epochs >= recipe.search.epochs:
-        state = "finished"
-    else:
-        state = "stopped" if metrics.get("done") else "unfinished"
-    schedule = metrics.get("schedule") or []
-    return {
-        "trial": metrics.get("trial_id") or Path(result.path).name,
-        # What a member of a population was last trained with: Tune may have given it another point since.
-        "overrides": schedule[-1]["overrides"] if schedule else list(overrides_of(result.config or {})),
-        "objective": float(metrics.get("objective", scalar.worst)),
-        "metrics": {key: value for key, value in numbers(metrics).items() if key.startswith(("valid/", "train/"))},
-        "epochs": epochs,
-        "seconds": float(metrics.get("time_total_s", 0.0)),
-        "ended": metrics.get("timestamp") or 0,
-        "parameters": metrics.get("parameters"),
-        "state": state,
-        "error": error,
-        "schedule": schedule,
-    }
-
-
-def _clear(store: Store, name: str) -> None:
-    """Removes the trials' states: a winner is trained anew, in full."""
-    for entry in store.list(f"search/{name}/"):
-        if "/state/" in entry.key:
-            store.delete(entry.key)
-
-
 def _close(tracking: Run, leaderboard: list[dict[str, Any]]) -> None:
-    """Marks the runs of trials that were proposed in the second before a kill, and of which Tune knows nothing."""
-    trials = {row["trial"] for row in leaderboard}
+    """Ends the MLflow runs that a killed driver left running: of trials of this search, and of any other."""
+    trials = {row["trial"]: row["state"] for row in leaderboard}
     nested = f"tags.`{PARENT_TAG}` = '{tracking.run_id}' and attributes.status = 'RUNNING'"
     for child in tracking.client.search_runs([tracking.experiment_id], nested):
-        if child.info.run_name not in trials:
-            replace(tracking, run_id=child.info.run_id).finish("KILLED")
+        state = trials.get(child.info.run_name)
+        status = "KILLED" if state is None else "FAILED" if state == "failed" else "FINISHED"
+        replace(tracking, run_id=child.info.run_id).finish(status)

@@ -95,14 +95,15 @@ def run_trial(config: dict[str, Any], job: Job, search: str, scalar: Scalar) -> 
     """Trains one point of the space, and reports every epoch to Tune; goes on after the last one it had stored."""
     from ray import tune
 
-    job = replace(job, recipe=with_overrides(job.recipe, overrides_of(config)))
+    trial = config["trial"]
+    job = replace(job, recipe=with_overrides(job.recipe, overrides_of(trial["point"])))
     tasks = tuple(str(task) for task in job.recipe.tasks)
     model, loader, validate = job.open()
     settings = settings_of(job.recipe)
-    state = TrialState(job.store, f"search/{search}/{tune.get_context().get_trial_id()}/state")
+    state = TrialState(job.store, state_folder(search, trial["id"]))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     row, resume = state.load()
-    if row:  # Tune may have been killed before it heard of this epoch
+    if row:  # the driver may have been killed before it heard of this epoch
         tune.report(row)
 
     def report(metrics: dict[str, float], fitted: dict[str, Any] | None) -> None:
@@ -117,11 +118,16 @@ def run_trial(config: dict[str, Any], job: Job, search: str, scalar: Scalar) -> 
         tune.report(not_finite(error, row.get("epoch", 0) + 1, scalar, tasks))
 
 
+def state_folder(search: str, trial: str) -> str:
+    """Where the epochs of a trial lie in the store."""
+    return f"search/{search}/{trial}/state"
+
+
 class TrialState:
     """The last epoch of a trial in the store, or with `keep` every epoch.
 
-    Not one of Tune's checkpoints: of those Tune deletes the old one before it has noted down the new one, and a search
-    that is killed in between cannot be restored (Ray 2.60). Here the new epoch is whole before the old one goes.
+    Not one of Tune's checkpoints, which would lie among Tune's pickle files. The new epoch is whole before the old one
+    goes, so that a search may be killed at any moment.
     """
 
     def __init__(self, store: Store, prefix: str, keep: bool = False) -> None:

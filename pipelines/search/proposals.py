@@ -1,0 +1,165 @@
+"""Points that Optuna proposes and ASHA stops, both rebuilt from the search's own records when a search is resumed.
+
+    Proposer(space, baseline, seed, ["minimize"]).propose(number=0)     # a point of the space
+    searcher(recipe, scalar, state), scheduler(recipe, scalar, state)   # of Ray Tune's TuneConfig
+
+A trial's configuration is {"trial": {"id": ..., "point": {...}}}: the id is ours, since Tune draws new ones in every
+process, and a trial's last epoch and its MLflow run have to be found again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from random import Random
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipelines.recipe import Recipe
+from pipelines.search.scalar import COST, Scalar
+from pipelines.search.space import Space
+from pipelines.search.state import SearchState, TrialRecord
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search import Searcher
+
+STARTUP_TRIALS = 4  # proposed at random before TPE has something to model
+
+logger = logging.getLogger(__name__)
+
+
+class Proposer:
+    """Optuna's TPE over a space.
+
+    A proposal depends on the seed, on its number and on what was told so far, and on nothing else. So a rebuilt
+    proposer goes on as the first one would have.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        baseline: Mapping[str, Any] | None,
+        seed: int,
+        directions: Sequence[Literal["minimize", "maximize"]],
+    ) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space, self.baseline, self.seed = space, baseline, seed
+        self.study = optuna.create_study(directions=list(directions))
+        self.asked: dict[int, Any] = {}
+
+    def propose(self, number: int, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The point of this number. With `point`, Optuna takes note that it was proposed before."""
+        import optuna
+
+        known = point or (self.baseline if number == 0 else None)
+        if known:
+            self.study.enqueue_trial(dict(known))
+        seed = Random(f"{self.seed}/{number}").getrandbits(32)
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+        trial = self.asked[number] = self.study.ask()
+        self.space(trial)
+        return dict(trial.params)
+
+    def tell(self, number: int, values: Sequence[float] | None) -> None:
+        """What came of it; None: it failed."""
+        import optuna
+
+        state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.FAIL
+        try:
+            self.study.tell(self.asked[number], list(values) if values else None, state=state)
+        except ValueError as error:  # a value that is not a number
+            logger.warning("Optuna does not take the result of trial %d: %s", number, error)
+
+
+def proposer(recipe: Recipe, scalar: Scalar, records: Sequence[TrialRecord]) -> Proposer:
+    """A proposer that knows the records, in their order."""
+    space = Space.of(recipe)
+    directions: list[Literal["minimize", "maximize"]] = ["minimize" if scalar.mode == "min" else "maximize"]
+    if _proposes_by_task(recipe):
+        directions = ["minimize"] * len(recipe.tasks)
+    rebuilt = Proposer(space, space.baseline(recipe), recipe.seed, directions)
+    for record in records:
+        rebuilt.propose(record.number, record.point)
+        if record.over:
+            rebuilt.tell(record.number, _values(recipe, record.reports[-1]) if record.reports else None)
+    return rebuilt
+
+
+def searcher(recipe: Recipe, scalar: Scalar, state: SearchState) -> Searcher:
+    """Trials that were interrupted come first, each with its own point; new points after them."""
+    from ray.tune.search import Searcher
+
+    class Proposals(Searcher):
+        def __init__(self) -> None:
+            super().__init__(metric="objective", mode=scalar.mode)
+            records = state.trials()
+            self.proposer = proposer(recipe, scalar, records)
+            self.interrupted = [record for record in records if not record.over]
+            self.proposed = len(records)
+            self.numbers: dict[str, int] = {}  # by Tune's trial id
+
+        def suggest(self, trial_id: str) -> dict[str, Any]:
+            record = self.interrupted.pop(0) if self.interrupted else self._next()
+            self.numbers[trial_id] = record.number
+            return {"trial": {"id": record.id, "point": record.point}}
+
+        def _next(self) -> TrialRecord:
+            number, self.proposed = self.proposed, self.proposed + 1
+            record = TrialRecord(state.trial_id(number), number, self.proposer.propose(number))
+            state.save(record)  # before it runs, so that no trial is unknown to a resumed search
+            return record
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            self.proposer.tell(self.numbers[trial_id], _values(recipe, result) if result else None)
+
+        def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+            """Nothing: the records are enough."""
+
+    return Proposals()
+
+
+def scheduler(recipe: Recipe, scalar: Scalar, state: SearchState) -> ASHAScheduler:
+    """ASHA, whose rungs hold the recorded reports of all trials, as they did when the search was interrupted."""
+    from ray.tune.schedulers import ASHAScheduler
+
+    records = {record.id: record for record in state.trials()}
+
+    class Rungs(ASHAScheduler):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            no_controller: Any = None  # ASHA asks nothing of it
+            for record in records.values():
+                if record.over and record.reports:
+                    ended: Any = SimpleNamespace(trial_id=record.id, config={"trial": {"id": record.id}})
+                    self.on_trial_add(no_controller, ended)
+                    self.on_trial_complete(no_controller, ended, record.reports[-1])
+
+        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+            super().on_trial_add(tune_controller, trial)
+            record = records.get(trial.config["trial"]["id"])
+            for report in record.reports if record else ():
+                super().on_trial_result(tune_controller, trial, report)
+
+    # Neither metric is named to Tune itself: the searcher and the scheduler may look at different ones.
+    return Rungs(
+        time_attr="epoch",
+        metric="objective",
+        mode=scalar.mode,
+        max_t=recipe.search.epochs,
+        grace_period=1,
+        reduction_factor=recipe.search.reduction,
+    )
+
+
+def _proposes_by_task(recipe: Recipe) -> bool:
+    return recipe.search.proposals == "tasks" and len(recipe.tasks) > 1
+
+
+def _values(recipe: Recipe, report: Mapping[str, Any]) -> list[float]:
+    """What Optuna is told of a trial."""
+    if _proposes_by_task(recipe):
+        return [float(report[COST + str(task)]) for task in recipe.tasks]
+    return [float(report["objective"])]
