@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT, FinishedNight
+from pickles import pickles
 
 import flows
 import motet
@@ -253,6 +254,7 @@ def test_a_search_and_a_night_of_its_winner(
     assert found["night"]["state"] == "trained"
     stored = night.kept_recipe(Store(root), Store(root).latest("nights/small").files[1])
     assert stored == load(recipe, list(found["winner"]))
+    assert pickles(root) == []
 
 
 @pytest.mark.slow

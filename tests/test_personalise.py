@@ -18,6 +18,7 @@ import soundfile
 import tiny
 import torch
 from click.testing import Result
+from pickles import pickles
 from test_package import ABSENT, LOADS
 from typer.testing import CliRunner
 
@@ -137,6 +138,10 @@ def test_it_is_a_version_of_its_own_that_names_its_base(root: str, ana: dict[str
     assert file is not None
     assert file.stat().st_size == outcome.bytes < LIMIT
     assert Personal.load(file).about.hot_words == ("zanzibar",)
+
+
+def test_it_leaves_no_pickle(root: str, ana: dict[str, Any]) -> None:
+    assert pickles(root) == []
 
 
 def test_it_predicts_as_the_user_speaks(root: str, ana: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from pipelines.recipe import Recipe
 from pipelines.search import pbt, proposals
 from pipelines.search.scalar import Scalar
 from pipelines.search.search import SearchError, _name, search
-from pipelines.search.state import SearchState, TrialRecord
+from pipelines.search.state import SearchState, TrialRecord, recorder
 from pipelines.search.trial import TrialState, state_folder, with_overrides
 from pipelines.store import Store
 
@@ -145,6 +146,53 @@ def test_members_go_on_from_the_last_exchange_or_from_their_own_later_epoch(stor
     missing = {**second, "start": {"trial": "gone", "epoch": 9}}
     with pytest.raises(FileNotFoundError, match="epoch 9 of trial gone"):
         pbt.start_of(missing, store, "s")
+
+
+def diverging(second: str, marker: Path) -> Callable[[dict[str, Any]], None]:
+    """Three epochs; the second member's loss is not finite in its second one, for which the other waits already."""
+
+    def member(config: dict[str, Any]) -> None:  # local, so that it travels to the workers by value
+        import time
+
+        from ray import tune
+
+        own = config["trial"]
+        for epoch in range(own.get("start", {}).get("epoch", 0) + 1, 4):
+            if own["id"] == second and epoch == 2:
+                while not marker.exists():
+                    time.sleep(0.05)
+                tune.report({"epoch": epoch, "objective": 100.0, "error": "not finite", "done": True})
+                return
+            tune.report({"epoch": epoch, "objective": float(own["id"] == second), "done": epoch == 3})
+
+    return member
+
+
+def test_a_population_goes_on_without_a_member_that_has_ended(ray_session: Any, store: Store, tmp_path: Path) -> None:
+    from ray import tune
+
+    class Waits(tune.Callback):
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            if trial.config["trial"]["id"] != second and result["epoch"] == 2:
+                (tmp_path / "waits").touch()
+
+    recipe, state = small_night.members(), SearchState(store, "s")
+    members = pbt.members_of(recipe, state, 2)
+    first, second = (member["id"] for member in members)
+    tune.Tuner(
+        tune.with_resources(diverging(second, tmp_path / "waits"), {"CPU": 1}),
+        param_space={"trial": tune.grid_search(members)},
+        tune_config=tune.TuneConfig(
+            scheduler=pbt.population(recipe, MEAN, state), reuse_actors=True, time_budget_s=120
+        ),
+        run_config=tune.RunConfig(
+            name="s", storage_path=str(tmp_path / "tune"), verbose=0, callbacks=[Waits(), recorder(state)]
+        ),
+    ).fit()
+    ends = {record.id: (record.epoch, record.over, record.error) for record in state.trials()}
+    assert ends == {first: (3, True, None), second: (2, True, "not finite")}
+    assert state.last_exchange()[0] == 2
+    assert set(state.last_exchange()[1]) == {first}
 
 
 def older(store: Store, name: str, marker: Path) -> Path:

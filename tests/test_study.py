@@ -19,6 +19,7 @@ from test_report import read
 sys.path.insert(0, str(Path(__file__).parent))
 
 import small_night
+from pickles import pickles
 
 from mtl.metrics import METRICS
 from pipelines.evaluation.evaluate import Cost, Scores
@@ -271,6 +272,7 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(ray_session: Any, small
     found = study(recipe, *data, seeds=2, tracking=run, progress=lambda done, *_: counted.append(done))
     after = results(store)
     assert len(after) == 6
+    assert pickles(store.root) == []
     assert {key: after[key] for key in before} == before
     assert counted == list(range(len(before), 7))
     nested = f"tags.`mlflow.parentRunId` = '{run.run_id}'"

@@ -185,6 +185,21 @@ def population(recipe: Recipe, scalar: Scalar, state: SearchState) -> Population
                 return str(TrialScheduler.NOOP)
             return str(decision)
 
+        def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            self._go_on_without(tune_controller, trial)
+
+        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+            if not trial.is_finished():  # else Tune is about to start it again
+                self._go_on_without(tune_controller, trial)
+
+        def _go_on_without(self, tune_controller: Any, ended: Any) -> None:
+            """Lets the others exchange, if they wait for a member that has ended: Tune's own class waits for ever."""
+            gone = self._trial_state[ended]
+            gone.last_score, gone.last_train_time = None, self._next_perturbation_sync
+            others = [one for one in tune_controller.get_live_trials() if one is not ended]
+            if others and all(self._trial_state[one].last_train_time >= gone.last_train_time for one in others):
+                self.on_trial_result(tune_controller, others[0], self._trial_state[others[0]].last_result)
+
         def choose_trial_to_run(self, tune_controller: Any) -> Any:
             """Tune asks before it starts anybody, and after it has recorded the report that brought the exchange."""
             if not self.saved:
