@@ -195,10 +195,10 @@ def population(recipe: Recipe, scalar: Scalar, state: SearchState) -> Population
         def _go_on_without(self, tune_controller: Any, ended: Any) -> None:
             """Lets the others exchange, if they wait for a member that has ended: Tune's own class waits for ever."""
             gone = self._trial_state[ended]
-            gone.last_score, gone.last_train_time = None, self._next_perturbation_sync
+            gone.last_score, gone.last_train_time = None, int(self._next_perturbation_sync)
             others = [one for one in tune_controller.get_live_trials() if one is not ended]
             if others and all(self._trial_state[one].last_train_time >= gone.last_train_time for one in others):
-                self.on_trial_result(tune_controller, others[0], self._trial_state[others[0]].last_result)
+                self.on_trial_result(tune_controller, others[0], self._trial_state[others[0]].last_result or {})
 
         def choose_trial_to_run(self, tune_controller: Any) -> Any:
             """Tune asks before it starts anybody, and after it has recorded the report that brought the exchange."""
