@@ -79,9 +79,7 @@ def _garbage(store: Store, older_than_hours: float, tell: Callable[[str], None])
         raise
     except Exception as error:  # of the file system, or of a client library: each has errors of its own
         text = f"{store.root} could not be read as a whole: {type(error).__name__}: {error}"
-        raise StoreError(
-            f"{store.root} could not be read as a whole: {cause}. Nothing was deleted; try again"
-        ) from error
+        raise StoreError(f"{text}. Nothing was deleted; try again") from error
 
 
 def _unreached(store: Store, older_than_hours: float, tell: Callable[[str], None]) -> list[Entry]:

@@ -35,7 +35,6 @@ from pipelines.search.trial import run_trial
 from pipelines.store import Manifest, Store, fingerprint
 from pipelines.study.cells import StudyError
 from pipelines.training.prepare import Job, PrepareError, labelled, prepare
-from pipelines.training.saved import storage
 from pipelines.training.shares import Slots, nodes, slots_of
 from pipelines.training.train import quiet_ray
 
