@@ -11,20 +11,21 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import jiwer
 import numpy as np
 
+from mtl import floors
+from mtl.floors import Floor
 from mtl.predictor import Prediction
+from mtl.rates import balanced, bleu, chrf, eer, f1, mean, min_dcf, ratio, root_mean, translation_counts
 from mtl.tasks.regression import SEMITONES
 from mtl.tasks.slots import bio_values
 from mtl.text import CLASSIFICATION, DIALOGUE, tokens_of
-from mtl.verification import detection_cost, equal_error_rate, verification_counts
+from mtl.verification import verification_counts
 
 Row = Mapping[str, Any]
-CHRF_BETA = 2  # recall counts so much more than precision: chrF2, as usual
 RECOGNITION = ("transcript/wer", "transcript/cer")  # told for each domain alone too
 BALANCED = ("language", "emotion")  # tasks whose labels are as good as never equally frequent
 ENROLMENT = 3  # utterances that a speaker is enrolled with before being identified
@@ -43,6 +44,7 @@ class Metric:
     """How summed counts become a percentage; counts (..., C) -> (...), nan where there is nothing to divide by.
 
     columns: of the counts; one that ends in "…" stands for several, as many as there are labels or places.
+    floor: what a model that knows nothing reaches on the same rows.
     by_row: whether the counts of a single row say how good that row is.
     """
 
@@ -50,135 +52,86 @@ class Metric:
     better: Literal["lower", "higher"]
     columns: tuple[str, ...]
     value: Callable[[np.ndarray], np.ndarray]
+    floor: Floor
     by_row: bool = True
     tolerance: float = 0.5  # points that a gate lets it be worse by, where the recipe gives none
     unit: str = "%"
 
 
-def ratio(counts: np.ndarray) -> np.ndarray:
-    """100 x first / second."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 100.0 * counts[..., 0] / counts[..., 1]
+def _accuracy(name: str, floor: Floor | None = None) -> Metric:
+    return Metric(name, "higher", ("correct", "rows"), ratio, floor or floors.majority(name.partition("/")[0]))
 
 
-def mean(counts: np.ndarray) -> np.ndarray:
-    """first / second."""
-    return ratio(counts) / 100
-
-
-def root_mean(counts: np.ndarray) -> np.ndarray:
-    """The root of first / second."""
-    return np.sqrt(mean(counts))
-
-
-def f1(counts: np.ndarray) -> np.ndarray:
-    """100 x 2 matched / (predicted + actual): the micro F1."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 100.0 * 2 * counts[..., 0] / (counts[..., 1] + counts[..., 2])
-
-
-def balanced(counts: np.ndarray) -> np.ndarray:
-    """100 x mean over labels of right / rows of that label, from right rows and rows of each label (..., 2C)."""
-    right, rows = np.split(counts, 2, axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 100.0 * np.where(rows > 0, right / rows, 0.0).sum(axis=-1) / (rows > 0).sum(axis=-1)
-
-
-def eer(counts: np.ndarray) -> np.ndarray:
-    targets, others = np.split(counts, 2, axis=-1)
-    return 100.0 * equal_error_rate(targets, others)
-
-
-def min_dcf(counts: np.ndarray) -> np.ndarray:
-    targets, others = np.split(counts, 2, axis=-1)
-    return 100.0 * detection_cost(targets, others)
-
-
-def bleu(counts: np.ndarray) -> np.ndarray:
-    """Corpus BLEU from counts (..., 10): words of the answer and of the reference, n-grams that match, n-grams.
-
-    sacrebleu's smoothing "exp": the k-th order without a match counts as 2^-k matches, unless no order has any.
-    """
-    length, wanted, matched, total = counts[..., 0], counts[..., 1], counts[..., 2:6], counts[..., 6:]
-    missed = np.cumsum(matched == 0, axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(matched == 0, 0.5**missed, matched) / total
-        brevity = np.exp(np.minimum(0.0, 1 - wanted / length))
-        value = 100 * brevity * np.exp(np.log(precision).mean(axis=-1))
-    none = (total == 0).any(axis=-1) | (matched == 0).all(axis=-1)
-    return np.where(wanted > 0, np.where(none, 0.0, value), np.nan)
-
-
-def chrf(counts: np.ndarray) -> np.ndarray:
-    """chrF2 from counts (..., 18): for each order of character n-grams those of the answer, the reference and both."""
-    answer, wanted, both = counts[..., 0::3], counts[..., 1::3], counts[..., 2::3]
-    there = (answer > 0) & (wanted > 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        orders = there.sum(axis=-1)
-        precision = np.where(there, both / answer, 0.0).sum(axis=-1) / orders
-        recall = np.where(there, both / wanted, 0.0).sum(axis=-1) / orders
-        value = 100 * (1 + CHRF_BETA**2) * precision * recall / (CHRF_BETA**2 * precision + recall)
-    none = (orders == 0) | (both == 0).all(axis=-1)
-    return np.where(wanted.sum(axis=-1) > 0, np.where(none, 0.0, value), np.nan)
-
-
-def _accuracy(name: str) -> Metric:
-    return Metric(name, "higher", ("correct", "rows"), ratio)
+def _error_rate(name: str, units: str = "words") -> Metric:
+    return Metric(name, "lower", ("errors", units), ratio, floors.EMPTY_TRANSCRIPT)
 
 
 def _heard(task: str) -> tuple[Metric, ...]:
     """Of test rows said from their text, or turned back into sound, as other models hear them; see
     pipelines/evaluation/speech.py."""
+    errors, beyond, meant = ("errors", "words"), ("errors beyond the recording's", "words"), ("as meant", "rows")
+    heard, added = floors.EMPTY_TRANSCRIPT, floors.unintelligible(task)
     return (
-        Metric(f"{task}/wer", "lower", ("errors", "words"), ratio, tolerance=2.0),
-        Metric(f"{task}/added_wer", "lower", ("errors beyond the recording's", "words"), ratio, tolerance=2.0),
-        Metric(f"{task}/emotion", "higher", ("as meant", "rows"), ratio, tolerance=3.0),
-        Metric(f"{task}/speaker", "higher", ("as meant", "rows"), ratio, tolerance=3.0),
+        Metric(f"{task}/wer", "lower", errors, ratio, heard, tolerance=2.0),
+        Metric(f"{task}/added_wer", "lower", beyond, ratio, added, tolerance=2.0),
+        Metric(f"{task}/emotion", "higher", meant, ratio, floors.majority("emotion"), tolerance=3.0),
+        Metric(f"{task}/speaker", "higher", meant, ratio, floors.majority("speaker"), tolerance=3.0),
     )
 
 
+def _measured(
+    name: str,
+    columns: tuple[str, str],
+    floor: Floor,
+    tolerance: float,
+    unit: str,
+    value: Callable[[np.ndarray], np.ndarray] = mean,
+) -> Metric:
+    """An error in a unit of its own."""
+    return Metric(name, "lower", columns, value, floor, tolerance=tolerance, unit=unit)
+
+
+_BY_LABEL, _TRIALS, _MATCHES = ("correct …", "rows …"), ("targets …", "others …"), ("matched", "predicted", "actual")
 _BLEU_COLUMNS = ("length", "wanted", *(f"matched_{n}" for n in range(1, 5)), *(f"total_{n}" for n in range(1, 5)))
 _CHRF_COLUMNS = tuple(f"{kind}_{n}" for n in range(1, 7) for kind in ("answer", "wanted", "both"))
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("transcript/wer", "lower", ("errors", "words"), ratio),
-        Metric("transcript/cer", "lower", ("errors", "characters"), ratio),
-        Metric("transcript/biased_wer", "lower", ("errors", "words"), ratio),  # of hot words, see biased_errors
-        Metric("transcript/unbiased_wer", "lower", ("errors", "words"), ratio),  # of all others
-        *(_accuracy(f"{task}/accuracy") for task in CLASSIFICATION),
+        _error_rate("transcript/wer"),
+        _error_rate("transcript/cer", "characters"),
+        _error_rate("transcript/biased_wer"),  # of hot words, see biased_errors
+        _error_rate("transcript/unbiased_wer"),  # of all others
+        *(_accuracy(f"{task}/accuracy", floors.SAME_SPEAKER if task == "speaker" else None) for task in CLASSIFICATION),
         *(_accuracy(f"{task}/text_accuracy") for task in ("intent", "domain", "language", *DIALOGUE)),
         # Every label alike: of emotions this is the literature's unweighted average recall.
         *(
-            Metric(
-                f"{task}/balanced_accuracy", "higher", ("correct …", "rows …"), balanced, by_row=False, tolerance=2.0
-            )
+            Metric(f"{task}/balanced_accuracy", "higher", _BY_LABEL, balanced, floors.SAME_LABEL, False, tolerance=2.0)
             for task in BALANCED
         ),
         # Few speakers decide: half a point would be noise. See mtl.verification for the trials.
-        Metric("speaker/eer", "lower", ("targets …", "others …"), eer, by_row=False, tolerance=3.0),
-        Metric("speaker/min_dcf", "lower", ("targets …", "others …"), min_dcf, by_row=False, tolerance=10.0),
-        Metric("slots/f1", "higher", ("matched", "predicted", "actual"), f1),  # audio: (slot, value) pairs
-        Metric("slots/text_f1", "higher", ("matched", "predicted", "actual"), f1),  # text: CoNLL spans
-        Metric("slots/text_value_f1", "higher", ("matched", "predicted", "actual"), f1),  # text: (slot, value) pairs
-        Metric("translation/bleu", "higher", _BLEU_COLUMNS, bleu, by_row=False),
-        Metric("translation/chrf", "higher", _CHRF_COLUMNS, chrf),
-        Metric("translation/text_bleu", "higher", _BLEU_COLUMNS, bleu, by_row=False),
-        Metric("translation/text_chrf", "higher", _CHRF_COLUMNS, chrf),
-        Metric("phones/per", "lower", ("errors", "phones"), ratio, tolerance=1.0),
+        Metric("speaker/eer", "lower", _TRIALS, eer, floors.SAME_SCORE, by_row=False, tolerance=3.0),
+        Metric("speaker/min_dcf", "lower", _TRIALS, min_dcf, floors.SAME_SCORE, by_row=False, tolerance=10.0),
+        Metric("slots/f1", "higher", _MATCHES, f1, floors.NO_SLOT),  # audio: (slot, value) pairs
+        Metric("slots/text_f1", "higher", _MATCHES, f1, floors.NO_SLOT),  # text: CoNLL spans
+        Metric("slots/text_value_f1", "higher", _MATCHES, f1, floors.NO_SLOT),  # text: (slot, value) pairs
+        Metric("translation/bleu", "higher", _BLEU_COLUMNS, bleu, floors.SAME_BLEU, by_row=False),
+        Metric("translation/chrf", "higher", _CHRF_COLUMNS, chrf, floors.SAME_CHRF),
+        Metric("translation/text_bleu", "higher", _BLEU_COLUMNS, bleu, floors.SAME_BLEU, by_row=False),
+        Metric("translation/text_chrf", "higher", _CHRF_COLUMNS, chrf, floors.SAME_CHRF),
+        Metric("phones/per", "lower", ("errors", "phones"), ratio, floors.NO_PHONE, tolerance=1.0),
         # Against what is measured of the phones; see mtl.tasks.regression.
-        Metric("tempo/error", "lower", ("percent", "rows"), mean, tolerance=0.5),
-        Metric("intonation/error", "lower", ("semitones", "rows"), mean, tolerance=0.1, unit="semitones"),
+        Metric("tempo/error", "lower", ("percent", "rows"), mean, floors.MEDIAN_TEMPO, tolerance=0.5),
+        _measured("intonation/error", ("semitones", "rows"), floors.MEDIAN_INTONATION, 0.1, "semitones"),
         # Of recordings said again by their own durations; see mtl.speaking.
-        Metric("mel/mcd", "lower", ("decibels", "frames"), mean, tolerance=0.2, unit="dB"),
-        Metric("prosody/duration", "lower", ("milliseconds", "phones"), mean, tolerance=2.0, unit="ms"),
-        Metric("prosody/pitch", "lower", ("cents²", "phones"), root_mean, tolerance=10.0, unit="cents"),
+        _measured("mel/mcd", ("decibels", "frames"), floors.MEAN_MEL, 0.2, "dB"),
+        _measured("prosody/duration", ("milliseconds", "phones"), floors.MEDIAN_DURATION, 2.0, "ms"),
+        _measured("prosody/pitch", ("cents²", "phones"), floors.MEAN_PITCH, 10.0, "cents", root_mean),
         # Of recordings' log-mels turned back into sound; see mtl.resounding.
-        Metric("waveform/lsd", "lower", ("decibels", "windows"), mean, tolerance=0.2, unit="dB"),
-        Metric("waveform/mcd", "lower", ("decibels", "frames"), mean, tolerance=0.2, unit="dB"),
+        _measured("waveform/lsd", ("decibels", "windows"), floors.MEAN_SPECTRUM, 0.2, "dB"),
+        _measured("waveform/mcd", ("decibels", "frames"), floors.MEAN_MEL, 0.2, "dB"),
         *(metric for task in ("mel", "waveform") for metric in _heard(task)),
-        _accuracy("slots/frame_accuracy"),  # intent and every slot right, from audio
-        _accuracy("slots/text_frame_accuracy"),  # the literature's "whole sentence", from text
+        _accuracy("slots/frame_accuracy", floors.SPOKEN_FRAME),  # intent and every slot right, from audio
+        _accuracy("slots/text_frame_accuracy", floors.WRITTEN_FRAME),  # the literature's "whole sentence", from text
     )
 }
 
@@ -303,21 +256,6 @@ def _by_label(rows: Sequence[Row], predictions: Sequence[Prediction], task: str)
         place = np.eye(len(names))[names.index(wanted)]
         found.append((position, (*(place * (wanted == got)), *place)))
     return found
-
-
-def translation_counts(reference: str, hypothesis: str) -> dict[str, tuple[float, ...]]:
-    """What BLEU and chrF are summed from, of one sentence; sacrebleu's own bootstrap takes it from the same place."""
-    return {
-        name: tuple(metric._extract_corpus_statistics([hypothesis], [[reference]])[0])
-        for name, metric in _translation_metrics().items()
-    }
-
-
-@cache
-def _translation_metrics() -> dict[str, Any]:
-    from sacrebleu.metrics import BLEU, CHRF  # it takes as long to import as all the rest of this file
-
-    return {"bleu": BLEU(force=True), "chrf": CHRF(beta=CHRF_BETA)}
 
 
 def word_errors(reference: str, hypothesis: str) -> int:

@@ -64,9 +64,15 @@ def spectral_distances(made: Tensor, true: Tensor) -> Tensor:
     loudest bin of the true signal.
     """
     count = min(len(made), len(true))
-    one, other = (_decibels(x[:count]) for x in (made, true))
+    other = _decibels(true[:count])
     floor = other.max() - DYNAMICS
-    return (one.clamp(min=floor) - other.clamp(min=floor)).square().mean(dim=0).sqrt()
+    return (_decibels(made[:count]).clamp(min=floor) - other.clamp(min=floor)).square().mean(dim=0).sqrt()
+
+
+def clamped_decibels(true: Tensor) -> Tensor:
+    """(N,) -> (bins, T): the spectrum of a recording as `spectral_distances` compares it."""
+    found = _decibels(true)
+    return found.clamp(min=found.max() - DYNAMICS)
 
 
 def _decibels(wave: Tensor) -> Tensor:
