@@ -94,10 +94,12 @@ class Exam:
         """What the gate says, and the identity of the rows that it looked at. against: see `rival`."""
         from mtl.metrics import METRICS, metric_of
         from pipelines.evaluation.domains import counts_of, gated
+        from pipelines.evaluation.floors import floor_of
         from pipelines.evaluation.gates import decide
 
         recipe, registry, by = self.recipe, self.registry, self.recipe.domains.by
-        mine = self.score(registry.version(recipe.name, version))
+        candidate = registry.version(recipe.name, version)
+        mine = self.score(candidate)
         apart = counts_of(mine, by)
         gates, named = gated(recipe.gates, apart)
         theirs = None
@@ -106,13 +108,15 @@ class Exam:
             reigned = counts_of(reigning, by)
             both = {name: reigned[name] for name in named if name in reigned}
             theirs = reigning.contender(f"{recipe.name}/{against.version}", both)
+        contender = mine.contender(f"{recipe.name}/{version}", {name: apart[name] for name in named})
         decision = decide(
-            mine.contender(f"{recipe.name}/{version}", {name: apart[name] for name in named}),
+            contender,
             theirs,
             gates,
             {**METRICS, **{name: metric_of(name) for name in named}},
             looks=registry.looks(recipe.name, mine.rows, version=version),
             seed=recipe.seed,
+            floor=floor_of(contender.counts, self._rows(candidate)),
         )
         return decision, mine.rows
 

@@ -38,7 +38,7 @@ Ref = tuple[str, str]  # dataset, address: names a manifest
 # Errors of the file system that another attempt meets again.
 LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 NETWORK_LIBRARIES = ("aiohttp", "botocore", "fsspec", "httpcore", "httpx", "requests", "urllib3")
-COLUMNS = ("metric", "value", "low", "high", "champion", "limit", "rows", "verdict")
+COLUMNS = ("metric", "value", "low", "high", "champion", "floor", "limit", "rows", "verdict")
 
 
 class NoServer(RuntimeError):

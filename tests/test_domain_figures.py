@@ -20,9 +20,10 @@ from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.features import extract
 from pipelines.data.loader import evaluation_batches
 from pipelines.desk.adhoc import channel_rows
+from pipelines.evaluation.bootstrap import GateError
 from pipelines.evaluation.domains import counts_of, figures, gated
 from pipelines.evaluation.evaluate import Scores, evaluate
-from pipelines.evaluation.gates import Contender, GateError, RowCounts, decide
+from pipelines.evaluation.gates import Contender, RowCounts, decide
 from pipelines.recipe import Gates, Recipe, RecipeError, parse
 from pipelines.registry.package import Description, describe, signature
 from pipelines.registry.tracking import _metric_name

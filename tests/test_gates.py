@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipelines.evaluation.gates import Contender, Decision, GateError, RowCounts, decide, paired_bootstrap
+from pipelines.evaluation.bootstrap import GateError, paired_bootstrap
+from pipelines.evaluation.gates import Contender, Decision, RowCounts, decide
 from pipelines.recipe import Gates
 
 
@@ -48,6 +49,8 @@ def model(name: str, wrong: list[int], correct: int = 98, parameters: int = 1000
     return Contender(name, counts, parameters)
 
 
+# What knows nothing: ten errors in ten words, and an accuracy of 25 %.
+FLOOR = model("the floor", [10] * 60, correct=25)
 GATES = Gates(primary="transcript/wer", tolerance={"transcript/wer": 1.0, "intent/accuracy": 2.0})
 
 
@@ -177,7 +180,78 @@ def test_a_missed_minimum_blocks_with_and_without_champion() -> None:
         decision = decide(candidate, champion, gates, METRICS)
         assert not decision.promote
         assert decision.objections == ("transcript/wer is 10.00 %, expected at most 8 %",)
-    assert decide(model("b", [0] * 60), None, gates, METRICS).promote
+    assert decide(model("b", [0] * 60), None, gates, METRICS, floor=FLOOR).promote
+
+
+def test_a_first_model_that_knows_nothing_is_refused_with_the_reason() -> None:
+    decision = decide(model("b", [10] * 60, correct=25), None, GATES, METRICS, floor=FLOOR)
+    assert not decision.promote
+    assert decision.reason == (
+        "first model: transcript/wer 100.00 % is not significantly better than the floor of 100.00 %, "
+        "gain +0.00 (at least 0.00, p 1, 60 rows)"
+    )
+    assert [(row.verdict, row.floor, row.champion) for row in decision.comparisons] == [
+        ("at_floor", 100, None),
+        ("at_floor", 25, None),
+    ]
+    without = decide(model("b", [0] * 60), None, GATES, METRICS)
+    assert not without.promote
+    assert "neither a champion nor a floor" in without.reason
+
+
+def test_a_first_model_that_beats_the_floor_is_promoted_by_the_rule_for_champions() -> None:
+    decision = decide(model("b", [1] * 60, correct=98), None, GATES, METRICS, floor=FLOOR)
+    assert decision.promote
+    assert decision.champion is None
+    assert "transcript/wer 10.00 % is significantly better than the floor of 100.00 %" in decision.reason
+    wer = decision.comparisons[0]
+    assert (wer.verdict, wer.gain, wer.candidate, wer.floor) == ("better", 90, 10, 100)
+    assert Decision.from_json(json.loads(json.dumps(decision.to_json()))) == decision
+    # Four rows that improve can give no p below 1/16; six can.
+    for rows_better, promoted in ((4, False), (6, True)):
+        candidate = model("b", [9] * rows_better + [10] * (60 - rows_better))
+        assert decide(candidate, None, GATES, METRICS, floor=FLOOR).promote is promoted
+    # The sixth attempt on the same rows needs more evidence, as against a champion.
+    candidate = model("b", [9] * 6 + [10] * 54)
+    assert not decide(candidate, None, GATES, METRICS, looks=6, floor=FLOOR).promote
+
+
+def test_what_a_first_model_must_show_on_its_other_metrics() -> None:
+    worse = decide(model("b", [1] * 60, correct=22), None, GATES, METRICS, floor=FLOOR)
+    assert not worse.promote
+    assert worse.objections == ("intent/accuracy is worse than the floor of 25.00 % by 3.00 points, tolerance 2",)
+    alike = decide(model("b", [1] * 60, correct=25), None, GATES, METRICS, floor=FLOOR)
+    assert alike.promote
+    assert alike.caveats == ("intent/accuracy 25.00 % is not shown to be better than the floor of 25.00 %",)
+
+
+def test_a_metric_that_the_champion_lacks_is_compared_with_the_floor() -> None:
+    champion = Contender("a", {"transcript/wer": words([2] * 60)}, 1000)
+    for correct, verdict, promoted in ((98, "new", True), (25, "at_floor", True), (10, "worse", False)):
+        decision = decide(model("b", [1] * 60, correct), champion, GATES, METRICS, floor=FLOOR)
+        assert decision.promote is promoted
+        assert decision.comparisons[1].verdict == verdict
+    assert decision.comparisons[0].floor == 100  # shown beside a champion too
+    assert decision.objections[0].startswith("intent/accuracy is worse than the floor of 25.00 %")
+
+
+def test_rows_without_anything_to_count_are_no_objection_and_a_figure_that_is_no_number_is_one() -> None:
+    empty, broken = rows([[0, 0]] * 40), rows([[np.nan, 10]] * 40)
+    nothing = Contender("the floor", {"transcript/wer": words([10] * 40), "intent/accuracy": empty}, 0)
+    candidate = Contender("b", {"transcript/wer": words([1] * 40), "intent/accuracy": empty}, 1000)
+    assert decide(candidate, None, GATES, METRICS, floor=nothing).promote
+    assert decide(candidate, nothing, GATES, METRICS).promote
+    silent = Contender("b", {"transcript/wer": words([1] * 60), "intent/accuracy": broken}, 1000)
+    floor = Contender("the floor", {"transcript/wer": words([10] * 60), "intent/accuracy": right(10, 40)}, 0)
+    assert decide(silent, None, GATES, METRICS, floor=floor).objections == ("intent/accuracy is not a number",)
+
+
+def test_decisions_made_before_there_were_floors_are_read() -> None:
+    decision = decide(model("b", [0] * 60), model("a", [1] * 60), GATES, METRICS)
+    old = json.loads(json.dumps(decision.to_json()))
+    for row in old["comparisons"]:
+        del row["floor"], row["floor_answer"]
+    assert Decision.from_json(old) == decision
 
 
 def test_a_smaller_model_is_promoted_when_shown_to_be_not_worse() -> None:

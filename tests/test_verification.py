@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtl.floors import ScoredRows
 from mtl.metrics import METRICS, score_rows, summarise
 from mtl.predictor import Prediction
 from mtl.verification import (
@@ -158,7 +159,17 @@ def test_the_gate_blocks_a_model_whose_voices_became_worse() -> None:
     assert any(objection.startswith("speaker/eer is worse by") for objection in worse.objections)
     better = decide(good, bad, Gates(primary="speaker/eer"), METRICS)
     assert better.promote, better.reason
-    with_limit = decide(bad, None, Gates(primary="speaker/eer", minimum={"speaker/eer": 1}), METRICS)
+    floor = Contender(
+        "the floor",
+        {
+            name: RowCounts(rows.ids, METRICS[name].floor.counts(ScoredRows(speakers, rows.counts)))
+            for name, rows in bad.counts.items()
+            for speakers in [[{"corpus": "c", "speaker": id_} for id_ in rows.ids]]
+        },
+        parameters=0,
+    )
+    with_limit = decide(bad, None, Gates(primary="speaker/eer", minimum={"speaker/eer": 1}), METRICS, floor=floor)
+    assert with_limit.comparisons[1].floor == pytest.approx(50)
     assert "expected at most 1 %" in with_limit.reason
 
 

@@ -35,6 +35,7 @@ NUMBERS = (
     "without",
     "rows",
     "champion",
+    "floor",
     "limit",
     "version",
     "number",

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mtl.metrics import Counts, by_domain, metric_of
-from pipelines.evaluation.gates import GateError, RowCounts
+from pipelines.evaluation.bootstrap import GateError
+from pipelines.evaluation.gates import RowCounts
 from pipelines.report.report import Row
 
 if TYPE_CHECKING:

@@ -1,19 +1,22 @@
 """May the candidate replace the champion? A paired bootstrap over the same frozen test rows, and the rules around it.
 
-    decision = decide(candidate, champion, recipe.gates, METRICS)
+    decision = decide(candidate, champion, recipe.gates, METRICS, floor=floor_of(counts, rows))
     print(decision.promote, decision.reason)
 
 The rule. A candidate is promoted when
   1. its primary metric is significantly better, or it is shown to be not worse while the model is at least 5 % smaller;
   2. no metric is worse than the champion's by more than its tolerance;
   3. no absolute `minimum` is missed.
-Without a champion the minimums alone decide.
 
-The statistics. Both models have answered the same rows, so rows are resampled and both models are scored on
-each resample (Efron and Tibshirani 1993, ch. 13 and 16; for WER: Bisani and Ney 2004). `low` and `high` are one-sided
-bounds of the gain at the gate's confidence. "Significantly better" asks for two things: the lower bound
-is above zero, and the paired permutation test (swap the models' answers row by row) gives p <= alpha. The second
-is exact at any size: three rows that differ can give no p below 1/8, whatever the bootstrap says about them.
+The floor. Every metric has one: what a model that knows nothing reaches on the same rows (mtl.floors). Without a
+champion the floor takes its place: a first model must be significantly better than the floor on the primary metric, on
+no metric worse than the floor by more than its tolerance, and must miss no minimum. The same holds for a metric that
+the champion does not have. A metric other than the primary that is not shown to be better than the floor is a caveat:
+a small test set of one task need not keep a team from its first model.
+
+The statistics (bootstrap.py). `low` and `high` are one-sided bounds of the gain at the gate's confidence.
+"Significantly better" asks for two things: the lower bound is above zero, and the paired permutation test gives
+p <= alpha. The second is exact at any size.
 
 Many comparisons. Rule 2 asks that every guard passes, so it needs no correction: more metrics make a false
 promotion rarer, not likelier. Only the primary can earn a promotion, so it is one test and not K. But the same champion
@@ -34,25 +37,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pipelines.evaluation.bootstrap import GateError, Interval, Metric, enough, paired_bootstrap
+
 TOLERANCE = 0.5  # points of percent, where neither the recipe nor the metric gives one
 SMALLER = 0.95  # "lower cost": at most this share of the champion's parameters; new words alone move a few
 MIN_ROWS = 30  # below this, a bootstrap interval shows nothing
-_DRAWS = 4_000_000  # numbers drawn at once; bounds memory at some 30 MB
-
-
-class GateError(ValueError):
-    """Scores that cannot be compared; the message says which metric and what is missing."""
-
-
-class Metric(Protocol):
-    """What a gate needs to know of a metric."""
-
-    @property
-    def better(self) -> str:
-        """'lower' or 'higher'."""
-
-    def value(self, counts: np.ndarray) -> Any:
-        """Counts summed over rows (..., C) -> percent (...), nan where there is nothing to divide by."""
 
 
 class Settings(Protocol):
@@ -88,21 +77,16 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Gain of the candidate in points of percent (positive: better), one-sided bounds, permutation p."""
-
-    gain: float
-    low: float
-    high: float
-    p: float
-
-
-@dataclass(frozen=True)
 class Comparison:
     """One metric of the decision. Values and gains in the metric's unit; None where there is nothing to compare.
 
-    verdict: better (significantly), not_worse (shown), inconclusive (within tolerance, not shown), worse,
-    missing (the candidate no longer has it), new (the champion does not have it), or first (no champion).
+    verdict: better (significantly), not_worse (shown), inconclusive (within tolerance, not shown), worse, or missing
+    (the candidate no longer has it). Where there is no champion, or it does not have the metric, gain and bounds are
+    over the floor, and the verdict is better, at_floor (not shown to be better) or worse; `new` is a metric that the
+    champion does not have and that is better than the floor. `first`: there was nothing to compare with.
+
+    floor: what a model that knows nothing reaches; floor_answer: what that model answers. Decisions made before there
+    were floors have none.
     """
 
     metric: str
@@ -120,6 +104,8 @@ class Comparison:
     minimum_met: bool
     verdict: str
     unit: str = "%"
+    floor: float | None = None
+    floor_answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,10 +145,12 @@ def decide(
     metrics: Mapping[str, Metric],
     looks: int = 1,
     seed: int = 0,
+    floor: Contender | None = None,
 ) -> Decision:
     """Applies the rule above.
 
-    looks: which challenge of this champion on these rows this is, from 1.
+    looks: which challenge of this champion, or of the floor, on these rows this is, from 1.
+    floor: the model that knows nothing; a first model cannot be promoted without it.
 
     Raises:
         GateError: the candidate was not scored on the primary metric or one with a minimum, or a metric is unknown.
@@ -176,6 +164,7 @@ def decide(
             metrics[name],
             candidate,
             champion,
+            floor,
             gates,
             alpha if name == gates.primary else 1 - gates.confidence,
             seed,
@@ -205,80 +194,38 @@ def decide(
     )
 
 
-def enough(resamples: int, alpha: float) -> int:
-    """At least 20 resamples beyond the bound: a quantile of fewer is noise."""
-    return max(resamples, math.ceil(20 / alpha))
-
-
-def paired_bootstrap(
-    candidate: np.ndarray, champion: np.ndarray, metric: Metric, alpha: float, resamples: int, seed: int = 0
-) -> Interval:
-    """Interval and p of the gain, from both models' counts (N, C) on the same N rows in the same order.
-
-    Rows with equal counts are exchangeable, so what is resampled is how often each distinct row occurs:
-    the same distribution as drawing N rows, and a few patterns instead of thousands of rows.
-    """
-    if candidate.shape != champion.shape or candidate.ndim != 2 or not len(candidate):
-        raise GateError(
-            f"paired_bootstrap needs two (N, C) arrays of equal shape, got {candidate.shape}, {champion.shape}"
-        )
-    width = candidate.shape[1]
-    patterns, times = np.unique(np.hstack([candidate, champion]).astype(np.float64), axis=0, return_counts=True)
-    ours, theirs = patterns[:, :width], patterns[:, width:]
-    sign = 1.0 if metric.better == "higher" else -1.0
-
-    def gain(weights: np.ndarray, swapped: np.ndarray | float = 0.0) -> np.ndarray:
-        """Gains of R resamples: weights (R, P) count each pattern, `swapped` (R, P) of them change sides."""
-        kept = weights - swapped
-        mine = metric.value(kept @ ours + (weights - kept) @ theirs)
-        return sign * (mine - metric.value(kept @ theirs + (weights - kept) @ ours))
-
-    rng = np.random.default_rng(seed)
-    observed = float(gain(times[None].astype(np.float64))[0])
-    drawn, swaps = [], []
-    for size in _chunks(resamples, len(patterns)):
-        drawn.append(gain(rng.multinomial(len(candidate), times / times.sum(), size=size).astype(np.float64)))
-        flips = rng.binomial(times, 0.5, size=(size, len(times))).astype(np.float64)
-        swaps.append(gain(np.broadcast_to(times.astype(np.float64), flips.shape), flips))
-    # A resample may hold none of the few labelled items that a metric counts; it says nothing and is left out.
-    gains = np.concatenate(drawn)
-    low, high = np.nanquantile(gains, [alpha, 1 - alpha]) if np.isfinite(gains).any() else (-np.inf, np.inf)
-    at_least = np.concatenate(swaps) >= observed - 1e-9
-    return Interval(observed, float(low), float(high), float((1 + at_least.sum()) / (1 + resamples)))
-
-
-def _chunks(resamples: int, patterns: int) -> list[int]:
-    size = max(1, min(resamples, _DRAWS // patterns))
-    return [min(size, resamples - start) for start in range(0, resamples, size)]
-
-
 def _compare(
     name: str,
     metric: Metric,
     candidate: Contender,
     champion: Contender | None,
+    floor: Contender | None,
     gates: Settings,
     alpha: float,
     seed: int,
 ) -> Comparison:
-    mine = candidate.counts.get(name)
-    theirs = champion.counts.get(name) if champion else None
-    value = _overall(metric, mine)
+    mine, theirs, lowest = (model.counts.get(name) if model else None for model in (candidate, champion, floor))
+    value, reigning, bottom = (_overall(metric, counts) for counts in (mine, theirs, lowest))
     minimum = gates.minimum.get(name)
     tolerance = gates.tolerance.get(name, getattr(metric, "tolerance", TOLERANCE))
     interval, rows, unpaired = None, len(mine.ids) if mine else 0, 0
-    verdict = "first" if champion is None else "new" if mine else "missing"
-    if mine and theirs:
-        ours, others = _pair(mine, theirs)
-        rows, unpaired = len(ours), len(mine.ids) + len(theirs.ids) - 2 * len(ours)
+    verdict = "missing" if mine is None else "first" if champion is None else "new"
+    rival = theirs or lowest
+    if mine and rival:
+        ours, others = _pair(mine, rival)
+        rows, unpaired = len(ours), len(mine.ids) + len(rival.ids) - 2 * len(ours)
         if rows:
             interval = paired_bootstrap(ours, others, metric, alpha, enough(gates.resamples, alpha), seed)
-        verdict = _verdict(interval, rows, tolerance, alpha) if interval else "worse"
+        verdict = _verdict(interval, rows, tolerance, alpha)
+        if value is None and (reigning if theirs else bottom) is None:
+            verdict = "inconclusive"  # the rows hold nothing that this metric counts
+        if not theirs:
+            verdict = _over_floor(verdict, champion)
     return Comparison(
         metric=name,
         better=metric.better,
         candidate=value,
-        champion=_overall(metric, theirs),
+        champion=reigning,
         rows=rows,
         unpaired=unpaired,
         gain=_finite(interval.gain) if interval else None,
@@ -290,38 +237,65 @@ def _compare(
         minimum_met=minimum is None or _meets(value, minimum, metric.better),
         verdict=verdict,
         unit=getattr(metric, "unit", "%"),
+        floor=bottom,
+        floor_answer=getattr(getattr(metric, "floor", None), "answer", ""),
     )
 
 
-def _verdict(interval: Interval, rows: int, tolerance: float, alpha: float) -> str:
+def _verdict(interval: Interval | None, rows: int, tolerance: float, alpha: float) -> str:
     # `not >=` and not `<`: a gain that is not a number is no reason to let a model through.
-    if not interval.gain >= -tolerance:
+    if interval is None or not interval.gain >= -tolerance:
         return "worse"
     if interval.low > 0 and interval.p <= alpha:
         return "better"
     return "not_worse" if rows >= MIN_ROWS and interval.low >= -tolerance else "inconclusive"
 
 
+def _over_floor(verdict: str, champion: Contender | None) -> str:
+    """The verdict of a metric that is compared with its floor."""
+    if verdict == "better":
+        return "better" if champion is None else "new"
+    return "worse" if verdict == "worse" else "at_floor"
+
+
 def _merit(primary: Comparison, candidate: Contender, champion: Contender | None) -> tuple[bool, str]:
     """Whether the candidate has earned promotion, guards apart, and the sentence that says why."""
     if champion is None:
-        return True, "first model: no champion to compare with, the minimums decide"
-    if primary.verdict == "new":
+        return _merit_of_first(primary)
+    if primary.champion is None and primary.verdict in ("new", "at_floor", "worse"):
         return (
             False,
             f"{primary.metric}: {champion.name} was not scored on it, so nothing shows {candidate.name} better",
         )
     if primary.gain is None:
         return False, f"{primary.metric}: no row was scored by both models, so nothing can be shown"
-    told = (
+    change = (
         f"{primary.metric} {_shown(primary, primary.champion)} -> {_shown(primary, primary.candidate)}, "
-        f"gain {primary.gain:+.2f} (at least {_number(primary.low)}, p {primary.p:.2g}, {primary.rows} rows)"
+        f"{_evidence(primary)}"
     )
     if primary.verdict == "better":
-        return True, f"significantly better: {told}"
+        return True, f"significantly better: {change}"
     if candidate.parameters <= SMALLER * champion.parameters and primary.verdict == "not_worse":
-        return True, f"not worse with {candidate.parameters:,} parameters instead of {champion.parameters:,}: {told}"
-    return False, f"not significantly better: {told}"
+        return True, f"not worse with {candidate.parameters:,} parameters instead of {champion.parameters:,}: {change}"
+    return False, f"not significantly better: {change}"
+
+
+def _merit_of_first(primary: Comparison) -> tuple[bool, str]:
+    if primary.gain is None:
+        return False, f"{primary.metric}: there is neither a champion nor a floor to compare the first model with"
+    value = f"first model: {primary.metric} {_shown(primary, primary.candidate)}"
+    if primary.verdict == "better":
+        return True, f"{value} is significantly better than {_floor(primary)}, {_evidence(primary)}"
+    return False, f"{value} is not significantly better than {_floor(primary)}, {_evidence(primary)}"
+
+
+def _floor(row: Comparison) -> str:
+    return f"the floor of {_shown(row, row.floor)}" + (f" ({row.floor_answer})" if row.floor_answer else "")
+
+
+def _evidence(row: Comparison) -> str:
+    gain = round(row.gain or 0.0, 2) + 0.0  # no "-0.00"
+    return f"gain {gain:+.2f} (at least {_number(row.low)}, p {row.p:.2g}, {row.rows} rows)"
 
 
 def _objections(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
@@ -332,24 +306,40 @@ def _objections(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
             found.append(f"{row.metric} is {_shown(row, row.candidate)}, expected {bound} {row.minimum:g} {row.unit}")
         if row.verdict == "missing":
             found.append(f"{row.metric} is missing: the champion has it at {_shown(row, row.champion)}")
-        if row.verdict == "worse" and row.gain is None:
-            found.append(f"{row.metric} has no row that both models were scored on")
-        elif row.verdict == "worse" and row.gain is not None:
-            found.append(f"{row.metric} is worse by {abs(row.gain):.2f} points, tolerance {row.tolerance:g}")
+        if row.verdict == "worse":
+            found.append(_worse(row))
     return tuple(found)
+
+
+def _worse(row: Comparison) -> str:
+    than = "" if row.champion is not None else f" than {_floor(row)}"
+    if row.gain is not None:
+        return f"{row.metric} is worse{than} by {abs(row.gain):.2f} points, tolerance {row.tolerance:g}"
+    if row.rows and row.candidate is None:
+        return f"{row.metric} is not a number"
+    return f"{row.metric} has no row that both models were scored on"
 
 
 def _caveats(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
     found = []
     for row in comparisons:
-        if row.verdict == "inconclusive":
+        if row.verdict == "inconclusive" and row.gain is not None:
             found.append(
                 f"{row.metric}: within its tolerance of {row.tolerance:g}, but {row.rows} rows cannot rule out "
                 f"{_number(row.low)} points"
             )
+        if at_floor := floor_caveat(row):
+            found.append(at_floor)
         if row.unpaired:
             found.append(f"{row.metric}: {row.unpaired} rows were scored by one model alone and are not compared")
     return tuple(found)
+
+
+def floor_caveat(row: Comparison) -> str | None:
+    """What is said of a metric that is not shown to be better than its floor."""
+    if row.verdict != "at_floor" or row.candidate is None:
+        return None
+    return f"{row.metric} {_shown(row, row.candidate)} is not shown to be better than {_floor(row)}"
 
 
 def _pair(mine: RowCounts, theirs: RowCounts) -> tuple[np.ndarray, np.ndarray]:
@@ -380,7 +370,7 @@ def _shown(row: Comparison, value: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f}"
+    return "unknown" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
 def _check(candidate: Contender, gates: Settings, metrics: Mapping[str, Metric]) -> None:

@@ -33,7 +33,7 @@ def table(
     scores: Scores, gates: Gates | None = None, champion: Scores | None = None, decision: Decision | None = None
 ) -> list[Row]:
     """One line for each metric that the rows are labelled for, with its 95 % bootstrap interval."""
-    verdicts = {row.metric: row.verdict for row in decision.comparisons} if decision else {}
+    compared = {row.metric: row for row in decision.comparisons} if decision else {}
     rows = []
     for metric, value in scores.metrics.items():
         low, high = scores.interval(metric)
@@ -47,7 +47,8 @@ def table(
                 rows=len(scores.counts[metric].ids),
                 champion=champion.metrics.get(metric) if champion else None,
                 limit=gates.minimum.get(metric) if gates else None,
-                verdict=verdicts.get(metric, ""),
+                verdict=compared[metric].verdict if metric in compared else "",
+                floor=compared[metric].floor if metric in compared else None,
             )
         )
     return rows
@@ -62,6 +63,7 @@ def plain(rows: list[Row]) -> list[dict[str, Any]]:
             "low": f"{row.low:.2f}",
             "high": f"{row.high:.2f}",
             "champion": None if row.champion is None else f"{row.champion:.2f}",
+            "floor": None if row.floor is None else f"{row.floor:.2f}",
             "limit": None if row.limit is None else f"{'≤' if row.better == 'lower' else '≥'} {row.limit:g}",
             "rows": f"{row.rows:,}",
             "verdict": row.verdict.replace("_", " "),

@@ -32,7 +32,8 @@ LOSSES = ("train", "valid")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table of metrics, in percent. low, high: 95 % bootstrap interval. limit: the gate's minimum."""
+    """One line of the table of metrics, in percent. low, high: 95 % bootstrap interval. limit: the gate's minimum.
+    floor: what a model that knows nothing reaches; None where the gate was not asked, or knew no floors yet."""
 
     metric: str
     better: str
@@ -43,6 +44,7 @@ class Row:
     champion: float | None = None
     limit: float | None = None
     verdict: str = ""
+    floor: float | None = None
 
     @property
     def task(self) -> str:
