@@ -193,7 +193,9 @@ def publish(outcome: Outcome) -> None:
         key=artifact_key("metrics", outcome.recipe),
         description=f"{outcome.model} on test, %",
     )
-    said = "nothing new: the night before stands" if outcome.state == "nothing new" else outcome.reason
+    said = f"{verdict.state_of(outcome.promoted)}: {outcome.reason}"
+    if outcome.state == "nothing new":
+        said = f"nothing new: the night before stands ({said})"
     lines = [f"## {outcome.recipe}: {outcome.model}", "", said, "", f"night `{outcome.identity}`"]
     create_markdown_artifact("\n".join(lines), key=artifact_key("night", outcome.recipe), description="verdict")
     if outcome.report:

@@ -258,7 +258,7 @@ def promote_command(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Offers a version to the gate, against the champion of today; exit code 1 when the gate refuses.
+    """Offers a version to the gate, against the champion of today; exit code 1 when it is not promoted.
 
     Example: `motet promote assistant 4` or `motet promote assistant 4 --force --reason "WER is not what counts here"`
     """
@@ -268,8 +268,7 @@ def promote_command(
     with display(quiet=as_json):
         number = version or verdict.challenger(root, model)
         result = flows.promote(model, number, root=root, force=force, reason=reason, by=who())
-    verb = "is champion" if result["promoted"] else "was refused"
-    emit(result, as_json, f"{model} version {number} {verb}: {result['reason']}")
+    emit(result, as_json, f"models:/{model}/{number}: {verdict.state_of(result['promoted'])} ({result['reason']})")
     if not result["promoted"]:
         raise typer.Exit(1)
 

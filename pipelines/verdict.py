@@ -178,7 +178,7 @@ def decide(
         assert line is not None, "the loop ends with a line or raises"
         promoted = line.action == "promote"
         value = {"promoted": promoted, "reason": line.reason, "champion": compared(line), "decision": line.decision}
-        return current.done(f"{'promoted' if promoted else 'not promoted'}: {line.reason}", value)
+        return current.done(f"{state_of(promoted)}: {line.reason}", value)
 
 
 def promotion(root: str, model: str, version: int, force: bool, reason: str, by: str) -> Done:
@@ -271,12 +271,22 @@ def report(
             metrics={row.metric: round(row.value, 4) for row in night.metrics},
             table=plain(night.metrics),
             synthetic=night.synthetic,
-            warnings=[*warnings, *(pair.warning for pair in pairs if pair.warning)],
+            warnings=[*warnings, *(pair.warning for pair in pairs if pair.warning), *_at_floor(verdict)],
             report=place(store, key),
             seconds=night.seconds,
         )
         record(store, recipe, outcome, [key, recipe_key], [*tables, *made])
         return current.done(f"{outcome.report} ({len(page) / 1e6:.1f} MB)", outcome)
+
+
+def _at_floor(verdict: Mapping[str, Any]) -> list[str]:
+    """Metrics of a promoted model that are not shown to be better than those of a model that knows nothing."""
+    from pipelines.evaluation.gates import Decision, floor_caveat
+
+    if not verdict["promoted"] or verdict["decision"] is None:
+        return []
+    caveats = [floor_caveat(row) for row in Decision.from_json(verdict["decision"]).comparisons]
+    return [caveat for caveat in caveats if caveat]
 
 
 def probed(store: Store, recipe: Recipe, utterances: Sequence[Manifest], features: Sequence[Manifest]) -> list[Pair]:
@@ -300,16 +310,17 @@ def nothing_new(store: Store, record: Manifest) -> Outcome:
     return Outcome(**{**outcome, "report": place(store, record.files[0])})
 
 
+def state_of(promoted: bool | None) -> str:
+    """What the gate decided, in the words that are used wherever a person reads it."""
+    return "promoted" if promoted else "not promoted"
+
+
 def headline(outcome: Outcome) -> str:
     """The sentence above the table of a night."""
-    state = (
-        "nothing new since the night of"
-        if outcome.state == "nothing new"
-        else "promoted"
-        if outcome.promoted
-        else "kept"
-    )
-    head = f"{outcome.model}: {state}{' ' + outcome.name if outcome.state == 'nothing new' else ''}"
+    state = state_of(outcome.promoted)
+    if outcome.state == "nothing new":
+        state = f"nothing new since the night of {outcome.name}, {state}"
+    head = f"{outcome.model}: {state}"
     label = "\nsynthetic speech: says that the system works, nothing about real voices" if outcome.synthetic else ""
     warnings = "".join(f"\nwarning: {warning}" for warning in outcome.warnings)
     return f"{head} ({outcome.reason}){label}{warnings}"
@@ -330,14 +341,18 @@ def where_to_look(outcome: Outcome, root: str) -> str:
 
 
 def _trial(outcome: Outcome) -> str:
-    """The command that shows what the model can do, by what it was judged by."""
+    """The command that shows what the model can do, by what it was judged by.
+
+    The name alone stands for the champion, which need not exist when this model was not promoted.
+    """
+    model = outcome.recipe if outcome.promoted or not outcome.model else outcome.model.removeprefix("models:/")
     tasks = {metric.partition("/")[0] for metric in outcome.metrics}
     if "mel" in tasks:
-        return f'motet say "TEXT" --model {outcome.recipe}'
+        return f'motet say "TEXT" --model {model}'
     if "waveform" in tasks:
-        return f'motet say "TEXT" --vocoder {outcome.recipe}'
+        return f'motet say "TEXT" --vocoder {model}'
     read = all("/text_" in metric for metric in outcome.metrics)
-    return f"motet predict {'--text TEXT' if read else 'FILE.wav'} --model {outcome.recipe}"
+    return f"motet predict {'--text TEXT' if read else 'FILE.wav'} --model {model}"
 
 
 def record(

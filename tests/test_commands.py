@@ -260,9 +260,12 @@ def test_the_registry_is_listed(finished_night: FinishedNight) -> None:
     assert {"model", "version", "alias", "metrics"} <= set(rows[0])
     assert "transcript/wer" in rows[0]["metrics"]
     lines = as_json("history", "small", "--root", finished_night.root)
-    assert lines[0]["action"] == "promote"
-    assert lines[0]["decision"]["promote"] is True
-    assert "promote" in call("history", "small", "--root", finished_night.root).stdout
+    assert [line["action"] for line in lines[:2]] == ["keep", "promote"]
+    assert lines[0]["decision"]["promote"] is False
+    shown = call("history", "small", "--root", finished_night.root).stdout.splitlines()
+    assert "not promoted" in shown[1]
+    assert "promoted" in shown[2]
+    assert "not promoted" not in shown[2]
     missing = call("leaderboard", "ghost", "--root", finished_night.root)
     assert missing.exit_code == 1
     assert "there are: small" in str(missing.exception)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from conftest import ROOT, FinishedNight
 from pickles import pickles
+from typer.testing import CliRunner
 
 import flows
 import motet
@@ -23,15 +24,35 @@ from pipelines.registry.registry import Registry
 from pipelines.store import Store
 
 
-def test_the_first_night_trains_and_promotes(finished_night: FinishedNight) -> None:
+def test_the_first_night_trains_and_its_model_that_knows_nothing_is_not_promoted(finished_night: FinishedNight) -> None:
     outcome = finished_night.outcome
     assert outcome["state"] == "trained"
-    assert outcome["promoted"] is True
+    assert outcome["promoted"] is False
     assert outcome["model"] == "models:/small/1"
     assert outcome["synthetic"] is True
     assert set(outcome["metrics"]) >= {"transcript/wer", "transcript/cer", "intent/accuracy", "slots/f1"}
     rows = {row["metric"]: row["rows"] for row in outcome["table"]}
     assert rows["transcript/wer"] == "36"
+    # One epoch, and a recipe without a minimum: everything is transcribed as nothing.
+    assert outcome["metrics"]["transcript/wer"] >= 100
+    assert outcome["reason"] == (
+        f"first model: transcript/wer {outcome['metrics']['transcript/wer']:.2f} % is not significantly better than "
+        "the floor of 100.00 % (empty transcript), gain +0.00 (at least 0.00, p 1, 36 rows)"
+    )
+    floors = {
+        row["metric"]: (row["champion"], row["floor"], row["verdict"])
+        for row in night.metrics_of(outcome_of(finished_night))
+    }
+    assert floors["transcript/wer"] == (None, "100.00", "at floor")
+    assert floors["intent/accuracy"][1] == "13.89"  # 5 of 36 rows play music
+    assert floors["slots/f1"] == (None, "0.00", "at floor")
+    page = " ".join(Path(outcome["report"]).read_text().split())
+    assert "not promoted</span> first model: transcript/wer" in page
+    assert "the most frequent intent with its slots" in page
+
+
+def outcome_of(finished_night: FinishedNight) -> night.Outcome:
+    return night.Outcome(**finished_night.outcome)
 
 
 def test_the_promoted_model_answers(finished_night: FinishedNight) -> None:
@@ -97,6 +118,7 @@ def test_prefect_shows_the_table_and_the_verdict(finished_night: FinishedNight) 
     table = Artifact.get("metrics-small")
     assert "transcript/wer" in [row["metric"] for row in json.loads(table.data)]
     assert "models:/small/1" in str(Artifact.get("night-small").data)
+    assert "not promoted: first model" in str(Artifact.get("night-small").data)
     assert finished_night.outcome["report"] in str(Artifact.get("report-small").data)
 
 
@@ -111,7 +133,7 @@ def test_a_night_killed_before_its_record_goes_on_where_it_was(finished_night: F
     resumed = flows.nightly(finished_night.recipe, root=finished_night.root)
     assert resumed["state"] == "trained"
     assert resumed["model"] == "models:/small/1"
-    assert len(registry.history("small")) == 1
+    assert [line.action for line in registry.history("small")] == ["keep", "promote"]
     assert store.latest("nights/small").address == record.address
     assert resumed["metrics"] == finished_night.outcome["metrics"]
     assert [entry.key for entry in store.list("interpretations/")] == looked
@@ -126,8 +148,9 @@ def test_a_changed_recipe_meets_the_champion_at_the_gate(finished_night: Finishe
     assert (line.action, line.version, line.expects) == ("keep", 2, 1)
     assert {row["metric"] for row in line.decision["comparisons"]} >= {"transcript/wer", "slots/f1"}
     # Asked again, the gate is asked again, and refuses again; a person's word is taken.
-    refused = flows.promote("small", 2, root=finished_night.root, by="a test")
-    assert refused["promoted"] is False
+    refused = CliRunner().invoke(motet.app, ["promote", "small", "2", "--root", finished_night.root])
+    assert refused.exit_code == 1
+    assert refused.stdout.startswith("models:/small/2: not promoted (not significantly better: transcript/wer")
     forced = flows.promote("small", 2, root=finished_night.root, force=True, reason="trial", by="a test")
     assert forced["promoted"] is True
     assert Registry(finished_night.root).champion("small").version == 2
@@ -342,8 +365,11 @@ def test_a_silent_run_is_marked_crashed_by_one_automation(prefect_session: None)
 
 
 def test_the_headline_says_what_happened(finished_night: FinishedNight) -> None:
-    outcome = night.Outcome(**finished_night.outcome)
-    assert verdict.headline(outcome).startswith("models:/small/1: promoted (")
+    outcome = outcome_of(finished_night)
+    assert verdict.headline(outcome).startswith("models:/small/1: not promoted (first model: ")
+    promoted = night.Outcome(**{**finished_night.outcome, "promoted": True})
+    assert verdict.headline(promoted).startswith("models:/small/1: promoted (")
+    assert "--model small/1" in verdict.where_to_look(outcome, finished_night.root)  # there is no champion to try
     assert "synthetic speech" in verdict.headline(outcome)
     assert outcome.report in verdict.where_to_look(outcome, finished_night.root)
     told = {
@@ -353,5 +379,5 @@ def test_the_headline_says_what_happened(finished_night: FinishedNight) -> None:
         "waveform/lsd": 'motet say "TEXT" --vocoder small',
     }
     for metric, command in told.items():
-        other = night.Outcome(**{**finished_night.outcome, "metrics": {metric: 1.0}})
-        assert command in verdict.where_to_look(other, finished_night.root)
+        other = night.Outcome(**{**finished_night.outcome, "promoted": True, "metrics": {metric: 1.0}})
+        assert f"{command} --root" in verdict.where_to_look(other, finished_night.root)

@@ -95,6 +95,7 @@ def history(model: NameArgument, root: RootOption = environment.ROOT, as_json: J
 
     Example: `motet history assistant`
     """
+    from pipelines.registry.ledger import ACTION_WORDS
     from pipelines.registry.registry import Registry
 
     environment.prepare(root)
@@ -103,7 +104,7 @@ def history(model: NameArgument, root: RootOption = environment.ROOT, as_json: J
         {
             "number": line.number,
             "time": short_time(line.time),
-            "did": line.action if line.effective else f"{line.action} (overtaken)",
+            "did": ACTION_WORDS[line.action] if line.effective else f"{ACTION_WORDS[line.action]} (overtaken)",
             "version": line.version or ("all" if line.action == "lost" else "none"),
             "by": line.by,
             "reason": line.reason,

@@ -73,7 +73,7 @@ def night_rows(root: str, recipe: str | None) -> list[dict[str, Any]]:
                     "night": outcome["identity"],
                     "ended": short_time(manifest.created),
                     "model": outcome["model"],
-                    "verdict": "promoted" if outcome["promoted"] else "kept the champion",
+                    "verdict": "promoted" if outcome["promoted"] else "not promoted",
                     "reason": outcome["reason"],
                     "report": place(store, manifest.files[0]),  # where it is now: the root may have been moved
                 }

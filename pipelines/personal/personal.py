@@ -300,10 +300,10 @@ def _registered(registry: Registry, base: Version, made: Fitted, given: Enrolled
 
 def outcome_lines(outcome: Outcome) -> str:
     """What a person is told at the end."""
-    verb = "is in use" if outcome.promoted else "was refused"
+    state = "promoted" if outcome.promoted else "not promoted"
     hot = ", ".join(outcome.hot_words[:8]) + (" …" if outcome.hot_words[8:] else "")
     lines = [
-        f"{outcome.model} {verb}: {outcome.reason}",
+        f"{outcome.model}: {state} ({outcome.reason})",
         f"adapter     {outcome.bytes / 1000:.0f} kB, for {outcome.base}",
     ]
     lines += [f"hot words   {hot}"] if hot else []

@@ -23,17 +23,25 @@ from pipelines.store import Manifest, Store, fingerprint
 
 Action = Literal["promote", "keep", "rollback", "lost", "adopt"]
 ALL = 0  # as the version of a lost line: the registered model with all its versions
+# To a person.
+ACTION_WORDS: dict[Action, str] = {
+    "promote": "promoted",
+    "keep": "not promoted",
+    "rollback": "rolled back",
+    "lost": "lost",
+    "adopt": "adopted",
+}
 
 
 @dataclass(frozen=True)
 class Line:
     """One decision.
 
-    promote: `version` becomes champion. keep: `version` was a candidate and lost. rollback: `version`, the champion
-    before, is champion again. lost: `version`, a champion of now or before, is not in MLflow any more (ALL: none is).
-    adopt: this root took the registered model over, whose champion is `version` (0: none). expects: the champion it
-    was decided against. rows: identity of the test rows. effective: False where another line came first.
-    address: of the line itself, unique.
+    promote: `version` becomes champion. keep: `version` was a candidate and was not promoted. rollback: `version`,
+    the champion before, is champion again. lost: `version`, a champion of now or before, is not in MLflow any more
+    (ALL: none is). adopt: this root took the registered model over, whose champion is `version` (0: none). expects:
+    the champion it was decided against. rows: identity of the test rows. effective: False where another line came
+    first. address: of the line itself, unique.
     """
 
     number: int

@@ -2,7 +2,7 @@
 
     registry = Registry(store)
     candidate = registry.register("assistant", folder, run)                # models:/assistant/4, alias @challenger
-    line = registry.settle("assistant", candidate.version, decision, expects=3)   # promotes or keeps, by the decision
+    line = registry.settle("assistant", candidate.version, decision, expects=3)   # promotes or not, by the decision
     registry.rollback("assistant", reason="complaints", by="ana")
     predictor = registry.load("models:/assistant@champion")
 
