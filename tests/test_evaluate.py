@@ -25,6 +25,7 @@ from pipelines import recipe
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.features import extract
 from pipelines.evaluation.evaluate import EvaluationError, Expected, Scores, evaluate, evaluated, rows_identity
+from pipelines.evaluation.floors import floor_of
 from pipelines.evaluation.gates import decide
 from pipelines.store import Store
 
@@ -214,6 +215,21 @@ def test_the_same_model_is_not_better_than_itself(scores: Scores, predictor: Pre
     other = evaluate(model(dataset, seed=5), dataset, CONFIG)
     assert other.rows == scores.rows
     assert decide(other.contender("c"), scores.contender("a"), recipe.Gates(), METRICS).comparisons[0].unpaired == 0
+
+
+def test_an_untrained_first_model_stays_at_the_floor_of_its_rows(scores: Scores, dataset: Dataset) -> None:
+    floor = floor_of(scores.counts, dataset)
+    assert floor.counts.keys() == scores.counts.keys()
+    decision = decide(scores.contender("a"), None, recipe.Gates(resamples=200), METRICS, floor=floor)
+    assert not decision.promote
+    assert "is not significantly better than the floor of 100.00 % (empty transcript)" in decision.reason
+    floors = {row.metric: row.floor for row in decision.comparisons}
+    # Four intents in turn, two speakers in turn; no sentence of text has a slot that could be found.
+    assert floors["intent/accuracy"] == pytest.approx(25)
+    assert floors["speaker/accuracy"] == pytest.approx(50)
+    assert floors["slots/f1"] == 0
+    assert floors["slots/text_f1"] is None
+    assert not any("slots/text_f1" in objection for objection in decision.objections)
 
 
 def test_cost_says_what_was_run(scores: Scores, predictor: Predictor, dataset: Dataset) -> None:

@@ -13,12 +13,15 @@ pytest.importorskip("espeakng_loader", reason="the extra motet[espeak] is not in
 
 from mtl.batch import Batch
 from mtl.fit import fit
+from mtl.metrics import METRICS
 from mtl.predictor import Predictor
 from mtl.synthesiser import Synthesiser
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.features import extract
 from pipelines.data.ingest import ingest
 from pipelines.data.prosody import measure
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.floors import floor_of
 from pipelines.recipe import Recipe, RecipeError, load, parse
 from pipelines.store import Manifest, Store
 from pipelines.training.prepare import Job, UnlabelledTask, feature_spec, fit_config, labelled, prepare
@@ -97,7 +100,17 @@ def test_it_learns_to_speak(
     for metric in ("train/mel/loss", "train/prosody/loss", "valid/prosody/duration"):
         assert last[metric] < first[metric], metric
     assert {"valid/emotion/accuracy", "valid/prosody/pitch"} <= last.keys()
-    Predictor(model, feature_spec(recipe())).save(tmp_path / "model")
+    predictor = Predictor(model, feature_spec(recipe()))
+    valid = dataset.split("valid")
+    scores = evaluate(predictor, valid, recipe().loader)
+    floor = floor_of(scores.counts, valid)  # the mean log-mel, the median duration, the mean pitch
+    assert {"mel/mcd", "prosody/duration", "prosody/pitch"} <= floor.counts.keys()
+    for metric in ("mel/mcd", "prosody/duration", "prosody/pitch"):  # over the same frames and phones
+        np.testing.assert_array_equal(floor.counts[metric].counts[:, 1], scores.counts[metric].counts[:, 1])
+    lowest = {name: float(METRICS[name].value(rows.counts.sum(axis=0))) for name, rows in floor.counts.items()}
+    for metric in ("mel/mcd", "prosody/duration", "prosody/pitch"):
+        assert scores.metrics[metric] < 0.9 * lowest[metric], metric
+    predictor.save(tmp_path / "model")
     voice = Synthesiser(Predictor.load(tmp_path / "model"))
     (samples,) = voice.say(["Turn on the light at 8:30!"], emotion="sad")
     assert 0.5 < len(samples) / voice.features.sample_rate < 6

@@ -241,6 +241,8 @@ def test_rows_without_anything_to_count_are_no_objection_and_a_figure_that_is_no
     candidate = Contender("b", {"transcript/wer": words([1] * 40), "intent/accuracy": empty}, 1000)
     assert decide(candidate, None, GATES, METRICS, floor=nothing).promote
     assert decide(candidate, nothing, GATES, METRICS).promote
+    alarmed = Contender("b", {**candidate.counts, "intent/accuracy": right(0, 40)}, 1000)
+    assert decide(alarmed, None, GATES, METRICS, floor=nothing).promote
     silent = Contender("b", {"transcript/wer": words([1] * 60), "intent/accuracy": broken}, 1000)
     floor = Contender("the floor", {"transcript/wer": words([10] * 60), "intent/accuracy": right(10, 40)}, 0)
     assert decide(silent, None, GATES, METRICS, floor=floor).objections == ("intent/accuracy is not a number",)

@@ -25,6 +25,7 @@ from pipelines.data.features import extract
 from pipelines.data.loader import Loader
 from pipelines.desk.adhoc import answer_table
 from pipelines.evaluation.evaluate import Scores, evaluate
+from pipelines.evaluation.floors import floor_of
 from pipelines.evaluation.gates import decide
 from pipelines.registry.package import describe, requirements, signature
 from pipelines.registry.packaged_model import as_table
@@ -143,7 +144,7 @@ def test_figures_are_sacrebleu_s_over_the_corpus(scores: Scores, predictor: Pred
         assert low < high
 
 
-def test_the_gate_wants_more_of_it(scores: Scores) -> None:
+def test_the_gate_wants_more_of_it(scores: Scores, dataset: Dataset) -> None:
     """Answers that are right against those of an untrained model: better, the other way round worse."""
     right = json.loads(json.dumps(scores.table.to_pylist()))
     for row in right:
@@ -159,6 +160,11 @@ def test_the_gate_wants_more_of_it(scores: Scores) -> None:
     down = decide(scores.contender("a"), better.contender("b"), gates, METRICS)
     assert (up.promote, down.promote) == (True, False)
     assert next(row for row in down.comparisons if row.metric == "translation/chrf").verdict == "worse"
+    floor = floor_of(scores.counts, dataset)  # one translation for every row
+    assert 0 < METRICS["translation/chrf"].value(floor.counts["translation/chrf"].counts.sum(axis=0)) < 100
+    first = decide(better.contender("b"), None, gates, METRICS, floor=floor)
+    assert next(row for row in first.comparisons if row.metric == "translation/chrf").verdict == "better"
+    assert not decide(floor, None, gates, METRICS, floor=floor).promote
 
 
 def test_a_short_translation_that_is_right_is_no_fault(scores: Scores) -> None:

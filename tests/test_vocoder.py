@@ -26,7 +26,7 @@ from mtl.batch import Batch, collate
 from mtl.config import ModelConfig
 from mtl.fit import FitConfig, fit
 from mtl.generator import Generator, VocoderConfig
-from mtl.metrics import score_rows
+from mtl.metrics import METRICS, score_rows
 from mtl.model import SpeechModel, build_model
 from mtl.pitch import pitch
 from mtl.predictor import Predictor, PredictorError
@@ -41,6 +41,9 @@ from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.features import LOGMEL, PITCH, WAVEFORM, extract
 from pipelines.data.loader import evaluation_batches
 from pipelines.data.sound import decode
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.floors import floor_of
+from pipelines.evaluation.gates import decide
 from pipelines.evaluation.speech import COPY, GRIFFIN_LIM, RECORDING, counts, figures, said_again, spoken_rows
 from pipelines.recipe import Recipe, RecipeError, load, parse
 from pipelines.registry.package import requirements
@@ -373,6 +376,22 @@ def test_its_sound_stands_beside_griffin_lims(
     assert counts(said, ("waveform",)) == {}  # nobody listened
     shown = told(said, voice, test, {})
     assert [view["kind"] for view in shown["examples"][0]["views"]] == [RECORDING, GRIFFIN_LIM, COPY]
+
+
+def test_a_vocoder_that_learned_is_better_than_the_mean_of_everything(
+    made: tuple[Store, list[Manifest], list[Manifest]], trained: tuple[Predictor, list[dict[str, float]]]
+) -> None:
+    """The floor is made from the real waveforms and log-mels of the rows, window by window and frame by frame."""
+    train = open_dataset(*made).split("train")
+    scores = evaluate(trained[0], train, recipe().loader)
+    floor = floor_of(scores.counts, train)
+    for metric in ("waveform/lsd", "waveform/mcd"):
+        np.testing.assert_array_equal(floor.counts[metric].counts[:, 1], scores.counts[metric].counts[:, 1])
+    lowest = {name: float(METRICS[name].value(rows.counts.sum(axis=0))) for name, rows in floor.counts.items()}
+    decision = decide(scores.contender("a"), None, recipe().gates, METRICS, floor=floor)
+    assert decision.promote, decision.reason
+    assert {row.metric: row.floor for row in decision.comparisons} == pytest.approx(lowest)
+    assert all(row.verdict == "better" for row in decision.comparisons)
 
 
 def test_its_figures_are_of_its_own_rows(trained: tuple[Predictor, list[dict[str, float]]]) -> None:

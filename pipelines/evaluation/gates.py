@@ -217,7 +217,7 @@ def _compare(
         if rows:
             interval = paired_bootstrap(ours, others, metric, alpha, enough(gates.resamples, alpha), seed)
         verdict = _verdict(interval, rows, tolerance, alpha)
-        if value is None and (reigning if theirs else bottom) is None:
+        if (value is None and reigning is None) if theirs else bottom is None:
             verdict = "inconclusive"  # the rows hold nothing that this metric counts
         if not theirs:
             verdict = _over_floor(verdict, champion)
