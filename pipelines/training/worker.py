@@ -6,6 +6,7 @@ controller takes as final (train.py).
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,8 @@ from pipelines.training.scores import ranked
 # Errors that would come again from the same checkpoint: starting the workers again is a waste of time.
 # Everything else (a lost worker, a broken connection, a full disk) may pass, and is retried.
 LASTING = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, TypeError, ValueError)
+# torch's messages, all of them RuntimeErrors, about tensors of two devices in one operation: a fault in the code.
+MIXED_DEVICES = re.compile(r"same device|expected device|No backend type associated with device type")
 
 
 class Lasting(RuntimeError):
@@ -52,6 +55,13 @@ def loop(config: dict[str, Any]) -> None:
         raise Lasting(f"a micro-batch does not fit into GPU memory; lower loader.batch_seconds: {error}") from error
     except LASTING as error:
         raise Lasting(f"{type(error).__name__} in a training worker: {error}") from error
+    except RuntimeError as error:
+        if not MIXED_DEVICES.search(str(error)):
+            raise
+        raise Lasting(
+            f"RuntimeError in a training worker: {error}. This is a fault in Motet, which other settings may avoid: "
+            "report it with the recipe, or set trainer.gpus=false"
+        ) from error
 
 
 def _fit(job: Job, resume: str | None) -> None:
