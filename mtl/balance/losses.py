@@ -109,7 +109,7 @@ class FAMO(Method):
 
 
 METHODS: dict[str, Make] = {
-    "static": lambda count, _: Separable(scalarization.Constant(torch.ones(count))),
+    "static": lambda count, _: Separable(scalarization.Sum()),  # lambda_k is the Balancer's, so weights here are 1
     "random": lambda count, _: Joint(scalarization.Random(), needs="nothing"),  # Lin et al. 2022
     "uncertainty": lambda count, _: Separable(scalarization.UW(count)),  # Kendall et al. 2018
     "imtl_l": lambda count, _: Separable(scalarization.IMTLL(count)),  # Liu et al. 2021
