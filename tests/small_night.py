@@ -4,6 +4,8 @@ python tests/small_night.py train ROOT NAME        # a driver that a test can ki
 python tests/small_night.py search ROOT
 python tests/small_night.py population ROOT
 python tests/small_night.py study ROOT
+python tests/small_night.py night ROOT TRAINS GOES_ON  # a whole night, which waits in an epoch between the two files
+python tests/small_night.py joined ADDRESS FOLDER      # two workers on a Ray node of this address note their sockets
 """
 
 from __future__ import annotations
@@ -157,6 +159,10 @@ def die() -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), signal.SIGKILL)
 
 
+def wait(path: Path) -> Callable[[], None]:
+    return lambda: await_files(path)
+
+
 def await_files(*paths: Path, seconds: float = 450) -> None:
     deadline = time.monotonic() + seconds
     while not all(path.exists() for path in paths):
@@ -215,6 +221,45 @@ def _titles(pids: list[int]) -> list[str]:
     return found
 
 
+def night(root: str, trains: str, goes_on: str) -> None:
+    from flows import nightly
+    from pipelines import cluster
+    from pipelines.training import train
+
+    cluster.start_local(cpus=2)
+    train.loop = loop_with_accident(Path(trains), 0, wait(Path(goes_on)))
+    nightly(str(Path(__file__).parent / "night.yaml"), root=root, overrides=["trainer.micro_batches=2"], workers=2)
+
+
+def joined(address: str, folder: str) -> None:
+    import ray
+    from ray import train as ray_train
+    from ray.cluster_utils import Cluster
+    from ray.train.torch import TorchTrainer
+
+    from pipelines import cluster
+    from pipelines.training.rendezvous import NodeTorchConfig
+
+    def tell() -> None:
+        import torch.distributed as dist
+        from sockets import listening
+
+        dist.barrier()
+        where = [address for _, address, _ in listening(os.getpid())]
+        (Path(folder) / str(dist.get_rank())).write_text("\n".join(where))
+        dist.barrier()
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "node_ip_address": address})
+    try:
+        os.environ["RAY_ADDRESS"] = nodes.address
+        cluster.connect(cpus=2)
+        scaling = ray_train.ScalingConfig(num_workers=2)
+        TorchTrainer(tell, scaling_config=scaling, torch_config=NodeTorchConfig()).fit()
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
 def main(kind: str, root: str, name: str = "search") -> None:
     from pipelines import cluster
     from pipelines.search.search import search
@@ -240,4 +285,4 @@ def main(kind: str, root: str, name: str = "search") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    {"night": night, "joined": joined}.get(sys.argv[1], lambda *rest: main(sys.argv[1], *rest))(*sys.argv[2:])

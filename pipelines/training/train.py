@@ -194,6 +194,8 @@ def _trainer(job: Job, name: str, share: Share, queue: Any, resume: str | None) 
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig
 
+    from pipelines.training.rendezvous import NodeTorchConfig
+
     run_config: Any = RunConfig(  # Any: TorchTrainer is annotated with the older RunConfig, which it refuses
         name=name,
         **storage(job.store, "train"),
@@ -210,6 +212,7 @@ def _trainer(job: Job, name: str, share: Share, queue: Any, resume: str | None) 
     return _prompt(TorchTrainer)(
         loop,
         train_loop_config={"job": job, "resume": resume},
+        torch_config=NodeTorchConfig(),
         scaling_config=ray_train.ScalingConfig(
             num_workers=job.recipe.trainer.workers, use_gpu=share.gpu, resources_per_worker=share.resources()
         ),

@@ -1,0 +1,92 @@
+"""How the workers of a training find each other: by the address of Ray's node, whatever the host's name resolves to.
+
+    TorchTrainer(loop, torch_config=NodeTorchConfig(), ...)
+
+Ray's own TorchConfig leaves two choices to torch. The store of rank 0 then listens on every interface, and gloo on the
+address of the host's name: beyond loopback on a local cluster, and on loopback on a cluster of Debian machines, whose
+name is 127.0.1.1. Here both take the address that Ray knows the node by, which is 127.0.0.1 on a local cluster.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import ray
+import torch.distributed as dist
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+
+# What gloo and nccl read; "=" asks nccl for the interface of exactly this name.
+INTERFACES = {"GLOO_SOCKET_IFNAME": "{}", "NCCL_SOCKET_IFNAME": "={}"}
+
+
+@dataclass
+class NodeTorchConfig(TorchConfig):
+    """TorchConfig whose process group listens on the nodes' own addresses alone."""
+
+    @property
+    def backend_cls(self) -> type[NodeBackend]:
+        return NodeBackend
+
+
+class NodeBackend(_TorchBackend):
+    """Ray calls it in the controller, before the training function starts."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        on_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+        backend = backend_config.backend or ("nccl" if on_gpus else "gloo")
+        timeout = timedelta(seconds=backend_config.timeout_s)
+        address, port = worker_group.execute_single(0, free_port)
+        worker_group.execute(_set_torch_distributed_env_vars)
+        world = len(worker_group)
+        ranks = [
+            worker_group.execute_single_async(rank, join, backend, address, port, rank, world, timeout)
+            for rank in range(world)
+        ]
+        ray.get(ranks)
+
+
+def free_port() -> tuple[str, int]:
+    """This node's address, and a port that is free there."""
+    address = ray.util.get_node_ip_address()
+    with _listener(address, 0) as listener:
+        return address, listener.getsockname()[1]
+
+
+def join(backend: str, address: str, port: int, rank: int, world: int, timeout: timedelta) -> None:
+    """Makes the process group of this worker; rank 0 listens for the others at the address and port."""
+    use_interface(ray.util.get_node_ip_address())
+    listener = _listener(address, port).detach() if rank == 0 else None
+    store = dist.TCPStore(
+        address, port, world, is_master=rank == 0, timeout=timeout, multi_tenant=True, master_listen_fd=listener
+    )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+
+
+def use_interface(address: str) -> None:
+    """Makes gloo and nccl of this process take the interface with the address; what a user has set stays."""
+    if name := interface_of(address):
+        for variable, form in INTERFACES.items():
+            os.environ.setdefault(variable, form.format(name))
+
+
+def interface_of(address: str) -> str | None:
+    """Name of the network interface that has the address; None where none has it, as behind a NAT."""
+    import psutil  # Ray brings its own, which can be imported after Ray
+
+    for name, entries in psutil.net_if_addrs().items():
+        if any(entry.address.partition("%")[0] == address for entry in entries):
+            return str(name)
+    if address != "127.0.0.1" and ipaddress.ip_address(address).is_loopback:
+        return interface_of("127.0.0.1")  # which stands for all of 127.0.0.0/8
+    return None
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, port), family=family, backlog=1024)
