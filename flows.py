@@ -28,6 +28,8 @@ from pipelines.desk.scheduler import ADVICE, SchedulerError, unscheduled
 from pipelines.night import Done, Outcome, Ref
 from pipelines.progress import display
 from pipelines.recipe import Recipe, load
+from pipelines.recipe.variables import hide_in_overrides
+from pipelines.redaction import redacted_errors
 from pipelines.search.front_table import picked
 from pipelines.store import Store
 from pipelines.study import stage as study_stage
@@ -66,8 +68,15 @@ def may_pass(task_: Any, run_: Any, state: State) -> bool:
 
 
 def stage(name: str, retries: int = 2) -> Any:
-    """A task of the DAG; with retries, for stages that read from afar or write to the store."""
-    return task(
+    """A task of the DAG; with retries, for stages that read from afar or write to the store.
+
+    Prefect stores the message of an error: secrets are taken out of it first.
+    """
+
+    def decorate(function: Any) -> Any:
+        return settings(redacted_errors()(function))
+
+    settings = task(
         name=name,
         task_run_name=name,
         retries=retries,
@@ -76,6 +85,7 @@ def stage(name: str, retries: int = 2) -> Any:
         cache_policy=NO_CACHE,
         persist_result=False,
     )
+    return decorate
 
 
 ingest = stage("ingest")(night.ingest)
@@ -114,7 +124,7 @@ def nightly(
     """
     root = root or environment.default_root()
     loaded, store = load(recipe, night.with_workers(overrides, workers)), Store(root)
-    with night.one_at_a_time(root, f"night of {loaded.name}", wait), display():
+    with redacted_errors(), night.one_at_a_time(root, f"night of {loaded.name}", wait), display():
         key = night.keep_recipe(store, loaded)
         said, utterances = ingested(root, key, loaded)
         record = None if again else night.finished(store, loaded, night.manifests(store, utterances))
@@ -225,7 +235,7 @@ def search(
     """Trials of the recipe's search space; with `train_winner`, a night of the point that is picked afterwards."""
     root = root or environment.default_root()
     loaded = load(recipe, list(overrides))
-    with night.one_at_a_time(root, f"search of {loaded.name}", wait), display():
+    with redacted_errors(), night.one_at_a_time(root, f"search of {loaded.name}", wait), display():
         if train_winner:
             verdict.check_name(root, loaded.name)
         with extracted(root, loaded) as (key, utterances, made):
@@ -262,7 +272,7 @@ def study(
     """
     root = root or environment.default_root()
     loaded = load(recipe, list(overrides))
-    with night.one_at_a_time(root, f"study of {loaded.name}", wait), display():
+    with redacted_errors(), night.one_at_a_time(root, f"study of {loaded.name}", wait), display():
         with extracted(root, loaded) as (key, utterances, made):
             if labels:
                 arguments = (list(labels), list(sparse), seeds, split, share)
@@ -305,7 +315,11 @@ def promote(
 ) -> dict[str, Any]:
     """Offers a registered version to the gate again, against whoever reigns now; with `force`, promotes it."""
     root = root or environment.default_root()
-    with night.one_at_a_time(root, f"promotion of {model}", wait=True, resumable=False), display():
+    with (
+        redacted_errors(),
+        night.one_at_a_time(root, f"promotion of {model}", wait=True, resumable=False),
+        display(),
+    ):
         outcome = promotion(root, model, version, force, reason, by)
     return outcome.value
 
@@ -332,11 +346,14 @@ def deployments(file: Path, root: str) -> list[Any]:
     flows: dict[str, Any] = {"nightly": nightly, "search": search, "study": study, "promote": promote}
     served = []
     for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["deployments"]:
+        parameters = dict(entry.get("parameters", {}))
+        if "overrides" in parameters:
+            parameters["overrides"] = hide_in_overrides(parameters["overrides"])
         made = flows[entry["entrypoint"].rpartition(":")[2]].to_deployment(
             name=entry["name"],
             description=entry.get("description"),
             tags=entry.get("tags"),
-            parameters={**entry.get("parameters", {}), "root": root if "://" in root else str(Path(root).resolve())},
+            parameters={**parameters, "root": root if "://" in root else str(Path(root).resolve())},
             schedules=[schedule_of(written) for written in entry.get("schedules", ())],
             concurrency_limit=ConcurrencyLimitConfig(**entry.get("concurrency_limit", ONE_AT_A_TIME)),
             entrypoint_type=EntrypointType.MODULE_PATH,  # found wherever this is called from

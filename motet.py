@@ -42,6 +42,7 @@ from pipelines.desk.console import (
 from pipelines.night import Outcome, metrics_of
 from pipelines.progress import display
 from pipelines.recipe import BALANCING, SHARING_MODES, load
+from pipelines.recipe.variables import hide_in_overrides
 from pipelines.search.front_table import front_lines, front_rows, picked
 from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
 
@@ -67,12 +68,13 @@ def nightly_command(
 
     Example: `motet nightly assistant --set trainer.epochs=10 --workers 2`
     """
-    load(recipe, night.with_workers(settings or [], workers))  # a mistake is told before anything starts
+    overrides = hide_in_overrides(settings or [])
+    load(recipe, night.with_workers(overrides, workers))  # a mistake is told before anything starts
     import flows
 
     environment.make_home(root)
     with display(quiet=as_json):
-        result = flows.nightly(recipe, root=root, overrides=settings or [], workers=workers, again=again, wait=wait)
+        result = flows.nightly(recipe, root=root, overrides=overrides, workers=workers, again=again, wait=wait)
     outcome = Outcome(**result)
     emit(result, as_json, table_of(verdict.headline(outcome), metrics_of(outcome), NUMBERS))
     if not as_json:
@@ -104,12 +106,13 @@ def search_command(
     Example: `motet search assistant --trials 8`, after an interruption the same with `--resume`, and then
     `motet search assistant --resume --pick knee --write knee.yaml`
     """
-    load(recipe, settings or [])
+    overrides = hide_in_overrides(settings or [])
+    load(recipe, overrides)
     import flows
 
     environment.make_home(root)
     with display(quiet=as_json):
-        found = flows.search(recipe, root, settings or [], trials, resume, train_winner, wait, pick)
+        found = flows.search(recipe, root, overrides, trials, resume, train_winner, wait, pick)
     rows = [night.trial_row(row) for row in found["leaderboard"]]
     emit(found, as_json, table_of(f"trials, the best first ({found['objective']['label']})", rows, NUMBERS))
     if not as_json:
@@ -118,7 +121,7 @@ def search_command(
     if write:
         from pipelines.search.trial import with_overrides
 
-        write.write_text(with_overrides(load(recipe, settings or []), chosen).to_yaml(), encoding="utf-8")
+        write.write_text(with_overrides(load(recipe, overrides), chosen).to_yaml(), encoding="utf-8")
     if not as_json:
         print(f"\n{pick}: motet nightly {recipe} " + " ".join(f"--set {setting}" for setting in chosen))
         if write:
@@ -189,7 +192,7 @@ def study_command(
     shares = _shares(labels)
     if few and not shares:
         raise typer.BadParameter(f"--sparse {sparse}: says whose labels are few, and needs --labels, as 0.01,0.1,1")
-    overrides = [*(settings or []), *([f"trainer.epochs={epochs}"] if epochs else [])]
+    overrides = [*hide_in_overrides(settings or []), *([f"trainer.epochs={epochs}"] if epochs else [])]
     loaded = load(recipe, overrides)
     if unknown := sorted(set(few) - set(loaded.tasks)):
         raise typer.BadParameter(f"--sparse {', '.join(unknown)}: expected some of {', '.join(loaded.tasks)}")

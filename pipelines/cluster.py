@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from pipelines.redaction import redact, scrub
+
 T = TypeVar("T")
 
 OBJECT_STORE_BYTES = 512 * 2**20  # a local cluster's shared memory; stages pass keys through it, not features
@@ -134,7 +136,8 @@ def _join(address: str, worker_output: bool) -> None:
         ray.init(address=address, log_to_driver=worker_output, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         hint = "is it up, and does RAY_AUTH_TOKEN match?"
-        raise ClusterError(f"cannot use the Ray cluster at RAY_ADDRESS={address}: {error}; {hint}") from error
+        scrub(error)
+        raise ClusterError(f"cannot use the Ray cluster at RAY_ADDRESS={redact(address)}: {error}; {hint}") from error
 
 
 def _ray() -> Any:

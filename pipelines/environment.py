@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.redaction import install_log_redaction
+
 HEARTBEAT_SECONDS = 30  # of a flow run; the least that Prefect takes
 LOGGER = "motet"  # what a night says goes there too: Prefect's pages show it with the run
 ROOT = "motet-root"  # in the current directory, unless --root or MOTET_ROOT says otherwise
@@ -27,7 +29,7 @@ QUIET = {
 
 
 def prepare(root: str, verbose: bool = False) -> None:
-    """Fills in what the environment leaves open.
+    """Fills in what the environment leaves open, and keeps secrets out of this process's logs.
 
     Without PREFECT_API_URL, Prefect runs in this process on a database under the root, so that a project's
     nights are shown together; a root in S3 keeps it under the home directory.
@@ -48,6 +50,7 @@ def prepare(root: str, verbose: bool = False) -> None:
         defaults["RAY_TRAIN_VERBOSE"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    install_log_redaction()
     # Commands that start no flow leave no folder behind; those that do call make_home.
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home directory")
 

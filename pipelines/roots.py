@@ -21,6 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipelines.redaction import redact
+
 TEMPORARY = ".tmp"  # half-written files of a folder root; never listed
 
 
@@ -202,7 +204,7 @@ def open_root(location: str) -> FolderRoot | S3Root:
             raise StoreError(f"{location!r} names no bucket; expected s3://bucket/prefix")
         return S3Root(location)
     if "://" in location:
-        raise StoreError(f"{location!r} cannot be a store; expected a folder or s3://bucket/prefix")
+        raise StoreError(f"{redact(location)!r} cannot be a store; expected a folder or s3://bucket/prefix")
     return FolderRoot(Path(location).expanduser().absolute())
 
 

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from pipelines import lock
 from pipelines.kinds import check_kind
+from pipelines.redaction import scrub
 from pipelines.roots import TEMPORARY, Entry, FolderRoot, StoreError, cache_folder, open_root
 
 __all__ = ["Entry", "Manifest", "Store", "StoreError", "fingerprint"]
@@ -84,6 +85,7 @@ class Store:
             kept = self._root.read(key) if first else b""
             self._root.delete(key)
         except OSError as error:
+            scrub(error)
             raise StoreError(f"{self.root} cannot be used as a store: {error}") from error
         if not first or second or kept != b"1":
             raise StoreError(

@@ -106,7 +106,7 @@ def _rows(source: Source, name: str, present: set[str]) -> Iterator[Utterance | 
 
 def _language(source: Source, path: PurePosixPath) -> str:
     """The list's folder; the source's own name when the source is one language."""
-    return path.parent.name or PurePosixPath(source.uri.rstrip("/")).name.partition(".")[0]
+    return path.parent.name or source.name.partition(".")[0]
 
 
 READER = Reader(read, source_fingerprint)

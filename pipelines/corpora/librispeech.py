@@ -114,7 +114,7 @@ def _subset(source: Source, path: PurePosixPath) -> str:
     """The folder above the speaker's; the source's own name when the source is one subset."""
     if len(path.parts) >= 4:
         return path.parts[-4]
-    return PurePosixPath(source.uri.rstrip("/")).name
+    return source.name
 
 
 def _is_chapter(folder: str) -> bool:

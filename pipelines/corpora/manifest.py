@@ -33,6 +33,7 @@ from pipelines.corpora.base import (
 from pipelines.corpora.rows import Embedded, Row, read_rows
 from pipelines.data.source import Source, SourceError
 from pipelines.recipe import Corpus
+from pipelines.redaction import redact
 from pipelines.store import fingerprint
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -225,7 +226,7 @@ class _File:
         if not isinstance(audio, str):
             raise RowError("bad_row", f"audio is {type(audio).__name__}, expected a path")
         if "://" in audio and not audio.startswith("s3://"):
-            raise RowError("bad_row", f"audio is {audio!r}, expected a path; download it first")
+            raise RowError("bad_row", f"audio is {redact(audio)!r}, expected a path; download it first")
         if audio.startswith("s3://") and not self.source.uri.startswith("s3://") and self.source.lasting:
             return Recording(uri=audio, name=audio, start=start, duration=duration)
         try:
@@ -237,7 +238,7 @@ class _File:
         return self.source.recording(path, start, duration)
 
     def _embedded(self, audio: Embedded, start: float, duration: float | None) -> Recording:
-        name = f"{self.where}!/{audio.path or 'audio'}"
+        name = f"{self.where}!/{redact(audio.path or 'audio')}"
         stamp = f"{self.source.stamp(str(self.path))}:{audio.place}"
         return Recording(load=audio.load, name=name, start=start, duration=duration, stamp=stamp)
 
@@ -245,6 +246,7 @@ class _File:
         """An id for a row that has none: its recording's name and segment, else its place in the file."""
         audio = row.get("audio")
         name = audio.path if isinstance(audio, Embedded) else audio.get("path") if isinstance(audio, Mapping) else audio
+        name = redact(name) if name and "://" in name else name
         stem = str(PurePosixPath(name).with_suffix("")).lstrip("/") if name else f"{self.path.stem}-{number}"
         if recording is not None and recording.start:
             stem += f"-{recording.start:.3f}"

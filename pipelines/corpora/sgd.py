@@ -56,7 +56,7 @@ def _is_dialogues(source: Source, path: str) -> bool:
 
 def _split(source: Source, path: str) -> str | None:
     """Of the folder's name; of the source's own when the source is one split."""
-    name = PurePosixPath(path).parent.name or PurePosixPath(source.uri.rstrip("/")).name
+    name = PurePosixPath(path).parent.name or source.name
     return SPLIT_NAMES.get(name)
 
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from pipelines.redaction import redact, scrub
 from pipelines.roots import cache_folder, sha256
 
 TIMEOUT = httpx.Timeout(30.0)  # s without a byte, not for the whole file
@@ -34,10 +35,12 @@ def remote_stamp(url: str) -> str:
         with httpx.stream("HEAD", url, follow_redirects=True, timeout=TIMEOUT) as answer:
             answer.raise_for_status()
             stamp = _stamp(answer.headers)
-    except httpx.HTTPError as error:
-        raise DownloadError(f"{url}: {_describe(error)}") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DownloadError(f"{redact(url)}: {_describe(error)}") from error
     if not stamp:
-        raise DownloadError(f"{url}: the server gives no ETag, date or length; set the corpus's checksum (sha256)")
+        raise DownloadError(
+            f"{redact(url)}: the server gives no ETag, date or length; set the corpus's checksum (sha256)"
+        )
     return stamp
 
 
@@ -60,12 +63,12 @@ def download(url: str, checksum: str | None = None) -> Path:
         try:
             _fetch(url, partial)
             break
-        except httpx.HTTPStatusError as error:
-            raise DownloadError(f"{url}: {_describe(error)}") from error
+        except (httpx.HTTPStatusError, httpx.InvalidURL) as error:
+            raise DownloadError(f"{redact(url)}: {_describe(error)}") from error
         except httpx.HTTPError as error:
             if attempt == ATTEMPTS:
                 raise DownloadError(
-                    f"{url}: {_describe(error)}; broke off {ATTEMPTS} times, {partial} is kept"
+                    f"{redact(url)}: {_describe(error)}; broke off {ATTEMPTS} times, {partial} is kept"
                 ) from error
     _verify(partial, checksum, url)
     os.replace(partial, target)
@@ -105,7 +108,7 @@ def _verify(path: Path, checksum: str | None, url: str) -> None:
     found = sha256(path)
     if found != checksum.lower():
         path.unlink()
-        raise DownloadError(f"{url}: sha256 is {found}, expected {checksum.lower()}; the download was removed")
+        raise DownloadError(f"{redact(url)}: sha256 is {found}, expected {checksum.lower()}; the download was removed")
 
 
 def _validator(headers: httpx.Headers) -> str | None:
@@ -122,7 +125,9 @@ def _stamp(headers: httpx.Headers) -> str:
     return "|".join(headers[name] for name in ("last-modified", "content-length") if name in headers)
 
 
-def _describe(error: httpx.HTTPError) -> str:
+def _describe(error: httpx.HTTPError | httpx.InvalidURL) -> str:
+    """What went wrong; the error, which the message is raised from, quotes its URL no more."""
+    scrub(error)
     if isinstance(error, httpx.HTTPStatusError):
         return f"HTTP {error.response.status_code} {error.response.reason_phrase}"
     return f"{type(error).__name__}: {error}"

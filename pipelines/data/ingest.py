@@ -31,6 +31,7 @@ from pipelines.data.source import Source, open_source
 from pipelines.data.splits import overrides, settle
 from pipelines.data.table import QUARANTINE, SPLITS, UTTERANCES, conform, stated
 from pipelines.recipe import Corpus, Quality
+from pipelines.redaction import redact
 from pipelines.store import Manifest, Store, fingerprint
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def ingest(corpus: Corpus, quality: Quality, store: Store, progress: Report | No
     overrides(corpus)  # a mistyped split, or voice, is told before anything is read
     check_phonemiser(corpus)
     reader = CORPORA[corpus.kind]
-    source = open_source(corpus.source, corpus.checksum) if corpus.source else None
+    location = corpus.location()
+    source = open_source(location, corpus.checksum, corpus.source) if location else None
     listing = fingerprint(VERSION, _stated(corpus), quality.model_dump(), reader.fingerprint(source, corpus))
     last = store.latest(f"recordings/{corpus.name}")
     unchanged = _already_done(store, corpus, last, listing)
@@ -101,9 +103,11 @@ def quarantine(store: Store, manifest: Manifest) -> pa.Table:
 
 def _stated(corpus: Corpus) -> dict[str, Any]:
     """The recipe's corpus as it is hashed: phonemes that nobody asks for make no other version of it."""
+    content = {**corpus.model_dump(mode="json"), "source": corpus.location()}
     if corpus.phonemes is None:
-        return corpus.model_dump(mode="json", exclude={"phonemes"})
-    return {**corpus.model_dump(mode="json"), "phonemiser": phonemiser_version(corpus.phonemes)}
+        content.pop("phonemes")
+        return content
+    return {**content, "phonemiser": phonemiser_version(corpus.phonemes)}
 
 
 def _already_done(store: Store, corpus: Corpus, last: Manifest | None, listing: str) -> Manifest | None:
@@ -237,8 +241,8 @@ def _tables(corpus: Corpus, drafts: list[_Draft], rejects: list[Reject]) -> tupl
 
 
 def _printable(value: Any) -> Any:
-    """File names need not be UTF-8; Arrow's strings must."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    """File names need not be UTF-8; Arrow's strings must. What a row quotes may be a URL with a password."""
+    return redact(value.encode("utf-8", "backslashreplace").decode()) if isinstance(value, str) else value
 
 
 def _meta(corpus: Corpus, rows: pa.Table, quarantined: pa.Table, sources: int) -> dict[str, Any]:
@@ -265,7 +269,7 @@ def summary(corpus: Corpus, rows: pa.Table, quarantined: pa.Table, quality: Qual
     """What is in quarantine, by reason, each with an example."""
     total = rows.num_rows + quarantined.num_rows
     if not total:
-        return f"{corpus.name}: {corpus.source} holds no utterance"
+        return f"{corpus.name}: {redact(str(corpus.source))} holds no utterance"
     share = quarantined.num_rows / total
     lines = [
         f"{corpus.name}: {quarantined.num_rows} of {total} utterances ({share:.1%}) are in quarantine, "

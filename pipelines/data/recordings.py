@@ -25,6 +25,7 @@ from pipelines.data.sound import SoundError, check
 from pipelines.data.sound import read as read_sound
 from pipelines.data.source import Recording, SourceError, read_audio
 from pipelines.recipe import Quality
+from pipelines.redaction import redact, scrub
 from pipelines.roots import http_status
 from pipelines.store import STORED, Store
 
@@ -149,16 +150,18 @@ def _look(recordings: Sequence[Recording], quality: Quality, store: Store) -> li
     try:
         data = recordings[0].load() if recordings[0].load is not None else read_audio(recordings[0].uri or "", store)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        return [replace(fact, reason="missing_file", detail=f"{fact.name}: {error}") for fact in blank]
+        return [replace(fact, reason="missing_file", detail=redact(f"{fact.name}: {error}")) for fact in blank]
     except PermissionError as error:
         if http_status(error) is not None:  # expired credentials or a wrong clock are no fault of the recording
+            scrub(error)
             text = f"{blank[0].name} cannot be read: {error}; check the credentials and the clock of this machine"
             raise SourceError(text) from error
-        return [replace(fact, reason="missing_file", detail=f"{fact.name}: {error}") for fact in blank]
+        return [replace(fact, reason="missing_file", detail=redact(f"{fact.name}: {error}")) for fact in blank]
     except ValueError as error:  # a damaged page of a Parquet file
-        return [replace(fact, reason="undecodable", detail=f"{fact.name}: {error}") for fact in blank]
+        return [replace(fact, reason="undecodable", detail=redact(f"{fact.name}: {error}")) for fact in blank]
     except OSError as error:
         # A network that failed is not a fault of the recording: the stage fails, and may be tried again.
+        scrub(error)
         raise SourceError(f"{blank[0].name} cannot be read: {error}") from error
     facts = [_examine(fact, data, quality) for fact in blank]
     audio = recordings[0].uri

@@ -17,11 +17,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 from pipelines.data.archive import ArchiveError, is_archive_name, unpack
 from pipelines.data.download import DownloadError, download, remote_stamp
+from pipelines.redaction import redact, redacted_errors
 from pipelines.roots import cache_folder, object_exists, s3_filesystem, sha256
 from pipelines.store import STORED, Store, fingerprint
 
@@ -62,7 +63,8 @@ class Recording:
 class Source(Protocol):
     """Files by their paths below the source, joined by '/'.
 
-    uri: as the recipe gives it. focus: the one file that the URI names, or None when it names a folder.
+    uri: as people are shown it, and as it is stored, without secrets. name: the last part of what is opened.
+    focus: the one file that the URI names, or None when it names a folder.
     lasting: its recordings may be referred to where they lie. What is not lasting (an unpacked archive) was filled
         by somebody else: nothing in it may point outside.
     """
@@ -70,6 +72,8 @@ class Source(Protocol):
     uri: str
     lasting: bool
 
+    @property
+    def name(self) -> str: ...
     @property
     def focus(self) -> str | None: ...
     def files(self) -> list[File]: ...
@@ -90,6 +94,10 @@ class FolderSource:
         self.focus = focus
         self.uri = uri or str(folder)
         self.lasting = lasting
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.uri).name
 
     def files(self) -> list[File]:
         if self.focus is not None:
@@ -144,7 +152,8 @@ class S3Source:
     lasting = True
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
+        self.uri = redact(uri)
+        self.name = PurePosixPath(uri.rstrip("/")).name
         self._folders: dict[str, dict[str, str]] = {}  # folder -> name -> ETag, of what lies beside a focus
         base = uri.removeprefix("s3://").rstrip("/")
         self.focus: str | None = None
@@ -165,7 +174,7 @@ class S3Source:
             found = {}
         if not found:
             raise SourceError(
-                f"{self.uri}: no such object and nothing below it (endpoint {self.fs.endpoint_url or 'AWS'})"
+                f"{self.uri}: no such object and nothing below it (endpoint {redact(self.fs.endpoint_url or 'AWS')})"
             )
         paths = {path[len(self.base) + 1 :]: info for path, info in found.items() if info["type"] == "file"}
         return {path: File(path, info["size"], info["ETag"].strip('"')) for path, info in paths.items()}
@@ -220,14 +229,16 @@ class FetchedSource:
 
     lasting = False
 
-    def __init__(self, uri: str, version: str, checksum: str | None) -> None:
-        self.uri = uri
+    def __init__(self, location: str, version: str, checksum: str | None, shown: str | None = None) -> None:
+        self.uri = shown or location
+        self.name = PurePosixPath(location.rstrip("/")).name
+        self._location = location
         self._version = version
         self._checksum = checksum
 
     @cached_property
     def _local(self) -> FolderSource:
-        file = _fetch(self.uri, self._version, self._checksum)
+        file = _fetch(self._location, self._version, self._checksum, self.uri)
         if not is_archive_name(file.name):
             return FolderSource(file.parent, focus=file.name, uri=self.uri, lasting=False)
         folder = cache_folder() / "unpacked" / fingerprint(str(file), self._version)
@@ -264,30 +275,33 @@ class FetchedSource:
         return self._local.recording(path, start, duration)
 
     def fingerprint(self) -> str:
-        return fingerprint(self.uri, self._version)
+        return fingerprint(self._location, self._version)
 
 
-def open_source(uri: str, checksum: str | None = None) -> Source:
+def open_source(uri: str, checksum: str | None = None, written: str | None = None) -> Source:
     """The source that a URI names; nothing is downloaded or unpacked yet.
 
     checksum: sha256 of an archive or a download, in hex. With one, an http source is known without asking the server.
+    written: the URI with its variables unexpanded; names of what is downloaded, which are stored, are made of it.
 
     Raises:
         SourceError: there is no such thing.
     """
     scheme = uri.partition("://")[0].lower() if "://" in uri else ""
+    shown = redact(written or uri)
     try:
-        if scheme in ("http", "https"):
-            return FetchedSource(uri, checksum.lower() if checksum else remote_stamp(uri), checksum)
-        if scheme == "s3":
-            source = S3Source(uri)
-            if source.focus and is_archive_name(source.focus):
-                return FetchedSource(uri, source.stamp(source.focus), checksum)
-            return source
+        with redacted_errors():
+            if scheme in ("http", "https"):
+                return FetchedSource(uri, checksum.lower() if checksum else remote_stamp(uri), checksum, shown)
+            if scheme == "s3":
+                source = S3Source(uri)
+                if source.focus and is_archive_name(source.focus):
+                    return FetchedSource(uri, source.stamp(source.focus), checksum, source.uri)
+                return source
     except (DownloadError, OSError) as error:
-        raise SourceError(f"{uri}: {error}") from error
+        raise SourceError(_without(f"{shown}: {error}", uri, shown)) from None
     if scheme not in ("", "file"):
-        raise SourceError(f"{uri}: unknown scheme {scheme!r}; expected a path, http(s):// or s3://")
+        raise SourceError(f"{shown}: unknown scheme {scheme!r}; expected a path, http(s):// or s3://")
     return _open_path(Path(uri.removeprefix("file://")).expanduser().absolute(), checksum)
 
 
@@ -314,20 +328,26 @@ def _open_path(path: Path, checksum: str | None) -> Source:
     return FolderSource(path.parent, focus=path.name)
 
 
-def _fetch(uri: str, version: str, checksum: str | None) -> Path:
+def _fetch(uri: str, version: str, checksum: str | None, shown: str) -> Path:
     """The archive or file as a local file that matches its checksum."""
     try:
-        if uri.startswith(("http://", "https://")):
-            return download(uri, checksum)
-        if uri.startswith("s3://"):
-            path = _fetch_object(uri, version)
-        else:
-            path = Path(uri)
-        if checksum and sha256(path) != checksum.lower():
-            raise SourceError(f"{uri}: sha256 is {sha256(path)}, expected {checksum.lower()}")
+        with redacted_errors():
+            if uri.lower().startswith(("http://", "https://")):
+                return download(uri, checksum)
+            if uri.startswith("s3://"):
+                path = _fetch_object(uri, version)
+            else:
+                path = Path(uri)
+            if checksum and sha256(path) != checksum.lower():
+                raise SourceError(f"{shown}: sha256 is {sha256(path)}, expected {checksum.lower()}")
     except (DownloadError, OSError) as error:
-        raise SourceError(str(error)) from error
+        raise SourceError(_without(str(error), uri, shown)) from None
     return path
+
+
+def _without(message: str, uri: str, shown: str) -> str:
+    """The message with the URI as it is shown: also a variable in its path may be a secret."""
+    return message.replace(uri, shown).replace(redact(uri), shown) if "://" in uri else message
 
 
 def _fetch_object(uri: str, version: str) -> Path:

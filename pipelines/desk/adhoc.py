@@ -15,6 +15,7 @@ from mtl.hotwords import WEIGHT
 from mtl.text import DIALOGUE
 from pipelines import progress
 from pipelines.recipe import Recipe, RecipeError, parse
+from pipelines.recipe.variables import escape, hide_secrets
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,6 +66,8 @@ def as_recipe(corpus: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
             raise RecipeError(f"--set {setting!r}: expected options.KEY=VALUE or quality.KEY=VALUE")
         content[section][field] = yaml.safe_load(value)
     given = {key: value for key, value in corpus.items() if value is not None}
+    if "source" in given:  # the shell has expanded what it was to expand
+        given["source"] = hide_secrets(escape(given["source"]), given["name"])
     return parse(
         {
             "name": "adhoc",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
+
+from pipelines.redaction import redact
 
 NUMBERS = (
     "value",
@@ -131,19 +134,23 @@ def who() -> str:
 
 
 def run() -> None:
-    """Runs the command line; what a person can mend is told in a line, anything else keeps its traceback."""
+    """Runs the command line; what a person can mend is told in a line, anything else keeps its traceback.
+
+    Libraries quote the URLs that they were given in their errors: nothing is printed with a secret in it.
+    """
     from pipelines.recipe import RecipeError
 
     try:
         app(prog_name="motet")
     except RecipeError as error:
-        print(f"motet: {error}", file=sys.stderr)
+        print(f"motet: {redact(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         # Motet's own errors say what was wrong, where, and what to do.
-        if type(error).__module__.split(".")[0] not in ("pipelines", "mtl"):
-            raise
-        print(f"motet: {error}", file=sys.stderr)
+        if type(error).__module__.split(".")[0] in ("pipelines", "mtl"):
+            print(f"motet: {redact(str(error))}", file=sys.stderr)
+        else:
+            print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
         sys.exit(1)
     except KeyboardInterrupt:
         print("motet: interrupted", file=sys.stderr)

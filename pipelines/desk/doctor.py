@@ -16,11 +16,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 from pipelines.environment import QUIET
+from pipelines.redaction import redact
 
 MIN_PYTHON = (3, 11)
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -57,7 +58,8 @@ def examine(root: str) -> list[Check]:
         imports = [pool.submit(importable, name, code) for name, code in IMPORTS.items()]
         servers = pool.submit(configured_servers)
         first = [python(), cores(), memory(), disk(root), versions(), accelerator(), espeak(), store(root)]
-        return [*first, *(found.result() for found in imports), *registry(root), *servers.result(), *ports()]
+        checks = [*first, *(found.result() for found in imports), *registry(root), *servers.result(), *ports()]
+    return [replace(check, found=redact(check.found), advice=redact(check.advice)) for check in checks]
 
 
 def python() -> Check:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pipelines.desk.doctor import port_free
 from pipelines.environment import QUIET
+from pipelines.redaction import redact
 
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT, RAY_PORT, RAY_GCS_PORT = 4200, 5000, 8265, 6379
@@ -218,7 +219,7 @@ def _port(name: str, given: int | None, usual: int, taken: set[int]) -> int:
 
 def _tail(logs: Path, service: Service, lines: int = 15) -> str:
     text = (logs / f"{service.name.lower()}.log").read_text(errors="replace")
-    return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
+    return "\n".join(f"  {redact(line)}" for line in text.splitlines()[-lines:])
 
 
 def serve(root: str, prefect: int | None, mlflow: int | None, ray: int | None, cpus: int | None) -> None:

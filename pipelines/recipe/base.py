@@ -27,5 +27,9 @@ TASK_KINDS = (
 )
 
 
+class RecipeError(ValueError):
+    """A recipe that cannot be read; the message says which key, what was expected and what is nearest."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from pipelines.recipe.base import CORPUS_KINDS, Section
+from pipelines.recipe.variables import expand
 
 
 class Fractions(Section):
@@ -26,7 +27,9 @@ class Fractions(Section):
 class Corpus(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="name in tables and metrics")
     kind: Literal[CORPUS_KINDS]  # type: ignore[valid-type]
-    source: str | None = Field(None, description="folder, archive, http(s) URL, s3:// prefix; none for espeak")
+    source: str | None = Field(
+        None, description="folder, archive, http(s) URL, s3:// prefix, with $NAME for variables; none for espeak"
+    )
     checksum: str | None = Field(None, description="sha256 of an archive or download, hex")
     split_by: Literal["release", "speaker", "sentence"] = Field(
         "release", description="the release's own splits where it has them, else (or instead) by speaker or sentence"
@@ -38,6 +41,14 @@ class Corpus(Section):
         description="for synthesis: eSpeak's voice whose phonemes are made of the texts (gmw/en-us), or characters",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="settings of this corpus kind")
+
+    def location(self) -> str | None:
+        """The source with its variables expanded: what is opened. It may hold secrets, so it is never stored.
+
+        Raises:
+            RecipeError: a variable that is not set.
+        """
+        return None if self.source is None else expand(self.source)
 
 
 class Quality(Section):

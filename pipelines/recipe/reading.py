@@ -11,17 +11,16 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipelines.recipe.base import RecipeError
 from pipelines.recipe.data import Corpus
 from pipelines.recipe.model import Task
 from pipelines.recipe.recipe import Recipe
 from pipelines.recipe.training import Stage
+from pipelines.recipe.variables import hide_secrets, undefined
+from pipelines.redaction import redact
 from pipelines.roots import sha256
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be read; the message says which key, what was expected and what is nearest."""
 
 
 def shipped() -> list[str]:
@@ -40,12 +39,12 @@ def load(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Reci
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
+        raise RecipeError(redact(f"{path} is not YAML: {error}")) from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path} holds {type(content).__name__}, expected a mapping with name, corpora, tasks …")
     for override in overrides:
         _override(content, override)
-    _expand_sources(content, path)
+    _check_sources(content, path)
     _find_arpa(content, path)
     return parse(content, where=str(path))
 
@@ -56,32 +55,35 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         lines = [_explain(fault) for fault in error.errors()]
-        raise RecipeError(f"{where} is not a valid recipe:\n" + "\n".join(f"  {line}" for line in lines)) from None
+        raise RecipeError(
+            f"{where} is not a valid recipe:\n" + "\n".join(f"  {redact(line)}" for line in lines)
+        ) from None
 
 
-def _expand_sources(content: dict[str, Any], path: Path) -> None:
-    """`$NAME` and `~` in a corpus's source, so that a recipe need not name one machine's folders."""
+def _check_sources(content: dict[str, Any], path: Path) -> None:
+    """Sources keep their `$NAME` and `~`; a password that one states literally moves into the environment."""
     for corpus in content.get("corpora") or ():
         if not isinstance(corpus, dict) or not isinstance(corpus.get("source"), str):
             continue
-        source = os.path.expanduser(os.path.expandvars(corpus["source"]))
-        if "$" in source:
+        name, source = corpus.get("name"), corpus["source"]
+        if missing := undefined(source):
             raise RecipeError(
-                f"{path}: the source of corpus {corpus.get('name')!r} is {source!r}, but that variable is not set; "
-                f"export it, or give --set corpora.{corpus.get('name')}.source=FOLDER"
+                f"{path}: the source of corpus {name!r} is {redact(source)!r}, but that variable is not set; "
+                f"export {', '.join(missing)}, or give --set corpora.{name}.source=FOLDER"
             )
-        corpus["source"] = source
+        corpus["source"] = hide_secrets(source, str(name))
 
 
 def _find_arpa(content: dict[str, Any], path: Path) -> None:
-    """Expands `decoding.arpa` and fills in its checksum: another language model makes another recipe."""
+    """Fills in the checksum of `decoding.arpa`: another language model makes another recipe."""
     decoding = content.get("decoding")
     if not isinstance(decoding, dict) or not isinstance(decoding.get("arpa"), str):
         return
     arpa = Path(os.path.expanduser(os.path.expandvars(decoding["arpa"]))).resolve()
     if not arpa.is_file():
         raise RecipeError(f"{path}: decoding.arpa names {arpa}, which is no file; expected ARPA text, gzipped or not")
-    decoding["arpa"] = str(arpa)
+    # With variables as it is written, else absolute: a deployment runs in another folder.
+    decoding["arpa"] = decoding["arpa"] if "$" in decoding["arpa"] else str(arpa)
     decoding.setdefault("arpa_checksum", sha256(arpa))
 
 
@@ -104,15 +106,15 @@ def _find(name_or_path: str) -> Path:
 def _override(content: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals or not path:
-        raise RecipeError(f"--set {override!r}: expected key=value, for example trainer.epochs=3")
+        raise RecipeError(f"--set {redact(override)!r}: expected key=value, for example trainer.epochs=3")
     keys = path.strip().split(".")
     node: Any = content
     for depth, key in enumerate(keys[:-1]):
         node = _step_into(node, key, ".".join(keys[: depth + 1]))
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override!r}: {value!r} is not a YAML value") from error
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {redact(override)!r}: {redact(value)!r} is not a YAML value") from None
     if isinstance(parsed, str):
         # YAML 1.1 reads 1e-3 as a string; a person who types it means the number.
         with contextlib.suppress(ValueError):

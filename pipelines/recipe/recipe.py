@@ -208,7 +208,11 @@ class Recipe(Section):
 
     def address(self) -> str:
         """Hash of everything in the recipe that can change a result: all but its summary, search space, gates, who
-        listens, and what is looked at."""
+        listens, and what is looked at.
+
+        Raises:
+            RecipeError: a source names a variable that is not set.
+        """
         content = self.model_dump(mode="json", exclude={"summary", "search", "listening", "gates", "interpret"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
@@ -232,7 +236,8 @@ class Recipe(Section):
             content["loader"].pop("substitute")
         if self.fold is None:
             content.pop("fold")
-        for corpus in content["corpora"]:
+        for corpus, config in zip(content["corpora"], self.corpora, strict=True):
+            corpus["source"] = config.location()  # hashed as it is opened, since versions before stored it so
             if corpus["phonemes"] is None:
                 corpus.pop("phonemes")
         content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies

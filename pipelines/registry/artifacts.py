@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.registry.connection import connection
 from pipelines.registry.relocation import located
 from pipelines.registry.tracking import Run, client_of, refuse_served
 from pipelines.registry.version import RegistryError
@@ -64,7 +65,9 @@ def local_package(uri: str, home: Path, version: ModelVersion) -> Path:
     if not copy.is_dir():
         copy.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=copy.parent) as fresh:
-            package = mlflow.artifacts.download_artifacts(artifact_uri=location, tracking_uri=uri, dst_path=fresh)
+            package = mlflow.artifacts.download_artifacts(
+                artifact_uri=location, tracking_uri=connection(uri), dst_path=fresh
+            )
             with suppress(OSError):  # another process was first, with the same content
                 Path(package).rename(copy)
     return copy
@@ -74,7 +77,7 @@ def _folder_of(location: str, uri: str, version: ModelVersion) -> Path:
     import mlflow
 
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=location, tracking_uri=uri))
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=location, tracking_uri=connection(uri)))
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise RegistryError(
             f"the files of {version.name} version {version.version} are not at {location}: they were deleted, or a "

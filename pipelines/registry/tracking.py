@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.recipe import Recipe
+from pipelines.redaction import redact, scrub
+from pipelines.registry.connection import connection, registry_connection
 from pipelines.registry.relocation import relocate
 from pipelines.roots import sha256
 
@@ -50,7 +52,10 @@ class TrackingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """One MLflow run, as three strings; `with run:` marks it FAILED when the block raises, and else FINISHED."""
+    """One MLflow run, as three strings; `with run:` marks it FAILED when the block raises, and else FINISHED.
+
+    uri: as people are shown it, without secrets, see connection.py.
+    """
 
     uri: str
     experiment_id: str
@@ -131,9 +136,12 @@ def _metric_name(name: str) -> str:
 
 
 def tracking_uri(root: str) -> str:
-    """MLFLOW_TRACKING_URI; else a SQLite file in the root, or in ~/.motet when the root is not a folder."""
+    """MLFLOW_TRACKING_URI, without its secrets; else a SQLite file in the root, or in ~/.motet when that is no folder.
+
+    What connects to it takes `connection` of it.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
-    return uri or _database(root)
+    return redact(uri) if uri else _database(root)
 
 
 def _database(root: str) -> str:
@@ -159,10 +167,11 @@ def client_of(uri: str) -> MlflowClient:
     """
     mlflow = quiet_mlflow()
     try:
-        return _client(uri)
+        return _client(connection(uri))
     except mlflow.exceptions.MlflowException as error:
+        scrub(error)
         raise TrackingError(
-            f"MLflow at {uri} does not answer: {error}. Check MLFLOW_TRACKING_URI, or `motet doctor`."
+            f"MLflow at {redact(uri)} does not answer: {error}. Check MLFLOW_TRACKING_URI, or `motet doctor`."
         ) from error
 
 
@@ -172,7 +181,7 @@ def _client(uri: str) -> MlflowClient:
 
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=registry_connection() or uri)
 
 
 @contextmanager
@@ -185,7 +194,7 @@ def as_default(uri: str) -> Iterator[None]:
 
     with _DEFAULT:
         before = os.environ.get("MLFLOW_TRACKING_URI")
-        mlflow.set_tracking_uri(uri)
+        mlflow.set_tracking_uri(connection(uri))
         try:
             yield
         finally:
@@ -284,7 +293,7 @@ def refuse_served(location: str | None, uri: str) -> None:
     """Raises TrackingError for files that only an MLflow server can reach, when there is no server at `uri`."""
     if location and location.startswith("mlflow-artifacts:") and not uri.startswith("http"):
         raise TrackingError(
-            f"{location} is kept by an MLflow server, and {uri} is a database without one: "
+            f"{location} is kept by an MLflow server, and {redact(uri)} is a database without one: "
             "set MLFLOW_TRACKING_URI to the server (`motet up` starts one on this root)"
         )
 
@@ -346,7 +355,7 @@ def home_folder(root: str) -> Path:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return redact(value if isinstance(value, str) else json.dumps(value))
 
 
 def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -229,7 +229,9 @@ def given_language_model(recipe: Recipe, codec: Codec) -> NGram:
     Raises:
         LanguageModelError: no such file, no ARPA text, another file than the recipe was loaded with, another spelling.
     """
-    path, wanted = Path(recipe.decoding.arpa or ""), recipe.decoding.arpa_checksum
+    # As the recipe was read: a variable that is not set stays as it is, and no such file is found.
+    path = Path(os.path.expanduser(os.path.expandvars(recipe.decoding.arpa or "")))
+    wanted = recipe.decoding.arpa_checksum
     try:
         model = NGram.read(path)
         found = sha256(path)
