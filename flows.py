@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from pipelines import environment, night, verdict
+from pipelines.data.splits import require_rows
 from pipelines.desk.scheduler import ADVICE, SchedulerError, unscheduled
 from pipelines.night import Done, Outcome, Ref
 from pipelines.progress import display
@@ -141,10 +142,15 @@ def ingested(root: str, key: str, recipe: Recipe) -> tuple[list[Done], list[Ref]
 
 
 @contextmanager
-def extracted(root: str, recipe: Recipe) -> Iterator[tuple[str, list[Ref], list[Ref]]]:
-    """The recipe's key, utterances and features, in a Ray session that lasts as long as the block."""
+def extracted(root: str, recipe: Recipe, split: str | None) -> Iterator[tuple[str, list[Ref], list[Ref]]]:
+    """The recipe's key, utterances and features, in a Ray session that lasts as long as the block.
+
+    split: what models are compared on, which must have rows.
+    """
     key = night.keep_recipe(Store(root), recipe)
     _, utterances = ingested(root, key, recipe)
+    if split:
+        require_rows(recipe, night.manifests(Store(root), utterances), split)
     with ray_of_our_own():
         yield key, utterances, data_of(derived(root, key, recipe, utterances))
 
@@ -174,6 +180,7 @@ def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: l
     night.check_listeners(root, recipe)
     said += claim(root, recipe.name)
     tables = night.manifests(store, utterances)
+    require_rows(recipe, tables, "test")
     identity = night.identity(recipe, tables)
     name = night.training_name(store, recipe, identity, again)
     with ray_of_our_own():
@@ -238,7 +245,7 @@ def search(
     with redacted_errors(), night.one_at_a_time(root, f"search of {loaded.name}", wait), display():
         if train_winner:
             verdict.check_name(root, loaded.name)
-        with extracted(root, loaded) as (key, utterances, made):
+        with extracted(root, loaded, "valid") as (key, utterances, made):
             found = searched(root, key, utterances, made, trials, resume).value
         rows = [night.trial_row(row) for row in found["leaderboard"]]
         create_table_artifact(table=rows, key=artifact_key("search", loaded.name), description="trials, best first")
@@ -273,7 +280,7 @@ def study(
     root = root or environment.default_root()
     loaded = load(recipe, list(overrides))
     with redacted_errors(), night.one_at_a_time(root, f"study of {loaded.name}", wait), display():
-        with extracted(root, loaded) as (key, utterances, made):
+        with extracted(root, loaded, None if folds is not None else split) as (key, utterances, made):
             if labels:
                 arguments = (list(labels), list(sparse), seeds, split, share)
                 found: dict[str, Any] = studied_by_labels(root, key, utterances, made, *arguments).value

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -225,6 +226,10 @@ def test_a_night_leaves_no_secret_behind(
     (page,) = (root / "reports" / "guarded").glob("*.html")
     assert f"http://***@{servers.mlflow}" in page.read_text()
     assert "$CALLS_USER:${CALLS_PW}@" in page.read_text()
+
+    planted = tmp_path / "root" / "planted.parquet"
+    pq.write_table(pa.table({"audio": [f"https://eve:{QUOTED}@host/x.wav"] * 2}), planted, compression="zstd")
+    assert set(leaks(root)) == {f"{planted}: {QUOTED}"}  # it would be seen
 
     # What is stored opens again: the next night reads it, and finds nothing new.
     again = CliRunner().invoke(app, ["nightly", str(recipe), "--root", str(root), "--json"])

@@ -93,6 +93,19 @@ def ingest(corpus: Corpus, quality: Quality, store: Store, progress: Report | No
     return manifest
 
 
+def has_own_splits(corpus: Corpus) -> bool:
+    """Whether the corpus or its options say in which split some row is; else every row is dealt by a hash.
+
+    Reads labels up to the first row with a split: a manifest of an earlier ingest does not say it.
+    """
+    if overrides(corpus):
+        return True
+    location = corpus.location()
+    source = open_source(location, corpus.checksum, corpus.source) if location else None
+    rows = CORPORA[corpus.kind].read(source, corpus)
+    return any(isinstance(row, Utterance) and row.split is not None for row in rows)
+
+
 def utterances(store: Store, manifest: Manifest) -> pa.Table:
     return conform(store.read_table(manifest.files[0]))
 

@@ -9,14 +9,18 @@ recipe puts named speakers where one wants them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pipelines.data.table import SPLITS
-from pipelines.recipe import Corpus, Fractions
+from pipelines.recipe import Corpus, Fractions, Recipe
+
+if TYPE_CHECKING:
+    from pipelines.store import Manifest
 
 
 class SplitError(ValueError):
-    """`options.splits` of a corpus is not a mapping of speakers to splits."""
+    """`options.splits` of a corpus is not a mapping of speakers to splits, or a split that is needed has no rows."""
 
 
 def position(kind: str, name: str) -> float:
@@ -63,3 +67,28 @@ def overrides(corpus: Corpus) -> Mapping[str, str]:
             raise SplitError(f"{wrong}.{speaker} is {split!r}, expected one of {', '.join(SPLITS)}")
     # YAML reads a speaker 1089 as a number.
     return {str(speaker): split for speaker, split in given.items()}
+
+
+def require_rows(recipe: Recipe, tables: Sequence[Manifest], split: str) -> None:
+    """Checks that some corpus has rows in the split: before training, not when the model is to be scored.
+
+    tables: the utterance manifest of each corpus. Their meta may lack the counts, which then are not known.
+
+    Raises:
+        SplitError: no corpus has; the message gives the counts and what to set.
+    """
+    counts = {table.dataset.split("/", 1)[1]: table.meta.get("splits") for table in tables}
+    if not counts or any(splits is None or splits.get(split) for splits in counts.values()):
+        return
+    listed = "; ".join(f"corpus {name!r} has {described(splits or {})}" for name, splits in counts.items())
+    name = next(iter(counts))
+    raise SplitError(
+        f"recipe {recipe.name!r}: no {split} row to score a model on: {listed}. Rows without a split of their own are "
+        f"dealt by speaker, so that few speakers leave a split empty: set corpora.{name}.split_by=sentence, other "
+        f"corpora.{name}.fractions, or corpora.{name}.options.splits={{SPEAKER: {split}}}"
+    )
+
+
+def described(splits: Mapping[str, int]) -> str:
+    """'100 train, 17 valid, 13 test'"""
+    return ", ".join(f"{splits.get(split, 0):,} {split}" for split in SPLITS)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import progress
 from pipelines.desk.adhoc import as_recipe, ingest_one, model_uri
-from pipelines.recipe import RecipeError
+from pipelines.recipe import Corpus, RecipeError
+from pipelines.redaction import redact
 
 if TYPE_CHECKING:
     from mtl.predictor import Predictor
@@ -26,7 +27,7 @@ def evaluate_on(
     root: str,
     model: str,
     corpus: Mapping[str, Any],
-    split: str,
+    split: str | None,
     settings: Sequence[str],
     expected: Expected | None = None,
     greedy: bool = False,
@@ -35,6 +36,8 @@ def evaluate_on(
 ) -> dict[str, Any]:
     """Scores of a model on a split of any corpus, in percent, each with its 95 % interval and its number of rows.
 
+    split: train, valid, test or all. If left out, the test rows of a corpus that has splits of its own (or is dealt
+    into splits by `split_by`), and all rows of one that has none.
     expected: hot words; every score then stands beside the one without them. greedy: by the recogniser's best path.
     domain: of all recordings; each one's own, where the model knows it, if left out. listeners: task -> registered
     model that hears a model that speaks; those of its recipe if left out.
@@ -59,7 +62,10 @@ def evaluate_on(
     code, spec = predictor.codec.speech, Features(**asdict(predictor.features))
     corpus = {**corpus, **({"phonemes": code.phonemes} if code else {})}
     recipe = as_recipe(corpus, settings)
-    manifest = one_split(store, ingest_one(root, corpus, settings), split)
+    table = ingest_one(root, corpus, settings)
+    split = split or usual_split(recipe.corpora[0])
+    manifest = one_split(store, table, split)
+    counts = row_counts(table, split)
     with step("features") as current, progress.current().bar("features", "rec") as report:
         features = extract([manifest], spec, store, progress=report)
         current.done(f"{features[0].meta['rows']:,} recordings", None)
@@ -71,7 +77,7 @@ def evaluate_on(
     dataset = open_dataset(store, [manifest], features)
     with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
         scores = evaluate(predictor, dataset, recipe.loader, report, expected)
-        current.done(f"{len(scores.table):,} rows", None)
+        current.done(rows_line(counts, split), None)
     without: dict[str, float] = {}
     if expected:
         with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
@@ -82,17 +88,19 @@ def evaluate_on(
         speech, counts = speech_on(registry, uri, predictor, dataset, listeners)
         scores = scores.with_counts(counts)
     rows = findings.table(scores)
-    table = [{key: line[key] for key in ("metric", "value", "low", "high", "rows")} for line in findings.plain(rows)]
+    lines = [{key: line[key] for key in ("metric", "value", "low", "high", "rows")} for line in findings.plain(rows)]
     if expected:
-        table = [{**line, "without": f"{without[line['metric']]:.2f}"} for line in table]
+        lines = [{**line, "without": f"{without[line['metric']]:.2f}"} for line in lines]
     apart = [row for some in domains.figures(scores).values() for row in some]
     kept = ("metric", "value", "low", "high", "rows")
     empty = {"without": ""} if expected else {}
-    table += [{**{key: line[key] for key in kept}, **empty} for line in findings.plain(apart)]
+    lines += [{**{key: line[key] for key in kept}, **empty} for line in findings.plain(apart)]
     return {
         "model": uri,
-        "corpus": corpus["source"] or corpus["kind"],
+        "corpus": redact(corpus["source"] or corpus["kind"]),
         "split": split,
+        "rows": counts,
+        "summary": rows_line(counts, split),
         "metrics": {
             row.metric: {
                 "value": row.value,
@@ -108,8 +116,35 @@ def evaluate_on(
         },
         "speech": speech,
         "cost": asdict(scores.cost),
-        "table": table,
+        "table": lines,
     }
+
+
+def usual_split(corpus: Corpus) -> str:
+    """Test rows, where the corpus has some: a test set that knows no splits is scored whole."""
+    from pipelines.data.ingest import has_own_splits
+
+    return "test" if corpus.split_by != "release" or has_own_splits(corpus) else "all"
+
+
+def row_counts(manifest: Manifest, split: str) -> dict[str, Any]:
+    """How many of a corpus's usable rows are evaluated, and how many of each other split are not."""
+    splits = {name: count for name, count in manifest.meta["splits"].items() if count}
+    left_out = {name: count for name, count in splits.items() if split not in (name, "all")}
+    total = manifest.meta["rows"]
+    quarantined = manifest.meta.get("quarantined", 0)
+    evaluated = total - sum(left_out.values())
+    return {"evaluated": evaluated, "of": total, "left_out": left_out, "quarantined": quarantined}
+
+
+def rows_line(counts: Mapping[str, Any], split: str) -> str:
+    """'13 of 130 rows: 13 test evaluated, 117 left out (100 train, 17 valid); --split all evaluates all'"""
+    line = f"{counts['evaluated']:,} of {counts['of']:,} rows"
+    if left_out := counts["left_out"]:
+        others = ", ".join(f"{count:,} {name}" for name, count in left_out.items())
+        line += f": {counts['evaluated']:,} {split} evaluated, {sum(left_out.values()):,} left out ({others})"
+        line += "; --split all evaluates all"
+    return line + (f"; {counts['quarantined']:,} more in quarantine" if counts["quarantined"] else "")
 
 
 def said_in(store: Store, manifest: Manifest, features: Sequence[Manifest]) -> list[Manifest]:
@@ -171,7 +206,9 @@ def one_split(store: Store, manifest: Manifest, split: str) -> Manifest:
     rows = table.filter(pc.equal(table["split"], split))
     if not len(rows):
         has = ", ".join(f"{name} {count:,}" for name, count in manifest.meta["splits"].items()) or "no rows"
-        raise EvaluationError(f"{manifest.dataset} has no rows in split {split!r}; it has {has}")
+        raise EvaluationError(
+            f"{manifest.dataset} has no rows in split {split!r}; it has {has}; --split all evaluates all"
+        )
     name, address = f"{manifest.dataset}-{split}", fingerprint(manifest.address, split)
     key = f"{name}/{address}.parquet"
     store.write_table(key, rows)

@@ -49,6 +49,7 @@ def ingest(
 
     Example: `motet ingest manifest calls.jsonl --name calls --split-by speaker`
     """
+    from pipelines.data.splits import described
     from pipelines.desk.adhoc import ingest_one
 
     environment.prepare(root)
@@ -62,6 +63,8 @@ def ingest(
         as_json,
         table_of("quarantine", rows, right=("rows",)) if rows else f"{manifest.dataset} version {manifest.version}",
     )
+    if not as_json:
+        print(f"{manifest.meta['rows']:,} rows: {described(manifest.meta['splits'])}")
 
 
 @app.command()
@@ -151,7 +154,10 @@ def evaluate(
     ],
     kind: Annotated[str, typer.Argument(metavar="CORPUS", help="Its kind, such as librispeech, manifest or espeak.")],
     source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="Folder, archive, URL or s3://.")] = None,
-    split: Annotated[str, typer.Option("--split", help="train, valid, test or all.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="train, valid, test or all. Left out: test, or all of a corpus without splits."),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The corpus's name, if it is not its kind.")] = None,
     split_by: Annotated[str, typer.Option("--split-by", help="release, speaker or sentence.")] = "release",
     settings: Annotated[
@@ -198,7 +204,7 @@ def evaluate(
     config = {"name": name or f"evaluation-{kind}", "kind": kind, "source": source, "split_by": split_by}
     with writing(root, f"evaluation of {model}"), display(quiet=as_json):
         result = evaluate_on(root, model, config, split, settings or [], expected, greedy, domain, named(listener))
-    title = f"{result['model']} on {result['corpus']} ({split})"
+    title = f"{result['model']} on {result['corpus']} ({result['split']}), {result['summary']}"
     emit(result, as_json, table_of(title, result["table"], NUMBERS))
     if result["speech"] and not as_json:
         lines = result["speech"]["lines"]
