@@ -1,0 +1,100 @@
+"""A root that version 0.1 made: the present version trains nothing anew, and reads, serves and rolls on what is there.
+
+tests/stores/v0.1.tar.xz holds that root (commit bb069f4) after `motet nightly old.yaml` and then `oldvoice.yaml`, without
+reports. The recipes lie beside it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("espeakng_loader", reason="the old root's corpora are spoken by eSpeak NG: install motet[espeak]")
+pytest.importorskip("parselmouth", reason="the extra motet[speech] is not installed")
+
+import flows
+from mtl.synthesiser import Synthesiser
+from pipelines.garbage import collect_garbage
+from pipelines.kinds import KINDS
+from pipelines.registry.registry import Registry
+from pipelines.store import Store
+
+STORES = Path(__file__).parent / "stores"
+
+
+@pytest.fixture(scope="module")
+def old_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old") / "root"
+    with tarfile.open(STORES / "v0.1.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.mark.parametrize(("recipe", "identity"), [("old", "d0a68376873b6478"), ("oldvoice", "533ec9963c018757")])
+def test_a_night_of_the_old_version_is_found_done(
+    old_root: Path, prefect_session: None, recipe: str, identity: str
+) -> None:
+    outcome = flows.nightly(str(STORES / f"{recipe}.yaml"), root=str(old_root))
+    assert (outcome["state"], outcome["identity"]) == ("nothing new", identity)
+    assert outcome["model"] == f"models:/{recipe}/1"
+    assert outcome["promoted"] is True
+    store = Store(str(old_root))
+    assert [version.version for version in store.versions(f"nights/{recipe}")] == [1]
+    assert {dataset: len(store.versions(dataset)) for dataset in store.datasets()} == dict.fromkeys(store.datasets(), 1)
+
+
+def test_the_old_champion_answers(old_root: Path) -> None:
+    registry = Registry(str(old_root))
+    champion = registry.champion("old")
+    assert champion is not None
+    assert champion.version == 1
+    predictor = registry.load("models:/old@champion")
+    heard, read = predictor.predict([np.zeros(8000, dtype=np.float32), "turn on the light"])
+    assert set(heard.labels) >= {"speaker", "emotion", "intent"}
+    assert read.labels["intent"].value in predictor.codec.labels["intent"]
+    assert read.tags is not None
+    assert len(read.tags) == 4
+
+
+def test_the_old_voice_speaks(old_root: Path) -> None:
+    voice = Synthesiser(Registry(str(old_root)).load("models:/oldvoice@champion"))
+    (samples,) = voice.say(["turn on the light"])
+    assert len(samples) > 500
+    assert np.isfinite(samples).all()
+
+
+def test_the_old_package_is_served(old_root: Path) -> None:
+    import mlflow
+    import pandas as pd
+
+    folder = Registry(str(old_root)).folder("models:/old@champion").parents[1]
+    served: Any = mlflow.pyfunc.load_model(str(folder))
+    assert served.predict(pd.DataFrame({"text": ["turn on the light"]}))["intent"][0]
+
+
+def test_a_new_candidate_is_judged_against_the_old_champion(
+    old_root: Path, tmp_path: Path, ray_session: Any, prefect_session: None
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(old_root, root)
+    outcome = flows.nightly(str(STORES / "old.yaml"), root=str(root), overrides=["seed=1"])
+    assert (outcome["state"], outcome["model"]) == ("trained", "models:/old/2")
+    assert outcome["champion"] == "old v1"
+    store = Store(str(root))
+    assert len(store.versions("utterances/commands")) == 1
+    (features,) = [
+        dataset for dataset in store.datasets() if dataset.startswith("features/") and "/commands" in dataset
+    ]
+    assert len(store.versions(features)) == 1
+
+
+def test_nothing_of_an_old_root_is_garbage(old_root: Path) -> None:
+    store = Store(str(old_root))
+    kinds = {dataset.partition("/")[0] for dataset in store.datasets()}
+    assert kinds == {kind.name for kind in KINDS} - {"quarantine"}
+    assert collect_garbage(store, older_than_hours=-1) == []
