@@ -1,6 +1,6 @@
 """A root that version 0.1 made: the present version trains nothing anew, and reads, serves and rolls on what is there.
 
-tests/stores/v0.1.tar.xz holds that root (commit bb069f4) after `motet nightly old.yaml` and then `oldvoice.yaml`, without
+tests/stores/v0.1.tar.xz holds that root (commit bb069f4) after a night of old.yaml and one of oldvoice.yaml, without
 reports. The recipes lie beside it.
 """
 
