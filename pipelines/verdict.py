@@ -67,7 +67,8 @@ def register(
     recipe = kept_recipe(store, recipe_key)
     result = _result(finished(store, name), name)
     with step("register") as current:
-        folder = store.fetch_folder(result.files)
+        weights = store.find(f"models/{recipe.name}", result.model_key.rpartition("/")[2])
+        folder = store.fetch_folder(result.files, weights)
         lineage = manifests(store, [*utterances, *feature_refs])
         lock.check(store.root)
         version = Registry(store).register(

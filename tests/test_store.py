@@ -66,6 +66,8 @@ def test_files_and_tables_come_back(root: Store, tmp_path: Path) -> None:
 
 
 def test_a_version_is_committed_once_an_address_and_old_ones_stay_readable(root: Store) -> None:
+    for key in "xyz":
+        root.put_bytes(key, key.encode())
     assert root.latest("utterances/a") is None
     first = root.commit("utterances/a", "aaaa", ("x", "y"), {"source": "s"}, {"rows": 3})
     again = root.commit("utterances/a", "aaaa", ("other",))
@@ -85,6 +87,8 @@ def test_a_version_is_committed_once_an_address_and_old_ones_stay_readable(root:
 
 def test_racing_writers_each_get_a_version_of_their_own(root: Store) -> None:
     """Each thread has its own Store, as each process would."""
+    for number in range(16):
+        root.put_bytes(f"file{number}", b"")
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda n: Store(root.root).commit("nights/d", f"address{n}", (f"file{n}",)), range(16)))
     assert sorted(manifest.version for manifest in made) == list(range(1, 17))

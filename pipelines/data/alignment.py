@@ -9,6 +9,7 @@ A new night aligns what is new with the aligner that is there, and trains anothe
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from mtl.aligner import Aligner, Fitting, fit_aligner
@@ -24,10 +26,12 @@ from mtl.audio import hop_length, window_length
 from pipelines import recipe
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.pieces import one_thread
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.store import Checksum, DamagedPart, Manifest, Store, fingerprint, usable_table
 
 if TYPE_CHECKING:
     from pipelines.progress import Report
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1  # bump when the same recordings and phones would be aligned otherwise
 FIT_ROWS = 2000  # that an aligner is trained on, the first by hash: an hour or two
@@ -87,21 +91,25 @@ def _align(
     keys = [fingerprint(row["digest"], row["phones"]) for row in rows]
     address = fingerprint(sorted(zip((row["id"] for row in rows), keys, strict=True)))
     latest = store.latest(name)
-    if latest is not None and latest.address == address:
+    faults = store.faults(latest) if latest is not None else {}
+    if latest is not None and latest.address == address and not faults:
         return latest
-    old = store.read_table(latest.files[0]).to_pylist() if latest is not None and latest.files else []
+    old = usable_table(store, latest, ALIGNED).to_pylist()
     known = {(row["id"], row["key"]): row for row in old}
     long_enough = [row["frames"] >= len(row["phones"]) for row in rows]
     new = [i for i, row in enumerate(rows) if long_enough[i] and (row["id"], keys[i]) not in known]
     weights = latest.meta.get("aligner") if latest is not None else None
+    trained = _usable_aligner(store, latest, weights, faults)
+    checksums: dict[str, Checksum] = {}
     ends: dict[int, list[float]] = {}
-    if new:
+    if new or (weights and trained is None):
         phones = sorted({phone for row in rows for phone in row["phones"]})
-        if weights is None or not set(phones) <= set(_read(store, weights)[0]):
+        if trained is None or not set(phones) <= set(trained[0]):
             weights = f"{name}/aligner-{fingerprint(dataset.identity, phones)}.safetensors"
-            if not store.exists(weights):
-                store.put_bytes(weights, fit(rows, dataset, phones))
-        ends = _aligned(_read(store, weights), rows, new, dataset, spec)
+            if weights in faults or not store.exists(weights):
+                checksums[weights] = store.put_bytes(weights, fit(rows, dataset, phones))
+            trained = _read(store.read_bytes(weights))
+        ends = _aligned(trained, rows, new, dataset, spec)
     made = [
         {"id": row["id"], "key": keys[i], "ends": ends[i] if i in ends else known[row["id"], keys[i]]["ends"]}
         for i, row in enumerate(rows)
@@ -110,9 +118,10 @@ def _align(
     files: tuple[str, ...] = ()
     if made:
         files = (f"{name}/{fingerprint(address, weights)}.parquet", str(weights))
-        store.write_table(files[0], pa.Table.from_pylist(made, schema=ALIGNED))
+        checksums[files[0]] = store.write_table(files[0], pa.Table.from_pylist(made, schema=ALIGNED))
     meta = {"rows": len(made), "aligned": len(new), "short": long_enough.count(False), "aligner": weights}
-    return store.commit(name, address, files, {manifest.dataset: manifest.address}, meta)
+    checksums = {key: checksum for key, checksum in checksums.items() if key in files}
+    return store.commit(name, address, files, {manifest.dataset: manifest.address}, meta, checksums)
 
 
 def _fit(
@@ -136,9 +145,23 @@ def _fit(
     return save({name: tensor.contiguous() for name, tensor in fitted.state_dict().items()}, content)
 
 
-def _read(store: Store, key: str) -> tuple[list[str], Aligner]:
+def _usable_aligner(
+    store: Store, latest: Manifest | None, key: str | None, faults: Mapping[str, str]
+) -> tuple[list[str], Aligner] | None:
+    """The aligner of the last version; None where there is none, or its file is damaged."""
+    if latest is None or key is None or key in faults:
+        return None
+    try:
+        return _read(store.read_bytes(key, latest))
+    except DamagedPart as error:
+        logger.warning("%s", error)
+    except (SafetensorError, ValueError, KeyError) as error:  # truncated, in a version without checksums
+        logger.warning("%s", store.damaged(key, latest, f"it cannot be read ({error})"))
+    return None
+
+
+def _read(data: bytes) -> tuple[list[str], Aligner]:
     """The phones of a stored aligner, in its order, and the aligner."""
-    data = store.read_bytes(key)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     phones: list[str] = json.loads(header["phones"])
     aligner = Aligner(len(phones), int(header["bins"]), int(header["width"]))

@@ -11,9 +11,10 @@ that a random row costs microseconds, nothing is read twice, and several workers
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from pipelines.data import features as extraction
 from pipelines.data.features import LOGMEL, PITCH, WAVEFORM
 from pipelines.data.prosody import MEASURED, PROSODY
 from pipelines.data.table import UTTERANCES, conform
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.store import Manifest, Store, fingerprint, first_table
 
 LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
 MAX_PAGE_HEADER = 1024  # bytes; it is about 30 where no statistics are written
@@ -51,16 +52,24 @@ class Dataset:
         `wave_position`, `pitch_part` and `pitch_position`, null where no waveform was kept, or no pitch.
     identity: equal for equal rows and features.
     spec: what the features were made with; None where no corpus has audio.
+    manifests: the one that lists each part, by which its bytes are checked when it is mapped.
     """
 
     def __init__(
-        self, store: Store, rows: pa.Table, parts: Sequence[str], identity: str, spec: recipe.Features | None
+        self,
+        store: Store,
+        rows: pa.Table,
+        parts: Sequence[str],
+        identity: str,
+        spec: recipe.Features | None,
+        manifests: Mapping[str, Manifest] | None = None,
     ) -> None:
         self.store = store
         self.rows = rows
         self.parts = tuple(parts)
         self.identity = identity
         self.spec = spec
+        self.manifests = manifests or {}
         self._places: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._mapped: dict[int, _Part] = {}
 
@@ -100,7 +109,7 @@ class Dataset:
         """(T, F) float16 of each row: read-only views of mapped files, at any address (copy before torch sees them).
 
         Raises:
-            DatasetError: a row has no audio.
+            DatasetError: a row has no audio. DamagedPart: a part's bytes are not those that its manifest lists.
         """
         found = [row.view(LOGMEL.dtype).reshape(-1, self.bins) for row in self._rows(indices, "", self.bins)]
         if not all(map(len, found)):
@@ -127,7 +136,7 @@ class Dataset:
         return f"Dataset({len(self.rows)} rows, {len(self.parts)} parts, {self.identity})"
 
     def _with(self, rows: pa.Table, identity: str) -> Dataset:
-        return Dataset(self.store, rows, self.parts, identity, self.spec)
+        return Dataset(self.store, rows, self.parts, identity, self.spec, self.manifests)
 
     def _rows(self, indices: Sequence[int] | np.ndarray, prefix: str, values: int) -> list[np.ndarray]:
         """The bytes of each row, which lie where `part` and `position` with that prefix say; values: in a frame.
@@ -145,7 +154,8 @@ class Dataset:
                 found.append(NOTHING)
                 continue
             if part not in self._mapped:
-                self._mapped[part] = _map(self.store, self.parts[part], values)
+                key = self.parts[part]
+                self._mapped[part] = _map(self.store, key, values, self.manifests.get(key))
             found.append(self._mapped[part].row(position))
         return found
 
@@ -163,8 +173,9 @@ def open_dataset(store: Store, utterances: Sequence[Manifest], features: Sequenc
 
     Raises:
         DatasetError: a recording has no features, or the features differ in their settings.
+        DamagedPart: a table's bytes are not those that its manifest lists.
     """
-    rows = pa.concat_tables([conform(store.read_table(manifest.files[0])) for manifest in utterances])
+    rows = pa.concat_tables([conform(first_table(store, manifest)) for manifest in utterances])
     kinds: dict[str, list[Manifest]] = {LOGMEL.name: [], WAVEFORM.name: [], PITCH.name: [], "prosody": []}
     for manifest in features:
         kinds[manifest.dataset.partition("/")[0]].append(manifest)
@@ -185,14 +196,15 @@ def open_dataset(store: Store, utterances: Sequence[Manifest], features: Sequenc
     columns = places["frames"], pc.index_in(places["part"], names), places["position"]
     for field, column in zip(PLACES, columns, strict=True):
         rows = rows.append_column(field, pc.fill_null(pc.cast(column, pa.int32()).take(found), -1))
-    rows = _with_prosody(rows, [store.read_table(manifest.files[0]) for manifest in said if manifest.files])
+    rows = _with_prosody(rows, [first_table(store, manifest) for manifest in said if manifest.files])
     for fields, table in ((SOUND[:2], waves), (SOUND[2:], pitches)):
         found = pc.index_in(rows["digest"], table["digest"])
         for field, column in zip(fields, (pc.index_in(table["part"], names), table["position"]), strict=True):
             rows = rows.append_column(field, pc.cast(column, pa.int32()).combine_chunks().take(found))
     joined = [(manifest.dataset, manifest.address) for manifest in (*mels, *said, *sounds, *lines)]
     identity = fingerprint([manifest.address for manifest in utterances], joined)
-    return Dataset(store, rows.combine_chunks(), parts, identity, _spec(mels))
+    listed = {part: manifest for manifest in (*mels, *sounds, *lines) for part in manifest.files}
+    return Dataset(store, rows.combine_chunks(), parts, identity, _spec(mels), listed)
 
 
 def _with_prosody(rows: pa.Table, measured: list[pa.Table]) -> pa.Table:
@@ -225,16 +237,29 @@ class _Part:
         return self.content[start : start + self.sizes[position]]
 
 
-def _map(store: Store, key: str, values: int) -> _Part:
-    """The part, mapped where it lies. Its pages are not checked: each is read from disk when a row on it is.
+def _map(store: Store, key: str, values: int, manifest: Manifest | None) -> _Part:
+    """The part, mapped where it lies, after its bytes have been compared with the manifest's checksum.
 
-    values: of two bytes, in a frame.
+    Raises:
+        DamagedPart: they differ, or the part of a manifest without checksums cannot be read.
+    """
+    path = store.fetch(key, manifest)
+    try:
+        return _mapped(path, values)
+    except (pa.ArrowInvalid, OSError) as error:
+        if manifest is None:
+            raise
+        detail = f"it cannot be read as Parquet ({error})"
+    raise store.damaged(key, manifest, detail)
+
+
+def _mapped(path: Path, values: int) -> _Part:
+    """values: of two bytes, in a frame.
 
     features.py writes every row group's features uncompressed, in one page, and such a page ends with the rows
     themselves, each behind its length in four bytes (Parquet's PLAIN encoding of BYTE_ARRAY): so counting back from
     its end finds them all. A part that something else has rewritten in another layout is read into memory instead.
     """
-    path = store.fetch(key)
     file = pq.ParquetFile(path)
     sizes = file.read(columns=["frames"])["frames"].to_numpy().astype(np.int64) * values * 2
     # torch maps a file without keeping it open, as Python and Arrow do: thousands of parts would need as many handles.

@@ -13,11 +13,12 @@ Waveforms, for tasks that learn to make sound, are kept alike: 16-bit samples, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,10 +29,12 @@ from mtl.pitch import PitchError, pitch
 from pipelines import cluster, recipe
 from pipelines.data.pieces import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
 from pipelines.data.sound import SoundError, decode
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.store import Checksum, DamagedPart, Manifest, Store, fingerprint, first_table, usable_table
 
 if TYPE_CHECKING:
     from pipelines.progress import Report
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1  # bump when the same recording would give other features, or another waveform
 PART_SECONDS = 900.0  # audio in a part: 14 MB at 80 bins and 10 ms
@@ -134,13 +137,21 @@ def extract(
 
     Raises:
         FeatureError: a recording cannot be read any more; the message names it.
+        DamagedPart: the utterance table is damaged.
         PitchError: Praat is not installed, and pitch is asked for.
         ClusterError: Ray cannot be started or joined.
     """
     plans = [_Plan.make(manifest, spec, kind, store) for manifest in manifests]
     tasks = [(key, pieces) for plan in plans for key, pieces in plan.missing.items()]
-    frames = dict(_run(tasks, spec, kind, store, parallel, progress)) if tasks else {}
-    return [plan.commit(frames, store) for plan in plans]
+    written = dict(_run(tasks, spec, kind, store, parallel, progress)) if tasks else {}
+    return [plan.commit(written, store) for plan in plans]
+
+
+class Written(NamedTuple):
+    """A part that is in the store: frames of each recording, and the checksum of its bytes."""
+
+    frames: list[int]
+    checksum: Checksum
 
 
 @dataclass
@@ -153,34 +164,42 @@ class _Plan:
     pieces: list[Piece]
     old: pa.Table  # INDEX rows of digests that earlier versions hold and the table still wants
     new: dict[str, list[Piece]]  # part key -> what goes in
-    missing: dict[str, list[Piece]]  # those of `new` that no killed run has left behind
-    unchanged: Manifest | None
+    left: dict[str, Written]  # those of `new` that a killed run has left behind
+    missing: dict[str, list[Piece]]  # the others
+    latest: Manifest | None
+    unchanged: bool = False
 
     @classmethod
     def make(cls, manifest: Manifest, spec: recipe.Features, kind: Kind, store: Store) -> _Plan:
-        pieces = _pieces(store.read_table(manifest.files[0], columns=["digest", "audio", "start", "duration"]))
+        columns = ["digest", "audio", "start", "duration"]
+        pieces = _pieces(store.read_table(manifest.files[0], columns, manifest))
         dataset = kind.dataset(spec, _corpus(manifest))
         latest = store.latest(dataset)
-        if latest is not None and latest.address == _address(pieces):
-            return cls(manifest, spec, kind, pieces, INDEX.empty_table(), {}, {}, latest)
-        old = _held(latest, pieces, store)
+        faults = store.faults(latest) if latest is not None else {}
+        if latest is not None and latest.address == _address(pieces) and not faults:
+            return cls(manifest, spec, kind, pieces, INDEX.empty_table(), {}, {}, {}, latest, unchanged=True)
+        old = _held(latest, faults, pieces, store)
         known = set(old["digest"].to_pylist())
         new = dict(_parts([piece for piece in pieces if piece.digest not in known], dataset))
-        missing = {key: part for key, part in new.items() if not store.exists(key)}
-        return cls(manifest, spec, kind, pieces, old, new, missing, None)
+        found = {key: _left(key, part, store) for key, part in new.items() if key not in faults}
+        left = {key: written for key, written in found.items() if written is not None}
+        missing = {key: part for key, part in new.items() if key not in left}
+        return cls(manifest, spec, kind, pieces, old, new, left, missing, latest)
 
-    def commit(self, frames: dict[str, list[int]], store: Store) -> Manifest:
-        if self.unchanged is not None:
-            return self.unchanged
-        made = [_index_rows(key, part, frames.get(key), store) for key, part in self.new.items()]
-        index = pa.concat_tables([self.old, *made])
+    def commit(self, written: dict[str, Written], store: Store) -> Manifest:
+        if self.unchanged and self.latest is not None:
+            return self.latest
+        written = {key: written[key] if key in written else self.left[key] for key in self.new}
+        made = [_index_rows(key, part, written[key].frames) for key, part in self.new.items()]
+        index = _in_order(pa.concat_tables([self.old, *made]), self.latest)
         dataset, address = self.kind.dataset(self.spec, _corpus(self.manifest)), _address(self.pieces)
+        checksums = {key: part.checksum for key, part in written.items()}
         files: tuple[str, ...] = ()
         if len(index):
             parts = index["part"].unique().to_pylist()
             name = fingerprint(address, parts)  # equal digests may lie in other parts after another history
             files = (f"{dataset}/index-{name}.parquet", *parts)
-            store.write_table(files[0], index)
+            checksums[files[0]] = store.write_table(files[0], index)
         total = pc.sum(index["frames"]).as_py() or 0
         meta = {
             "rows": len(index),
@@ -189,12 +208,13 @@ class _Plan:
             "hours": round(total * self.kind.seconds(self.spec) / 3600, 4),
             "spec": self.kind.settings(self.spec),
         }
-        return store.commit(dataset, address, files, {self.manifest.dataset: self.manifest.address}, meta)
+        parents = {self.manifest.dataset: self.manifest.address}
+        return store.commit(dataset, address, files, parents, meta, checksums)
 
 
 def index(store: Store, manifest: Manifest) -> pa.Table:
     """INDEX rows of a features manifest."""
-    return store.read_table(manifest.files[0]) if manifest.files else INDEX.empty_table()
+    return first_table(store, manifest) if manifest.files else INDEX.empty_table()
 
 
 def _pieces(table: pa.Table) -> list[Piece]:
@@ -214,12 +234,44 @@ def _address(pieces: list[Piece]) -> str:
     return fingerprint(sorted(piece.digest for piece in pieces))
 
 
-def _held(latest: Manifest | None, pieces: list[Piece], store: Store) -> pa.Table:
-    """Index of what the last version holds and the table still wants; a part that lost all its rows is let go."""
+def _held(latest: Manifest | None, faults: Mapping[str, str], pieces: list[Piece], store: Store) -> pa.Table:
+    """Index of what the last version holds and the table still wants; a part that lost all its rows is let go.
+
+    faults: files of the version that are missing or have another size; their rows are extracted again.
+    """
     if latest is None or not latest.files:
         return INDEX.empty_table()
-    held = index(store, latest)
+    for key, fault in faults.items():
+        logger.warning("%s of %s: %s; it is made anew", key, latest.dataset, fault)
+    held = INDEX.empty_table() if latest.files[0] in faults else usable_table(store, latest, INDEX)
+    if not len(held):
+        held = _index_of_parts(latest, faults, store)
+    held = held.filter(pc.invert(pc.is_in(held["part"], pa.array(list(faults), pa.string()))))
     return held.filter(pc.is_in(held["digest"], pa.array([piece.digest for piece in pieces], pa.string())))
+
+
+def _index_of_parts(latest: Manifest, faults: Mapping[str, str], store: Store) -> pa.Table:
+    """The index of a version, where it is lost: from the parts that can be read."""
+    rows = [INDEX.empty_table()]
+    for key in latest.files[1:]:
+        if key in faults:
+            continue
+        try:
+            part = store.read_table(key, ["digest", "frames"], latest)
+        except DamagedPart as error:
+            logger.warning("%s", error)
+            continue
+        rows.append(_index_table(part["digest"].to_pylist(), part["frames"].to_pylist(), key))
+    return pa.concat_tables(rows)
+
+
+def _in_order(index: pa.Table, latest: Manifest | None) -> pa.Table:
+    """Rows by part, those of the last version first: a version whose parts were made anew has the same index."""
+    before = latest.files if latest is not None else ()
+    keys = list(dict.fromkeys([*before, *index["part"].unique().to_pylist()]))
+    rank = pc.index_in(index["part"], pa.array(keys, pa.string()))
+    keyed = pa.table({"rank": rank, "position": index["position"]})
+    return index.take(pc.sort_indices(keyed, [("rank", "ascending"), ("position", "ascending")]))
 
 
 def _parts(pieces: list[Piece], dataset: str) -> Iterator[tuple[str, list[Piece]]]:
@@ -231,10 +283,25 @@ def _part_key(part: list[Piece], dataset: str) -> str:
     return f"{dataset}/{fingerprint([piece.digest for piece in part])}.parquet"
 
 
-def _index_rows(key: str, part: list[Piece], frames: list[int] | None, store: Store) -> pa.Table:
-    if frames is None:  # left by a run that was killed before it could commit
-        frames = store.read_table(key, columns=["frames"])["frames"].to_pylist()
-    columns = [[piece.digest for piece in part], frames, [key] * len(part), range(len(part))]
+def _left(key: str, part: list[Piece], store: Store) -> Written | None:
+    """A part that a run wrote which was killed before it could commit; None where there is none, or none to read."""
+    if not store.exists(key):
+        return None
+    try:
+        table = store.read_table(key, columns=["digest", "frames"])
+    except DamagedPart:
+        return None
+    if table["digest"].to_pylist() != [piece.digest for piece in part]:
+        return None
+    return Written(table["frames"].to_pylist(), store.checksum(key))
+
+
+def _index_rows(key: str, part: list[Piece], frames: list[int]) -> pa.Table:
+    return _index_table([piece.digest for piece in part], frames, key)
+
+
+def _index_table(digests: list[str], frames: list[int], key: str) -> pa.Table:
+    columns = [digests, frames, [key] * len(digests), range(len(digests))]
     return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, INDEX, strict=True)], schema=INDEX)
 
 
@@ -245,8 +312,8 @@ def _run(
     store: Store,
     parallel: str,
     progress: Report | None,
-) -> Iterator[tuple[str, list[int]]]:
-    """Part key and frame counts of every part, as they are finished."""
+) -> Iterator[tuple[str, Written]]:
+    """Key, frame counts and checksum of every part, as they are finished."""
     total, done = sum(len(part) for _, part in tasks), 0
     report = progress or (lambda done, total, label: None)
     report(0, total, kind.name)
@@ -256,40 +323,38 @@ def _run(
     else:
         calls = [(key, part, spec, kind, store) for key, part in tasks]
         made = cluster.over(calls, extract_part, FeatureError, PitchError)
-        finished = ((calls[number][0], frames) for number, frames in made)
-    for key, frames in finished:
-        done += len(frames)
+        finished = ((calls[number][0], written) for number, written in made)
+    for key, written in finished:
+        done += len(written.frames)
         report(done, total, kind.name)
-        yield key, frames
+        yield key, written
 
 
 def _run_here(
     tasks: list[tuple[str, list[Piece]]], spec: recipe.Features, kind: Kind, store: Store
-) -> Iterator[tuple[str, list[int]]]:
+) -> Iterator[tuple[str, Written]]:
     # A part is written, and synced to the disk, while the next one is decoded.
     with ThreadPoolExecutor(1) as writer:
-        written: tuple[str, list[int], Future[None]] | None = None
+        before: tuple[str, list[int], Future[Checksum]] | None = None
         for key, part in tasks:
             table = make_part(part, spec, kind, store)
             writing = writer.submit(store.write_table, key, table, **PARQUET)
-            if written:
-                yield _when_written(*written)
-            written = key, table["frames"].to_pylist(), writing
-        if written:
-            yield _when_written(*written)
+            if before:
+                yield _when_written(*before)
+            before = key, table["frames"].to_pylist(), writing
+        if before:
+            yield _when_written(*before)
 
 
-def _when_written(key: str, frames: list[int], writing: Future[None]) -> tuple[str, list[int]]:
-    writing.result()
-    return key, frames
+def _when_written(key: str, frames: list[int], writing: Future[Checksum]) -> tuple[str, Written]:
+    return key, Written(frames, writing.result())
 
 
-def extract_part(key: str, part: list[Piece], spec: recipe.Features, kind: Kind, store: Store) -> list[int]:
-    """Makes a part, writes it under `key`, and gives the frame counts: one Ray task. Raises FeatureError."""
+def extract_part(key: str, part: list[Piece], spec: recipe.Features, kind: Kind, store: Store) -> Written:
+    """Makes a part and writes it under `key`: one Ray task. Raises FeatureError."""
     table = make_part(part, spec, kind, store)
-    store.write_table(key, table, **PARQUET)
-    frames: list[int] = table["frames"].to_pylist()
-    return frames
+    checksum = store.write_table(key, table, **PARQUET)
+    return Written(table["frames"].to_pylist(), checksum)
 
 
 def make_part(part: list[Piece], spec: recipe.Features, kind: Kind, store: Store) -> pa.Table:

@@ -26,13 +26,22 @@ from pipelines.corpora import CORPORA
 from pipelines.corpora.base import Reject, Utterance, not_utf8
 from pipelines.data.labels import LabelError, clean, rejected
 from pipelines.data.phones import check_phonemiser, phonemiser_version, said
-from pipelines.data.recordings import Facts, Key, from_table, inspect, to_table
+from pipelines.data.recordings import (
+    FACTS,
+    Facts,
+    Key,
+    clear_copied_again,
+    damaged_audio,
+    from_table,
+    inspect,
+    to_table,
+)
 from pipelines.data.source import Source, open_source
 from pipelines.data.splits import overrides, settle
 from pipelines.data.table import QUARANTINE, SPLITS, UTTERANCES, conform, stated
 from pipelines.recipe import Corpus, Quality
 from pipelines.redaction import redact
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.store import STORED, Checksum, Manifest, Store, fingerprint, first_table, usable_table
 
 if TYPE_CHECKING:
     from pipelines.progress import Report
@@ -80,16 +89,17 @@ def ingest(corpus: Corpus, quality: Quality, store: Store, progress: Report | No
     drafts, faulty = _drafts(corpus, utterances, facts)
     drafts, conflicting = _without_conflicts(drafts)
     rejects += faulty + conflicting
-    facts_key = _save_facts(store, corpus, listing, facts)
+    clear_copied_again(store)
+    facts_file = _save_facts(store, corpus, listing, facts)
     rows, quarantined = _tables(corpus, drafts, rejects)
     meta = _meta(corpus, rows, quarantined, len({fact.name for fact in facts}))
     parents = {"source": listing}
     if _too_bad(rows, quarantined, quality):
         _commit_failure(store, corpus, quarantined, meta)
-        _commit_facts(store, corpus, listing, facts_key, quality, None)
+        _commit_facts(store, corpus, listing, facts_file, quality, None)
         raise IngestError(summary(corpus, rows, quarantined, quality))
     manifest = _commit(store, corpus, rows, quarantined, meta, parents)
-    _commit_facts(store, corpus, listing, facts_key, quality, manifest.address)
+    _commit_facts(store, corpus, listing, facts_file, quality, manifest.address)
     return manifest
 
 
@@ -107,11 +117,11 @@ def has_own_splits(corpus: Corpus) -> bool:
 
 
 def utterances(store: Store, manifest: Manifest) -> pa.Table:
-    return conform(store.read_table(manifest.files[0]))
+    return conform(first_table(store, manifest))
 
 
 def quarantine(store: Store, manifest: Manifest) -> pa.Table:
-    return store.read_table(manifest.files[-1])
+    return store.read_table(manifest.files[-1], manifest=manifest)
 
 
 def _stated(corpus: Corpus) -> dict[str, Any]:
@@ -128,7 +138,18 @@ def _already_done(store: Store, corpus: Corpus, last: Manifest | None, listing: 
         return None
     newest = store.latest(f"utterances/{corpus.name}")
     # Somebody may have committed another version in between, `motet forget` for one: then look again.
-    return newest if newest is not None and newest.address == last.meta["utterances"] else None
+    if newest is None or newest.address != last.meta["utterances"]:
+        return None
+    return None if store.faults(newest) or _damaged_copies(store, newest) else newest
+
+
+def _damaged_copies(store: Store, manifest: Manifest) -> bool:
+    """Whether a recording that the table names lies among those that were found damaged, to be copied again."""
+    waiting = damaged_audio(store)
+    if not waiting:
+        return False
+    audio = store.read_table(manifest.files[0], columns=["audio"], manifest=manifest)["audio"]
+    return any(uri.removeprefix(STORED) in waiting for uri in audio.unique().to_pylist() if uri)
 
 
 def _read(corpus: Corpus, source: Source | None) -> tuple[list[Utterance], list[Reject]]:
@@ -164,7 +185,7 @@ def _known(store: Store, last: Manifest | None, quality: Quality) -> dict[Key, F
     """Facts of the last ingest, where they were judged by the same limits and the same code."""
     if last is None or last.meta["judged_by"] != _judged_by(quality):
         return {}
-    return from_table(store.read_table(last.files[0]))
+    return from_table(usable_table(store, last, FACTS))
 
 
 def _judged_by(quality: Quality) -> str:
@@ -298,33 +319,36 @@ def summary(corpus: Corpus, rows: pa.Table, quarantined: pa.Table, quality: Qual
     return "\n".join(lines)
 
 
-def _save_facts(store: Store, corpus: Corpus, listing: str, facts: list[Facts]) -> str:
+def _save_facts(store: Store, corpus: Corpus, listing: str, facts: list[Facts]) -> dict[str, Checksum]:
     key = f"recordings/{corpus.name}/{listing}.parquet"
-    store.write_table(key, to_table(facts), compression="zstd")
-    return key
+    return {key: store.write_table(key, to_table(facts), compression="zstd")}
 
 
-def _commit_facts(store: Store, corpus: Corpus, listing: str, key: str, quality: Quality, outcome: str | None) -> None:
-    """outcome: address of the utterances that the listing gave, None where the ingest failed."""
+def _commit_facts(
+    store: Store, corpus: Corpus, listing: str, file: dict[str, Checksum], quality: Quality, outcome: str | None
+) -> None:
+    """file: of the facts. outcome: address of the utterances that the listing gave, None where the ingest failed."""
     meta = {"listing": listing, "utterances": outcome, "judged_by": _judged_by(quality)}
-    store.commit(f"recordings/{corpus.name}", fingerprint(listing, outcome), (key,), meta=meta)
+    store.commit(f"recordings/{corpus.name}", fingerprint(listing, outcome), file, meta=meta, checksums=file)
 
 
 def _commit(
     store: Store, corpus: Corpus, rows: pa.Table, quarantined: pa.Table, meta: dict[str, Any], parents: dict[str, str]
 ) -> Manifest:
     address = _content(rows, quarantined)
-    keys = (f"utterances/{corpus.name}/{address}.parquet", f"quarantine/{corpus.name}/{address}.parquet")
-    store.write_table(keys[0], rows, compression="zstd")
-    store.write_table(keys[1], quarantined, compression="zstd")
-    return store.commit(f"utterances/{corpus.name}", address, keys, parents, meta)
+    tables = {f"utterances/{corpus.name}": rows, f"quarantine/{corpus.name}": quarantined}
+    files = {
+        (key := f"{folder}/{address}.parquet"): store.write_table(key, table, compression="zstd")
+        for folder, table in tables.items()
+    }
+    return store.commit(f"utterances/{corpus.name}", address, files, parents, meta, files)
 
 
 def _commit_failure(store: Store, corpus: Corpus, quarantined: pa.Table, meta: dict[str, Any]) -> None:
     address = _content(quarantined)
     key = f"quarantine/{corpus.name}/{address}.parquet"
-    store.write_table(key, quarantined, compression="zstd")
-    store.commit(f"quarantine/{corpus.name}", address, (key,), meta=meta)
+    file = {key: store.write_table(key, quarantined, compression="zstd")}
+    store.commit(f"quarantine/{corpus.name}", address, file, meta=meta, checksums=file)
 
 
 def _content(*tables: pa.Table) -> str:

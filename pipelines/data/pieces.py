@@ -18,8 +18,8 @@ from typing import TypeVar
 
 import torch
 
-from pipelines.roots import s3_filesystem
-from pipelines.store import STORED, Store
+from pipelines.data.source import read_audio
+from pipelines.store import STORED, DamagedPart, Store
 
 T = TypeVar("T")
 FETCHES = 8  # recordings on their way from S3 while others are decoded
@@ -77,13 +77,10 @@ def _is_remote(audio: str, store: Store) -> bool:
 def _open(audio: str, store: Store) -> bytes | Path:
     """The recording behind an audio URI of the utterance table. Raises FeatureError."""
     try:
-        if audio.startswith("s3://"):
-            return bytes(s3_filesystem().cat_file(audio))
-        if audio.startswith(STORED):
-            key = audio.removeprefix(STORED)
-            # Not `fetch` on S3: it would keep a copy, and a recording is read once.
-            return store.read_bytes(key) if _is_remote(audio, store) else store.fetch(key)
-    except OSError as error:
+        if audio.startswith(("s3://", STORED)):
+            # Not `fetch`: on S3 it would keep a copy, and a recording is read once.
+            return read_audio(audio, store)
+    except (OSError, DamagedPart) as error:
         raise unreadable(audio, error) from error
     return Path(audio)
 

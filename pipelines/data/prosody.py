@@ -24,7 +24,7 @@ from pipelines import cluster, recipe
 from pipelines.data.pieces import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
 from pipelines.data.sound import SoundError, decode
 from pipelines.data.table import conform
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.store import Manifest, Store, fingerprint, first_table, usable_table
 
 if TYPE_CHECKING:
     from pipelines.progress import Report
@@ -83,7 +83,7 @@ def measure(
     learned: dict[str, list[float]] = {}
     for manifest in aligned:
         if manifest.files:
-            table = store.read_table(manifest.files[0])
+            table = first_table(store, manifest)
             learned.update(zip(table["id"].to_pylist(), table["ends"].to_pylist(), strict=True))
     return [_measure(manifest, learned, spec, store, parallel, progress) for manifest in manifests]
 
@@ -116,12 +116,12 @@ def _measure(
     progress: Report | None,
 ) -> Manifest:
     dataset = dataset_name(spec, manifest.dataset.rpartition("/")[2])
-    spoken = _spoken(conform(store.read_table(manifest.files[0])), learned)
+    spoken = _spoken(conform(first_table(store, manifest)), learned)
     address = fingerprint(sorted((one.id, one.key) for one in spoken))
     latest = store.latest(dataset)
-    if latest is not None and latest.address == address:
+    if latest is not None and latest.address == address and not store.faults(latest):
         return latest
-    old = store.read_table(latest.files[0]) if latest is not None and latest.files else PROSODY.empty_table()
+    old = usable_table(store, latest, PROSODY)
     wanted = {(one.id, one.key): one for one in spoken}
     pairs = zip(old["id"].to_pylist(), old["key"].to_pylist(), strict=True)
     kept = old.filter(pa.array([pair in wanted for pair in pairs], pa.bool_()))
@@ -129,10 +129,9 @@ def _measure(
     new = [one for pair, one in wanted.items() if pair not in held]
     table = pa.concat_tables([kept, *_run(new, spec, store, parallel, progress)])
     files = (f"{dataset}/{address}.parquet",) if len(table) else ()
-    if files:
-        store.write_table(files[0], table)
+    checksums = {key: store.write_table(key, table) for key in files}
     meta = {"rows": len(table), "measured": len(new), "spec": spec.model_dump(mode="json")}
-    return store.commit(dataset, address, files, {manifest.dataset: manifest.address}, meta)
+    return store.commit(dataset, address, files, {manifest.dataset: manifest.address}, meta, checksums)
 
 
 def _spoken(rows: pa.Table, learned: Mapping[str, list[float]]) -> list[Spoken]:

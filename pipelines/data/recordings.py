@@ -21,13 +21,14 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
+from pipelines.checksums import AUDIO, AUDIO_DIGITS
 from pipelines.data.sound import SoundError, check
 from pipelines.data.sound import read as read_sound
 from pipelines.data.source import Recording, SourceError, read_audio
 from pipelines.recipe import Quality
 from pipelines.redaction import redact, scrub
 from pipelines.roots import http_status
-from pipelines.store import STORED, Store
+from pipelines.store import DAMAGED, STORED, Store
 
 if TYPE_CHECKING:
     from pipelines.progress import Report
@@ -110,6 +111,18 @@ def inspect(
     return [fact for fact in found if fact is not None]
 
 
+def damaged_audio(store: Store) -> set[str]:
+    """Keys of recordings' copies that were found damaged or missing since they were last copied."""
+    return {entry.key.removeprefix(DAMAGED) for entry in store.list(DAMAGED + AUDIO)}
+
+
+def clear_copied_again(store: Store) -> None:
+    """Deletes the damaged copies of recordings that have been copied again."""
+    for key in damaged_audio(store):
+        if store.exists(key):
+            store.delete(DAMAGED + key)
+
+
 def digest_of(data: bytes, start: float = 0.0, duration: float | None = None) -> str:
     """Name of a recording's (or, with a duration, a segment's) features: 32 hex digits of SHA-256."""
     digest = hashlib.sha256(data)
@@ -138,7 +151,7 @@ def _forget_lost_copies(found: list[Facts | None], store: Store) -> None:
     """A copy may have been collected since, if the row that used it went into quarantine."""
     if not any(fact and (fact.audio or "").startswith(STORED) for fact in found):
         return
-    present = {STORED + entry.key for entry in store.list("audio/")}
+    present = {STORED + entry.key for entry in store.list(AUDIO)}
     for position, fact in enumerate(found):
         if fact and (fact.audio or "").startswith(STORED) and fact.audio not in present:
             found[position] = None
@@ -215,8 +228,8 @@ def _copy(data: bytes, name: str, store: Store) -> str:
     suffix = PurePosixPath(name).suffix.lower()
     if not 1 < len(suffix) <= _MAX_SUFFIX or not suffix[1:].isalnum():
         suffix = ""
-    digest = hashlib.sha256(data).hexdigest()[:32]
-    key = f"audio/{digest[:2]}/{digest}{suffix}"
+    digest = hashlib.sha256(data).hexdigest()[:AUDIO_DIGITS]
+    key = f"{AUDIO}{digest[:2]}/{digest}{suffix}"
     # Written even if it is there: that renews its age, and garbage collection spares what is young.
     store.put_bytes(key, data)
     return key

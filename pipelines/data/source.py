@@ -10,21 +10,24 @@ A folder's and an S3 prefix's recordings stay where they are.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 import stat
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
+from pipelines.checksums import is_named_content, names_its_content
 from pipelines.data.archive import ArchiveError, is_archive_name, unpack
 from pipelines.data.download import DownloadError, download, remote_stamp
 from pipelines.redaction import redact, redacted_errors
 from pipelines.roots import cache_folder, object_exists, s3_filesystem, sha256
-from pipelines.store import STORED, Store, fingerprint
+from pipelines.store import STORED, DamagedPart, Store, fingerprint
 
 
 class SourceError(RuntimeError):
@@ -309,13 +312,28 @@ def read_audio(uri: str, store: Store) -> bytes:
     """The bytes behind the `audio` column of an utterance table: a local path, an s3:// URI or a key of the store.
 
     Raises:
-        OSError: it is not there any more.
+        OSError: it is not there any more. DamagedPart: a copy in the store has other bytes than its name says.
     """
     if uri.startswith(STORED):
-        return store.read_bytes(uri.removeprefix(STORED))
+        return _read_copy(uri.removeprefix(STORED), store)
     if uri.startswith("s3://"):
         return bytes(s3_filesystem().cat_file(uri))
     return Path(uri).read_bytes()
+
+
+def _read_copy(key: str, store: Store) -> bytes:
+    """A recording's copy, checked by its name; one that is missing or damaged is noted, for the next ingest."""
+    try:
+        data = store.read_bytes(key)
+    except FileNotFoundError:
+        with suppress(OSError):  # a root that may only be read
+            store.set_aside(key)
+        raise
+    if names_its_content(key) and not is_named_content(key, hashlib.sha256(data).hexdigest()):
+        with suppress(OSError):
+            store.set_aside(key)
+        raise DamagedPart(f"{store.root}/{key} is damaged: its bytes have another SHA-256 than its name says")
+    return data
 
 
 def _open_path(path: Path, checksum: str | None) -> Source:

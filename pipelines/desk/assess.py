@@ -211,5 +211,5 @@ def one_split(store: Store, manifest: Manifest, split: str) -> Manifest:
         )
     name, address = f"{manifest.dataset}-{split}", fingerprint(manifest.address, split)
     key = f"{name}/{address}.parquet"
-    store.write_table(key, rows)
-    return store.commit(name, address, (key,), {manifest.dataset: manifest.address}, {"rows": len(rows)})
+    file = {key: store.write_table(key, rows)}
+    return store.commit(name, address, file, {manifest.dataset: manifest.address}, {"rows": len(rows)}, file)

@@ -84,17 +84,16 @@ def keep(job: Job, codec: Codec, name: str) -> TrainResult:
         files = sorted(path for path in Path(scratch).iterdir() if path.is_file())
         address = fingerprint([[path.name, sha256(path)] for path in files])
         key = f"models/{address}"
-        for path in files:
-            job.store.put_file(path, f"{key}/{path.name}")
-    stored = tuple(f"{key}/{path.name}" for path in files)
+        stored = {f"{key}/{path.name}": job.store.put_file(path, f"{key}/{path.name}") for path in files}
     job.store.commit(
         f"models/{job.recipe.name}",
         address,
         files=stored,
+        checksums=stored,
         parents={manifest.dataset: manifest.address for manifest in (*job.utterances, *job.features)},
         meta={"name": name, "recipe": job.recipe.address(), "metrics": chosen.row},
     )
-    return TrainResult(name, key, stored, chosen.row, history)
+    return TrainResult(name, key, tuple(stored), chosen.row, history)
 
 
 def best(whole: Sequence[Saved], recipe: Recipe) -> tuple[Saved, list[Row]]:

@@ -16,6 +16,7 @@ import torch
 from mtl import checkpoint as checkpoints
 from mtl.fit import NonFiniteLoss, fit
 from pipelines.recipe import Recipe
+from pipelines.store import DamagedPart
 from pipelines.training.prepare import Job, fit_config
 from pipelines.training.saved import HISTORY, Row, local_folder, read
 from pipelines.training.scores import ranked
@@ -42,7 +43,7 @@ def loop(config: dict[str, Any]) -> None:
     None.
 
     Raises:
-        Lasting: a loss that is not finite, a GPU that is too small, or an error in the code or the data.
+        Lasting: a loss that is not finite, a GPU that is too small, damaged data, or an error in the code or the data.
         Unusable: the checkpoint to resume from is damaged.
     """
     try:
@@ -53,6 +54,8 @@ def loop(config: dict[str, Any]) -> None:
         raise Unusable(str(error)) from error
     except torch.OutOfMemoryError as error:
         raise Lasting(f"a micro-batch does not fit into GPU memory; lower loader.batch_seconds: {error}") from error
+    except DamagedPart as error:
+        raise Lasting(str(error)) from error
     except LASTING as error:
         raise Lasting(f"{type(error).__name__} in a training worker: {error}") from error
     except RuntimeError as error:
