@@ -54,7 +54,7 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
 def test_the_promised_commands_are_there_in_order() -> None:
     output = call("--help").output
     first = ["nightly", "search", "study", "deploy", "ingest", "evaluate", "predict"]
-    promised = [*first, "leaderboard", "promote", "rollback", "history", "up", "doctor", "gc"]
+    promised = [*first, "leaderboard", "promote", "rollback", "history", "up", "doctor", "gc", "fsck"]
     places = [output.index(f" {name} ") for name in promised]
     assert places[0] == min(places)
 

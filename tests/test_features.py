@@ -170,6 +170,7 @@ def test_ray_and_local_make_the_same_parts(
     (distributed,) = extract([commit(store, "a", rows)], SPEC, store, "ray")
     assert len(local.files) > 3
     assert local.files == distributed.files
+    assert local.checksums == distributed.checksums
     assert all(here.read_bytes(key) == store.read_bytes(key) for key in local.files)
 
     more = rows + spoken(tmp_path, "a", 12, first=12)

@@ -45,6 +45,7 @@ NUMBERS = (
     "trial",
     "objective",
     "MB",
+    "files",
 )
 
 PIPE_WIDTH = 220

@@ -178,6 +178,44 @@ def gc(
 
 
 @app.command()
+def fsck(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move damaged files away that the next run makes anew; record checksums.")
+    ] = False,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Reads every file of the store and compares it with its checksum; exit code 1 when damage is left.
+
+    Example: `motet fsck` then `motet fsck --repair`
+    """
+    from pipelines import fsck as checking
+    from pipelines.desk.listings import fsck_lines
+    from pipelines.night import one_at_a_time
+    from pipelines.progress import display
+    from pipelines.store import Store
+
+    store = Store(root)
+    with display(quiet=as_json) as screen, screen.bar("fsck", "file") as report:
+        checked = checking.check(store, report)
+    problems = checked.problems
+    if repair and problems:
+        with one_at_a_time(root, "fsck --repair"):
+            problems = checking.repair(store, problems)
+    left = [problem for problem in problems if problem.state != "unknown" and not problem.repaired]
+    result = {
+        "files": checked.files,
+        "bytes": checked.bytes,
+        "problems": [problem.to_json() for problem in problems],
+        "left": len(left),
+    }
+    title, rows = fsck_lines(checked, problems)
+    emit(result, as_json, table_of(title, rows, NUMBERS) if rows else title)
+    if left:
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(root: RootOption = environment.ROOT, as_json: JsonOption = False) -> None:
     """What is wrong with this machine, and what to do about it; exit code 1 when something cannot work.
 

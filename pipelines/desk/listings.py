@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.store import Store
+
+if TYPE_CHECKING:
+    from pipelines.fsck import Check, Problem
 
 NIGHTS = "nights/"
 
@@ -99,3 +103,31 @@ def version_rows(root: str, dataset: str | None) -> list[dict[str, Any]]:
         }
         for manifest in manifests
     ]
+
+
+def fsck_lines(checked: Check, problems: Sequence[Problem]) -> tuple[str, list[dict[str, Any]]]:
+    """A summary, and a row for each damaged or missing file and for each dataset with files of unknown checksum."""
+    counts = []
+    for state in ("damaged", "missing", "unknown"):
+        some = [problem for problem in problems if problem.state == state]
+        counts.append(f"{len(some):,} {state} ({sum(problem.size for problem in some) / 1e6:,.1f} MB)")
+    repaired = sum(problem.repaired for problem in problems)
+    counts += [f"{repaired:,} repaired"] if repaired else []
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for problem in sorted(problems, key=lambda problem: (problem.state, problem.file.key)):
+        unknown = problem.state == "unknown"
+        name = problem.file.dataset if unknown else problem.file.key
+        row = rows.setdefault(
+            (problem.state, name),
+            {
+                "state": problem.state,
+                "file": f"files of {name}" if unknown else name,
+                "files": 0,
+                "MB": 0.0,
+                "detail": problem.detail,
+                "what to do": problem.advice,
+            },
+        )
+        row["files"] += 1
+        row["MB"] = round(row["MB"] + problem.size / 1e6, 2)
+    return f"{checked.files:,} files, {checked.bytes / 1e6:,.1f} MB: {', '.join(counts)}", list(rows.values())
