@@ -3,8 +3,8 @@
     expected = checksum_of(data)                # listed by the manifest of the dataset
     actual = mismatch(path, expected)           # None where the file has the listed bytes
 
-A mapped part is hashed once in each process, when it is opened: at 1 GB/s or more (SHA instructions) this costs less
-than reading the part from a disk, and nothing in the training loop.
+A mapped part is hashed once in each process, when its first row is read: 21 ms for 14 MB (0.7 GB/s, one core with SHA
+instructions), against 0.6 ms to map it. Rows are read at no further cost.
 """
 
 from __future__ import annotations

@@ -245,6 +245,8 @@ class Store:
 
     def damaged(self, key: str, manifest: Manifest | None, detail: str) -> DamagedPart:
         """The error to raise for a file that a manifest lists; moves the file away where a later run makes it anew."""
+        if not isinstance(self._root, FolderRoot):
+            self._local_path(key).unlink(missing_ok=True)  # a cached copy
         if manifest is None:
             return DamagedPart(f"{self.root}/{key} is damaged: {detail}")
         expected = manifest.checksums.get(key)
@@ -317,7 +319,7 @@ class Store:
         for _ in range(_COMMIT_ATTEMPTS):
             newest = self.latest(dataset)
             if newest is not None and newest.address == address and self._stands(newest, written):
-                return newest
+                return self.record(newest, written)
             manifest = Manifest(
                 dataset=dataset,
                 version=newest.version + 1 if newest else 1,
