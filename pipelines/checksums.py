@@ -13,11 +13,13 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines import kinds
+from pipelines.kinds import KINDS
 from pipelines.roots import StoreError, sha256
 
 # Kinds of dataset (first part of the name) whose files a later run makes anew when they are not there.
-REMADE = ("alignment", "features", "pitch", "prosody", "quarantine", "recordings", "utterances", "waveforms")
-AUDIO = "audio/"  # copies of recordings; the name of each begins with its SHA-256
+REMADE = tuple(kind.name for kind in KINDS if kind.collected)
+AUDIO = f"{kinds.AUDIO}/"  # copies of recordings; the name of each begins with its SHA-256
 AUDIO_DIGITS = 32  # hex digits of it
 
 # (device, inode, size, mtime) -> SHA-256 of files that this process has read; a rename changes none of them.

@@ -19,6 +19,7 @@ pytest.importorskip("parselmouth", reason="the extra motet[speech] is not instal
 
 import flows
 from mtl.synthesiser import Synthesiser
+from pipelines import fsck
 from pipelines.garbage import collect_garbage
 from pipelines.kinds import KINDS
 from pipelines.registry.registry import Registry
@@ -98,3 +99,9 @@ def test_nothing_of_an_old_root_is_garbage(old_root: Path) -> None:
     kinds = {dataset.partition("/")[0] for dataset in store.datasets()}
     assert kinds == {kind.name for kind in KINDS} - {"quarantine"}
     assert collect_garbage(store, older_than_hours=-1) == []
+    problems = fsck.check(store).problems
+    assert {problem.state for problem in problems if not problem.file.key.startswith("reports/")} == {"unknown"}
+    repaired = fsck.repair(store, problems)  # records the checksums that version 0.1 did not know
+    assert all(problem.repaired for problem in repaired if problem.state == "unknown")
+    left = [problem.file.key for problem in fsck.check(store).problems]
+    assert all(key.startswith("reports/") for key in left)  # which the archive leaves out
