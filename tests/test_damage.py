@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,15 +97,23 @@ def read(store: Store, versions: dict[str, Manifest]) -> list[np.ndarray]:
     return [*dataset.features(spoken), *dataset.waveforms(spoken), *dataset.pitches(spoken)]
 
 
-@pytest.fixture(scope="module", params=["folder", "s3"])
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """A store with every kind of dataset; each test leaves it as it was."""
-    folder = tmp_path_factory.mktemp("damage")
-    root = str(folder / "root") if request.param == "folder" else f"{new_bucket()}/root"
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], SimpleNamespace]]:
+    """A store with every kind of dataset, in a folder or on S3; made once, and each test leaves it as it was."""
+
+    @cache
+    def made(kind: str) -> SimpleNamespace:
+        store = Store(f"{new_bucket()}/root" if kind == "s3" else tmp_path_factory.mktemp("damage") / "root")
+        return SimpleNamespace(store=store, versions=stages(store))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "PART_SECONDS", 4.0)
-        store = Store(root)
-        yield SimpleNamespace(store=store, versions=stages(store))
+        yield made
+
+
+@pytest.fixture(params=["folder", "s3"])
+def shared(request: pytest.FixtureRequest, stores: Callable[[str], SimpleNamespace]) -> SimpleNamespace:
+    return stores(request.param)
 
 
 @pytest.fixture(autouse=True)
