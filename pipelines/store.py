@@ -24,7 +24,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 from pipelines import lock
 from pipelines.checksums import AUDIO, REMADE, Checksum, DamagedPart, checksum_of, mismatch, remedy
 from pipelines.kinds import check_kind
+from pipelines.manifest import Manifest
 from pipelines.redaction import scrub
 from pipelines.roots import TEMPORARY, Entry, FolderRoot, StoreError, cache_folder, open_root
 
@@ -56,39 +57,6 @@ MANIFESTS = "manifests"
 DAMAGED = "damaged/"  # before the key of a file that was moved away
 STORED = "store:"  # scheme of an audio URI that is a key of the store
 _COMMIT_ATTEMPTS = 1000  # each failed attempt means that another writer succeeded
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """One version of a dataset.
-
-    address: hash of what the version was made from; equal addresses mean equal content.
-    files: keys of the store. parents: dataset -> address of what it was derived from.
-    checksums: of the files, by key; a file without one is read unchecked.
-    """
-
-    dataset: str
-    version: int
-    address: str
-    created: str
-    files: tuple[str, ...] = ()
-    parents: dict[str, str] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
-    checksums: dict[str, Checksum] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> str:
-        """First part of the dataset's name."""
-        return self.dataset.partition("/")[0]
-
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self), sort_keys=True, indent=1).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Manifest:
-        content = json.loads(data)
-        checksums = {key: Checksum(**listed) for key, listed in content.get("checksums", {}).items()}
-        return cls(**{**content, "files": tuple(content["files"]), "checksums": checksums})
 
 
 class Store:
