@@ -178,9 +178,9 @@ def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: l
 
     store = Store(root)
     night.check_listeners(root, recipe)
-    said += claim(root, recipe.name)
     tables = night.manifests(store, utterances)
     require_rows(recipe, tables, "test")
+    said += claim(root, recipe.name)
     identity = night.identity(recipe, tables)
     name = night.training_name(store, recipe, identity, again)
     with ray_of_our_own():

@@ -281,7 +281,7 @@ def test_all_tensors_of_a_module_move_with_it() -> None:
 
 def test_a_worker_that_mixed_devices_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def fit_with(action: Callable[[], Any]) -> None:
-        monkeypatch.setattr(worker, "_fit", lambda job: action())
+        monkeypatch.setattr(worker, "_fit", lambda job, resume: action())
         worker.loop({"job": None})
 
     def mixed() -> Tensor:

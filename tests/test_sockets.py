@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small_night
 from sockets import Socket, listening, outside_loopback
 
-from pipelines.training.rendezvous import INTERFACES, interface_of, use_interface
+from pipelines.training.interfaces import INTERFACES, interface_of, use_interface
 
 pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").is_file(), reason="sockets are read from Linux's /proc")
 

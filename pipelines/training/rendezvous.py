@@ -9,8 +9,6 @@ name is 127.0.1.1. Here both take the address that Ray knows the node by, which 
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,8 +19,7 @@ import torch.distributed as dist
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
-# What gloo and nccl read; "=" asks nccl for the interface of exactly this name.
-INTERFACES = {"GLOO_SOCKET_IFNAME": "{}", "NCCL_SOCKET_IFNAME": "={}"}
+from pipelines.training.interfaces import use_interface
 
 
 @dataclass
@@ -66,25 +63,6 @@ def join(backend: str, address: str, port: int, rank: int, world: int, timeout: 
         address, port, world, is_master=rank == 0, timeout=timeout, multi_tenant=True, master_listen_fd=listener
     )
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
-
-
-def use_interface(address: str) -> None:
-    """Makes gloo and nccl of this process take the interface with the address; what a user has set stays."""
-    if name := interface_of(address):
-        for variable, form in INTERFACES.items():
-            os.environ.setdefault(variable, form.format(name))
-
-
-def interface_of(address: str) -> str | None:
-    """Name of the network interface that has the address; None where none has it, as behind a NAT."""
-    import psutil  # Ray brings its own, which can be imported after Ray
-
-    for name, entries in psutil.net_if_addrs().items():
-        if any(entry.address.partition("%")[0] == address for entry in entries):
-            return str(name)
-    if address != "127.0.0.1" and ipaddress.ip_address(address).is_loopback:
-        return interface_of("127.0.0.1")  # which stands for all of 127.0.0.0/8
-    return None
 
 
 def _listener(address: str, port: int) -> socket.socket:
