@@ -8,7 +8,7 @@ from typing import Any
 from mtl.decoder import DecoderConfig
 from mtl.domains import DomainConfig
 from mtl.generator import VocoderConfig
-from mtl.text import speaks
+from mtl.spec import speaks
 
 
 @dataclass(frozen=True)

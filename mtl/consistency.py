@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor, nn
 
 from mtl.batch import IGNORE, Batch
-from mtl.tasks.classification import Classification
+from mtl.heads.classification import Classification
 
 if TYPE_CHECKING:
     from mtl.model import SpeechModel

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from mtl.audio import log_mel
 from mtl.distortion import align, cepstra, cosines
+from mtl.heads.prosody import Foretold
 from mtl.phrasing import phrasing
 from mtl.predictor import Prediction, Predictor, PredictorError
 from mtl.speaking import as_foretold, foretell, melody, render, whole
 from mtl.speech import NOBODY, Said
 from mtl.synthesiser import Synthesiser
-from mtl.tasks import Foretold
 
 STRETCH = (0.33, 3.0)  # of a phone
 BELIEVED = 0.7  # of the difference between two emotions' envelopes as the model has it; the rest counts as its error

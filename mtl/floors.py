@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from mtl.distortion import CENTS, distortions
+from mtl.heads.regression import SEMITONES
+from mtl.heads.slots import bio_values
 from mtl.rates import translation_counts
 from mtl.resounding import clamped_decibels
-from mtl.tasks.regression import SEMITONES
-from mtl.tasks.slots import bio_values
 from mtl.text import tokens_of
 
 

@@ -28,7 +28,7 @@ LOUDEST = 7.0  # ln of a magnitude; a window of full-scale samples has 5.5
 
 @dataclass(frozen=True)
 class VocoderConfig:
-    """Shape of a generator, and how it is trained; see mtl.tasks.waveform.
+    """Shape of a generator, and how it is trained; see mtl.heads.waveform.
 
     features: what its log-mels are made with. segment: frames of each recording that a step trains on. adversarial:
     weight of what the discriminators say, 0 for none of them; channels: of their layers.

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from mtl.batch import Batch
 from mtl.encoder import padding_mask
+from mtl.heads import States
 from mtl.model import SpeechModel
 from mtl.sharing import SHARED, Layer
 from mtl.sharing.base import pool
-from mtl.tasks import States
 
 FRONT_END, GIVEN = "front-end", "given"  # labels of the first layer, and of what each task is given at the end
 PENALTY = 1e-3  # of the squared weights beside the mean cross entropy, on standardised states

@@ -18,11 +18,12 @@ import numpy as np
 
 from mtl import floors
 from mtl.floors import Floor
+from mtl.heads.regression import SEMITONES
+from mtl.heads.slots import bio_values
 from mtl.predictor import Prediction
 from mtl.rates import balanced, bleu, chrf, eer, f1, mean, min_dcf, ratio, root_mean, translation_counts
-from mtl.tasks.regression import SEMITONES
-from mtl.tasks.slots import bio_values
-from mtl.text import CLASSIFICATION, DIALOGUE, tokens_of
+from mtl.spec import TEXT, tasks
+from mtl.text import tokens_of
 from mtl.verification import verification_counts
 
 Row = Mapping[str, Any]
@@ -94,6 +95,7 @@ def _measured(
 _BY_LABEL, _TRIALS, _MATCHES = ("correct …", "rows …"), ("targets …", "others …"), ("matched", "predicted", "actual")
 _BLEU_COLUMNS = ("length", "wanted", *(f"matched_{n}" for n in range(1, 5)), *(f"total_{n}" for n in range(1, 5)))
 _CHRF_COLUMNS = tuple(f"{kind}_{n}" for n in range(1, 7) for kind in ("answer", "wanted", "both"))
+_LABELLED = [one for one in tasks() if one.answer == "label"]
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -101,8 +103,8 @@ METRICS: dict[str, Metric] = {
         _error_rate("transcript/cer", "characters"),
         _error_rate("transcript/biased_wer"),  # of hot words, see biased_errors
         _error_rate("transcript/unbiased_wer"),  # of all others
-        *(_accuracy(f"{task}/accuracy", floors.SAME_SPEAKER if task == "speaker" else None) for task in CLASSIFICATION),
-        *(_accuracy(f"{task}/text_accuracy") for task in ("intent", "domain", "language", *DIALOGUE)),
+        *(_accuracy(f"{one.name}/accuracy", floors.SAME_SPEAKER if one.open_set else None) for one in _LABELLED),
+        *(_accuracy(f"{one.name}/text_accuracy") for one in _LABELLED if TEXT in one.groups),
         # Every label alike: of emotions this is the literature's unweighted average recall.
         *(
             Metric(f"{task}/balanced_accuracy", "higher", _BY_LABEL, balanced, floors.SAME_LABEL, False, tolerance=2.0)
@@ -119,7 +121,7 @@ METRICS: dict[str, Metric] = {
         Metric("translation/text_bleu", "higher", _BLEU_COLUMNS, bleu, floors.SAME_BLEU, by_row=False),
         Metric("translation/text_chrf", "higher", _CHRF_COLUMNS, chrf, floors.SAME_CHRF),
         Metric("phones/per", "lower", ("errors", "phones"), ratio, floors.NO_PHONE, tolerance=1.0),
-        # Against what is measured of the phones; see mtl.tasks.regression.
+        # Against what is measured of the phones; see mtl.heads.regression.
         Metric("tempo/error", "lower", ("percent", "rows"), mean, floors.MEDIAN_TEMPO, tolerance=0.5),
         _measured("intonation/error", ("semitones", "rows"), floors.MEDIAN_INTONATION, 0.1, "semitones"),
         # Of recordings said again by their own durations; see mtl.speaking.

@@ -23,14 +23,18 @@ from mtl.decode import Path, best_path
 from mtl.domains import Domains
 from mtl.encoder import Encoder
 from mtl.frontends import AudioFrontend, TextFrontend, drop_shares
+from mtl.heads import Head, States, Words, build_heads
+from mtl.heads.classification import Classification
+from mtl.heads.mel import Mel
+from mtl.heads.transcript import Transcript
+from mtl.heads.translation import Translation
 from mtl.recognised import Heard, choose, placed, read, readable, tags_at, tags_of
 from mtl.reversal import reverse
 from mtl.sharing import TRUNKS, Trunk
+from mtl.spec import PHONES, SOUND, with_answer, with_context
 from mtl.speech import Spoken
 from mtl.synthesis import Manner, PhoneFrontend
-from mtl.tasks import Classification, DialogueTask, Mel, States, Task, Transcript, Translation, Words, build_tasks
-from mtl.tasks.base import PHONES, SOUND
-from mtl.text import SYNTHESIS, Codec
+from mtl.text import Codec
 
 Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
 
@@ -72,25 +76,14 @@ class SpeechModel(nn.Module):
             bottleneck=config.bottleneck,
             graph=config.graph,
         )
-        self.tasks = build_tasks(
-            config.tasks,
-            codec,
-            config.width,
-            config.bins,
-            config.dropout,
-            config.decoder,
-            crf=config.crf,
-            read=config.lstm > 0,
-            vocoder=config.vocoder,
-            adversarial=config.adversarial,
-        )
+        self.tasks = build_heads(config, codec)
         self.listening = False  # to itself; see mtl.consistency
         self.domains: Domains | None = None
         if config.domains.on:  # last, so that all else starts as it does without them
             self.domains = Domains(len(codec.domains), config.width, config.domains, config.dropout)
         self.phones: PhoneFrontend | None = None
         self.manner: Manner | None = None
-        if codec.speech is not None and set(SYNTHESIS) & set(config.tasks):
+        if codec.speech is not None and set(with_answer("speech")) & set(config.tasks):
             self.phones = PhoneFrontend(len(codec.speech.phones), config.width, config.dropout)
             self.manner = Manner(len(codec.speech.speakers), len(codec.speech.emotions), config.width)
 
@@ -98,8 +91,8 @@ class SpeechModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def task(self, name: str) -> Task:
-        return cast(Task, self.tasks[name])
+    def task(self, name: str) -> Head:
+        return cast(Head, self.tasks[name])
 
     def lengths(self, batch: Batch) -> Tensor:
         """(B,) states of each row behind its front-end."""
@@ -139,7 +132,7 @@ class SpeechModel(nn.Module):
             hidden = self.trunk(self.domains.enter(x, domains), lengths, tuple(tasks))
             hidden = self.domains.leave(hidden, domains)
         found = {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
-        remembering = tuple(task for task in found if isinstance(self.task(task), DialogueTask))
+        remembering = tuple(with_context(found))
         for task, before in self._remember(batch, remembering).items():
             found[task] = replace(found[task], context=before, context_lengths=batch.context_lengths)
         return found

@@ -26,13 +26,14 @@ from mtl.config import ModelConfig
 from mtl.decode import Alternative
 from mtl.decode import Path as Heard
 from mtl.generation import Generated
+from mtl.heads.slots import bio_values
 from mtl.hotwords import WEIGHT, HotWords
 from mtl.model import Recogniser, SpeechModel
 from mtl.ngram import NGram
 from mtl.resounding import Resounded, resound
 from mtl.speaking import Echo, echo
-from mtl.tasks.slots import bio_values
-from mtl.text import REGRESSION, Codec, normalise
+from mtl.spec import Answer, task
+from mtl.text import Codec, normalise
 
 WEIGHTS, CONFIG, LANGUAGE = "weights.safetensors", "model.json", "language.arpa"
 FORMAT = 1
@@ -212,11 +213,11 @@ class Predictor:
             text=" ".join(word.text for word in words) if "transcript" in raw else None,
             words=words,
             labels={
-                task: self._label(task, raw[task][row])
-                for task in self.model.config.tasks
-                if task in raw and task not in ("transcript", "phones", "slots", *REGRESSION)
+                name: self._label(name, raw[name][row])
+                for name in self._answering("label", "translation")
+                if name in raw
             },
-            numbers={task: self._number(task, raw[task][row]) for task in REGRESSION if task in raw},
+            numbers={name: self._number(name, raw[name][row]) for name in self._answering("number") if name in raw},
             tags=tags,
             slots=tuple(bio_values(heard[: len(tags)], list(tags))) if tags is not None else (),
             voice=raw["voice"][row] if "voice" in raw else None,
@@ -225,6 +226,10 @@ class Predictor:
             echo=raw["echo"][row],
             resounded=raw["resounded"][row],
         )
+
+    def _answering(self, *answers: Answer) -> list[str]:
+        """The model's tasks with one of these kinds of answer."""
+        return [name for name in self.model.config.tasks if task(name).answer in answers]
 
     def _phones(self, path: Heard) -> tuple[str, ...]:
         assert self.codec.speech is not None, "a model that hears phones knows some"

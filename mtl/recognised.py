@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mtl.batch import IGNORE, Batch, Example, collate
-from mtl.tasks.base import Words
+from mtl.heads.base import Words
 from mtl.text import Codec
 
 Span = tuple[str, int, int]  # a word with its first frame and one past its last

@@ -16,8 +16,8 @@ from torch import Tensor
 from mtl.audio import Spec, log_mel
 from mtl.batch import Batch
 from mtl.distortion import distortions
+from mtl.heads.waveform import Waveform
 from mtl.model import SpeechModel
-from mtl.tasks import Waveform
 
 WINDOW, HOP = 1024, 256  # samples of the spectral distance
 DYNAMICS = 60.0  # dB under a recording's loudest: what is fainter counts as that

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mtl.audio import FeatureSpec
+from mtl.heads.waveform import Waveform
 from mtl.predictor import Predictor, PredictorError
-from mtl.tasks import Waveform
 from mtl.vocoder import GriffinLim
 
 PEAK = 0.99

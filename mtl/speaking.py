@@ -18,11 +18,12 @@ from torch import Tensor
 
 from mtl.batch import Batch
 from mtl.distortion import CENTS, distortions
+from mtl.heads.mel import Mel
+from mtl.heads.prosody import Foretold, Prosody
 from mtl.model import SpeechModel
+from mtl.spec import with_answer
 from mtl.speech import Said, Spoken, pad
 from mtl.synthesis import contour
-from mtl.tasks import Foretold, Mel, Prosody
-from mtl.text import SYNTHESIS
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def melody(model: SpeechModel, said: Said) -> Tensor:
 
 
 def _check(model: SpeechModel) -> None:
-    if missing := [name for name in SYNTHESIS if name not in model.config.tasks]:
+    if missing := [name for name in with_answer("speech") if name not in model.config.tasks]:
         raise ValueError(f"the model does not speak: it has no task {', '.join(missing)}")
 
 
@@ -135,7 +136,7 @@ def echo(model: SpeechModel, batch: Batch, hop_ms: float) -> list[Echo | None]:
     """One for each row with phones, None for the others."""
     found: list[Echo | None] = [None] * len(batch)
     code = model.codec.speech
-    tasks = [task for task in SYNTHESIS if task in model.config.tasks]
+    tasks = [task for task in with_answer("speech") if task in model.config.tasks]
     if batch.spoken is None or batch.features is None or code is None or not tasks:
         return found
     rows = batch.spoken.lengths.nonzero()[:, 0]

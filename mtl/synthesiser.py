@@ -19,8 +19,8 @@ from mtl.phonemes import Phonemiser, UnspeakableText
 from mtl.predictor import Predictor, PredictorError
 from mtl.sounding import Sounding
 from mtl.speaking import Uttered, speak
+from mtl.spec import with_answer
 from mtl.speech import NOBODY
-from mtl.text import SYNTHESIS
 
 RATES = (0.25, 4.0)  # of speech, against that of training
 BATCH_PHONES = 2000  # of one forward pass, padding counted
@@ -39,7 +39,7 @@ class Synthesiser:
     def __init__(self, predictor: Predictor, vocoder: Predictor | None = None) -> None:
         code = predictor.codec.speech
         if code is None or not predictor.model.config.speaks:
-            raise PredictorError(f"the model does not speak: it has no tasks {' and '.join(SYNTHESIS)}")
+            raise PredictorError(f"the model does not speak: it has no tasks {' and '.join(with_answer('speech'))}")
         self.model, self.code, self.features = predictor.model, code, predictor.features
         self.phonemiser = Phonemiser(code.phonemes)
         self.sounding = Sounding.of(predictor, vocoder)

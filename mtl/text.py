@@ -13,33 +13,24 @@ import io
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from mtl import spec
 from mtl.batch import IGNORE, Example
+from mtl.spec import with_context
 from mtl.speech import SpeechCode
 
 BLANK = 0  # CTC's blank; units begin at 1
 PADDING, UNKNOWN = 0, 1  # of words and characters; known ones begin at 2
-SYNTHESIS = ("prosody", "mel")  # what speaks: how phones are said, and their sound
-REGRESSION = ("tempo", "intonation")  # how fast, how lively
-PHRASED = (*SYNTHESIS, "phones", *REGRESSION)  # what needs to know which phones are said, and how
-SOUNDING = ("waveform",)  # what needs the recordings' waveforms
-DIALOGUE = ("dialogue_act", "system_action")  # what depends on the turns before
-CLASSIFICATION = ("intent", "domain", "speaker", "emotion", "language", *DIALOGUE)
 TURN = "|"  # the word that each turn of a context begins with; no normalised text holds it
 CONTEXT_WORDS = 64  # of the turns before, the latest
 MAX_WORD_CHARACTERS = 20
 _NOT_SPOKEN = re.compile(r"[^\w' ]+|_", re.UNICODE)
-
-
-def speaks(tasks: Collection[str]) -> bool:
-    """Whether a model of these tasks can say a text."""
-    return set(SYNTHESIS) <= set(tasks)
 
 
 def normalise(text: str) -> str:
@@ -192,11 +183,11 @@ class Codec:
 
         domain_by: the column that names a recording's domain, where that matters.
         """
-        context = context if set(DIALOGUE) & set(tasks) else 0
+        context = context if with_context(tasks) else 0
         texts: list[str] = []
         translations: list[str] = []
         words: Counter[str] = Counter()
-        labels: dict[str, set[str]] = {task: set() for task in tasks if task in CLASSIFICATION}
+        labels: dict[str, set[str]] = {task: set() for task in tasks if spec.task(task).answer == "label"}
         tags: set[str] = set()
         domains: set[str] = set()
         for row in rows:
@@ -210,8 +201,8 @@ class Codec:
             if context:
                 words.update(context_of(row))
             for task, known in labels.items():
-                if row.get(task) is not None:
-                    known.add(row[task])
+                if (label := row.get(spec.task(task).label)) is not None:
+                    known.add(label)
             tags.update(row.get("slots") or ())
         found = {task: tuple(sorted(known)) for task, known in labels.items()}
         if "slots" in tasks:
@@ -242,6 +233,12 @@ class Codec:
         return {task: {name: position for position, name in enumerate(names)} for task, names in self.labels.items()}
 
     @cached_property
+    def _classes(self) -> list[tuple[str, str, dict[str, int]]]:
+        """(task, column of its label, class numbers) of each classification task."""
+        known = [(spec.task(name), ids) for name, ids in self._label_ids.items()]
+        return [(one.name, one.label, ids) for one, ids in known if one.answer == "label"]
+
+    @cached_property
     def _domain_ids(self) -> dict[str, int]:
         return {name: position + 1 for position, name in enumerate(self.domains)}
 
@@ -262,9 +259,7 @@ class Codec:
             characters=self.spell(tokens),
             slots=np.asarray([tags.get(tag, IGNORE) for tag in slots], dtype=np.int64) if slots and tags else None,
             targets=self._targets(row.get("translation")),
-            labels={
-                task: ids.get(row.get(task) or "", IGNORE) for task, ids in self._label_ids.items() if task != "slots"
-            },
+            labels={task: ids.get(row.get(column) or "", IGNORE) for task, column, ids in self._classes},
             domain=self.domain(row.get(self.domain_by)),
             context=None if before is None else self.number(before),
             context_characters=None if before is None else self.spell(before),

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
-from pipelines.data.table import UTTERANCES
+from pipelines.data.table import utterance_schema
 from pipelines.store import Manifest, Store, fingerprint
 
 RATE = 16000
@@ -59,5 +59,5 @@ def commit(store: Store, corpus: str, rows: list[dict[str, Any]]) -> Manifest:
     """The rows as a version of the corpus's utterance table."""
     address = fingerprint([row["id"] for row in rows])
     key = f"utterances/{corpus}/{address}.parquet"
-    store.write_table(key, pa.Table.from_pylist(rows, schema=UTTERANCES))
+    store.write_table(key, pa.Table.from_pylist(rows, schema=utterance_schema()))
     return store.commit(f"utterances/{corpus}", address, (key,))

@@ -16,9 +16,11 @@ from mtl.balance import Balancer
 from mtl.batch import IGNORE, Batch
 from mtl.config import ModelConfig
 from mtl.consistency import held, misheard
+from mtl.heads import mel
+from mtl.heads.classification import Classification
+from mtl.heads.mel import Mel
 from mtl.model import SpeechModel, build_model
 from mtl.reversal import reverse
-from mtl.tasks import Classification, Mel, mel
 from pipelines.recipe import RecipeError, load
 
 HEADS = ("audio.", "tasks.emotion.", "tasks.speaker.")

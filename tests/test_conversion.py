@@ -16,10 +16,11 @@ from mtl import conversion
 from mtl.batch import collate
 from mtl.conversion import ConversionError, Converter, envelope, placed, warped
 from mtl.fit import FitConfig, fit
+from mtl.heads.phones import Phones
 from mtl.metrics import score_rows
 from mtl.model import build_model
 from mtl.predictor import Predictor, PredictorError
-from mtl.tasks import Phones
+from mtl.spec import task
 from mtl.text import Codec
 
 HEARING = (*TASKS, "phones")
@@ -45,7 +46,7 @@ def test_a_batch_of_text_has_no_phones_to_hear() -> None:
     units, lengths = Phones.targets(batch)
     assert units.shape == (1, 1)
     assert lengths.tolist() == [0]
-    assert Phones("phones", 8, 6).count(batch, torch.tensor([3])) == 0
+    assert Phones(task("phones"), 8, 6).count(batch, torch.tensor([3])) == 0
 
 
 def test_repeats_need_a_frame_between_them() -> None:
@@ -55,7 +56,7 @@ def test_repeats_need_a_frame_between_them() -> None:
     batch = collate([hearing_codec().encode(row)], [mel(row)])
     assert Phones.alignable(batch, torch.tensor([5])).tolist() == [True]
     assert Phones.alignable(batch, torch.tensor([4])).tolist() == [False]
-    assert Phones("phones", 8, 6).count(batch, torch.tensor([4])) == 0
+    assert Phones(task("phones"), 8, 6).count(batch, torch.tensor([4])) == 0
 
 
 @pytest.fixture(scope="module")

@@ -83,12 +83,15 @@ def test_covost_as_released(tmp_path: Path) -> None:
     found = {row.id.removeprefix("common_voice_en_"): row for row in rows}
     assert {name: row.split for name, row in found.items()} == {"1": "train", "2": "train", "3": "valid", "4": "test"}
     first = found["1"]
-    assert (first.text, first.translation) == ('"Stop, he said.', '"Halt", sagte er.')  # quotes are letters there
+    assert (first.text, first.labels.get("translation")) == (
+        '"Stop, he said.',
+        '"Halt", sagte er.',
+    )  # quotes are letters there
     assert (first.speaker, first.language, first.row) == ("ann", "en", 2)
     assert first.recording is not None
     assert first.recording.uri == str(tmp_path / "clips/common_voice_en_1.mp3")
     assert (found["2"].text, found["2"].speaker) == ("One\ttwo", None)
-    assert found["3"].translation is None
+    assert found["3"].labels["translation"] is None
     assert found["4"].recording is not None
     assert found["4"].recording.uri == str(tmp_path / "clips/common_voice_en_4.wav")
     assert [(reject.reason, reject.row, Path(reject.file).name) for reject in rejects] == [
@@ -149,11 +152,11 @@ def test_atis_as_released(data: Path) -> None:
     rows, rejects = read("atis", data / "atis")
     assert rejects == []
     assert Counter(row.split for row in rows) == {"train": 4478, "valid": 500}
-    intents = Counter(row.intent for row in rows)
+    intents = Counter(row.labels.get("intent") for row in rows)
     assert intents["atis_flight"] == 3666
     assert intents["atis_flight#atis_airfare"] == 21
     assert len({tag for row in rows if row.split == "train" for tag in row.slots or ()}) == 120
-    assert {(row.recording, row.domain, row.speaker) for row in rows} == {(None, None, None)}
+    assert {(row.recording, row.labels.get("domain"), row.speaker) for row in rows} == {(None, None, None)}
     assert all(len(row.tokens or ()) == len(row.slots or ()) for row in rows)
 
 
@@ -180,7 +183,9 @@ def test_atis_whose_files_differ_in_length_trusts_no_row(tmp_path: Path) -> None
         },
     )
     rows, rejects = read("atis", tmp_path)
-    assert [(row.id, row.text, row.intent, row.split, row.row) for row in rows] == [("test-00001", "e", "y", "test", 1)]
+    assert [(row.id, row.text, row.labels.get("intent"), row.split, row.row) for row in rows] == [
+        ("test-00001", "e", "y", "test", 1)
+    ]
     found = sorted((reject.reason, reject.row) for reject in rejects if reject.reason != "missing_file")
     assert found == [("bad_row", 2), ("length_mismatch", 1), ("length_mismatch", 2)]
     assert [reject.file for reject in rejects if reject.reason == "missing_file"] == [str(tmp_path / "dev/seq.out")]
@@ -226,7 +231,13 @@ def _check_full(row: Utterance, audio: Path) -> None:
         ["To", "Boston"],
         ["O", "B-city"],
     )
-    assert (row.intent, row.domain, row.speaker, row.emotion, row.language) == ("go", "travel", "7", "joy", "en-US")
+    assert (
+        row.labels.get("intent"),
+        row.labels.get("domain"),
+        row.speaker,
+        row.labels.get("emotion"),
+        row.language,
+    ) == ("go", "travel", "7", "joy", "en-US")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
@@ -284,7 +295,11 @@ def test_a_bad_row_is_told_and_the_others_are_read(row: Any, reason: str, detail
 def test_csv_lines_of_the_wrong_width_are_told(tmp_path: Path) -> None:
     write(tmp_path, {"m.csv": 'text,intent\nhello,greet\na,b,c\n"quoted, comma",x\n"two\nlines",y\n'})
     rows, rejects = read("manifest", tmp_path)
-    assert [(row.text, row.intent) for row in rows] == [("hello", "greet"), ("quoted, comma", "x"), ("two\nlines", "y")]
+    assert [(row.text, row.labels.get("intent")) for row in rows] == [
+        ("hello", "greet"),
+        ("quoted, comma", "x"),
+        ("two\nlines", "y"),
+    ]
     assert [(reject.reason, reject.row) for reject in rejects] == [("bad_row", 3)]
 
 
@@ -296,7 +311,7 @@ def test_a_file_that_is_no_parquet_is_told(tmp_path: Path) -> None:
 def test_a_corpus_without_transcripts_trains_the_other_tasks(tmp_path: Path) -> None:
     write(tmp_path, {"m.jsonl": jsonl({"audio": "a.wav", "emotion": "joy"}), "a.wav": b"x"})
     rows, rejects = read("manifest", tmp_path)
-    assert ([(row.text, row.emotion) for row in rows], rejects) == ([(None, "joy")], [])
+    assert ([(row.text, row.labels.get("emotion")) for row in rows], rejects) == ([(None, "joy")], [])
     write(
         tmp_path, {"m.jsonl": jsonl({"audio": "a.wav", "text": "hi"}, {"audio": "a.wav", "text": "", "emotion": "joy"})}
     )
@@ -331,7 +346,7 @@ def test_hugging_face_parquet_gives_bytes_and_class_names(tmp_path: Path) -> Non
     options = {"manifest": {"train": "train-*.parquet", "test": ["test-*.parquet"]}}
     rows, rejects = read("manifest", tmp_path, options=options)
     assert rejects == []
-    assert [(row.id, row.split, row.intent) for row in rows] == [
+    assert [(row.id, row.split, row.labels.get("intent")) for row in rows] == [
         *((f"r{number}", "train", "on") for number in range(5)),
         ("test-0-1", "test", None),
     ]
@@ -346,7 +361,7 @@ def test_hugging_face_parquet_without_bytes_means_the_paths(tmp_path: Path) -> N
     (row,), rejects = read("manifest", tmp_path)
     assert rejects == []
     assert row.recording is not None
-    assert (row.recording.uri, row.intent) == (str(tmp_path / "r.wav"), "off")
+    assert (row.recording.uri, row.labels.get("intent")) == (str(tmp_path / "r.wav"), "off")
 
 
 def test_manifest_options_are_checked(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import torch
 
 from mtl.batch import IGNORE, Batch, collate
 from mtl.config import ModelConfig
+from mtl.heads import States
+from mtl.heads.crf import ChainCRF
+from mtl.heads.slots import Slots
 from mtl.model import build_model
-from mtl.tasks import Slots, States
-from mtl.tasks.crf import ChainCRF
+from mtl.spec import task
 
 LENGTHS = torch.tensor([4, 1, 3])
 
@@ -99,7 +101,7 @@ def test_forbidden_steps_do_not_make_the_loss_or_its_gradient_odd() -> None:
 
 def test_slots_with_a_crf_learn_and_pass_over_what_is_not_labelled() -> None:
     torch.manual_seed(0)
-    head = Slots("slots", 8, 3, 0.0, crf=True)
+    head = Slots(task("slots"), 8, 3, 0.0, crf=True)
     states = States(torch.randn(2, 4, 8), torch.tensor([4, 2]))
     ids = torch.zeros(2, 4, dtype=torch.long)
 

@@ -14,7 +14,7 @@ from spoken import RATE, commit, spoken, written
 from mtl.audio import log_mel
 from pipelines import recipe
 from pipelines.data import features
-from pipelines.data.dataset import ROWS, Dataset, DatasetError, open_dataset
+from pipelines.data.dataset import Dataset, DatasetError, dataset_schema, open_dataset
 from pipelines.data.features import extract
 from pipelines.data.sound import decode
 from pipelines.store import Store
@@ -49,7 +49,7 @@ def assert_features_are_those_of(dataset: Dataset) -> None:
 
 
 def test_every_row_finds_its_features(mixed: Dataset) -> None:
-    assert mixed.rows.schema == ROWS
+    assert mixed.rows.schema == dataset_schema()
     assert len(mixed) == 23
     assert len(mixed.parts) > 3
     assert (mixed.bins, mixed.hop_ms) == (80, 10.0)
@@ -90,7 +90,7 @@ def test_a_pickled_dataset_maps_its_parts_again(mixed: Dataset) -> None:
 
 def test_other_labels_for_the_same_recordings(mixed: Dataset) -> None:
     place = mixed.rows.schema.get_field_index("text")
-    silent = mixed.rows.set_column(place, ROWS.field("text"), pa.nulls(len(mixed), pa.string()))
+    silent = mixed.rows.set_column(place, dataset_schema().field("text"), pa.nulls(len(mixed), pa.string()))
     relabelled = mixed.relabelled(silent, "no text")
     assert relabelled.identity != mixed.identity
     assert_features_are_those_of(relabelled)

@@ -67,10 +67,14 @@ def test_iemocap_gives_words_speakers_and_the_agreed_emotion(iemocap: Path) -> N
     assert len(rows) == 15
     first, second, third = (row for row in rows if row.id.startswith("Ses02"))
     # In the order of the lines, whatever was skipped between them.
-    assert (first.id, first.text, first.emotion) == ("Ses02F_impro01_F000", "It's a café, isn't it?", "excited")
+    assert (first.id, first.text, first.labels.get("emotion")) == (
+        "Ses02F_impro01_F000",
+        "It's a café, isn't it?",
+        "excited",
+    )
     assert (first.speaker, first.language) == ("Ses02F", "en")
-    assert (second.speaker, second.text, second.emotion) == ("Ses02M", "No.", "angry")
-    assert (third.text, third.emotion) == (None, None)  # breathing alone, and no majority
+    assert (second.speaker, second.text, second.labels.get("emotion")) == ("Ses02M", "No.", "angry")
+    assert (third.text, third.labels.get("emotion")) == (None, None)  # breathing alone, and no majority
 
 
 def test_iemocap_splits_by_session(iemocap: Path) -> None:
@@ -84,7 +88,7 @@ def test_iemocap_splits_by_session(iemocap: Path) -> None:
 
 def test_emotions_are_merged_and_dropped_by_name(iemocap: Path) -> None:
     rows, _ = read("iemocap", iemocap, emotions={"excited": "happy", "angry": None})
-    assert Counter(row.emotion for row in rows) == {"happy": 5, None: 10}
+    assert Counter(row.labels.get("emotion") for row in rows) == {"happy": 5, None: 10}
     assert len([row for row in rows if row.text]) == 10  # words and sound stay
 
 
@@ -117,7 +121,7 @@ def test_iemocap_quarantines_what_it_cannot_place(iemocap: Path) -> None:
         ("Ses02F_impro01", None, "missing_file"),
     ]
     assert "zzz" in rejects[0].detail
-    assert [row.emotion for row in rows if row.id.startswith("Ses02")] == [None, None, None]
+    assert [row.labels.get("emotion") for row in rows if row.id.startswith("Ses02")] == [None, None, None]
 
 
 def test_iemocap_is_ingested(iemocap: Path, tmp_path: Path) -> None:
@@ -147,7 +151,7 @@ def test_emodb_reads_names(tmp_path: Path) -> None:
     names = ["03a01Fa", "08b10Lc", "16a07W", "16a99Wa", "03a01Qa", "notes"]
     folder = write(tmp_path / "emodb", {f"wav/{name}.wav": tone("WAV", 16000) for name in names})
     rows, rejects = read("emodb", folder)
-    assert [(row.id, row.speaker, row.emotion, row.split) for row in rows] == [
+    assert [(row.id, row.speaker, row.labels.get("emotion"), row.split) for row in rows] == [
         ("03a01Fa", "03", "happy", None),
         ("08b10Lc", "08", "bored", None),
         ("16a07W", "16", "angry", None),
@@ -165,7 +169,7 @@ def test_emodb_as_it_lies_there(data: Path) -> None:
     rows, rejects = read("emodb", data / "emodb", emotions={"happy": "excited"})
     assert not rejects
     assert len(rows) == 339
-    assert Counter(row.emotion for row in rows) == {"angry": 127, "neutral": 79, "excited": 71, "sad": 62}
+    assert Counter(row.labels.get("emotion") for row in rows) == {"angry": 127, "neutral": 79, "excited": 71, "sad": 62}
     assert len({row.speaker for row in rows}) == 10
     assert {row.text for row in rows} == set(SENTENCES.values())
 

@@ -232,13 +232,13 @@ def test_unseen_sentences_are_made_of_seen_words(default: list[Utterance]) -> No
 def test_every_label_is_there_in_every_split(default: list[Utterance]) -> None:
     for split in ("train", "test"):
         spoken = [row for row in default if row.split == split and row.recording]
-        assert {row.intent for row in spoken} == set(espeak.GRAMMARS["en"].intents)
-        assert {row.domain for row in spoken} == set(espeak.GRAMMARS["en"].domains)
-        assert {row.emotion for row in spoken} == set(STYLES)
+        assert {row.labels.get("intent") for row in spoken} == set(espeak.GRAMMARS["en"].intents)
+        assert {row.labels.get("domain") for row in spoken} == set(espeak.GRAMMARS["en"].domains)
+        assert {row.labels.get("emotion") for row in spoken} == set(STYLES)
         slots = {tag[2:] for row in spoken for tag in row.slots or () if tag != "O"}
         assert slots == set(espeak.GRAMMARS["en"].slot_names)
     written = [row for row in default if row.recording is None]
-    assert {(row.split, row.speaker, row.emotion) for row in written} == {("train", None, None)}
+    assert {(row.split, row.speaker, row.labels.get("emotion")) for row in written} == {("train", None, None)}
 
 
 def test_more_utterances_change_none_of_those_that_were_there() -> None:
@@ -273,15 +273,17 @@ def test_two_languages_say_the_same_and_split_the_same() -> None:
     assert [row.language for row in found[:4]] == ["en", "de", "en", "de"]
     # Neither a sentence nor its translation is in two splits, in either language.
     said = {
-        split: {text for row in found if row.split == split for text in (row.text, row.translation)}
+        split: {text for row in found if row.split == split for text in (row.text, row.labels.get("translation"))}
         for split in VARIANTS
     }
     assert said["train"].isdisjoint(said["valid"] | said["test"])
     assert said["valid"].isdisjoint(said["test"])
     german = [row for row in found if row.language == "de"]
-    assert {row.intent for row in german} <= set(espeak.GRAMMARS["de"].intents)
+    assert {row.labels.get("intent") for row in german} <= set(espeak.GRAMMARS["de"].intents)
     assert all(word in espeak.GRAMMARS["de"].words for row in german for word in row.tokens or ())
-    assert all(word in espeak.GRAMMARS["en"].words for row in german for word in (row.translation or "").split())
+    assert all(
+        word in espeak.GRAMMARS["en"].words for row in german for word in (row.labels.get("translation") or "").split()
+    )
     # One throat speaks both, in two accents: a language is not told by who speaks.
     voices = {name: {(row.speaker or "").split("+")[1].split("-")[0] for row in found if row.recording
                      and row.language == name and row.split == "test"} for name in ("en", "de")}  # fmt: skip
@@ -294,21 +296,24 @@ def test_english_may_carry_its_german() -> None:
     assert {row.language for row in found} == {"en"}
     for row in found:
         assert all(word in espeak.GRAMMARS["en"].words for word in row.tokens or ())
-        assert all(word in espeak.GRAMMARS["de"].words for word in (row.translation or "?").split())
-        assert espeak.split_of(row.translation or "") == row.split
+        assert all(word in espeak.GRAMMARS["de"].words for word in (row.labels.get("translation") or "?").split())
+        assert espeak.split_of(row.labels.get("translation") or "") == row.split
 
 
 def test_english_alone_has_no_translation_and_is_what_it_was(default: list[Utterance]) -> None:
-    assert {row.translation for row in default} == {None}
-    told = [(r.id, r.split, r.text, r.slots, r.speaker, r.emotion, r.recording and r.recording.stamp) for r in default]
+    assert {row.labels.get("translation") for row in default} == {None}
+    told = [
+        (r.id, r.split, r.text, r.slots, r.speaker, r.labels.get("emotion"), r.recording and r.recording.stamp)
+        for r in default
+    ]
     if importlib.metadata.version("espeakng-loader") == "0.2.4":  # part of each stamp
         assert hashlib.sha256(repr(told).encode()).hexdigest()[:16] == "bcb2e5ec2e64baf8"
-    assert rows(languages=["de"], utterances=1)[0].translation is None
+    assert rows(languages=["de"], utterances=1)[0].labels["translation"] is None
 
 
 def test_dialogues_are_spoken_by_one_voice_each_and_split_whole() -> None:
     settings = {"utterances": 1, "text_only_sentences": 0, "valid_dialogues": 5, "test_dialogues": 12}
-    found = [row for row in rows(dialogues=20, text_only_dialogues=6, **settings) if row.dialogue_act]
+    found = [row for row in rows(dialogues=20, text_only_dialogues=6, **settings) if row.labels.get("dialogue_act")]
     assert {row.id.rsplit("-", 1)[0] for row in found} == {
         *(f"train-dialogue-{n:05d}" for n in range(20)),
         *(f"valid-dialogue-{n:05d}" for n in range(5)),
@@ -319,7 +324,7 @@ def test_dialogues_are_spoken_by_one_voice_each_and_split_whole() -> None:
     for row in found:
         by_dialogue.setdefault(row.id.rsplit("-", 1)[0], []).append(row)
     for name, said in by_dialogue.items():
-        assert len({(row.speaker, row.emotion, row.split) for row in said}) == 1
+        assert len({(row.speaker, row.labels.get("emotion"), row.split) for row in said}) == 1
         assert (said[0].speaker is None) == (said[0].recording is None) == name.startswith("text-")
         assert said[0].context == []
     whole = {split: {tuple(row.context or ()) for row in found if row.split == split and len(row.context or ()) > 2}

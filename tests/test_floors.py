@@ -11,9 +11,9 @@ import pytest
 
 from mtl.distortion import CENTS, DECIBELS
 from mtl.floors import Floor, ScoredRows, most_frequent
+from mtl.heads.regression import SEMITONES
 from mtl.metrics import METRICS, metric_of, score_rows
 from mtl.predictor import Label, Prediction
-from mtl.tasks.regression import SEMITONES
 from mtl.verification import BINS
 
 

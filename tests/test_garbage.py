@@ -16,7 +16,7 @@ from faulty import faulty_s3
 
 from pipelines import lock
 from pipelines.data.features import LOGMEL, PITCH, WAVEFORM
-from pipelines.data.table import UTTERANCES
+from pipelines.data.table import utterance_schema
 from pipelines.garbage import UNFINISHED_DAYS, collect_garbage, unfinished
 from pipelines.kinds import COLLECTED, KINDS
 from pipelines.store import Store, StoreError
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def two_recordings(store: Store) -> None:
     """An utterance table that names one copy of a recording, and a copy that nothing names."""
     row = {"id": "c/1", "corpus": "c", "split": "train", "audio": "store:audio/aa/live.flac"}
-    store.write_table("utterances/c/1.parquet", pa.Table.from_pylist([row], schema=UTTERANCES))
+    store.write_table("utterances/c/1.parquet", pa.Table.from_pylist([row], schema=utterance_schema()))
     store.commit("utterances/c", "1", ("utterances/c/1.parquet",))
     for name in ("live", "lost"):
         store.put_bytes(f"audio/aa/{name}.flac", b"fLaC")
@@ -40,7 +40,7 @@ def keys(store: Store) -> set[str]:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_kind_is_collected_or_kept_as_the_list_says(store: Store, kind: Any) -> None:
-    table = pa.Table.from_pylist([], schema=UTTERANCES)
+    table = pa.Table.from_pylist([], schema=utterance_schema())
     for name in ("live", "lost"):
         store.write_table(f"{kind.name}/a/{name}.parquet", table)
     store.commit(f"{kind.name}/a", "1", (f"{kind.name}/a/live.parquet",))

@@ -25,7 +25,7 @@ from pipelines.data.ingest import VERSION, IngestError, ingest, quarantine, utte
 from pipelines.data.recordings import digest_of
 from pipelines.data.source import read_audio
 from pipelines.data.splits import SplitError
-from pipelines.data.table import QUARANTINE, REASONS, UTTERANCES, stated
+from pipelines.data.table import QUARANTINE, REASONS, stated, utterance_schema
 from pipelines.garbage import collect_garbage
 from pipelines.recipe import Corpus, Quality
 from pipelines.roots import s3_filesystem
@@ -245,7 +245,7 @@ def test_rows_are_normalised_and_labels_kept_as_they_are(tmp_path: Path, store: 
     ]
     manifest = ingest(corpus_of(tmp_path, rows, language="en"), LENIENT, store)
     table = utterances(store, manifest)
-    assert table.schema.equals(UTTERANCES)
+    assert table.schema.equals(utterance_schema())
     (row,) = table.to_pylist()
     assert {key: value for key, value in row.items() if value is not None and key != "split"} == {
         "id": "own/1",

@@ -100,7 +100,7 @@ def test_text_follows_from_tokens_and_tokens_from_text() -> None:
     assert clean(_utterance("To Boston!", slots=slots)) == expected
     assert clean(_utterance(tokens=["To", "Boston"], slots=slots)) == expected
     assert clean(_utterance("to boston", tokens=["to", "boston"])) == ("to boston", None, None)
-    assert clean(_utterance(None, Recording(uri="x"), emotion="anger")) == (None, None, None)
+    assert clean(_utterance(None, Recording(uri="x"), labels={"emotion": "anger"})) == (None, None, None)
 
 
 @pytest.mark.parametrize(

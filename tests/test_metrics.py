@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF
 from seqeval.metrics import f1_score
 
+from mtl.heads.slots import bio_values
 from mtl.metrics import METRICS, biased_errors, identify_speakers, score_rows, summarise
 from mtl.predictor import Label, Prediction
-from mtl.tasks.slots import bio_values
 
 words = st.lists(st.sampled_from(["a", "b", "c", "dd"]), min_size=1, max_size=6)
 tags = st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"])

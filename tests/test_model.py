@@ -12,11 +12,11 @@ from mtl.batch import collate
 from mtl.beam import BeamConfig
 from mtl.config import ModelConfig
 from mtl.decode import Path
+from mtl.heads.slots import Words, pool_words
 from mtl.model import build_model
 from mtl.ngram import NGram
 from mtl.predictor import Predictor
 from mtl.sharing import TRUNKS
-from mtl.tasks.slots import Words, pool_words
 
 SPEC = FeatureSpec(bins=tiny.BINS, low_hz=100.0)
 

@@ -217,7 +217,17 @@ def sgd(folder: Path, *dialogues: Any) -> Path:
 def test_sgd_gives_acts_of_the_turn_and_of_the_answer(tmp_path: Path) -> None:
     rows, rejects = read("sgd", sgd(tmp_path, DIALOGUE))
     assert rejects == []
-    assert [(row.id, row.split, row.dialogue_act, row.system_action, row.intent, row.domain) for row in rows] == [
+    assert [
+        (
+            row.id,
+            row.split,
+            row.labels.get("dialogue_act"),
+            row.labels.get("system_action"),
+            row.labels.get("intent"),
+            row.labels.get("domain"),
+        )
+        for row in rows
+    ] == [
         ("train/1_00000/00", "train", "INFORM_INTENT", "REQUEST", "FindRestaurants", "restaurants"),
         ("train/1_00000/02", "train", "AFFIRM+INFORM", "INFORM_COUNT+OFFER", "FindRestaurants", "restaurants"),
         ("train/1_00000/04", "train", "GOODBYE+THANK_YOU", None, None, "restaurants"),

@@ -15,8 +15,8 @@ from test_backward import assert_same, fresh, train
 from mtl import checkpoint
 from mtl.batch import IGNORE, collate
 from mtl.curriculum import Stage
+from mtl.heads.slots import pool_words
 from mtl.recognised import Heard, aligned, choose, projected
-from mtl.tasks.slots import pool_words
 
 EAR = {"recognised": 1.0, "error_limit": 50.0, "read": True}  # whatever the recogniser hears
 STILL = {"dropout": 0.0, "word_dropout": 0.0}

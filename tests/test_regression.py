@@ -13,10 +13,11 @@ from tiny_voice import SPEC, code, joined, mel, rows
 
 from mtl.batch import collate
 from mtl.fit import FitConfig, fit
+from mtl.heads.regression import Regression
 from mtl.metrics import score_rows
 from mtl.model import build_model
 from mtl.predictor import Predictor
-from mtl.tasks import Regression
+from mtl.spec import task
 from mtl.text import Codec
 from pipelines.recipe import RecipeError, load, parse
 
@@ -28,7 +29,7 @@ def codec() -> Codec:
 
 
 def head(name: str) -> Regression:
-    return Regression(name, 8, tiny.BINS, code(), 0.0)
+    return Regression(task(name), 8, tiny.BINS, code(), 0.0)
 
 
 def test_targets_by_hand() -> None:

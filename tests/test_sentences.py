@@ -6,11 +6,12 @@ import pytest
 import tiny
 import torch
 
+from mtl import spec
 from mtl.fit import FitConfig, fit
+from mtl.heads import States
+from mtl.heads.slots import Slots
 from mtl.model import SpeechModel, build_model
 from mtl.sharing.hard import HardTrunk
-from mtl.tasks import States
-from mtl.tasks.slots import Slots
 
 TASKS = ("intent", "slots")
 
@@ -22,7 +23,7 @@ def model(**settings: object) -> SpeechModel:
 
 
 def test_slots_are_told_the_sentences_maximum_by_hand() -> None:
-    head = Slots("slots", width=2, tags=2, dropout=0.5, read=True).eval()
+    head = Slots(spec.task("slots"), width=2, tags=2, dropout=0.5, read=True).eval()
     assert head.sequence is None
     with torch.no_grad():
         head.norm.weight.copy_(torch.tensor([1.0, 2.0]))
@@ -39,7 +40,7 @@ def test_slots_are_told_the_sentences_maximum_by_hand() -> None:
 
 
 def test_a_sentences_tags_do_not_depend_on_its_batch() -> None:
-    head = Slots("slots", width=8, tags=3, dropout=0.5, read=True).eval()
+    head = Slots(spec.task("slots"), width=8, tags=3, dropout=0.5, read=True).eval()
     hidden = torch.randn(2, 5, 8)
     together = head.logits(States(hidden, torch.tensor([5, 3])))
     torch.testing.assert_close(together[1:, :3], head.logits(States(hidden[1:, :3], torch.tensor([3]))))

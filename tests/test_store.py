@@ -17,7 +17,7 @@ from buckets import endpoint, new_bucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.data.table import UTTERANCES
+from pipelines.data.table import utterance_schema
 from pipelines.garbage import collect_garbage
 from pipelines.roots import FolderRoot, S3Root, cache_folder
 from pipelines.store import Manifest, Store, StoreError, fingerprint
@@ -186,7 +186,7 @@ def _row(audio: str) -> dict[str, Any]:
 
 
 def test_garbage_is_what_no_manifest_reaches(root: Store) -> None:
-    table = pa.Table.from_pylist([_row("store:audio/aa/kept.flac"), _row("/elsewhere.flac")], schema=UTTERANCES)
+    table = pa.Table.from_pylist([_row("store:audio/aa/kept.flac"), _row("/elsewhere.flac")], schema=utterance_schema())
     root.write_table("utterances/c/1.parquet", table)
     root.commit("utterances/c", "1", ("utterances/c/1.parquet",))
     root.commit("utterances/c", "2")  # the old version still reaches its files

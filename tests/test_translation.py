@@ -20,12 +20,12 @@ from mtl.batch import IGNORE, collate
 from mtl.config import ModelConfig
 from mtl.decoder import DecoderConfig
 from mtl.fit import FitConfig, fit
+from mtl.heads.translation import smoothed_cross_entropy, with_end
 from mtl.metrics import score_rows, summarise
 from mtl.model import build_model
 from mtl.personal import About, Personal, PersonalPredictor
 from mtl.predictor import Predictor
 from mtl.sharing import TRUNKS
-from mtl.tasks.translation import smoothed_cross_entropy, with_end
 from mtl.text import Characters, Codec
 
 SPEC = FeatureSpec(bins=tiny.BINS, low_hz=100.0)

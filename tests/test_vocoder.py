@@ -18,6 +18,7 @@ import torch
 from spoken import RATE, commit, spoken, written
 from torch import nn
 
+from mtl import spec
 from mtl.adversary import MATCHING, Adversary, PatchJudge
 from mtl.audio import FeatureSpec, log_mel
 from mtl.backward import Backward
@@ -26,6 +27,8 @@ from mtl.batch import Batch, collate
 from mtl.config import ModelConfig
 from mtl.fit import FitConfig, fit
 from mtl.generator import Generator, VocoderConfig
+from mtl.heads.base import States
+from mtl.heads.waveform import RESOLUTIONS, Waveform, spectral_loss
 from mtl.metrics import METRICS, score_rows
 from mtl.model import SpeechModel, build_model
 from mtl.pitch import pitch
@@ -33,9 +36,6 @@ from mtl.predictor import Predictor, PredictorError
 from mtl.resounding import spectral_distance, spectral_distances
 from mtl.sounding import Sounding
 from mtl.synthesiser import Synthesiser
-from mtl.tasks import Waveform
-from mtl.tasks.base import States
-from mtl.tasks.waveform import RESOLUTIONS, spectral_loss
 from mtl.text import Codec
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.features import LOGMEL, PITCH, WAVEFORM, extract
@@ -153,7 +153,7 @@ def test_a_generator_gives_as_many_samples_as_its_frames_cover() -> None:
 
 
 def test_segments_are_cut_where_they_lie() -> None:
-    task = Waveform("waveform", SMALL)
+    task = Waveform(spec.task("waveform"), SMALL)
     batch = as_batch(noise(4000, 1), noise(9000, 2), noise(1000, 3))
     assert task.rows(batch).tolist() == [True, True, False]  # the last is shorter than a segment
     assert task.count(batch, torch.tensor([0])).item() == 2 * 20

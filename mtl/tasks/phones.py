@@ -1,20 +1,9 @@
-"""Which phones are heard, by CTC: the content of a recording, without who says it or how."""
+"""Phones of a recording, by CTC: the content without the voice."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from mtl.spec import AUDIO, DURATIONS, TaskSpec, register
 
-from mtl.batch import Batch
-from mtl.tasks.ctc import CTC
-
-
-class Phones(CTC):
-    """Units are the numbers of the speech code, whose 0, its padding, is the blank."""
-
-    @staticmethod
-    def targets(batch: Batch) -> tuple[Tensor, Tensor]:
-        if batch.spoken is None:
-            none = torch.zeros(len(batch), dtype=torch.long, device=batch.word_lengths.device)
-            return none[:, None], none
-        return batch.spoken.phones, batch.spoken.lengths
+SPEC = register(
+    TaskSpec("phones", label=DURATIONS, groups=(AUDIO,), answer="phones", head="mtl.heads.phones:Phones"),
+)

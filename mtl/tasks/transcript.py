@@ -1,14 +1,9 @@
-"""Recognition: characters or pieces, by CTC."""
+"""Recognition: the words of a recording, as characters or pieces, by CTC."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from mtl.spec import AUDIO, TaskSpec, register
 
-from mtl.batch import Batch
-from mtl.tasks.ctc import CTC
-
-
-class Transcript(CTC):
-    @staticmethod
-    def targets(batch: Batch) -> tuple[Tensor, Tensor]:
-        return batch.units, batch.unit_lengths * batch.mask("transcript")
+SPEC = register(
+    TaskSpec("transcript", label="text", groups=(AUDIO,), answer="text", head="mtl.heads.transcript:Transcript")
+)

@@ -90,7 +90,7 @@ def _split(source: Source, folder: str, split: str) -> Iterator[Utterance | Reje
             text=sentence,
             tokens=sentence.split(),
             slots=slots.split(),
-            intent=intent.strip() or None,
+            labels={"intent": intent.strip() or None},
             file=where,
             row=row,
         )

@@ -11,8 +11,9 @@ never raises for a bad row (it yields a Reject) and invents no label: what the c
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from pipelines.data.source import Recording, Source
 from pipelines.recipe import Corpus
@@ -40,7 +41,7 @@ class Utterance:
     split: the release's own, one of table.SPLITS, or None where it has none.
     recording: None for a row of text alone.
     slots: BIO tags, one for each of `tokens`.
-    translation: the same sentence in another language.
+    labels: values of the columns that tasks declare (mtl.spec.label_columns), None or left out where not labelled.
     context: the turns of the dialogue before this one, oldest first; None where the row is no part of a dialogue.
     trials: "1 ID" or "0 ID" for verification: whether the row ID of this corpus is the same speaker.
     phones, phone_ends: what is said, silence included, and where each ends in s, for a corpus that knows; see
@@ -54,15 +55,10 @@ class Utterance:
     text: str | None
     tokens: list[str] | None = None
     slots: list[str] | None = None
-    intent: str | None = None
-    domain: str | None = None
     speaker: str | None = None
-    emotion: str | None = None
     language: str | None = None
-    translation: str | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
     context: list[str] | None = None
-    dialogue_act: str | None = None
-    system_action: str | None = None
     trials: list[str] | None = None
     phones: list[str] | None = None
     phone_ends: list[float] | None = None

@@ -93,7 +93,7 @@ def _table(source: Source, path: str, table: re.Match[str], clips: dict[str, str
             text=given["sentence"],
             speaker=given["client_id"] or None,
             language=table["language"],
-            translation=given["translation"].strip() or None,
+            labels={"translation": given["translation"].strip() or None},
             file=where,
             row=row,
         )

@@ -77,8 +77,8 @@ def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
                 recording=source.recording(str(path)),
                 text=SENTENCES[named["sentence"]],
                 speaker=named["speaker"],
-                emotion=renamed(EMOTIONS[named["emotion"]]),
                 language="de",
+                labels={"emotion": renamed(EMOTIONS[named["emotion"]])},
                 file=where,
             )
 

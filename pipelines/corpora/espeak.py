@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, replace
 from functools import partial
 from random import Random
@@ -210,9 +210,8 @@ def _spoken(options: Options, split: str, count: int) -> Iterator[Utterance]:
                 sentence,
                 recording=_recording(own, sentence.text, sentence.question, styled(voice, one), noise),
                 speaker=voice.name,
-                emotion=one,
                 language=language,
-                translation=translation,
+                labels={"emotion": one, "translation": translation},
             )
 
 
@@ -237,11 +236,13 @@ def _conversations(options: Options, split: str, count: int, spoken: bool) -> It
                 recording=_recording(name, turn.text, turn.question, styled(voice, style)) if spoken else None,
                 text=turn.text,
                 speaker=voice.name if spoken else None,
-                emotion=style if spoken else None,
                 language="en",
+                labels={
+                    "emotion": style if spoken else None,
+                    "dialogue_act": turn.act,
+                    "system_action": turn.action,
+                },
                 context=list(turn.context),
-                dialogue_act=turn.act,
-                system_action=turn.action,
                 file="espeak",
             )
 
@@ -252,7 +253,7 @@ def _written(options: Options, count: int) -> Iterator[Utterance]:
         language = options.languages[number % len(options.languages)]
         rng = Random(f"{options.seed}/{language}/text/{number}")
         sentence, translation = _sentence(rng, language, options, "train", seen)
-        yield _row(f"text-{number:06d}", "train", sentence, language=language, translation=translation)
+        yield _row(f"text-{number:06d}", "train", sentence, language=language, labels={"translation": translation})
 
 
 def _recording(name: str, text: str, question: bool, voice: Voice, noise: tuple[float, int] | None = None) -> Recording:
@@ -265,7 +266,13 @@ def _recording(name: str, text: str, question: bool, voice: Voice, noise: tuple[
 
 
 def _row(
-    name: str, split: str, sentence: Sentence, recording: Recording | None = None, **labels: str | None
+    name: str,
+    split: str,
+    sentence: Sentence,
+    language: str,
+    labels: Mapping[str, str | None],
+    recording: Recording | None = None,
+    speaker: str | None = None,
 ) -> Utterance:
     return Utterance(
         id=name,
@@ -274,10 +281,10 @@ def _row(
         text=sentence.text,
         tokens=list(sentence.tokens),
         slots=list(sentence.slots),
-        intent=sentence.intent,
-        domain=sentence.domain,
+        speaker=speaker,
+        language=language,
+        labels={"intent": sentence.intent, "domain": sentence.domain, **labels},
         file="espeak",
-        **labels,  # type: ignore[arg-type]
     )
 
 

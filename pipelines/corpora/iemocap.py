@@ -69,7 +69,10 @@ def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
             detail = f"no dialog/EmoEvaluation/{path.name}, so its utterances have no emotion"
             yield Reject(source.locate(str(path)), None, path.stem, "missing_file", detail)
         for item in _dialog(source, path, labels, recordings, sessions):
-            yield item if isinstance(item, Reject) else replace(item, emotion=renamed(item.emotion))
+            if isinstance(item, Reject):
+                yield item
+            else:
+                yield replace(item, labels={"emotion": renamed(item.labels["emotion"])})
 
 
 def _sessions(corpus: Corpus) -> Mapping[str, str]:
@@ -120,8 +123,8 @@ def _dialog(
                 recording=source.recording(recordings[name]),
                 text=_SOUND.sub(" ", words).strip() or None,
                 speaker=f"Ses{session}{who}",
-                emotion=EMOTIONS.get(code),
                 language="en",
+                labels={"emotion": EMOTIONS.get(code)},
                 file=where,
                 row=row,
             )

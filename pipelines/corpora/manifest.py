@@ -20,6 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
+from mtl.spec import Column, label_columns
 from pipelines.corpora.base import (
     SPLIT_NAMES,
     CorpusError,
@@ -37,7 +38,8 @@ from pipelines.redaction import redact
 from pipelines.store import fingerprint
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
-# Column of the utterance table -> names that other tools give it, the first that a row has wins.
+# Core column of the utterance table -> names that other tools give it; the first that a row has wins. Columns of
+# labels have theirs in mtl.spec.
 ALIASES = {
     "id": ("id", "utterance_id", "utt_id", "utt"),
     "split": ("split", "subset"),
@@ -47,19 +49,12 @@ ALIASES = {
     "text": ("text", "transcript", "transcription", "sentence"),
     "tokens": ("tokens",),
     "slots": ("slots", "tags"),
-    "intent": ("intent",),
-    "domain": ("domain",),
     "speaker": ("speaker", "speaker_id", "spk"),
-    "emotion": ("emotion",),
     "language": ("language", "lang", "locale"),
-    "translation": ("translation",),
     "context": ("context", "history"),
     "phones": ("phones", "phonemes"),
     "phone_ends": ("phone_ends",),
-    "dialogue_act": ("dialogue_act",),
-    "system_action": ("system_action",),
 }
-_LABELS = ("intent", "domain", "speaker", "emotion", "language", "translation", "dialogue_act", "system_action")
 
 
 class RowError(ValueError):
@@ -187,7 +182,7 @@ class _File:
         text, tokens = _text(row, "text"), _words(row, "tokens")
         if recording is not None and self.has_text and not self.optional and not (text or "").strip() and not tokens:
             raise RowError("missing_transcript", f"text is {row.get('text')!r}")
-        labels: dict[str, Any] = {column: _text(row, column) or None for column in _LABELS}
+        labels = {column.name: _label(row, column) for column in label_columns()}
         if recording is None and not (text or "").strip() and not tokens:
             raise RowError("bad_row", f"neither audio nor text; the columns understood are {', '.join(row) or 'none'}")
         return Utterance(
@@ -197,12 +192,14 @@ class _File:
             text=text if (text or "").strip() or recording is None else None,
             tokens=tokens,
             slots=_words(row, "slots"),
+            speaker=_text(row, "speaker") or None,
+            language=_text(row, "language") or None,
+            labels=labels,
             context=_turns(row),
             phones=_words(row, "phones"),
             phone_ends=_ends(row),
             file=self.where,
             row=number,
-            **labels,
         )
 
     def _split(self, row: dict[str, Any]) -> str | None:
@@ -264,12 +261,18 @@ def _columns(corpus: Corpus) -> dict[str, tuple[str, ...]]:
         raise CorpusError(
             f"corpora.{corpus.name}.options.columns is {chosen!r}, expected {{column: name in your file}}"
         )
+    aliases = {**ALIASES, **{column.name: (column.name, *column.aliases) for column in label_columns()}}
     for column in chosen:
-        if column not in ALIASES:
+        if column not in aliases:
             raise CorpusError(
-                f"corpora.{corpus.name}.options.columns.{column}: no such column; expected one of {', '.join(ALIASES)}"
+                f"corpora.{corpus.name}.options.columns.{column}: no such column; expected one of {', '.join(aliases)}"
             )
-    return {column: (str(chosen[column]),) if column in chosen else names for column, names in ALIASES.items()}
+    return {column: (str(chosen[column]),) if column in chosen else names for column, names in aliases.items()}
+
+
+def _label(row: Mapping[str, Any], column: Column) -> Any:
+    """A label's cell, None where it is empty; ingest checks its kind."""
+    return row.get(column.name) if column.kind == "number" else _text(row, column.name) or None
 
 
 def _text(row: Mapping[str, Any], column: str) -> str | None:

@@ -96,10 +96,12 @@ def _turns(dialogue: Mapping[str, Any], split: str | None, where: str, number: i
             recording=None,
             text=turn["utterance"],
             context=[before["utterance"] for before in turns[:place]],
-            dialogue_act=_acts(turn),
-            system_action=_acts(after) if after is not None and after["speaker"] == "SYSTEM" else None,
-            intent=None if intent in (None, "NONE") else intent,
-            domain=_domain(frame["service"]) if "service" in frame else None,
+            labels={
+                "dialogue_act": _acts(turn),
+                "system_action": _acts(after) if after is not None and after["speaker"] == "SYSTEM" else None,
+                "intent": None if intent in (None, "NONE") else intent,
+                "domain": _domain(frame["service"]) if "service" in frame else None,
+            },
             file=where,
             row=number,
         )

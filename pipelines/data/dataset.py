@@ -27,7 +27,7 @@ from pipelines import recipe
 from pipelines.data import features as extraction
 from pipelines.data.features import LOGMEL, PITCH, WAVEFORM
 from pipelines.data.prosody import MEASURED, PROSODY
-from pipelines.data.table import UTTERANCES, conform
+from pipelines.data.table import conform, utterance_schema
 from pipelines.store import Manifest, Store, fingerprint, first_table
 
 LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
@@ -37,7 +37,11 @@ SOUND = [pa.field(f"{kind}_{name}", pa.int32()) for kind in ("wave", "pitch") fo
 COLUMNS = (LOGMEL.column, WAVEFORM.column, PITCH.column)
 NOTHING = np.empty(0, dtype=np.uint8)
 SAID = [PROSODY.field(name).with_nullable(True) for name in ("durations", *MEASURED)]
-ROWS = pa.schema([*UTTERANCES, *PLACES, *SAID, *SOUND])
+
+
+def dataset_schema() -> pa.Schema:
+    """Columns of `Dataset.rows`."""
+    return pa.schema([*utterance_schema(), *PLACES, *SAID, *SOUND])
 
 
 class DatasetError(ValueError):
@@ -47,7 +51,7 @@ class DatasetError(ValueError):
 class Dataset:
     """Utterance rows and where their features lie. Picklable: a worker maps the parts for itself.
 
-    rows: table.UTTERANCES with `frames`, `part` (index into `parts`) and `position` (row in the part),
+    rows: table.utterance_schema() with `frames`, `part` (index into `parts`) and `position` (row in the part),
         -1 each in a row without audio, how its phones are said, null where that was not measured, and `wave_part`,
         `wave_position`, `pitch_part` and `pitch_position`, null where no waveform was kept, or no pitch.
     identity: equal for equal rows and features.

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mtl.text import normalise, tidy
+from mtl.spec import label_columns
+from mtl.text import normalise
 from pipelines.corpora import CORPORA
 from pipelines.corpora.base import Reject, Utterance, not_utf8
-from pipelines.data.labels import LabelError, clean, rejected
+from pipelines.data.labels import LabelError, clean, clean_label, rejected
 from pipelines.data.phones import check_phonemiser, phonemiser_version, said
 from pipelines.data.recordings import (
     FACTS,
@@ -38,7 +39,7 @@ from pipelines.data.recordings import (
 )
 from pipelines.data.source import Source, open_source
 from pipelines.data.splits import overrides, settle
-from pipelines.data.table import QUARANTINE, SPLITS, UTTERANCES, conform, stated
+from pipelines.data.table import QUARANTINE, SPLITS, conform, stated, utterance_schema
 from pipelines.recipe import Corpus, Quality
 from pipelines.redaction import redact
 from pipelines.store import STORED, Checksum, Manifest, Store, fingerprint, first_table, usable_table
@@ -47,10 +48,9 @@ if TYPE_CHECKING:
     from pipelines.progress import Report
 
 VERSION = 1  # raise when the same source would give other rows
-_LABELS = ("intent", "domain", "speaker", "emotion", "dialogue_act", "system_action")
-# Acts are not among them: "yes" does something else after each question.
-# Two rows of one recording must agree in these; a label that only one of them has is no contradiction.
-_COMPARED = ("split", "text", "slots", "intent", "domain", "speaker", "emotion", "language", "translation")
+# Two rows of one recording must agree in these, and in the labels that their column compares. A label that only one
+# of them has is no contradiction.
+_COMPARED = ("split", "text", "slots", "speaker", "language")
 
 
 class IngestError(RuntimeError):
@@ -175,7 +175,8 @@ def _read(corpus: Corpus, source: Source | None) -> tuple[list[Utterance], list[
 def _strings(utterance: Utterance) -> str:
     """All that would go into the tables as text."""
     recording = utterance.recording
-    single = [getattr(utterance, name) for name in ("id", "text", "language", "translation", *_LABELS)]
+    single = [utterance.id, utterance.text, utterance.speaker, utterance.language]
+    single += [value for value in utterance.labels.values() if isinstance(value, str)]
     names = [recording.uri, recording.name] if recording is not None else []
     lists = (utterance.tokens, utterance.slots, utterance.context, utterance.trials, utterance.phones)
     return " ".join(filter(None, [*single, *names, *(word for words in lists for word in words or ())]))
@@ -230,13 +231,13 @@ def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, 
         "text": text,
         "tokens": tokens,
         "slots": slots,
+        "speaker": utterance.speaker,
         "language": utterance.language or corpus.language,
-        "translation": tidy(utterance.translation or "") or None,
         "context": None if utterance.context is None else [normalise(turn) for turn in utterance.context],
         "trials": utterance.trials,
         "phones": phones,
         "phone_ends": ends,
-        **{label: getattr(utterance, label) for label in _LABELS},
+        **{column.name: clean_label(column, utterance.labels.get(column.name)) for column in label_columns()},
     }
 
 
@@ -257,7 +258,7 @@ def _without_conflicts(drafts: list[_Draft]) -> tuple[list[_Draft], list[Reject]
 
 def _conflict(drafts: list[_Draft]) -> str | None:
     """What the rows of one recording disagree about."""
-    for column in _COMPARED:
+    for column in (*_COMPARED, *(label.name for label in label_columns() if label.compared)):
         values = {json.dumps(draft.row[column]) for draft in drafts if draft.row[column] is not None}
         if len(values) > 1:
             rows = ", ".join(f"{draft.origin.file} row {draft.origin.row}" for draft in drafts[:4])
@@ -266,7 +267,7 @@ def _conflict(drafts: list[_Draft]) -> str | None:
 
 
 def _tables(corpus: Corpus, drafts: list[_Draft], rejects: list[Reject]) -> tuple[pa.Table, pa.Table]:
-    rows = pa.Table.from_pylist([draft.row for draft in drafts], schema=UTTERANCES)
+    rows = pa.Table.from_pylist([draft.row for draft in drafts], schema=utterance_schema())
     fields = ("file", "row", "id", "reason", "detail")
     bad = [
         {"corpus": corpus.name, **{name: _printable(getattr(reject, name)) for name in fields}} for reject in rejects

@@ -6,9 +6,12 @@ Words of a row are normalised one by one, so that `tokens` are always the words 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
-from mtl.text import normalise
+from mtl.spec import Column
+from mtl.text import normalise, tidy
 from pipelines.corpora.base import Reject, Utterance
 
 
@@ -80,6 +83,35 @@ def clean(utterance: Utterance) -> tuple[str | None, list[str] | None, list[str]
     if " ".join(tokens) != text:
         raise LabelError("length_mismatch", f"the tokens read {' '.join(tokens)!r}, the text {text!r}")
     return text, tokens, slots
+
+
+def clean_label(column: Column, value: Any) -> Any:
+    """A label as the table keeps it: text as it is written, but NFC and with single spaces; None where it is empty.
+
+    Raises:
+        LabelError: bad_row, for a value of another kind than the column's.
+    """
+    if column.kind == "number":
+        return _number(column, value)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise LabelError("bad_row", f"{column.name} is {type(value).__name__}, expected text")
+    return (tidy(value) if column.tidied else value) or None
+
+
+def _number(column: Column, value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise LabelError("bad_row", f"{column.name} is {value!r:.80}, expected a number") from None
+    if math.isnan(number):
+        return None
+    if math.isinf(number):
+        raise LabelError("bad_row", f"{column.name} is {number}, expected a finite number")
+    return number
 
 
 def rejected(utterance: Utterance, reason: str, detail: str) -> Reject:

@@ -19,17 +19,17 @@ import pyarrow as pa
 
 from mtl.augment import spec_augment, speed
 from mtl.batch import Batch, Example, collate
+from mtl.spec import label_columns
 from mtl.substitution import SlotValues
-from mtl.text import CLASSIFICATION, Codec
+from mtl.text import Codec
 from pipelines import recipe
 from pipelines.data.dataset import Dataset
 from pipelines.data.plan import Group, Planned, cut, groups_of, word_counts
 from pipelines.store import fingerprint
 
-LABEL_COLUMNS = [
-    *("id", "corpus", "text", "tokens", "slots", "context", *CLASSIFICATION, "translation"),
-    *("phones", "durations", "pitch", "energy"),
-]
+# What is encoded of a row beside the labels that tasks declare.
+ENCODED = ("id", "corpus", "text", "tokens", "slots", "speaker", "language", "context")
+PROSODY = ("phones", "durations", "pitch", "energy")
 EVALUATION_SLACK = 0.3  # share of padding at which a batch is closed although the budget has room
 KEPT_EXAMPLES = 50_000  # encoded rows kept in memory, about 3 kB each
 
@@ -165,7 +165,8 @@ class _Encoder:
     def __init__(self, dataset: Dataset, codec: Codec) -> None:
         self.dataset, self.codec = dataset, codec
         self.frames = dataset.rows["frames"].to_numpy()
-        self.labels = dataset.rows.select(LABEL_COLUMNS)
+        columns = (*ENCODED, *(column.name for column in label_columns()), *PROSODY)
+        self.labels = dataset.rows.select(columns)
         self.kept: dict[int, Example] = {}
 
     def written(self, rows: np.ndarray) -> bool:

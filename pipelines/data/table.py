@@ -1,7 +1,7 @@
 """The utterance table: one Arrow schema for every corpus, and the quarantine table beside it.
 
-One row is one utterance. A null label means "not labelled": that row trains every other task and
-not this one. Labels are never invented to fill a gap. Adding a task adds a nullable column here.
+One row is one utterance. A null label means "not labelled": that row trains every other task and not this one. Labels
+are never invented to fill a gap. The columns of labels are those that the registered tasks declare (mtl/spec.py).
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-SPLITS = ("train", "valid", "test")
+from mtl import spec
 
-UTTERANCES = pa.schema(
+SPLITS = ("train", "valid", "test")
+LABEL_TYPES = {"string": pa.string(), "number": pa.float64()}  # by spec.Column.kind
+
+# Columns of every utterance, whichever tasks there are.
+CORE = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),  # unique over all corpora: "<corpus>/<utterance>"
         pa.field("corpus", pa.string(), nullable=False),  # the recipe's name for the corpus
@@ -25,36 +29,44 @@ UTTERANCES = pa.schema(
         pa.field("text", pa.string()),  # normalised transcript or sentence
         pa.field("tokens", pa.list_(pa.string())),  # words; same length as slots where slots are given
         pa.field("slots", pa.list_(pa.string())),  # BIO tags, aligned with tokens
-        pa.field("intent", pa.string()),
-        pa.field("domain", pa.string()),
         pa.field("speaker", pa.string()),  # unique within the corpus
-        pa.field("emotion", pa.string()),
         pa.field("language", pa.string()),  # BCP 47
-        pa.field("translation", pa.string()),  # the sentence in another language, with its case and punctuation
         pa.field("context", pa.list_(pa.string())),  # normalised turns of the dialogue before this one, oldest first
-        pa.field("dialogue_act", pa.string()),  # what the user does with this turn
-        pa.field("system_action", pa.string()),  # what the system should do next
         pa.field("trials", pa.list_(pa.string())),  # "1 ID", "0 ID": is ID of the same corpus this row's speaker?
         pa.field("phones", pa.list_(pa.string())),  # what is said, for synthesis: symbols of corpora.<name>.phonemes
         pa.field("phone_ends", pa.list_(pa.float64())),  # s from `start`, where each of them ends, if that is known
     ]
 )
-# Columns that older tables lack. Such a table reads as one whose rows state nothing here, and a null here is left out
-# of a row's hash: a new column makes no version of what it says nothing about.
-ADDED = ("translation", "context", "dialogue_act", "system_action", "trials", "phones", "phone_ends")
+# Core columns that the first version of the table lacked.
+ADDED = frozenset({"context", "trials", "phones", "phone_ends"})
+
+
+def utterance_schema() -> pa.Schema:
+    """The core columns, then a nullable column for each label that a registered task declares."""
+    labels = [pa.field(column.name, LABEL_TYPES[column.kind]) for column in spec.label_columns()]
+    return pa.schema([*CORE, *labels])
 
 
 def conform(rows: pa.Table) -> pa.Table:
-    """A stored utterance table in today's schema, whichever columns there were when it was written."""
-    for name in ADDED:
-        if name not in rows.schema.names:
-            rows = rows.append_column(UTTERANCES.field(name), pa.nulls(len(rows), UTTERANCES.field(name).type))
-    return rows.select(UTTERANCES.names).cast(UTTERANCES)
+    """A stored utterance table in the present schema, whichever columns there were when it was written."""
+    schema = utterance_schema()
+    for field in schema:
+        if field.name in _added() and field.name not in rows.schema.names:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows.select(schema.names).cast(schema)
 
 
 def stated(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as it is hashed: without the nulls of columns that older tables lack."""
-    return {name: value for name, value in row.items() if value is not None or name not in ADDED}
+    """A row as it is hashed: without the nulls of columns that the first version of the table lacked.
+
+    So a new column makes no new version of a table that has nothing in it.
+    """
+    added = _added()
+    return {name: value for name, value in row.items() if value is not None or name not in added}
+
+
+def _added() -> frozenset[str]:
+    return ADDED | {column.name for column in spec.label_columns() if not column.hashed_if_null}
 
 
 QUARANTINE = pa.schema(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mtl.hotwords import WEIGHT
-from mtl.text import DIALOGUE
+from mtl.spec import tasks
 from pipelines import progress
 from pipelines.recipe import Recipe, RecipeError, parse
 from pipelines.recipe.variables import escape, hide_secrets
@@ -175,7 +175,8 @@ def answer(
     inputs: list[Any] = [decode(file, predictor.features.sample_rate) for file in files]
     if context and not predictor.codec.context:
         raise ContextError(
-            f"{uri} reads no context: it has none of {', '.join(DIALOGUE)}, or was trained with text.context=0"
+            f"{uri} reads no context: it has none of {', '.join(spec.name for spec in tasks() if spec.context)}, "
+            "or was trained with text.context=0"
         )
     predictions = predictor.predict([*inputs, *texts], [context] * (len(inputs) + len(texts)))
     names = [*map(str, files), *texts]

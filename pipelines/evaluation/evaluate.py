@@ -33,7 +33,8 @@ from mtl.hotwords import WEIGHT, HotWords
 from mtl.metrics import METRICS, metric_of, score_rows
 from mtl.model import Recogniser
 from mtl.predictor import Prediction, Predictor
-from mtl.text import CLASSIFICATION, tokens_of
+from mtl.spec import label_columns
+from mtl.text import tokens_of
 from pipelines import recipe
 from pipelines.data import features
 from pipelines.data.dataset import Dataset
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
     from pipelines.progress import Report
 
 VERSION = 4  # bump when the same model on the same rows would get other figures
-REFERENCE = ("text", "tokens", "slots", *CLASSIFICATION, "translation", "context", "trials")
+# Core columns that predictions are scored against; those of labels are in mtl.spec.
+REFERENCE = ("text", "tokens", "slots", "speaker", "language", "context", "trials")
 KEPT = ("id", "corpus", "audio", "start", "duration", "digest")
 
 
@@ -305,9 +307,14 @@ def check(predictor: Predictor, dataset: Dataset) -> None:
         raise EvaluationError(f"the features differ from those of the model: {told}; extract them with its settings")
 
 
+def _reference() -> tuple[str, ...]:
+    """Columns that predictions are scored against."""
+    return (*REFERENCE, *(column.name for column in label_columns()))
+
+
 def rows_identity(dataset: Dataset) -> str:
     """Equal for equal rows with equal labels, in any order and whatever the rest of their dataset: frozen test rows."""
-    columns = ["id", "digest", *REFERENCE]
+    columns = ["id", "digest", *_reference()]
     rows = [stated(row) for row in dataset.rows.select(columns).to_pylist()]
     return fingerprint(sorted([json.dumps(row, sort_keys=True) for row in rows]))
 
@@ -320,7 +327,7 @@ def _table(
     for metric, scored in score_rows(rows, predictions, phrases, known).items():
         for index, row in zip(scored.rows.tolist(), scored.counts.tolist(), strict=True):
             counts[index][metric] = row
-    shown = [name for name in REFERENCE if name != "trials"]
+    shown = [name for name in _reference() if name != "trials"]
     reference = [{name: row[name] for name in shown if row.get(name) is not None} for row in rows]
     columns = {name: pa.array([row.get(name) for row in rows], _kind(name)) for name in KEPT}
     columns["reference"] = pa.array([json.dumps(row, ensure_ascii=False) for row in reference], pa.string())

@@ -29,10 +29,10 @@ import torch
 
 from mtl.align import viterbi
 from mtl.batch import Batch
+from mtl.heads.transcript import Transcript
 from mtl.interpret import Split, View, chance, look, numbered, probe, split_by_group, split_within_class
 from mtl.predictor import Predictor
 from mtl.sharing import Layer
-from mtl.tasks import Transcript
 from mtl.text import Characters
 from pipelines.data import features
 from pipelines.data.dataset import Dataset

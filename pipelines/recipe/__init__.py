@@ -6,7 +6,7 @@ A recipe is YAML, checked by pydantic; a shipped name or a path. An unknown or m
 nearest valid one. `Recipe.address()` is the hash under which its results are stored.
 """
 
-from pipelines.recipe.base import BALANCING, CORPUS_KINDS, DIALOGUE, SHARING_MODES, TASK_KINDS, Section
+from pipelines.recipe.base import BALANCING, CORPUS_KINDS, SHARING_MODES, Section, TaskName
 from pipelines.recipe.data import Corpus, Features, Fractions, Loader, Quality, Text
 from pipelines.recipe.model import (
     Balancing,
@@ -27,10 +27,8 @@ from pipelines.recipe.training import Gates, Interpret, Listening, Search, Stage
 __all__ = [
     "BALANCING",
     "CORPUS_KINDS",
-    "DIALOGUE",
     "SHARING_MODES",
     "SHIPPED",
-    "TASK_KINDS",
     "Balancing",
     "Corpus",
     "Decoding",
@@ -51,6 +49,7 @@ __all__ = [
     "Stage",
     "Synthesis",
     "Task",
+    "TaskName",
     "Text",
     "Trainer",
     "Translation",

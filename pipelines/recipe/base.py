@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from mtl.spec import tasks
 
 CORPUS_KINDS = (
     *("espeak", "librispeech", "commonvoice", "voxceleb", "atis", "sgd", "covost", "ljspeech", "emodb", "iemocap"),
@@ -14,17 +19,22 @@ BALANCING = (
     *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
     *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
 )
-# As mtl.text has them, whose torch a command line can do without.
-DIALOGUE = ("dialogue_act", "system_action")
-SYNTHESIS = ("prosody", "mel")
-PHRASED = (*SYNTHESIS, "phones", "tempo", "intonation")
-SOUNDING = ("waveform",)
-TASK_KINDS = (
-    *("transcript", "intent", "slots", "domain", "speaker", "emotion", "language", "translation"),
-    *DIALOGUE,
-    *PHRASED,
-    *SOUNDING,
-)
+
+
+def _known_task(name: str) -> str:
+    known = [spec.name for spec in tasks()]
+    if name not in known:
+        expected = ", ".join(repr(other) for other in known[:-1]) + f" or {known[-1]!r}"
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+    return name
+
+
+# The name of a registered task. Looked up when a recipe is read, so that a task may be registered at run time.
+TaskName = Annotated[
+    str,
+    AfterValidator(_known_task),
+    WithJsonSchema({"type": "string", "enum": [spec.name for spec in tasks()]}),
+]
 
 
 class RecipeError(ValueError):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.recipe.base import BALANCING, SHARING_MODES, TASK_KINDS, Section
+from pipelines.recipe.base import BALANCING, SHARING_MODES, Section, TaskName
 
 
 class Model(Section):
@@ -48,7 +48,7 @@ class Sharing(Section):
     shared_experts: int = Field(1, ge=1, description="of ple, beside one for each task")
     expert_blocks: int = Field(1, ge=1, description="the model's last blocks, which are experts in mmoe and ple")
     bottleneck: int = Field(32, ge=1, description="units of an adapter (adapter) or of what makes a mask (attention)")
-    graph: tuple[tuple[Literal[TASK_KINDS], Literal[TASK_KINDS]], ...] | None = Field(  # type: ignore[valid-type]
+    graph: tuple[tuple[TaskName, TaskName], ...] | None = Field(
         None, description="pairs of tasks that exchange messages; intent-slots and slots-domain if left out"
     )
 

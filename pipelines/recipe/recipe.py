@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
 from mtl import curriculum
-from pipelines.recipe.base import DIALOGUE, PHRASED, SOUNDING, SYNTHESIS, TASK_KINDS, Section
+from mtl.spec import SOUND, reading_phones, speaks, with_context
+from mtl.spec import task as task_spec
+from pipelines.recipe.base import Section, TaskName
 from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
 from pipelines.recipe.model import (
     Balancing,
@@ -36,8 +37,6 @@ HEARD_BY = {
         "speaker": "speaker",
     }.items()
 }
-LABELS = ("intent", "domain", "speaker", "emotion", "language")  # one an utterance
-HEARD = {"transcript", "speaker", "emotion", *PHRASED}  # tasks that recordings alone can train
 
 
 class Recipe(Section):
@@ -56,7 +55,7 @@ class Recipe(Section):
     loader: Loader = Loader()
     model: Model = Model()
     sharing: Sharing = Sharing()
-    tasks: dict[Literal[TASK_KINDS], Task] = Field(min_length=1)  # type: ignore[valid-type]
+    tasks: dict[TaskName, Task] = Field(min_length=1)
     balancing: Balancing = Balancing()
     understanding: Understanding = Understanding()
     domains: Domains = Domains()
@@ -86,8 +85,8 @@ class Recipe(Section):
             for corpus in config.corpora or ():
                 if corpus not in names:
                     raise ValueError(f"tasks.{task}.corpora names {corpus!r}; the recipe's corpora are {sorted(names)}")
-            if config.reversal and task not in LABELS:
-                raise ValueError(f"tasks.{task}.reversal is of tasks with one label an utterance: {', '.join(LABELS)}")
+            if config.reversal and (task_spec(task).answer != "label" or task_spec(task).context):
+                raise ValueError(f"tasks.{task}.reversal is of tasks with one label an utterance, without a context")
         for pair in self.sharing.graph or ():
             if missing := set(pair) - set(self.tasks):
                 raise ValueError(
@@ -140,17 +139,17 @@ class Recipe(Section):
 
     @property
     def speaks(self) -> bool:
-        return set(SYNTHESIS) <= set(self.tasks)
+        return speaks(self.tasks)
 
     @property
     def phrased(self) -> bool:
         """Whether some task needs to know which phones are said, and how."""
-        return bool(set(PHRASED) & set(self.tasks))
+        return bool(set(reading_phones()) & set(self.tasks))
 
     @property
     def sounds(self) -> bool:
         """Whether some task needs the recordings' waveforms."""
-        return bool(set(SOUNDING) & set(self.tasks))
+        return any(SOUND in task_spec(task).groups for task in self.tasks)
 
     def _has_its_phones(self) -> None:
         """Raises ValueError where tasks that need phones have none, or of two kinds, or sound that is not theirs."""
@@ -172,7 +171,7 @@ class Recipe(Section):
             )
         if not self.phrased:
             return
-        (needing, *_) = sorted(set(PHRASED) & set(self.tasks))
+        (needing, *_) = sorted(set(reading_phones()) & set(self.tasks))
         kinds = sorted({corpus.phonemes for corpus in self.corpora if corpus.phonemes})
         if len(kinds) != 1:
             found = f"corpora name {' and '.join(kinds)}" if kinds else "no corpus names any"
@@ -184,11 +183,12 @@ class Recipe(Section):
 
     def _does_without_blocks(self, modes: set[str]) -> None:
         """Raises ValueError where model.blocks is 0 and something needs some."""
-        if not self.model.lstm and set(self.tasks) - set(SOUNDING):
+        if not self.model.lstm and any(SOUND not in task_spec(task).groups for task in self.tasks):
             raise ValueError(
                 "model.blocks and model.lstm are both 0, so nothing would read what is said; raise one of them"
             )
-        if heard := sorted(HEARD & set(self.tasks)):
+        specs = [task_spec(task) for task in self.tasks]
+        if heard := sorted(spec.name for spec in specs if spec.from_recordings and SOUND not in spec.groups):
             raise ValueError(
                 f"model.blocks is 0, and the tasks {', '.join(heard)} hear recordings, which nothing else would read"
             )
@@ -216,7 +216,7 @@ class Recipe(Section):
         content = self.model_dump(mode="json", exclude={"summary", "search", "listening", "gates", "interpret"})
         for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
             content["trainer"].pop(key)
-        if not set(DIALOGUE) & set(self.tasks):
+        if not with_context(self.tasks):
             content["text"].pop("context")  # which nothing reads
         if "translation" not in self.tasks:
             content.pop("translation")

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipelines.recipe.base import SHARING_MODES, TASK_KINDS, Section
+from pipelines.recipe.base import SHARING_MODES, Section, TaskName
 
 
 class Stage(Section):
     """Some epochs of training before all tasks train together; see mtl.curriculum."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    tasks: tuple[Literal[TASK_KINDS], ...] = Field(min_length=1)  # type: ignore[valid-type]
+    tasks: tuple[TaskName, ...] = Field(min_length=1)
     epochs: int = Field(ge=1)
     train: Literal["all", "heads"] = Field("all", description="heads: what tasks share rests")
 
@@ -87,7 +87,7 @@ class Search(Section):
     task_weight: tuple[float, float] = (0.1, 10.0)
     modes: tuple[Literal[SHARING_MODES], ...] = Field(("hard", "soft"), min_length=1)  # type: ignore[valid-type]
     strength: tuple[float, float] = (1e-5, 1e-1)
-    reference: dict[Literal[TASK_KINDS], Annotated[float, Field(ge=0, le=100)]] = Field(  # type: ignore[valid-type]
+    reference: dict[TaskName, Annotated[float, Field(ge=0, le=100)]] = Field(
         default_factory=dict,
         description="the hypervolume's reference point: a figure of each task's own metric in percent, which a trial "
         "must beat to count; every answer wrong (WER 100, accuracy 0) if left out",

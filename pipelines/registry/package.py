@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
 from mtl.phonemes import CHARACTERS
-from mtl.text import DIALOGUE, PHRASED, REGRESSION, SOUNDING, SYNTHESIS, speaks
+from mtl.spec import SOUND, TEXT, TaskSpec, speaks, with_context
+from mtl.spec import task as task_spec
 from pipelines.registry.tracking import quiet_mlflow
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "soundfile"
 SPEAKING = ("num2words",)  # of a model that speaks; and of one whose phonemes are eSpeak NG's, the next
 ESPEAK = ("espeakng-loader",)
 SOUNDED = ("praat-parselmouth",)  # of what makes sound of recordings, and has to know their pitch
-HEARING = frozenset({"transcript", "speaker", "emotion", *PHRASED, *SOUNDING})  # tasks that tell nothing of a sentence
 
 
 class PackageError(ValueError):
@@ -116,22 +116,21 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
         return ColSpec(kind, name, required=False)
 
     inputs: list[Any] = [optional("audio"), optional("text")]
-    if set(tasks) & set(DIALOGUE):
+    specs = [task_spec(name) for name in tasks]
+    if with_context(tasks):
         inputs.append(ColSpec(Array(DataType.string), "context", required=False))
-    outputs: list[Any] = [optional("speech")] if speaks(tasks) or set(tasks) & set(SOUNDING) else []
-    for task in tasks:
-        if task in (*SYNTHESIS, *SOUNDING):
-            continue
-        if task == "transcript":
+    outputs: list[Any] = [optional("speech")] if speaks(tasks) or _sounds(specs) else []
+    for spec in specs:
+        if spec.answer == "text":
             outputs += [optional("text"), optional("words"), optional("n_best")]
-        elif task in ("slots", "phones"):
-            outputs.append(optional(task))
-        elif task in REGRESSION:
-            outputs.append(optional(task, DataType.double))
-        else:
-            outputs += [optional(task), optional(f"{task}_confidence", DataType.double)]
+        elif spec.answer in ("tags", "phones"):
+            outputs.append(optional(spec.name))
+        elif spec.answer == "number":
+            outputs.append(optional(spec.name, DataType.double))
+        elif spec.answer in ("label", "translation"):
+            outputs += [optional(spec.name), optional(f"{spec.name}_confidence", DataType.double)]
     params = []
-    if "transcript" in tasks:
+    if any(spec.answer == "text" for spec in specs):
         params += [
             ParamSpec("hot_words", DataType.string, [], shape=(-1,)),
             ParamSpec("hot_weight", DataType.double, WEIGHT),
@@ -155,7 +154,7 @@ def example(tasks: tuple[str, ...]) -> pd.DataFrame:
     import pandas as pd
     import soundfile
 
-    if set(tasks) - HEARING or speaks(tasks):
+    if any(TEXT in task_spec(name).groups for name in tasks) or speaks(tasks):
         return pd.DataFrame({"text": ["turn on the light in the kitchen"]})
     tone = io.BytesIO()
     soundfile.write(tone, 0.1 * np.sin(np.arange(8000) * 2 * np.pi * 440 / 16000), 16000, format="FLAC")
@@ -167,10 +166,16 @@ def requirements(units: str, phonemes: str | None = None, tasks: Collection[str]
     names = [*REQUIREMENTS, *(("sentencepiece",) if units == "sentencepiece" else ())]
     if phonemes is not None:
         names += [*SPEAKING, *(() if phonemes == CHARACTERS else ESPEAK)]
-    if set(tasks) & {*SOUNDING, "phones"}:
+    specs = [task_spec(name) for name in tasks]
+    if _sounds(specs) or any(spec.answer == "phones" for spec in specs):
         names += SOUNDED
     # "2.13.0+cpu" is a build of 2.13.0: a package made on a laptop must install on a machine with a GPU.
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
+
+
+def _sounds(specs: Collection[TaskSpec]) -> bool:
+    """Whether one of the tasks makes sound of log-mels."""
+    return any(SOUND in spec.groups for spec in specs)
 
 
 def describe(folder: Path) -> Description:

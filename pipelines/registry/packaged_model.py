@@ -40,7 +40,7 @@ from mtl.address import folder_address
 from mtl.hotwords import WEIGHT
 from mtl.personal import About, Personal, PersonalPredictor, check_base
 from mtl.predictor import Prediction, Predictor
-from mtl.text import REGRESSION, SOUNDING, SYNTHESIS
+from mtl.spec import task as task_spec
 
 if TYPE_CHECKING:
     from mtl.conversion import Converter
@@ -152,19 +152,18 @@ def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any =
     """Predictions as a table with a column or two per task of the model."""
     columns: dict[str, list[Any]] = {}
     for task in tasks:
-        if task in (*SYNTHESIS, *SOUNDING):
-            continue
-        if task == "transcript":
+        answer = task_spec(task).answer
+        if answer == "text":
             columns["text"] = [prediction.text for prediction in predictions]
             columns["words"] = [_listed(prediction.words) for prediction in predictions]
             columns["n_best"] = [_listed(prediction.alternatives) for prediction in predictions]
-        elif task == "phones":
-            columns["phones"] = [prediction.phones and " ".join(prediction.phones) for prediction in predictions]
-        elif task in REGRESSION:
+        elif answer == "phones":
+            columns[task] = [prediction.phones and " ".join(prediction.phones) for prediction in predictions]
+        elif answer == "number":
             columns[task] = [prediction.numbers.get(task) for prediction in predictions]
-        elif task == "slots":
-            columns["slots"] = [_slots(prediction) for prediction in predictions]
-        else:
+        elif answer == "tags":
+            columns[task] = [_slots(prediction) for prediction in predictions]
+        elif answer in ("label", "translation"):
             labels = [prediction.labels.get(task) for prediction in predictions]
             columns[task] = [label.value if label else None for label in labels]
             columns[f"{task}_confidence"] = [label.confidence if label else None for label in labels]

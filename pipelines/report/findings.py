@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from mtl.heads.slots import bio_values
 from mtl.metrics import METRICS, in_unit
-from mtl.tasks.slots import bio_values
-from mtl.text import DIALOGUE, TURN, tokens_of
+from mtl.spec import tasks
+from mtl.text import TURN, tokens_of
 from pipelines.data.sound import SoundError, flac
 from pipelines.evaluation.evaluate import Scores
 from pipelines.evaluation.gates import Decision
@@ -21,7 +22,6 @@ from pipelines.recipe import Gates
 from pipelines.report.report import SLOT_SEPARATOR, Confusion, Fault, Row, Translated
 from pipelines.store import Store
 
-CONFUSED = ("intent", "domain", "emotion", "language", *DIALOGUE)  # not speakers: too many, and enrolled
 TRANSLATIONS = 12  # shown, right and wrong
 FAULTS = 18
 FAULTS_PER_METRIC = 4
@@ -75,7 +75,8 @@ def plain(rows: list[Row]) -> list[dict[str, Any]]:
 def confusions(scores: Scores) -> list[Confusion]:
     """Of every classification task with labelled rows and more than one class."""
     found = []
-    for task in CONFUSED:
+    # Not of speakers: they are too many, and enrolled.
+    for task in (spec.name for spec in tasks() if spec.answer == "label" and not spec.open_set):
         pairs = scores.confusion(task)
         labels = sorted({label for pair in pairs for label in pair})
         if len(labels) > 1:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtl.metrics import METRICS
-from mtl.text import CLASSIFICATION
+from mtl.spec import task as task_spec
 from mtl.transfer import Tasks, estimate, resampled
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
@@ -101,7 +101,8 @@ def study_by_folds(
 
 def told_apart(tasks: Iterable[str]) -> list[str]:
     """Those that tell labels apart which a new speaker may have: who is not known cannot be named."""
-    return [task for task in tasks if task in CLASSIFICATION and task != "speaker"]
+    specs = [task_spec(task) for task in tasks]
+    return [spec.name for spec in specs if spec.answer == "label" and not spec.open_set]
 
 
 def with_fold(recipe: Recipe, number: int, folds: int) -> Recipe:

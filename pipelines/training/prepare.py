@@ -34,11 +34,13 @@ from mtl.metrics import by_domain, score_rows, summarise
 from mtl.model import SpeechModel, build_model
 from mtl.ngram import NGram
 from mtl.predictor import Prediction, Predictor
+from mtl.spec import task as task_spec
 from mtl.speech import SpeechCode
-from mtl.text import CLASSIFICATION, PHRASED, SOUNDING, Characters, Codec, normalise, tokens_of
+from mtl.text import Characters, Codec, normalise, tokens_of
 from pipelines.data.dataset import Dataset, by_hash, open_dataset
 from pipelines.data.loader import Loader, evaluation_batches
 from pipelines.data.prosody import MEASURED
+from pipelines.data.table import utterance_schema
 from pipelines.recipe import Recipe
 from pipelines.roots import sha256
 from pipelines.store import Manifest, Store
@@ -48,13 +50,6 @@ from pipelines.training.folds import held_out
 # about as much as an hour of training audio, and a confidence interval of the WER of about half a point.
 VALID_SECONDS = 1800.0
 VALID_SENTENCES = 2000
-LABEL_COLUMNS = {
-    "transcript": "text",
-    "slots": "slots",
-    **{task: task for task in (*CLASSIFICATION, "translation")},
-    **dict.fromkeys(PHRASED, "durations"),
-    **dict.fromkeys(SOUNDING, "wave_part"),
-}
 SCALING_ROWS = 500  # whose log-mels tell the scale of each bin: half an hour of speech
 
 
@@ -136,7 +131,8 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
     by = recipe.domains.by if recipe.domains.on else None
-    labels = [LABEL_COLUMNS[task] for task in tasks if task not in ("transcript", *PHRASED, *SOUNDING)]
+    stated = {*utterance_schema().names} - {"text", "tokens", "context", "audio", by}
+    labels = [label for label in dict.fromkeys(task_spec(task).label for task in tasks) if label in stated]
     columns = ["text", "tokens", "context", *(["audio", by] if by else []), *labels]
     try:
         codec = Codec.build(
@@ -341,12 +337,12 @@ def _share_of(ids: list[str], share: float) -> list[int]:
 
 def _without_labels(rows: pa.Table, task: str, kept: Any) -> pa.Table:
     """The rows with the task's labels on those where `kept` (N,) is true alone."""
-    if task == "transcript":  # the words stay for the text front-end and the slots: only the CTC target goes
+    column = task_spec(task).label
+    if column == "text":  # the words stay for the text front-end and the slots: only the CTC target goes
         words = pc.if_else(
             pc.and_(pc.invert(kept), pc.is_null(rows["tokens"])), pc.split_pattern(rows["text"], " "), rows["tokens"]
         )
         rows = rows.set_column(rows.schema.get_field_index("tokens"), rows.schema.field("tokens"), words)
-    column = LABEL_COLUMNS[task]
     field = rows.schema.field(column)
     values = pc.if_else(kept, rows[column], pa.scalar(None, field.type))
     return rows.set_column(rows.schema.get_field_index(column), field, values)
@@ -354,8 +350,9 @@ def _without_labels(rows: pa.Table, task: str, kept: Any) -> pa.Table:
 
 def trainable(rows: pa.Table, task: str) -> pa.ChunkedArray:
     """(N,) bool: rows with a label that trains the task."""
-    found = pc.is_valid(rows[LABEL_COLUMNS[task]])
-    return pc.and_(found, pc.is_valid(rows["audio"])) if task == "transcript" else found  # CTC needs something to hear
+    spec = task_spec(task)
+    labelled = pc.is_valid(rows[spec.label])
+    return pc.and_(labelled, pc.is_valid(rows["audio"])) if spec.from_recordings else labelled
 
 
 def _sparse(rows: pa.Table, task: str, share: float) -> pa.Array:

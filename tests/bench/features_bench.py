@@ -36,7 +36,7 @@ from targets import Target, conclude  # noqa: E402
 from pipelines import recipe  # noqa: E402
 from pipelines.data.features import extract  # noqa: E402
 from pipelines.data.sound import decode  # noqa: E402
-from pipelines.data.table import UTTERANCES  # noqa: E402
+from pipelines.data.table import utterance_schema  # noqa: E402
 from pipelines.store import Manifest, Store  # noqa: E402
 
 SPEC = recipe.Features()
@@ -71,7 +71,7 @@ def utterance_table(files: list[Path], store: Store) -> Manifest:
         }
         for number, path in enumerate(files)
     ]
-    store.write_table("utterances/bench/rows.parquet", pa.Table.from_pylist(rows, schema=UTTERANCES))
+    store.write_table("utterances/bench/rows.parquet", pa.Table.from_pylist(rows, schema=utterance_schema()))
     return store.commit("utterances/bench", "bench", ("utterances/bench/rows.parquet",))
 
 

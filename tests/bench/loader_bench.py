@@ -36,7 +36,7 @@ from pipelines.data import features  # noqa: E402
 from pipelines.data.dataset import Dataset, open_dataset  # noqa: E402
 from pipelines.data.loader import Loader  # noqa: E402
 from pipelines.data.plan import padding_of  # noqa: E402
-from pipelines.data.table import UTTERANCES  # noqa: E402
+from pipelines.data.table import utterance_schema  # noqa: E402
 from pipelines.store import Store, fingerprint  # noqa: E402
 
 SPEC = recipe.Features()
@@ -76,7 +76,7 @@ def write_parts(store: Store, count: int) -> Dataset:
         }
         for number, digest in enumerate(digests)
     ]
-    store.write_table("utterances/bench/rows.parquet", pa.Table.from_pylist(rows, schema=UTTERANCES))
+    store.write_table("utterances/bench/rows.parquet", pa.Table.from_pylist(rows, schema=utterance_schema()))
     parts = tuple(entry.key for entry in store.list(f"{dataset}/") if "index" not in entry.key)
     meta = {"spec": SPEC.model_dump(mode="json")}
     made = store.commit(dataset, "bench", (f"{dataset}/index.parquet", *parts), meta=meta)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mtl.encoder import padding_mask
-from mtl.tasks.base import States
-from mtl.tasks.classification import Classification
+from mtl.heads.base import States
+from mtl.heads.classification import Classification
+from mtl.spec import TaskSpec
 
 HEADS = 4
 
@@ -20,8 +21,8 @@ HEADS = 4
 class DialogueTask(Classification):
     """A classification of the turn at hand, in words or sound, in the light of the turns before it."""
 
-    def __init__(self, name: str, width: int, bins: int, classes: int, dropout: float) -> None:
-        super().__init__(name, width, bins, classes, dropout)
+    def __init__(self, spec: TaskSpec, width: int, bins: int, classes: int, dropout: float) -> None:
+        super().__init__(spec, width, bins, classes, dropout)
         self.nothing = nn.Parameter(0.02 * torch.randn(width))
         self.before = nn.LayerNorm(width)
         self.asking = nn.LayerNorm(width)

@@ -6,20 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from mtl.encoder import padding_mask
-from mtl.tasks.base import States, Task
+from mtl.heads.base import Head, States
+from mtl.spec import TaskSpec
 
 
-class Pooled(Task):
-    """A task that sees an utterance as a whole.
+class Pooled(Head):
+    """A head that sees an utterance as a whole.
 
-    spectral: the long-term spectrum (`bins` mel bins) counts too: normalisation per utterance takes it from the states,
-    and much of a voice is in it; of a microphone too, so compare voices on one channel.
+    With `spec.spectral` the long-term spectrum (`bins` mel bins) is an input too: normalisation per utterance takes it
+    from the states, and much of a voice is in it; of a microphone too, so compare voices on one channel.
     """
 
-    def __init__(self, name: str, width: int, bins: int, outputs: int, dropout: float, spectral: bool) -> None:
-        super().__init__(name)
+    def __init__(self, spec: TaskSpec, width: int, bins: int, outputs: int, dropout: float) -> None:
+        super().__init__(spec)
         self.spectrum: nn.Module | None = None
-        if spectral:  # LayerNorm: louder is not another voice
+        if spec.spectral:  # LayerNorm: louder is not another voice
             self.spectrum = nn.Sequential(nn.LayerNorm(2 * bins), nn.Linear(2 * bins, width, bias=False))
         self.norm = nn.LayerNorm(width)
         self.attention = nn.Linear(width, 1, bias=False)  # softmax would not see a bias

@@ -7,15 +7,22 @@ Both are labelled wherever it is known how phones are said; nobody has to annota
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
 from mtl.batch import Batch
 from mtl.encoder import padding_mask
+from mtl.heads.base import States, speech_code_of
+from mtl.heads.pooling import Pooled
+from mtl.spec import TaskSpec
 from mtl.speech import SpeechCode, Spoken
-from mtl.tasks.base import States
-from mtl.tasks.pooling import Pooled
+
+if TYPE_CHECKING:
+    from mtl.config import ModelConfig
+    from mtl.text import Codec
+
 
 SEMITONES = 12 / math.log(2)  # in a unit of ln Hz
 STEP = 0.1  # of tempo: a tenth longer or shorter weighs what a semitone does
@@ -25,12 +32,14 @@ USUAL = {"tempo": math.log(8) / STEP, "intonation": 2.0}  # what an untrained he
 class Regression(Pooled):
     """The loss is Huber's, of ln(frames a phone) in steps of a tenth, or of semitones."""
 
-    groups = ("audio",)
-
-    def __init__(self, name: str, width: int, bins: int, code: SpeechCode, dropout: float) -> None:
-        super().__init__(name, width, bins, 1, dropout, spectral=False)
+    def __init__(self, spec: TaskSpec, width: int, bins: int, code: SpeechCode, dropout: float) -> None:
+        super().__init__(spec, width, bins, 1, dropout)
         self.pitch = code.pitch
-        nn.init.constant_(self.output.bias, USUAL[name])
+        nn.init.constant_(self.output.bias, USUAL[spec.name])
+
+    @classmethod
+    def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
+        return cls(spec, config.width, config.bins, speech_code_of(spec, codec), config.dropout)
 
     def target(self, spoken: Spoken) -> Tensor:
         """(B,) of rows that have phones; what stands in the others means nothing."""

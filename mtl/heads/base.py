@@ -1,22 +1,23 @@
-"""What a task is: a loss, a decoder and the input groups that it listens to.
+"""What a head is: the part of the model that belongs to one task, with its loss and its decoder.
 
-To add a task: write a Task in a file beside this one, name it in `mtl.tasks.build_tasks`, add its column to the
-utterance table and its name to the recipe's TASK_KINDS.
+A task names its head in its spec (mtl/tasks), and `build` makes it. A new kind of head is a file beside this one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from mtl.batch import Batch
+from mtl.spec import TaskSpec
 
-GROUPS = ("audio", "text")
-PHONES = "phones"  # of a recording: what is said in it, as the tasks that speak are given it
-SOUND = "sound"  # of a recording: its log-mel as it is, as a vocoder is given it
+if TYPE_CHECKING:
+    from mtl.config import ModelConfig
+    from mtl.speech import SpeechCode
+    from mtl.text import Codec
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,22 @@ class States:
     manner: Tensor | None = None
 
 
-class Task(nn.Module):
-    """Base of every task. `loss` sums, `count` says over how many items, so that means over ranks, accumulation
+class Head(nn.Module):
+    """Base of every head. `loss` sums and `count` says over how many items, so that means over ranks, accumulation
     steps and missing labels are exact: mean = sum of sums / sum of counts."""
 
-    groups: ClassVar[tuple[str, ...]] = GROUPS
-
-    def __init__(self, name: str) -> None:
+    def __init__(self, spec: TaskSpec) -> None:
         super().__init__()
-        self.name = name
+        self.spec, self.name, self.groups = spec, spec.name, spec.groups
+
+    @classmethod
+    def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
+        """The head of a model of this shape with these vocabularies.
+
+        Raises:
+            ValueError: the training rows had nothing to make its vocabulary of.
+        """
+        raise NotImplementedError
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
         """Labelled items in a batch, a scalar known before the forward pass; lengths (B,) behind the front-end."""
@@ -86,6 +94,24 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Summed cross entropy and the number of labels that are not IGNORE; logits (..., C), labels (...)."""
     loss = nn.functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), reduction="sum")
     return loss, (labels >= 0).sum()
+
+
+def classes_of(spec: TaskSpec, codec: Codec) -> int:
+    """Number of classes, or of tags, that the training rows have.
+
+    Raises:
+        ValueError: none.
+    """
+    if not (labels := codec.labels.get(spec.name)):
+        raise ValueError(f"task {spec.name!r} has no labels in the training split; leave it out of the recipe's tasks")
+    return len(labels)
+
+
+def speech_code_of(spec: TaskSpec, codec: Codec) -> SpeechCode:
+    """Raises ValueError where no training recording has phones."""
+    if codec.speech is None:
+        raise ValueError(f"task {spec.name!r} needs training recordings with phones; see corpora.<name>.phonemes")
+    return codec.speech
 
 
 def confidences(logits: Tensor) -> tuple[Tensor, Tensor]:

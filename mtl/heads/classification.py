@@ -1,23 +1,31 @@
-"""One label per utterance: intent, domain, speaker, emotion, language; dialogue.py adds those that need a context."""
+"""One label per utterance; dialogue.py adds the previous turns."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from mtl.batch import Batch
-from mtl.tasks.base import States, confidences, cross_entropy
-from mtl.tasks.pooling import Pooled
+from mtl.heads.base import States, classes_of, confidences, cross_entropy
+from mtl.heads.pooling import Pooled
+from mtl.spec import TaskSpec
 
-AUDIO_ONLY = ("speaker", "emotion")  # what only a voice can tell
+if TYPE_CHECKING:
+    from mtl.config import ModelConfig
+    from mtl.text import Codec
 
 
 class Classification(Pooled):
-    """Pooled states through a linear layer. What only a voice can tell has the long-term spectrum before it too."""
+    """Pooled states through a linear layer."""
 
-    def __init__(self, name: str, width: int, bins: int, classes: int, dropout: float) -> None:
-        super().__init__(name, width, bins, classes, dropout, spectral=name in AUDIO_ONLY)
-        self.groups = ("audio",) if name in AUDIO_ONLY else ("audio", "text")  # type: ignore[misc]
+    def __init__(self, spec: TaskSpec, width: int, bins: int, classes: int, dropout: float) -> None:
+        super().__init__(spec, width, bins, classes, dropout)
+
+    @classmethod
+    def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
+        return cls(spec, config.width, config.bins, classes_of(spec, codec), config.dropout)
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
         return batch.mask(self.name).sum()

@@ -7,17 +7,16 @@ from torch import Tensor, nn
 
 from mtl.batch import Batch
 from mtl.decode import Path, best_path
-from mtl.tasks.base import States, Task
+from mtl.heads.base import Head, States
+from mtl.spec import TaskSpec
 from mtl.text import BLANK
 
 
-class CTC(Task):
+class CTC(Head):
     """Counted per target unit, so that long utterances weigh what they hold. Unit 0 is the blank."""
 
-    groups = ("audio",)
-
-    def __init__(self, name: str, width: int, units: int) -> None:
-        super().__init__(name)
+    def __init__(self, spec: TaskSpec, width: int, units: int) -> None:
+        super().__init__(spec)
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, units)
 

@@ -1,0 +1,118 @@
+"""Speech as log-mel frames, from phones and how each is said (FastSpeech 2, Ren et al. 2021)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor, nn
+
+from mtl.adversary import Adversary, PatchJudge
+from mtl.batch import Batch
+from mtl.encoder import padding_mask
+from mtl.heads.base import Head, States, drawn, speech_code_of
+from mtl.spec import TaskSpec
+from mtl.speech import SpeechCode, Spoken
+from mtl.synthesis import ConvStack, contour, harmonics, stretch
+
+if TYPE_CHECKING:
+    from mtl.config import ModelConfig
+    from mtl.text import Codec
+
+
+BLOCKS, EXPANSION = 4, 3
+SEGMENT, CHANNELS = 64, 8  # frames that a judge sees of a recording, and channels of its layers
+
+
+class Mel(Head):
+    """Phones with their pitch and energy, stretched to frames, through a stack of blocks; scales are the code's.
+
+    Each frame is told its pitch, a straight line between the middles of phones, and where the harmonics of that pitch
+    lie among its bins: a vocoder that makes no pitch of its own finds it there or nowhere. The loss is the absolute
+    error, a mean over bins, summed over frames; with a weight `adversarial`, what a judge of patches says is added, of
+    a segment of each recording that has one. Training is told the true durations, pitch and energy; in use the task
+    `prosody` foretells them.
+    """
+
+    def __init__(
+        self, spec: TaskSpec, width: int, bins: int, code: SpeechCode, dropout: float, adversarial: float = 0.0
+    ) -> None:
+        super().__init__(spec)
+        # Not among the weights: they travel in the code.
+        self.register_buffer("mean", torch.tensor([scale.mean for scale in code.mel]), persistent=False)
+        self.register_buffer("deviation", torch.tensor([scale.deviation for scale in code.mel]), persistent=False)
+        self.register_buffer("hertz", torch.tensor(code.hertz), persistent=False)
+        self.pitch = code.pitch
+        self.harmonics = nn.Linear(bins, width, bias=False)
+        self.prosody = nn.Linear(2, width)
+        self.place = nn.Linear(2, width)
+        self.stack = ConvStack(BLOCKS, width, EXPANSION, dropout)
+        self.output = nn.Linear(width, bins)
+        self.adversarial = adversarial
+        self.adversary = Adversary([PatchJudge(CHANNELS)], [_picture]) if adversarial else None
+
+    mean: Tensor
+    deviation: Tensor
+    hertz: Tensor
+
+    @classmethod
+    def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
+        return cls(spec, config.width, config.bins, speech_code_of(spec, codec), config.dropout, config.adversarial)
+
+    def forward(self, states: States, spoken: Spoken) -> tuple[Tensor, Tensor]:
+        """(B, T, F) with zero mean and unit deviation, lengths (B,), from durations, pitch and energy of `spoken`."""
+        assert states.manner is not None, "SpeechModel.encode_phones gives it"
+        x = states.hidden + self.prosody(torch.stack((spoken.pitch, spoken.energy), dim=-1))
+        frames, lengths, place = stretch(x, spoken.durations)
+        # Behind a convolution all frames of a long phone would be alike: each is told how far into its phone it lies.
+        frames = frames + self.place(torch.stack((place, 1 - place), dim=-1).to(frames.dtype))
+        height = contour(spoken.pitch, spoken.durations, spoken.lengths, frames.shape[1])
+        comb = harmonics(height * self.pitch.deviation + self.pitch.mean, self.hertz)
+        frames = frames + self.harmonics(comb.to(frames.dtype))
+        return self.output(self.stack(frames, lengths, states.manner)).float(), lengths
+
+    def count(self, batch: Batch, lengths: Tensor) -> Tensor:
+        if batch.spoken is None or batch.feature_lengths is None:
+            return lengths.new_zeros(())
+        return (batch.feature_lengths * (batch.spoken.lengths > 0)).sum()
+
+    def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        spoken = batch.spoken
+        assert spoken is not None, "counted only where there are phones"
+        found, lengths = self(states, spoken)
+        return self.error(found, lengths, batch)
+
+    def error(self, found: Tensor, lengths: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss and its count, of what the task makes of a batch: (B, T, F), lengths (B,)."""
+        assert batch.features is not None, "phones are of recordings"
+        wanted = (batch.features.float() - self.mean) / self.deviation
+        frames = min(found.shape[1], wanted.shape[1])
+        found, wanted = found[:, :frames], wanted[:, :frames]
+        total = ((found - wanted).abs().mean(dim=-1) * padding_mask(lengths, frames)).sum()
+        if self.adversary is not None:
+            total = total + self.adversarial * self._judged(self.adversary, found, wanted, lengths)
+        return total, self.count(batch, lengths)
+
+    def _judged(self, adversary: Adversary, found: Tensor, wanted: Tensor, lengths: Tensor) -> Tensor:
+        """Over the rows that have a segment, drawn anew each time, the sum of what is said of it for each frame."""
+        rows = (lengths >= SEGMENT).nonzero()[:, 0]
+        if not len(rows):
+            return found.new_zeros(())
+        frames = drawn(lengths[rows], SEGMENT)
+        said = adversary(found[rows[:, None], frames], wanted[rows[:, None], frames])
+        return (said * lengths[rows]).sum()
+
+    def raised(self, found: Tensor) -> Tensor:
+        """Log-mels (B, T, F) from what the task gives, which has zero mean and unit deviation."""
+        return found * self.deviation + self.mean
+
+    @torch.no_grad()
+    def speak(self, states: States, spoken: Spoken) -> list[Tensor]:
+        """Log-mels (T, F), one a row."""
+        found, lengths = self(states, spoken)
+        return [mel[:length] for mel, length in zip(self.raised(found), lengths.tolist(), strict=True)]
+
+
+def _picture(mels: Tensor) -> Tensor:
+    """(B, T, F) -> (B, 1, T, F)."""
+    return mels[:, None]

@@ -1,0 +1,32 @@
+"""Which phones are heard, by CTC: the content of a recording, without who says it or how."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from mtl.batch import Batch
+from mtl.heads.base import speech_code_of
+from mtl.heads.ctc import CTC
+from mtl.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from mtl.config import ModelConfig
+    from mtl.text import Codec
+
+
+class Phones(CTC):
+    """Units are the numbers of the speech code, whose 0, its padding, is the blank."""
+
+    @classmethod
+    def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
+        return cls(spec, config.width, len(speech_code_of(spec, codec).phones) + 2)
+
+    @staticmethod
+    def targets(batch: Batch) -> tuple[Tensor, Tensor]:
+        if batch.spoken is None:
+            none = torch.zeros(len(batch), dtype=torch.long, device=batch.word_lengths.device)
+            return none[:, None], none
+        return batch.spoken.phones, batch.spoken.lengths

@@ -1,0 +1,69 @@
+"""How each phone is to be said: its duration, pitch and energy (FastSpeech 2's variance predictors, in one)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor, nn
+
+from mtl.batch import Batch
+from mtl.encoder import padding_mask
+from mtl.heads.base import Head, States, speech_code_of
+from mtl.spec import TaskSpec
+from mtl.synthesis import ConvStack
+
+if TYPE_CHECKING:
+    from mtl.config import ModelConfig
+    from mtl.text import Codec
+
+
+BLOCKS, EXPANSION = 2, 2
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """durations (P,) frames, not yet whole; pitch, energy (P,) on the code's scales."""
+
+    durations: Tensor
+    pitch: Tensor
+    energy: Tensor
+
+
+class Prosody(Head):
+    """Three numbers a phone. The loss of each is its squared error, of the duration that of ln(1 + frames)."""
+
+    def __init__(self, spec: TaskSpec, width: int, dropout: float) -> None:
+        super().__init__(spec)
+        self.stack = ConvStack(BLOCKS, width, EXPANSION, dropout)
+        self.output = nn.Linear(width, 3)
+
+    @classmethod
+    def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
+        speech_code_of(spec, codec)
+        return cls(spec, config.width, config.dropout)
+
+    def forward(self, states: States) -> Tensor:
+        """(B, P, 3): ln(1 + frames), pitch, energy."""
+        assert states.manner is not None, "SpeechModel.encode_phones gives it"
+        return self.output(self.stack(states.hidden, states.lengths, states.manner)).float()
+
+    def count(self, batch: Batch, lengths: Tensor) -> Tensor:
+        return lengths.new_zeros(()) if batch.spoken is None else batch.spoken.lengths.sum()
+
+    def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        spoken = batch.spoken
+        assert spoken is not None, "counted only where there are phones"
+        wanted = torch.stack((spoken.durations.float().log1p(), spoken.pitch, spoken.energy), dim=-1)
+        mask = padding_mask(spoken.lengths, spoken.phones.shape[1])
+        squared = (self(states) - wanted).square().sum(dim=-1) * mask
+        return squared.sum(), spoken.lengths.sum()
+
+    @torch.no_grad()
+    def decode(self, states: States) -> list[Foretold]:
+        found = self(states)
+        return [
+            Foretold(row[:length, 0].expm1().clamp(min=0), row[:length, 1], row[:length, 2])
+            for row, length in zip(found, states.lengths.tolist(), strict=True)
+        ]

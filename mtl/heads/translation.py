@@ -1,0 +1,66 @@
+"""Translation by an attention decoder, of what is heard as of what is read (Bérard et al. 2016, Weiss et al. 2017)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtl.batch import IGNORE, Batch
+from mtl.decoder import BORDER, Decoder, DecoderConfig
+from mtl.generation import Generated, beam_search, greedy
+from mtl.heads.base import Head, States
+from mtl.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from mtl.config import ModelConfig
+    from mtl.text import Codec
+
+
+class Translation(Head):
+    """Teacher forcing with label smoothing, counted per target unit, the end among them."""
+
+    def __init__(self, spec: TaskSpec, width: int, units: int, config: DecoderConfig) -> None:
+        super().__init__(spec)
+        self.config = config
+        self.decoder = Decoder(units, width, config)
+
+    @classmethod
+    def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
+        if codec.targets is None:
+            raise ValueError(f"task {spec.name!r} has no labels in the training split; leave it out of the recipe")
+        return cls(spec, config.width, len(codec.targets), config.decoder)
+
+    def count(self, batch: Batch, lengths: Tensor) -> Tensor:
+        return ((batch.target_lengths + 1) * batch.mask(self.name)).sum()
+
+    def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        rows = batch.mask(self.name)
+        targets, lengths = batch.targets[rows], batch.target_lengths[rows]
+        logits = self.decoder(states.hidden[rows], states.lengths[rows], F.pad(targets, (1, 0), value=BORDER))
+        return smoothed_cross_entropy(logits, with_end(targets, lengths), self.config.smoothing), (lengths + 1).sum()
+
+    @torch.no_grad()
+    def decode(self, states: States, search: bool = False) -> list[Generated]:
+        """The likeliest unit at every step, or what a beam search finds."""
+        config = self.config
+        if search and config.beam > 1:
+            return beam_search(
+                self.decoder, states.hidden, states.lengths, config.beam, config.length_penalty, config.longest
+            )
+        return greedy(self.decoder, states.hidden, states.lengths, config.longest)
+
+
+def with_end(targets: Tensor, lengths: Tensor) -> Tensor:
+    """targets (B, Y) padded, lengths (B,) -> (B, Y + 1): each row's units, its end, IGNORE behind it."""
+    positions = torch.arange(targets.shape[1] + 1, device=targets.device)
+    labels = F.pad(targets, (0, 1)).masked_fill(positions == lengths[:, None], BORDER)
+    return labels.masked_fill(positions > lengths[:, None], IGNORE)
+
+
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Summed over labels that are not IGNORE; the target is 1 - e + e / V, every other unit e / V (V units)."""
+    flat = logits.flatten(0, -2).float()
+    return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)

@@ -1,0 +1,124 @@
+"""Sound from log-mels: a vocoder as a task, trained on short segments of the recordings themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from mtl.adversary import Adversary, PatchJudge
+from mtl.audio import FLOOR
+from mtl.batch import Batch
+from mtl.generator import Generator, VocoderConfig
+from mtl.heads.base import Head, States, drawn
+from mtl.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from mtl.config import ModelConfig
+    from mtl.text import Codec
+
+
+RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # window and hop, samples
+EDGE = 3  # frames at either end of a segment that are left out: neither their neighbours nor their overlaps are there
+LEAST = 1e-5  # magnitude that counts as silence
+COMPRESSION = 0.3  # exponent of the magnitudes that judges see
+
+
+class Waveform(Head):
+    """The loss of a segment is the absolute error of its log-mel, plus the mean over resolutions of the spectra's
+    convergence and log distance (Yamamoto et al. 2020), plus what the judges say, if there are any; summed over frames.
+
+    Its states are the log-mels themselves: nothing of the trunk goes in. Each frame's pitch is told, as it is
+    measured. A recording shorter than a segment is left out.
+    """
+
+    def __init__(self, spec: TaskSpec, config: VocoderConfig) -> None:
+        super().__init__(spec)
+        self.segment, self.weight = config.segment, config.adversarial
+        self.generator = Generator(config)
+        self.adversary: Adversary | None = None
+        if config.adversarial:
+            judges = [PatchJudge(config.channels, planes=2) for _ in RESOLUTIONS]
+            self.adversary = Adversary(judges, [_View(*resolution) for resolution in RESOLUTIONS])
+
+    @classmethod
+    def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
+        return cls(spec, config.vocoder)
+
+    def rows(self, batch: Batch) -> Tensor:
+        """(B,) bool: those with a waveform that a segment can be cut from."""
+        assert batch.feature_lengths is not None, "waveforms come with features"
+        assert batch.wave_lengths is not None, "and with their lengths"
+        return (batch.wave_lengths > 0) & (batch.feature_lengths >= self.segment)
+
+    def count(self, batch: Batch, lengths: Tensor) -> Tensor:
+        return lengths.new_zeros(()) if batch.waves is None else self.segment * self.rows(batch).sum()
+
+    def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        logmel, hertz, true = self._segments(states.hidden, batch)
+        made = self.generator(logmel, hertz)
+        with torch.autocast(made.device.type, enabled=False):
+            inner = slice(EDGE, -EDGE)
+            error = (self._log_mel(made)[:, inner] - logmel.float()[:, inner]).abs().mean(dim=(1, 2))
+            edge = EDGE * self.generator.start.hop
+            made, true = made[:, edge:-edge], true[:, edge:-edge]
+            error = error + spectral_loss(made, true)
+        if self.adversary is not None:
+            error = error + self.weight * self.adversary(made, true)
+        return self.segment * error.sum(), self.count(batch, states.lengths)
+
+    def _segments(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-mels (R, S, F) of a segment of each row that has one, drawn anew each time, its pitch (R, S) and its
+        waveform (R, N)."""
+        assert batch.waves is not None, "counted only where there are waveforms"
+        rows = self.rows(batch).nonzero()[:, 0]
+        assert batch.feature_lengths is not None, "which come with features"
+        assert batch.hertz is not None, "and with pitch"
+        frames = drawn(batch.feature_lengths[rows], self.segment)
+        hop = self.generator.start.hop
+        samples = self.generator.start.window + (self.segment - 1) * hop
+        places = hop * frames[:, :1] + torch.arange(samples, device=frames.device)
+        waves = batch.waves[rows].gather(1, places).float() / 32768
+        return features[rows[:, None], frames], batch.hertz[rows[:, None], frames], waves
+
+    def _log_mel(self, waves: Tensor) -> Tensor:
+        """(R, N) -> (R, T, F), as mtl.audio defines it."""
+        spectrum = self.generator.start.analyse(waves)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return (power @ self.generator.start.filters).clamp(min=FLOOR).log()
+
+    @torch.no_grad()
+    def sound(self, logmel: Tensor, hertz: Tensor, seed: int = 0) -> Tensor:
+        """(T, F), (T,) -> (N,); seed: of the noise."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.generator(logmel[None], hertz[None])[0]
+
+
+def spectral_loss(made: Tensor, true: Tensor) -> Tensor:
+    """(B, N), (B, N) -> (B,): over RESOLUTIONS, mean of the spectral convergence and the mean log distance."""
+    total = made.new_zeros(len(made))
+    for window, hop in RESOLUTIONS:
+        one, other = (_stft(x, window, hop).abs().clamp(min=LEAST) for x in (made, true))
+        convergence = (one - other).norm(dim=(1, 2)) / other.norm(dim=(1, 2))
+        total = total + convergence + (one.log() - other.log()).abs().mean(dim=(1, 2))
+    return total / len(RESOLUTIONS)
+
+
+class _View:
+    """(B, N) -> (B, 2, T, F): real and imaginary parts of a spectrogram, loud and faint brought closer together."""
+
+    def __init__(self, window: int, hop: int) -> None:
+        self.window, self.hop = window, hop
+
+    def __call__(self, waves: Tensor) -> Tensor:
+        spectrum = _stft(waves.float(), self.window, self.hop)
+        parts = torch.view_as_real(spectrum).permute(0, 3, 2, 1)
+        power = parts.square().sum(dim=1, keepdim=True).clamp(min=LEAST**2)
+        return parts * power ** ((COMPRESSION - 1) / 2)
+
+
+def _stft(waves: Tensor, window: int, hop: int) -> Tensor:
+    """(B, N) -> (B, F, T)."""
+    return torch.stft(waves, window, hop, window=torch.hann_window(window, device=waves.device), return_complex=True)

@@ -1,0 +1,154 @@
+"""What the rest of Motet knows of a task: its labels, inputs and answer. Imports neither torch nor numpy.
+
+    spec = task("intent")
+    spec.label, spec.groups, spec.answer       # "intent", ("audio", "text"), "label"
+    [spec.name for spec in tasks() if spec.answer == "label"]
+
+The tasks that ship are listed in mtl/tasks/__init__.py. `register` adds another one, for instance from a plug-in or a
+test; it must run before a recipe that names the task is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["string", "number"]
+Answer = Literal["text", "label", "tags", "translation", "phones", "number", "speech", "sound"]
+
+# Input groups: what a task reads of an utterance.
+AUDIO = "audio"  # log-mel features of the recording, through the audio front-end and the trunk
+TEXT = "text"  # words of the sentence, through the text front-end and the trunk
+PHONES = "phones"  # phones of the sentence with speaker and emotion, through the phone front-end and the trunk
+SOUND = "sound"  # log-mel features as they are, without front-end and trunk
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the utterance table that holds a label.
+
+    kind: string, or number (a 64-bit float).
+    aliases: further names that a manifest may use, in order of preference.
+    compared: whether two rows of one recording must agree on it. Otherwise the label depends on more than the
+        recording, for example on the dialogue around it.
+    hashed_if_null: whether a null enters the hash of a row. True only for columns of the first version of the table;
+        a null in any later column leaves the hash as it was before the column existed.
+    tidied: whether text is brought to Unicode NFC with single spaces.
+    """
+
+    name: str
+    kind: Kind = "string"
+    aliases: tuple[str, ...] = ()
+    compared: bool = True
+    hashed_if_null: bool = False
+    tidied: bool = False
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """Description of a task.
+
+    name: the key in a recipe's `tasks`, in metrics ("<name>/<metric>") and in the served signature.
+    label: the column of the utterance table, or of what is derived from recordings, that has a value in every row
+        that trains the task.
+    groups: input groups that the task can answer from.
+    answer: kind of answer, which decides how it is scored, shown and served.
+    head: class of the head (mtl.heads.base.Head), as "<module>:<class>" so that nothing imports torch early, or itself.
+    columns: columns that the task adds to the utterance table.
+    needs: tasks that must be trained beside this one for answers from audio.
+    context: whether the task attends to the previous turns of the dialogue.
+    spectral: whether the long-term spectrum of the recording is part of the input.
+    balanced: whether labels are so unequally frequent that the mean recall over labels is reported as well.
+    open_set: whether labels of the test rows need not occur in training, as of speakers. Answers are then scored by
+        enrolment and verification, not by the label.
+    """
+
+    name: str
+    label: str
+    groups: tuple[str, ...]
+    answer: Answer
+    head: str | Any
+    columns: tuple[Column, ...] = ()
+    needs: tuple[str, ...] = ()
+    context: bool = False
+    spectral: bool = False
+    balanced: bool = False
+    open_set: bool = False
+
+    @property
+    def from_recordings(self) -> bool:
+        """Whether only recordings can train the task; a sentence of text alone cannot."""
+        return TEXT not in self.groups
+
+
+_REGISTRY: dict[str, TaskSpec] = {}
+
+
+def register(spec: TaskSpec) -> TaskSpec:
+    """Makes a task known by its name, and returns the spec.
+
+    Raises:
+        ValueError: another task has the name, or another kind of column.
+    """
+    if _REGISTRY.get(spec.name, spec) != spec:
+        raise ValueError(f"two tasks are named {spec.name!r}; names must differ")
+    known = {column.name: column for column in label_columns()}
+    for column in spec.columns:
+        if known.get(column.name, column) != column:
+            raise ValueError(f"task {spec.name!r}: column {column.name!r} is declared differently by another task")
+    _REGISTRY[spec.name] = spec
+    return spec
+
+
+def unregister(name: str) -> None:
+    """Forgets a task that was added at run time."""
+    _REGISTRY.pop(name, None)
+
+
+def task(name: str) -> TaskSpec:
+    """Raises KeyError with the known names."""
+    _load()
+    if name not in _REGISTRY:
+        raise KeyError(f"no task is named {name!r}; there are {', '.join(_REGISTRY)}")
+    return _REGISTRY[name]
+
+
+def tasks() -> tuple[TaskSpec, ...]:
+    """All known tasks, in the order in which they were registered."""
+    _load()
+    return tuple(_REGISTRY.values())
+
+
+def with_answer(*answers: Answer) -> tuple[str, ...]:
+    """Names of the tasks with one of these kinds of answer."""
+    return tuple(spec.name for spec in tasks() if spec.answer in answers)
+
+
+def reading_phones() -> tuple[str, ...]:
+    """Names of the tasks that are trained on measured phones: their durations, pitch and energy."""
+    return tuple(spec.name for spec in tasks() if spec.label == DURATIONS)
+
+
+def with_context(names: Iterable[str]) -> list[str]:
+    """Those of the named tasks that attend to the previous turns of a dialogue."""
+    return [name for name in names if task(name).context]
+
+
+def speaks(names: Iterable[str]) -> bool:
+    """Whether a model of the named tasks can say a text: it has all tasks of synthesis."""
+    return set(with_answer("speech")) <= set(names)
+
+
+def label_columns() -> tuple[Column, ...]:
+    """Columns of the utterance table that tasks declare, each once."""
+    return tuple({column.name: column for spec in tasks() for column in spec.columns}.values())
+
+
+DURATIONS = "durations"  # derived by the prosody stage: frames of each phone
+WAVE_PART = "wave_part"  # derived by the waveforms stage: where the samples lie
+
+
+def _load() -> None:
+    """Imports the tasks that ship, which register themselves."""
+    import mtl.tasks  # noqa: F401  (they import this file)
