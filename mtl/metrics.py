@@ -9,8 +9,9 @@ and chrF (Popović 2015) are sacrebleu's, with its defaults: of whole corpora, c
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import jiwer
@@ -22,13 +23,12 @@ from mtl.heads.regression import SEMITONES
 from mtl.heads.slots import bio_values
 from mtl.predictor import Prediction
 from mtl.rates import balanced, bleu, chrf, eer, f1, mean, min_dcf, ratio, root_mean, translation_counts
-from mtl.spec import TEXT, tasks
+from mtl.spec import TEXT, TaskSpec, tasks
 from mtl.text import tokens_of
 from mtl.verification import verification_counts
 
 Row = Mapping[str, Any]
 RECOGNITION = ("transcript/wer", "transcript/cer")  # told for each domain alone too
-BALANCED = ("language", "emotion")  # tasks whose labels are as good as never equally frequent
 ENROLMENT = 3  # utterances that a speaker is enrolled with before being identified
 
 
@@ -59,8 +59,13 @@ class Metric:
     unit: str = "%"
 
 
-def _accuracy(name: str, floor: Floor | None = None) -> Metric:
-    return Metric(name, "higher", ("correct", "rows"), ratio, floor or floors.majority(name.partition("/")[0]))
+def _accuracy(name: str, floor: Floor) -> Metric:
+    return Metric(name, "higher", ("correct", "rows"), ratio, floor)
+
+
+def _floor(spec: TaskSpec) -> Floor:
+    """Of a classification's accuracy."""
+    return floors.SAME_SPEAKER if spec.open_set else floors.majority(spec.label)
 
 
 def _error_rate(name: str, units: str = "words") -> Metric:
@@ -95,20 +100,24 @@ def _measured(
 _BY_LABEL, _TRIALS, _MATCHES = ("correct …", "rows …"), ("targets …", "others …"), ("matched", "predicted", "actual")
 _BLEU_COLUMNS = ("length", "wanted", *(f"matched_{n}" for n in range(1, 5)), *(f"total_{n}" for n in range(1, 5)))
 _CHRF_COLUMNS = tuple(f"{kind}_{n}" for n in range(1, 7) for kind in ("answer", "wanted", "both"))
-_LABELLED = [one for one in tasks() if one.answer == "label"]
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
+
+
+def _metrics(labelled: Sequence[TaskSpec]) -> tuple[Metric, ...]:
+    """All metrics, with those of these classification tasks, in the order of every table."""
+    return (
         _error_rate("transcript/wer"),
         _error_rate("transcript/cer", "characters"),
         _error_rate("transcript/biased_wer"),  # of hot words, see biased_errors
         _error_rate("transcript/unbiased_wer"),  # of all others
-        *(_accuracy(f"{one.name}/accuracy", floors.SAME_SPEAKER if one.open_set else None) for one in _LABELLED),
-        *(_accuracy(f"{one.name}/text_accuracy") for one in _LABELLED if TEXT in one.groups),
+        *(_accuracy(f"{one.name}/accuracy", _floor(one)) for one in labelled),
+        *(_accuracy(f"{one.name}/text_accuracy", _floor(one)) for one in labelled if TEXT in one.groups),
         # Every label alike: of emotions this is the literature's unweighted average recall.
         *(
-            Metric(f"{task}/balanced_accuracy", "higher", _BY_LABEL, balanced, floors.SAME_LABEL, False, tolerance=2.0)
-            for task in BALANCED
+            Metric(
+                f"{one.name}/balanced_accuracy", "higher", _BY_LABEL, balanced, floors.SAME_LABEL, False, tolerance=2.0
+            )
+            for one in labelled
+            if one.balanced
         ),
         # Few speakers decide: half a point would be noise. See mtl.verification for the trials.
         Metric("speaker/eer", "lower", _TRIALS, eer, floors.SAME_SCORE, by_row=False, tolerance=3.0),
@@ -135,7 +144,27 @@ METRICS: dict[str, Metric] = {
         _accuracy("slots/frame_accuracy", floors.SPOKEN_FRAME),  # intent and every slot right, from audio
         _accuracy("slots/text_frame_accuracy", floors.WRITTEN_FRAME),  # the literature's "whole sentence", from text
     )
-}
+
+
+@lru_cache(maxsize=8)
+def _by_name(specs: tuple[TaskSpec, ...]) -> dict[str, Metric]:
+    return {metric.name: metric for metric in _metrics([one for one in specs if one.answer == "label"])}
+
+
+class _Metrics(Mapping[str, Metric]):
+    """The metrics of the tasks that are registered at the moment."""
+
+    def __getitem__(self, name: str) -> Metric:
+        return _by_name(tasks())[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_by_name(tasks()))
+
+    def __len__(self) -> int:
+        return len(_by_name(tasks()))
+
+
+METRICS: Mapping[str, Metric] = _Metrics()
 
 
 def score_rows(
@@ -159,9 +188,9 @@ def score_rows(
     if verified := verification_counts(rows, predictions, known_speakers):
         for metric in ("speaker/eer", "speaker/min_dcf"):
             found[metric] = [(row, tuple(counts)) for row, counts in verified.items()]
-    for task in BALANCED:
-        if by_label := _by_label(rows, predictions, task):
-            found[f"{task}/balanced_accuracy"] = by_label
+    for spec in tasks():
+        if spec.balanced and (by_label := _by_label(rows, predictions, spec)):
+            found[f"{spec.name}/balanced_accuracy"] = by_label
     return {
         metric: Counts(np.array([row for row, _ in pairs]), np.array([counts for _, counts in pairs], dtype=np.float64))
         for metric, pairs in found.items()
@@ -226,10 +255,11 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
     if made := prediction.resounded:
         found["waveform/lsd"] = (made.distance, made.windows)
         found["waveform/mcd"] = (made.distortion, made.frames)
-    for task, label in prediction.labels.items():
-        metric = f"{task}/{prefix}accuracy"
-        if task != "speaker" and row.get(task) is not None and metric in METRICS:
-            found[metric] = (float(label.value == row[task]), 1.0)
+    for spec in tasks():
+        if spec.answer == "label" and not spec.open_set and spec.name in prediction.labels:
+            metric, label = f"{spec.name}/{prefix}accuracy", row.get(spec.label)
+            if label is not None and metric in METRICS:
+                found[metric] = (float(prediction.labels[spec.name].value == label), 1.0)
     if row.get("translation") and "translation" in prediction.labels:
         for name, counts in translation_counts(row["translation"], prediction.labels["translation"].value).items():
             found[f"translation/{prefix}{name}"] = counts
@@ -245,12 +275,14 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
     return found
 
 
-def _by_label(rows: Sequence[Row], predictions: Sequence[Prediction], task: str) -> list[tuple[int, tuple[float, ...]]]:
+def _by_label(
+    rows: Sequence[Row], predictions: Sequence[Prediction], spec: TaskSpec
+) -> list[tuple[int, tuple[float, ...]]]:
     """Of each row with audio: right or not, and one, both in the column of its label (2C,)."""
     asked = [
-        (position, str(row[task]), prediction.labels[task].value)
+        (position, str(row[spec.label]), prediction.labels[spec.name].value)
         for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True))
-        if row.get("audio") is not None and row.get(task) is not None and task in prediction.labels
+        if row.get("audio") is not None and row.get(spec.label) is not None and spec.name in prediction.labels
     ]
     names = sorted({wanted for _, wanted, _ in asked})
     found = []

@@ -4,12 +4,17 @@
     spec.label, spec.groups, spec.answer       # "intent", ("audio", "text"), "label"
     [spec.name for spec in tasks() if spec.answer == "label"]
 
-The tasks that ship are listed in mtl/tasks/__init__.py. `register` adds another one, for instance from a plug-in or a
-test; it must run before a recipe that names the task is read.
+The tasks that ship are listed in mtl/tasks/__init__.py. `register` adds another one. A module that does so at its top
+level is a plug-in: name it in MOTET_PLUGINS (several with commas), and every process of a night imports it.
+
+    MOTET_PLUGINS=accent_task motet nightly mine.yaml       # accent_task.py lies on PYTHONPATH
 """
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -82,6 +87,13 @@ class TaskSpec:
         return TEXT not in self.groups
 
 
+PLUGINS = "MOTET_PLUGINS"  # environment variable
+
+
+class PluginError(RuntimeError):
+    """A plug-in that cannot be imported."""
+
+
 _REGISTRY: dict[str, TaskSpec] = {}
 
 
@@ -150,5 +162,18 @@ WAVE_PART = "wave_part"  # derived by the waveforms stage: where the samples lie
 
 
 def _load() -> None:
-    """Imports the tasks that ship, which register themselves."""
+    """Imports the tasks that ship and the plug-ins, which register themselves.
+
+    Raises:
+        PluginError: a module that MOTET_PLUGINS names cannot be imported.
+    """
     import mtl.tasks  # noqa: F401  (they import this file)
+
+    for name in filter(None, (part.strip() for part in os.environ.get(PLUGINS, "").split(","))):
+        if name not in sys.modules:
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                raise PluginError(
+                    f"{PLUGINS} names {name!r}, which cannot be imported: {error}; see PYTHONPATH"
+                ) from error
