@@ -14,7 +14,23 @@ from mtl.balance import METHODS
 from mtl.curriculum import Stage
 from mtl.sharing import TRUNKS
 from pipelines import recipe as recipes
-from pipelines.recipe import Recipe, RecipeError, load, parse, shipped
+from pipelines.recipe import (
+    Balancing,
+    Corpus,
+    Features,
+    Loader,
+    Model,
+    Recipe,
+    RecipeError,
+    Section,
+    Sharing,
+    Task,
+    Trainer,
+    load,
+    parse,
+    shipped,
+)
+from pipelines.recipe.address import stated
 from pipelines.report.story import stages
 from pipelines.training.prepare import fit_config, model_config
 
@@ -220,6 +236,33 @@ def test_the_address_is_pinned() -> None:
     # Moves only with a deliberate change of what a recipe means; then every night of every user is trained again.
     assert parse(SMALL).address() == "e42a5b386fa18af8"
     assert parse(json.loads(json.dumps(SMALL))).address() == "e42a5b386fa18af8"
+
+
+SECTIONS = (Corpus, Features, Loader, Model, Sharing, Balancing, Task, Trainer)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_a_new_setting_with_a_default_moves_no_address(section: type[Section]) -> None:
+    required = {"name": "c", "kind": "espeak"} if section is Corpus else {}
+    later = type(section.__name__, (section,), {"__annotations__": {"later": float}, "later": 0.5})
+    assert stated(later(**required)) == stated(section(**required))
+    assert stated(later(**required, later=0.6)) == {**stated(section(**required)), "later": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "address"),
+    [
+        ("assistant", [], "56997e1214455829"),
+        ("assistant", ["text.context=10", "domains.by=domain", "trainer.max_failures=1"], "56997e1214455829"),
+        ("assistant", ["model.crf=true", "loader.substitute=0.3", "fold=[0, 5]"], "0ab367161b49015b"),
+        ("dialogue", ["text.context=10"], "270931b7207b8e3e"),
+        ("translate", ["translation.beam=2"], "e1019f5f69aa2f68"),
+        ("expressive", ["synthesis.adversarial=0.1", "tasks.emotion.reversal=0.3"], "20fca5fc2753ea6d"),
+        ("vocoder", ["vocoder.width=64"], "d94b2a948f8fac4e"),
+    ],
+)
+def test_addresses_are_those_of_version_0_1(recipe: str, settings: list[str], address: str) -> None:
+    assert load(recipe, settings).address() == address
 
 
 @pytest.mark.parametrize(

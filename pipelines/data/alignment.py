@@ -26,6 +26,7 @@ from mtl.audio import hop_length, window_length
 from pipelines import recipe
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.pieces import one_thread
+from pipelines.recipe.address import stated
 from pipelines.store import Checksum, DamagedPart, Manifest, Store, fingerprint, usable_table
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ ALIGNED = pa.schema(
 
 
 def dataset_name(spec: recipe.Features, corpus: str) -> str:
-    return f"alignment/{fingerprint('alignment', VERSION, spec.model_dump(mode='json'))}/{corpus}"
+    return f"alignment/{fingerprint('alignment', VERSION, stated(spec))}/{corpus}"
 
 
 def align(

@@ -29,6 +29,7 @@ from mtl.pitch import PitchError, pitch
 from pipelines import cluster, recipe
 from pipelines.data.pieces import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
 from pipelines.data.sound import SoundError, decode
+from pipelines.recipe.address import stated
 from pipelines.store import Checksum, DamagedPart, Manifest, Store, fingerprint, first_table, usable_table
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _log_mel(waveform: np.ndarray, spec: recipe.Features) -> np.ndarray:
 
 
 def _settings(spec: recipe.Features) -> dict[str, Any]:
-    return spec.model_dump(mode="json")
+    return stated(spec)
 
 
 def _hop(spec: recipe.Features) -> float:

@@ -41,6 +41,7 @@ from pipelines.data.source import Source, open_source
 from pipelines.data.splits import overrides, settle
 from pipelines.data.table import QUARANTINE, SPLITS, conform, stated, utterance_schema
 from pipelines.recipe import Corpus, Quality
+from pipelines.recipe.address import stated as stated_settings
 from pipelines.redaction import redact
 from pipelines.store import STORED, Checksum, Manifest, Store, fingerprint, first_table, usable_table
 
@@ -78,7 +79,7 @@ def ingest(corpus: Corpus, quality: Quality, store: Store, progress: Report | No
     reader = CORPORA[corpus.kind]
     location = corpus.location()
     source = open_source(location, corpus.checksum, corpus.source) if location else None
-    listing = fingerprint(VERSION, _stated(corpus), quality.model_dump(), reader.fingerprint(source, corpus))
+    listing = fingerprint(VERSION, _stated(corpus), stated_settings(quality), reader.fingerprint(source, corpus))
     last = store.latest(f"recordings/{corpus.name}")
     unchanged = _already_done(store, corpus, last, listing)
     if unchanged is not None:
@@ -126,9 +127,8 @@ def quarantine(store: Store, manifest: Manifest) -> pa.Table:
 
 def _stated(corpus: Corpus) -> dict[str, Any]:
     """The recipe's corpus as it is hashed: phonemes that nobody asks for make no other version of it."""
-    content = {**corpus.model_dump(mode="json"), "source": corpus.location()}
+    content = {**stated_settings(corpus), "source": corpus.location()}
     if corpus.phonemes is None:
-        content.pop("phonemes")
         return content
     return {**content, "phonemiser": phonemiser_version(corpus.phonemes)}
 

@@ -25,6 +25,7 @@ from mtl.text import Codec
 from pipelines import recipe
 from pipelines.data.dataset import Dataset
 from pipelines.data.plan import Group, Planned, cut, groups_of, word_counts
+from pipelines.recipe.address import stated
 from pipelines.store import fingerprint
 
 # What is encoded of a row beside the labels that tasks declare.
@@ -72,7 +73,7 @@ class Loader:
         self.step = 0  # steps of this epoch that are done
         self._encoder = _Encoder(dataset, codec)
         self._values = self._encoder.slot_values() if config.substitute else None
-        self._identity = fingerprint(dataset.identity, config.model_dump(mode="json"), hop_ms, micro_batches, seed)
+        self._identity = fingerprint(dataset.identity, stated(config), hop_ms, micro_batches, seed)
         self._starts = [0]  # micro-batches before each epoch, which the smaller groups count on from
         self._largest = max(self.groups, key=lambda group: group.count(0))
 

@@ -24,6 +24,7 @@ from pipelines import cluster, recipe
 from pipelines.data.pieces import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
 from pipelines.data.sound import SoundError, decode
 from pipelines.data.table import conform
+from pipelines.recipe.address import stated
 from pipelines.store import Manifest, Store, fingerprint, first_table, usable_table
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Spoken:
 
 
 def dataset_name(spec: recipe.Features, corpus: str) -> str:
-    return f"prosody/{fingerprint('prosody', VERSION, spec.model_dump(mode='json'))}/{corpus}"
+    return f"prosody/{fingerprint('prosody', VERSION, stated(spec))}/{corpus}"
 
 
 def measure(

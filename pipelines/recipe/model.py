@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipelines.recipe.address import Operational
 from pipelines.recipe.base import BALANCING, SHARING_MODES, Section, TaskName
 
 
@@ -99,7 +100,7 @@ class Decoding(Section):
     bonus: float = Field(1.0, description="for each word")
     unknown: float = Field(-6.0, le=0, description="for a word that training never saw")
     spelling: float = Field(-1.0, le=0, description="for each letter of such a word")
-    arpa: str | None = Field(
+    arpa: Annotated[str | None, Operational] = Field(
         None, description="file of a word n-gram model (ARPA, gzipped or not) instead of one from the transcripts"
     )
     arpa_checksum: str | None = Field(None, description="sha256 of that file, hex; filled in when a recipe is loaded")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Annotated
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from mtl import curriculum
 from mtl.spec import SOUND, reading_phones, speaks, with_context
 from mtl.spec import task as task_spec
+from pipelines.recipe.address import Operational, stated
 from pipelines.recipe.base import Section, TaskName
 from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
 from pipelines.recipe.model import (
@@ -41,7 +43,7 @@ HEARD_BY = {
 
 class Recipe(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    summary: str = ""
+    summary: Annotated[str, Operational] = ""
     seed: int = 0
     corpora: tuple[Corpus, ...] = Field(min_length=1)
     fold: tuple[int, int] | None = Field(
@@ -64,10 +66,10 @@ class Recipe(Section):
     synthesis: Synthesis = Synthesis()
     vocoder: Vocoder = Vocoder()
     trainer: Trainer = Trainer()
-    interpret: Interpret = Interpret()
-    listening: Listening = Listening()
-    search: Search = Search()
-    gates: Gates = Gates()
+    interpret: Annotated[Interpret, Operational] = Interpret()
+    listening: Annotated[Listening, Operational] = Listening()
+    search: Annotated[Search, Operational] = Search()
+    gates: Annotated[Gates, Operational] = Gates()
 
     @field_validator("corpora")
     @classmethod
@@ -207,40 +209,29 @@ class Recipe(Section):
             raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
 
     def address(self) -> str:
-        """Hash of everything in the recipe that can change a result: all but its summary, search space, gates, who
-        listens, and what is looked at.
+        """Hash of everything in the recipe that can change a result: all but its operational settings, and sections
+        that nothing reads. See pipelines/recipe/address.py.
 
         Raises:
             RecipeError: a source names a variable that is not set.
         """
-        content = self.model_dump(mode="json", exclude={"summary", "search", "listening", "gates", "interpret"})
-        for key in ("workers", "gpus", "checkpoint_minutes", "max_failures"):  # how it runs, not what comes out
-            content["trainer"].pop(key)
-        if not with_context(self.tasks):
-            content["text"].pop("context")  # which nothing reads
-        if "translation" not in self.tasks:
-            content.pop("translation")
-        if not self.sounds:
-            content.pop("vocoder")
-        if self.synthesis == Synthesis():
-            content.pop("synthesis")
-        for task in content["tasks"].values():
-            if not task["reversal"]:
-                task.pop("reversal")
-        if not self.domains.on:  # then it says how figures are shown
-            content.pop("domains")
-        for key in ("crf", "lstm", "rare_words"):  # off, as it was before there was a choice
-            if not content["model"][key]:
-                content["model"].pop(key)
-        if not self.loader.substitute:
-            content["loader"].pop("substitute")
-        if self.fold is None:
-            content.pop("fold")
+        content = stated(self)
+        content["text"].pop("context", None)
+        if with_context(self.tasks):
+            content["text"]["context"] = self.text.context
+        if any(task_spec(task).answer == "translation" for task in self.tasks):
+            content["translation"] = stated(self.translation)
+        else:
+            content.pop("translation", None)
+        if self.sounds:
+            content["vocoder"] = stated(self.vocoder)
+        else:
+            content.pop("vocoder", None)
+        content.pop("domains", None)
+        if self.domains.on:  # else it says how figures are shown
+            content["domains"] = stated(self.domains)
         for corpus, config in zip(content["corpora"], self.corpora, strict=True):
             corpus["source"] = config.location()  # hashed as it is opened, since versions before stored it so
-            if corpus["phonemes"] is None:
-                corpus.pop("phonemes")
-        content["decoding"].pop("arpa")  # its checksum says what is in it, wherever it lies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

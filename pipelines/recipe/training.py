@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pipelines.recipe.address import Operational
 from pipelines.recipe.base import SHARING_MODES, Section, TaskName
 
 
@@ -29,10 +30,14 @@ class Trainer(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
     micro_batches: int = Field(1, ge=1, description="micro-batches a step, dealt over workers and accumulation")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 switches it off")
-    workers: int = Field(1, ge=1)
-    gpus: bool | None = Field(None, description="one GPU a worker; none: when the cluster has them")
-    checkpoint_minutes: float = Field(2.0, gt=0, description="besides one after every epoch")
-    max_failures: int = Field(3, ge=0, description="how often a worker group is restarted from its checkpoint")
+    workers: Annotated[int, Operational] = Field(1, ge=1)
+    gpus: Annotated[bool | None, Operational] = Field(
+        None, description="one GPU a worker; none: when the cluster has them"
+    )
+    checkpoint_minutes: Annotated[float, Operational] = Field(2.0, gt=0, description="besides one after every epoch")
+    max_failures: Annotated[int, Operational] = Field(
+        3, ge=0, description="how often a worker group is restarted from its checkpoint"
+    )
 
     @model_validator(mode="after")
     def _deals_evenly(self) -> Trainer:
