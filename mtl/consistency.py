@@ -52,6 +52,6 @@ def misheard(model: SpeechModel, mels: Tensor, lengths: Tensor, batch: Batch) ->
         for name, states in model.encode(heard, tasks).items():
             logits = cast(Classification, model.task(name)).logits(states).float()
             total = total + nn.functional.cross_entropy(
-                logits, batch.labels[name], ignore_index=IGNORE, reduction="none"
+                logits, batch.targets[name].values, ignore_index=IGNORE, reduction="none"
             )
     return total / max(1, len(tasks))

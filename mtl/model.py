@@ -31,7 +31,8 @@ from mtl.heads.translation import Translation
 from mtl.recognised import Heard, choose, placed, read, readable, tags_at, tags_of
 from mtl.reversal import reverse
 from mtl.sharing import TRUNKS, Trunk
-from mtl.spec import PHONES, SOUND, with_answer, with_context
+from mtl.spec import PHONES, SOUND, first_with_answer, with_answer, with_context
+from mtl.spec import task as task_spec
 from mtl.speech import Spoken
 from mtl.synthesis import Manner, PhoneFrontend
 from mtl.text import Codec
@@ -77,6 +78,8 @@ class SpeechModel(nn.Module):
             graph=config.graph,
         )
         self.tasks = build_heads(config, codec)
+        self.recogniser = first_with_answer(config.tasks, "text")  # name of the task, None where there is none
+        self.tagger = first_with_answer(config.tasks, "tags")
         self.listening = False  # to itself; see mtl.consistency
         self.domains: Domains | None = None
         if config.domains.on:  # last, so that all else starts as it does without them
@@ -105,7 +108,7 @@ class SpeechModel(nn.Module):
         lengths = self.lengths(batch)
         found = {name: self.task(name).count(batch, lengths) for name in self._tasks_of(batch)}
         if self._reads(batch):  # each recording with a transcript once more, as a sentence
-            sentences = readable(batch, Transcript.alignable(batch, lengths))
+            sentences = readable(batch, self._recogniser().alignable(batch, lengths))
             for name in self._tasks_of(sentences):
                 found[name] = found[name] + self.task(name).count(sentences, sentences.word_lengths)
         return found
@@ -116,7 +119,11 @@ class SpeechModel(nn.Module):
         return [name for name in self.config.tasks if groups.intersection(self.task(name).groups)]
 
     def _reads(self, batch: Batch) -> bool:
-        return self.config.read and batch.group == "audio" and "transcript" in self.config.tasks
+        return self.config.read and batch.group == "audio" and self.recogniser is not None
+
+    def _recogniser(self) -> Transcript:
+        assert self.recogniser is not None, "asked for where words are recognised"
+        return cast(Transcript, self.task(self.recogniser))
 
     def encode(self, batch: Batch, tasks: Iterable[str]) -> dict[str, States]:
         """The trunk's states for the named tasks."""
@@ -165,22 +172,23 @@ class SpeechModel(nn.Module):
         if labelled is None:
             labelled = [name for name, count in self.counts(batch).items() if count > 0]
         reads = self._reads(batch) and any("text" in self.task(name).groups for name in labelled)
-        by_word = reads or (batch.group == "audio" and "slots" in labelled)
-        if by_word and "transcript" not in self.config.tasks:
-            raise ValueError("slots in audio need the task 'transcript', which says where the words are")
+        tagged = batch.group == "audio" and self.tagger in labelled
+        recogniser = self.recogniser if reads or tagged else None  # where each recording's words are asked for
+        if tagged and recogniser is None:
+            raise ValueError(f"{self.tagger} in audio needs a task that recognises words and says where they are")
         speaking, sounding = (
             [name for name in labelled if group in self.task(name).groups] for group in (PHONES, SOUND)
         )
         labelled = [name for name in labelled if name not in (*speaking, *sounding)]
         # Its states are asked for where its loss is not, too: a stage of a curriculum may leave it out.
-        asked = [*labelled, "transcript"] if by_word and "transcript" not in labelled else labelled
+        asked = [*labelled, recogniser] if recogniser is not None and recogniser not in labelled else labelled
         states = self.encode(batch, asked) if asked else {}
-        heard = self.training_words(states["transcript"], batch) if by_word else []
-        if by_word and "slots" in labelled:
-            states["slots"] = replace(states["slots"], words=self._tagged(heard, batch))
+        heard = self.training_words(states[recogniser], batch) if recogniser is not None else []
+        if tagged and self.tagger is not None:
+            states[self.tagger] = replace(states[self.tagger], words=self._tagged(heard, batch, self.tagger))
         found = {name: self._loss(name, states[name], batch) for name in labelled}
-        if reads:
-            self._read_too(found, batch, states["transcript"], heard)
+        if reads and recogniser is not None:
+            self._read_too(found, batch, states[recogniser], heard)
         if speaking and batch.spoken is not None:
             said = batch.rows(batch.spoken.lengths.nonzero()[:, 0])
             assert said.spoken is not None, "it was there before"
@@ -211,13 +219,13 @@ class SpeechModel(nn.Module):
         self, found: dict[str, tuple[Tensor, Tensor]], batch: Batch, states: States, heard: list[Heard]
     ) -> None:
         """Adds the losses of the recordings' words to those of their sound."""
-        rows = Transcript.alignable(batch, states.lengths)
+        rows = self._recogniser().alignable(batch, states.lengths)
         sentences = readable(batch, rows)
         names = [name for name in found if name in self._tasks_of(sentences)]
         counts = {name: self.task(name).count(sentences, sentences.word_lengths) for name in names}
         if not names or not rows.any():
             return
-        text = read(batch, rows, heard, self.codec)
+        text = read(batch, rows, heard, self.codec, self.tagger)
         for name, state in self.encode(text, names).items():
             loss, count = found[name]
             found[name] = loss + self._loss(name, state, text)[0], count + counts[name]
@@ -225,15 +233,18 @@ class SpeechModel(nn.Module):
     def training_words(self, states: States, batch: Batch) -> list[Heard]:
         """What each recording is trained on: its true words, by the recogniser's Viterbi path, or those that its best
         path gives."""
-        recogniser = cast(Transcript, self.task("transcript"))
+        recogniser = self._recogniser()
         with torch.no_grad():
             log_probs = recogniser.log_probs(states)
-        frames = viterbi(log_probs, states.lengths, batch.units, batch.unit_lengths)
-        names = self.codec.labels.get("slots", ())
+        units, lengths = recogniser.targets(batch)
+        frames = viterbi(log_probs, states.lengths, units, lengths)
+        names = self.codec.labels.get(self.tagger or "", ())
+        tags = batch.targets[self.tagger].values if self.tagger in batch.targets and self.tagger else None
         rows = []
-        for row, (units, length) in enumerate(zip(batch.units.cpu(), batch.unit_lengths.tolist(), strict=True)):
-            spans = word_spans(self.codec.units.pieces(units[:length].tolist()), frames[row, :length])
-            rows.append(Heard(spans, tags_at(batch.slots[row], int(batch.word_lengths[row]), names), False))
+        for row, (numbers, length) in enumerate(zip(units.cpu(), lengths.tolist(), strict=True)):
+            spans = word_spans(self.codec.units.pieces(numbers[:length].tolist()), frames[row, :length])
+            known = None if tags is None else tags_at(tags[row], int(batch.word_lengths[row]), names)
+            rows.append(Heard(spans, known, False))
         if not self.config.recognised:
             return rows
         drawn = torch.rand(len(rows)) < self.config.recognised
@@ -243,16 +254,17 @@ class SpeechModel(nn.Module):
             rows[row] = choose(rows[row], word_spans(pieces, paths[row].frames), self.config.error_limit)
         return rows
 
-    def _tagged(self, heard: list[Heard], batch: Batch) -> Words:
+    def _tagged(self, heard: list[Heard], batch: Batch, tagger: str) -> Words:
         """The words' places; their tags too, where some of them are not the true ones."""
-        spans, width = [one.spans for one in heard], batch.slots.shape[1]
+        true = batch.targets[tagger].values
+        spans, width = [one.spans for one in heard], true.shape[1]
         if not any(one.recognised for one in heard):
-            return placed(spans, width, batch.slots.device)
+            return placed(spans, width, true.device)
         width = max(width, *map(len, spans))
-        words = placed(spans, width, batch.slots.device)
-        there = Transcript.alignable(batch, self.lengths(batch))
-        tags = tags_of(heard, self.codec, width).to(batch.slots.device).masked_fill(~there[:, None], IGNORE)
-        return replace(words, tags=tags)
+        words = placed(spans, width, true.device)
+        there = self._recogniser().alignable(batch, self.lengths(batch))
+        tags = tags_of(heard, self.codec.labels[tagger], width).to(true.device)
+        return replace(words, tags=tags.masked_fill(~there[:, None], IGNORE))
 
     @torch.no_grad()
     def predict(
@@ -270,18 +282,18 @@ class SpeechModel(nn.Module):
         tasks = [name for name in self.config.tasks if batch.group in self.task(name).groups]
         states = self.encode(batch, tasks) if tasks else {}
         found: dict[str, list[Any]] = {}
-        if "transcript" in states:
-            heard = cast(Transcript, self.task("transcript"))
+        if (transcript := self.recogniser) in states and transcript is not None:
+            heard, state = self._recogniser(), states[transcript]
             if recogniser is None:
-                found["transcript"] = heard.decode(states["transcript"])
+                found[transcript] = heard.decode(state)
             else:
-                found["transcript"] = recogniser(heard.log_probs(states["transcript"]), states["transcript"].lengths)
+                found[transcript] = recogniser(heard.log_probs(state), state.lengths)
             found["words"] = [
-                word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in found["transcript"]
+                word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in found[transcript]
             ]
         second = self._reread(found["words"], batch) if reread and "words" in found else {}
         for name in tasks:
-            if name == "slots" and batch.group == "audio":
+            if name == self.tagger and batch.group == "audio":
                 if "words" not in found:
                     continue
                 most = max(1, *(len(row) for row in found["words"]))
@@ -289,12 +301,13 @@ class SpeechModel(nn.Module):
                 states[name] = replace(states[name], words=words)
             if name in second:
                 found[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
-            elif name == "translation":
-                found[name] = cast(Translation, self.task(name)).decode(states[name], search)
-            elif name != "transcript":
+            elif isinstance(head := self.task(name), Translation):
+                found[name] = head.decode(states[name], search)
+            elif name != self.recogniser:
                 found[name] = self.task(name).decode(states[name])
-        if "speaker" in states:
-            found["voice"] = list(cast(Classification, self.task("speaker")).embed(states["speaker"]).cpu().numpy())
+        for name in states:
+            if task_spec(name).open_set:
+                found["voice"] = list(cast(Classification, self.task(name)).embed(states[name]).cpu().numpy())
         return found
 
     def _reread(self, rows: list[list[tuple[str, int, int]]], batch: Batch) -> dict[str, Tensor]:

@@ -13,16 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mtl.batch import IGNORE, Batch, Example, collate
 from mtl.heads.base import Words
+from mtl.spec import task
 from mtl.text import Codec
 
 Span = tuple[str, int, int]  # a word with its first frame and one past its last
-NONE = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,9 @@ def _slots(tags: Sequence[str | None]) -> list[tuple[int, str] | None]:
     return found
 
 
-def tags_of(rows: Sequence[Heard], codec: Codec, width: int) -> Tensor:
-    """(B, width) tags of each row's words as numbers, IGNORE where there is none."""
-    ids = {tag: number for number, tag in enumerate(codec.labels["slots"])}
+def tags_of(rows: Sequence[Heard], names: Sequence[str], width: int) -> Tensor:
+    """(B, width) tags of each row's words as numbers, IGNORE where there is none; names: of the tags by number."""
+    ids = {tag: number for number, tag in enumerate(names)}
     found = torch.full((len(rows), width), IGNORE)
     for row, heard in enumerate(rows):
         for position, tag in enumerate((heard.tags or ())[:width]):
@@ -128,31 +127,34 @@ def readable(batch: Batch, rows: Tensor) -> Batch:
         batch,
         features=None,
         feature_lengths=None,
-        slots=batch.slots.masked_fill(~rows[:, None], IGNORE),
-        target_lengths=batch.target_lengths * rows,
-        labels={task: label.masked_fill(~rows, IGNORE) for task, label in batch.labels.items()},
+        targets={task: target.only(rows) for task, target in batch.targets.items()},
     )
 
 
-def read(batch: Batch, rows: Tensor, heard: Sequence[Heard], codec: Codec) -> Batch:
-    """Those rows (B,) of a batch of recordings as sentences, in the words that they are trained on."""
+def read(batch: Batch, rows: Tensor, heard: Sequence[Heard], codec: Codec, tagger: str | None) -> Batch:
+    """Those rows (B,) of a batch of recordings as sentences, in the words that they are trained on.
+
+    tagger: the task that tags each word, whose targets follow the words; None where there is none.
+    """
     words, characters = batch.words.cpu().numpy(), batch.characters.cpu().numpy()
-    lengths, slots = batch.word_lengths.tolist(), batch.slots.cpu().numpy()
+    lengths = batch.word_lengths.tolist()
+    tags = batch.targets[tagger].values.cpu().numpy() if tagger is not None else None
     chosen = rows.nonzero()[:, 0]
     examples = []
     for row in chosen.tolist():
         one, end = heard[row], lengths[row]
         if one.recognised:
-            example = codec.encode({"tokens": [word for word, _, _ in one.spans], "slots": one.tags})
+            column = {} if tagger is None else {task(tagger).label: one.tags}
+            encoded = codec.encode({"tokens": [word for word, _, _ in one.spans], **column})
+            own = {} if tagger is None else {tagger: encoded.targets[tagger]}
+            example = replace(encoded, id=batch.ids[row], targets=own)
         else:
-            example = Example("", NONE, words[row, :end], characters[row, :end], slots[row, :end], NONE, {})
-        examples.append(replace(example, id=batch.ids[row], labels={}))
-    return replace(
-        collate(examples).to(batch.words.device).remembering(batch, chosen),
-        targets=batch.targets[chosen],
-        target_lengths=batch.target_lengths[chosen],
-        labels={task: label[chosen] for task, label in batch.labels.items()},
-    )
+            own = {} if tagger is None or tags is None else {tagger: tags[row, :end]}
+            example = Example(batch.ids[row], words[row, :end], characters[row, :end], own)
+        examples.append(example)
+    sentences = collate(examples).to(batch.words.device).remembering(batch, chosen)
+    others = {name: target.select(chosen) for name, target in batch.targets.items()}
+    return replace(sentences, targets={**others, **sentences.targets})
 
 
 def tags_at(tags: Tensor, words: int, names: Sequence[str]) -> list[str | None] | None:

@@ -137,6 +137,11 @@ def with_answer(*answers: Answer) -> tuple[str, ...]:
     return tuple(spec.name for spec in tasks() if spec.answer in answers)
 
 
+def first_with_answer(names: Iterable[str], answer: Answer) -> str | None:
+    """The first of the named tasks with this kind of answer; None where there is none."""
+    return next((name for name in names if task(name).answer == answer), None)
+
+
 def reading_phones() -> tuple[str, ...]:
     """Names of the tasks that are trained on measured phones: their durations, pitch and energy."""
     return tuple(spec.name for spec in tasks() if spec.label == DURATIONS)

@@ -1,6 +1,6 @@
 """Slot values exchanged for others of their kind, so that a sentence of text teaches more than its own words.
 
-    values = SlotValues(examples, codec.labels["slots"])
+    values = SlotValues(examples, "slots", codec.labels["slots"])
     other = values.exchange(example, 0.3, generator)
 
 "flights to boston" teaches one city; exchanged, it teaches every city that training names anywhere (slot
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mtl.batch import Example
+from mtl.spec import task
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,18 @@ class SlotValues:
 
     A kind is what follows a name's last dot: fromloc.city_name and toloc.city_name have their values in common.
 
-    tags: names of the BIO tags by number, as in Codec.labels["slots"].
+    tagger: the task whose targets are the BIO tags. tags: their names by number, as in Codec.labels.
     """
 
-    def __init__(self, examples: Iterable[Example], tags: Sequence[str]) -> None:
+    def __init__(self, examples: Iterable[Example], tagger: str, tags: Sequence[str]) -> None:
+        self._tagger = tagger
         numbers = {tag: number for number, tag in enumerate(tags)}
         self._slots = {number: tag[2:] for tag, number in numbers.items() if tag.startswith("B-")}
         self._inside = {begin: numbers.get(f"I-{slot}") for begin, slot in self._slots.items()}
         counts: dict[str, Counter[bytes]] = {}
         self._values: dict[str, list[Value]] = {}
         for example in examples:
-            for start, end, begin in self._spans(example.slots):
+            for start, end, begin in self._spans(example.targets[self._tagger]):
                 kind = self._kind(begin)
                 value = Value(example.words[start:end], example.characters[start:end])
                 key = value.characters.tobytes()  # not the words: those beyond the vocabulary have one number
@@ -56,13 +58,14 @@ class SlotValues:
         Kinds that these values do not know stay as they are, and so does a slot of which training has no
         second word where the value drawn has two. A translated sentence stays: it would no longer be translated.
         """
-        if example.slots is None or len(example.targets):
+        if any(task(name).answer == "translation" and len(units) for name, units in example.targets.items()):
             return example
+        tagged = example.targets[self._tagger]
         words: list[np.ndarray] = []
         characters: list[np.ndarray] = []
         tags: list[np.ndarray] = []
         done = 0  # words of the example that the pieces account for
-        for start, end, begin in self._spans(example.slots):
+        for start, end, begin in self._spans(example.targets[self._tagger]):
             values = self._values.get(self._kind(begin))
             if generator.random() >= share or values is None:
                 continue
@@ -72,7 +75,7 @@ class SlotValues:
                 continue
             words += [example.words[done:start], value.words]
             characters += [example.characters[done:start], value.characters]
-            tags += [example.slots[done:start], _tags(begin, inside, len(value.words))]
+            tags += [tagged[done:start], _tags(begin, inside, len(value.words))]
             done = end
         if not done:
             return example
@@ -80,13 +83,13 @@ class SlotValues:
             example,
             words=np.concatenate([*words, example.words[done:]]),
             characters=np.concatenate([*characters, example.characters[done:]]),
-            slots=np.concatenate([*tags, example.slots[done:]]),
+            targets={**example.targets, self._tagger: np.concatenate([*tags, tagged[done:]])},
         )
 
-    def _spans(self, slots: np.ndarray | None) -> list[tuple[int, int, int]]:
+    def _spans(self, tagged: np.ndarray) -> list[tuple[int, int, int]]:
         """First word, last word + 1 and B- tag of each slot. A tag I- without its B- begins none, nor does IGNORE."""
         found: list[tuple[int, int, int]] = []
-        tags = [] if slots is None else slots.tolist()
+        tags = tagged.tolist()
         for start, tag in enumerate(tags):
             if tag in self._slots:
                 end = start + 1

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from mtl import spec
-from mtl.batch import IGNORE, Example
-from mtl.spec import with_context
+from mtl.batch import Example
+from mtl.spec import TaskSpec, with_context
 from mtl.speech import SpeechCode
+from mtl.targets import ENCODINGS, Encoding
 
 BLANK = 0  # CTC's blank; units begin at 1
 PADDING, UNKNOWN = 0, 1  # of words and characters; known ones begin at 2
@@ -229,14 +230,15 @@ class Codec:
         return {character: position + 2 for position, character in enumerate(self.characters)}
 
     @cached_property
-    def _label_ids(self) -> dict[str, dict[str, int]]:
+    def label_ids(self) -> dict[str, dict[str, int]]:
+        """Number of each class, or tag, by task."""
         return {task: {name: position for position, name in enumerate(names)} for task, names in self.labels.items()}
 
     @cached_property
-    def _classes(self) -> list[tuple[str, str, dict[str, int]]]:
-        """(task, column of its label, class numbers) of each classification task."""
-        known = [(spec.task(name), ids) for name, ids in self._label_ids.items()]
-        return [(one.name, one.label, ids) for one, ids in known if one.answer == "label"]
+    def _encodings(self) -> list[tuple[TaskSpec, Encoding]]:
+        """The tasks that rows are encoded for."""
+        known = [(one, ENCODINGS[one.answer]) for one in spec.tasks() if one.answer in ENCODINGS]
+        return [(one, encoding) for one, encoding in known if encoding.applies(one, self)]
 
     @cached_property
     def _domain_ids(self) -> dict[str, int]:
@@ -249,17 +251,12 @@ class Codec:
     def encode(self, row: Mapping[str, Any]) -> Example:
         """One row of the utterance table as numbers. A label that training never saw counts as not labelled."""
         tokens = tokens_of(row)
-        slots = row.get("slots")
-        tags = self._label_ids.get("slots", {})
         before = context_of(row)[-self.context :] if self.context else None
         return Example(
             id=row.get("id") or "",
-            units=np.asarray(self.units.encode(row["text"]) if row.get("text") else (), dtype=np.int64),
             words=self.number(tokens),
             characters=self.spell(tokens),
-            slots=np.asarray([tags.get(tag, IGNORE) for tag in slots], dtype=np.int64) if slots and tags else None,
-            targets=self._targets(row.get("translation")),
-            labels={task: ids.get(row.get(column) or "", IGNORE) for task, column, ids in self._classes},
+            targets={one.name: encoding.encode(one, row, self) for one, encoding in self._encodings},
             domain=self.domain(row.get(self.domain_by)),
             context=None if before is None else self.number(before),
             context_characters=None if before is None else self.spell(before),
@@ -269,9 +266,6 @@ class Codec:
     def number(self, tokens: Sequence[str]) -> np.ndarray:
         """Words as numbers (L,)."""
         return np.asarray([self._word_ids.get(token, UNKNOWN) for token in tokens], dtype=np.int64)
-
-    def _targets(self, translation: str | None) -> np.ndarray:
-        return np.asarray(self.targets.encode(translation) if self.targets and translation else (), dtype=np.int64)
 
     def spell(self, tokens: Sequence[str]) -> np.ndarray:
         """Characters of each word, (L, MAX_WORD_CHARACTERS), padded; a longer word loses its end."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtl.backward import Backward
 from mtl.balance import Balancer
-from mtl.batch import IGNORE, Batch
+from mtl.batch import Batch
 from mtl.config import ModelConfig
 from mtl.consistency import held, misheard
 from mtl.heads import mel
@@ -47,9 +47,11 @@ def test_it_is_the_cross_entropy_of_the_models_own_answers() -> None:
     wanted = torch.zeros(len(batch))
     for name, states in asked.items():
         logits = cast(Classification, model.task(name)).logits(states)
-        wanted += torch.nn.functional.cross_entropy(logits, batch.labels[name], reduction="none") / 2
+        wanted += torch.nn.functional.cross_entropy(logits, batch.targets[name].values, reduction="none") / 2
     torch.testing.assert_close(found, wanted)
-    unknown = replace(batch, labels={name: torch.full_like(label, IGNORE) for name, label in batch.labels.items()})
+    unknown = replace(
+        batch, targets={name: t.only(torch.zeros(len(batch), dtype=torch.bool)) for name, t in batch.targets.items()}
+    )
     assert misheard(model, batch.features.float(), batch.feature_lengths, unknown).tolist() == [0] * len(batch)
 
 

@@ -24,6 +24,7 @@ from mtl.spec import task
 from mtl.text import Codec
 
 HEARING = (*TASKS, "phones")
+PHONES = Phones(task("phones"), 8, 6)
 
 
 def hearing_codec() -> Codec:
@@ -35,7 +36,7 @@ def hearing_codec() -> Codec:
 
 def test_targets_are_the_phones_of_labelled_rows() -> None:
     batch = joined(hearing_codec())
-    units, lengths = Phones.targets(batch)
+    units, lengths = PHONES.targets(batch)
     assert lengths.tolist() == [len(row["phones"]) for row in rows()]
     assert list(code().named(units[0, : lengths[0]].tolist())) == rows()[0]["phones"]
     assert code().named([0, 1, *code().number(["a"])]) == ("a",)
@@ -43,10 +44,10 @@ def test_targets_are_the_phones_of_labelled_rows() -> None:
 
 def test_a_batch_of_text_has_no_phones_to_hear() -> None:
     batch = collate([hearing_codec().encode({"tokens": ["a"], "text": "a"})])
-    units, lengths = Phones.targets(batch)
+    units, lengths = PHONES.targets(batch)
     assert units.shape == (1, 1)
     assert lengths.tolist() == [0]
-    assert Phones(task("phones"), 8, 6).count(batch, torch.tensor([3])) == 0
+    assert PHONES.count(batch, torch.tensor([3])) == 0
 
 
 def test_repeats_need_a_frame_between_them() -> None:
@@ -54,9 +55,9 @@ def test_repeats_need_a_frame_between_them() -> None:
     row = rows()[5]
     assert row["phones"] == ["_", "c", "c", "_"]
     batch = collate([hearing_codec().encode(row)], [mel(row)])
-    assert Phones.alignable(batch, torch.tensor([5])).tolist() == [True]
-    assert Phones.alignable(batch, torch.tensor([4])).tolist() == [False]
-    assert Phones(task("phones"), 8, 6).count(batch, torch.tensor([4])) == 0
+    assert PHONES.alignable(batch, torch.tensor([5])).tolist() == [True]
+    assert PHONES.alignable(batch, torch.tensor([4])).tolist() == [False]
+    assert PHONES.count(batch, torch.tensor([4])) == 0
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from mtl.batch import IGNORE, Batch, collate
+from mtl.batch import IGNORE, Batch, Target, collate
 from mtl.config import ModelConfig
 from mtl.heads import States
 from mtl.heads.crf import ChainCRF
@@ -107,7 +107,8 @@ def test_slots_with_a_crf_learn_and_pass_over_what_is_not_labelled() -> None:
 
     def batch(slots: list[list[int]]) -> Batch:
         example = collate([tiny.codec().encode({"tokens": ["a"] * 4})] * 2)
-        return replace(example, slots=torch.tensor(slots), words=ids, word_lengths=torch.tensor([4, 2]))
+        targets = {"slots": Target(torch.tensor(slots))}
+        return replace(example, targets=targets, words=ids, word_lengths=torch.tensor([4, 2]))
 
     whole = batch([[0, 1, 2, 0], [1, 2, IGNORE, IGNORE]])
     assert head.crf is not None
@@ -126,7 +127,7 @@ def test_slots_with_a_crf_learn_and_pass_over_what_is_not_labelled() -> None:
     alone = head.loss(states, batch([[0, 1, 2, 0], [IGNORE] * 4]))[0]
     logits = head.logits(states)
     torch.testing.assert_close(
-        alone, head.crf.negative_log_likelihood(logits[:1], whole.slots[:1], torch.tensor([4])).sum()
+        alone, head.crf.negative_log_likelihood(logits[:1], whole.targets["slots"].values[:1], torch.tensor([4])).sum()
     )
     gap = head.loss(states, batch([[0, IGNORE, 2, 0], [IGNORE] * 4]))[0]
     left = logits[:1, [0, 2, 3]]

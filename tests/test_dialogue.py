@@ -246,7 +246,7 @@ def test_recordings_read_as_sentences_keep_the_turns_before_them() -> None:
     frames = [np.zeros((40, 8), dtype=np.float32)] * 3
     batch = collate([model.codec.encode(row) for row in ROWS[:3]], frames)
     heard = [Heard([("kitchen", 0, 1)], None, True), Heard([], None, False), Heard([("yes", 0, 1)], None, False)]
-    sentences = read(batch, torch.tensor([True, False, True]), heard, model.codec)
+    sentences = read(batch, torch.tensor([True, False, True]), heard, model.codec, None)
     assert batch.context is not None
     assert sentences.context is not None
     torch.testing.assert_close(sentences.context, batch.context[[0, 2]])

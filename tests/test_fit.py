@@ -140,7 +140,11 @@ def test_two_ranks_are_one(tmp_path, balancing, sharing):
 def test_a_missing_label_trains_nothing_and_decays_nothing():
     model = fresh()
     before = copy.deepcopy(model.tasks["domain"].state_dict())
-    batches = [batch for batch in tiny.batches(model.codec) if not any(part.mask("domain").any() for part in batch)]
+    batches = [
+        batch
+        for batch in tiny.batches(model.codec)
+        if not any(part.targets["domain"].labelled().any() for part in batch)
+    ]
     assert len(batches) >= 2
     fit(model, tiny.TinyLoader(batches, 1), replace(CONFIG, weight_decay=0.5))
     assert_same_weights(before, model.tasks["domain"].state_dict(), exact=True)

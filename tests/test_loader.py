@@ -124,7 +124,8 @@ def test_a_step_holds_one_batch_of_each_group_with_its_labels(mixed: Dataset, co
             assert audio.features.dtype == torch.float16
             assert audio.feature_lengths is not None
             assert audio.feature_lengths.tolist() == [frames[name] for name in audio.ids]
-            for name, units, length in zip(audio.ids, audio.units, audio.unit_lengths, strict=True):
+            target = audio.targets["transcript"]
+            for name, units, length in zip(audio.ids, target.values, target.lengths, strict=True):
                 assert codec.units.decode(units[:length].tolist()) == texts[name]
 
 

@@ -99,7 +99,7 @@ def test_slots_are_learned_on_what_was_heard_and_counted_by_what_was_said(monkey
     # One of "so", "ft" stands for "soft", the other was inserted before it: outside of the slot.
     assert heard.tags == ["O", "O", "B-genre", "I-genre"]
     assert heard.spans[0][1:] == (0, 7)  # four letters, two frames apart
-    words = model._tagged([heard], batch)
+    words = model._tagged([heard], batch, "slots")
     pooled = pool_words(states.hidden, words)
     torch.testing.assert_close(pooled[0, 0], states.hidden[0, 0:7].mean(dim=0))
     logits = model.task("slots").logits(replace(states, words=words))
@@ -165,7 +165,7 @@ def test_rows_that_cannot_be_placed_are_neither_tagged_nor_read():
     assert model.counts(batch)["slots"] == 0
     assert model.counts(batch)["intent"] == 1
     assert set(model.losses(batch)) == {"intent", "speaker"}
-    assert (model._tagged([Heard(spans("play rock"), ["O", "B-genre"], True)], batch).tags == IGNORE).all()
+    assert (model._tagged([Heard(spans("play rock"), ["O", "B-genre"], True)], batch, "slots").tags == IGNORE).all()
 
 
 @pytest.mark.parametrize("method", ["static", "pcgrad"])

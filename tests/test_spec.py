@@ -84,7 +84,7 @@ def test_a_task_of_run_time_reaches_table_manifest_and_recipe(accent: TaskSpec, 
     assert list(recipe.tasks) == ["transcript", "accent"]
     codec = Codec.build(rows.to_pylist(), ("transcript", "accent"))
     assert codec.labels["accent"] == ("scots",)
-    assert [codec.encode(row).labels["accent"] for row in rows.to_pylist()] == [0, IGNORE]
+    assert [codec.encode(row).targets["accent"] for row in rows.to_pylist()] == [0, IGNORE]
     assert head_class(accent) is Classification
 
 

@@ -37,15 +37,14 @@ def examples(codec: Codec) -> list[Example]:
 
 
 def values_of(codec: Codec, examples: list[Example]) -> SlotValues:
-    return SlotValues(examples, codec.labels["slots"])
+    return SlotValues(examples, "slots", codec.labels["slots"])
 
 
 def read(example: Example, codec: Codec) -> tuple[str, list[str]]:
     """Words and tags; the words must be spelled as their characters say."""
     words = [codec.words[number - 2] for number in example.words]
     np.testing.assert_array_equal(example.characters, codec.spell(words))
-    assert example.slots is not None
-    return " ".join(words), [codec.labels["slots"][tag] for tag in example.slots]
+    return " ".join(words), [codec.labels["slots"][tag] for tag in example.targets["slots"]]
 
 
 def test_a_slot_gets_any_value_of_its_kind_whatever_its_part(codec: Codec, examples: list[Example]) -> None:
@@ -73,19 +72,19 @@ def test_what_is_no_slot_or_has_no_other_value_stays(codec: Codec, examples: lis
         assert values.exchange(example, 0.0, generator) is example
     assert read(values.exchange(examples[2], 0.999, generator), codec) == read(examples[2], codec)
     changed = values.exchange(examples[1], 0.999, generator)
-    assert (changed.id, changed.labels) == (examples[1].id, examples[1].labels)
+    assert (changed.id, changed.targets["intent"]) == (examples[1].id, examples[1].targets["intent"])
 
 
 def test_an_unlabelled_or_translated_or_odd_sentence_is_left_alone(codec: Codec, examples: list[Example]) -> None:
     values, generator = values_of(codec, examples), np.random.default_rng(0)
-    assert codec.encode({"text": "to boston"}).slots is None
     bare = codec.encode({"text": "to boston"})
+    assert bare.targets["slots"].tolist() == [IGNORE, IGNORE]
     assert values.exchange(bare, 0.999, generator) is bare
-    translated = Example(**{**vars(examples[0]), "targets": np.asarray([1, 2])})
+    targets = {**examples[0].targets, "translation": np.asarray([1, 2])}
+    translated = Example(**{**vars(examples[0]), "targets": targets})
     assert values.exchange(translated, 0.999, generator) is translated
     odd = codec.encode({"text": "york to paris", "slots": ["I-fromloc.city", "O", "B-nothing"]})
-    assert odd.slots is not None
-    assert odd.slots[2] == IGNORE
+    assert odd.targets["slots"][2] == IGNORE
     assert values.exchange(odd, 0.999, generator) is odd
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtl.batch import IGNORE, collate
+from mtl.heads.transcript import transcript_of
 from mtl.text import UNKNOWN, Characters, Codec, SentencePieces, normalise, units_from_json
 
 ROWS = [
@@ -52,9 +53,11 @@ def test_codec_comes_back_and_encodes_alike():
     again = Codec.from_json(json.loads(json.dumps(codec.to_json())))
     for row in ROWS:
         one, other = codec.encode(row), again.encode(row)
-        assert one.labels == other.labels
-        for name in ("units", "words", "characters", "slots"):
+        assert one.targets.keys() == other.targets.keys()
+        for name in ("words", "characters"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        for name, target in one.targets.items():
+            np.testing.assert_array_equal(target, other.targets[name])
     assert codec.labels["slots"][0] == "O"
     assert codec.labels["intent"] == ("play", "stop")
 
@@ -63,9 +66,9 @@ def test_what_training_never_saw_is_unknown_or_unlabelled():
     codec = Codec.build(ROWS, ("transcript", "intent", "slots", "speaker"))
     example = codec.encode({"text": "play zither", "slots": ["O", "B-tool"], "intent": "new"})
     assert example.words.tolist()[1] == UNKNOWN
-    assert example.slots.tolist() == [0, IGNORE]
-    assert example.labels["intent"] == IGNORE
-    assert codec.units.decode(example.units) == "play zit"  # h, e and r were never heard
+    assert example.targets["slots"].tolist() == [0, IGNORE]
+    assert example.targets["intent"] == IGNORE
+    assert codec.units.decode(example.targets["transcript"]) == "play zit"  # h, e and r were never heard
 
 
 def test_masks_say_who_may_train():
@@ -73,11 +76,11 @@ def test_masks_say_who_may_train():
     examples = [codec.encode(row) for row in (*ROWS, {})]
     heard = collate(examples, [np.zeros((n, 4), np.float16) for n in (3, 5, 2)])
     read = collate(examples)
-    assert heard.mask("transcript").tolist() == [True, True, False]
-    assert read.mask("transcript").tolist() == [False] * 3
-    assert heard.mask("slots").tolist() == [True, False, False]
-    assert heard.mask("intent").tolist() == [True, True, False]
-    assert heard.mask("speaker").tolist() == [False, True, False]
+    assert (transcript_of(heard, "transcript")[1] > 0).tolist() == [True, True, False]
+    assert transcript_of(read, "transcript")[1].tolist() == [0] * 3
+    assert heard.targets["slots"].labelled().tolist() == [True, False, False]
+    assert heard.targets["intent"].labelled().tolist() == [True, True, False]
+    assert heard.targets["speaker"].labelled().tolist() == [False, True, False]
     assert heard.features.shape == (3, 5, 4)
     assert heard.feature_lengths.tolist() == [3, 5, 2]
     assert (heard.group, read.group) == ("audio", "text")

@@ -118,8 +118,9 @@ def test_batches_hold_the_units_of_what_is_translated(dataset: Dataset) -> None:
     seen = set()
     for step in Loader(dataset, codec, changed().loader, hop_ms=10):
         for batch in (batch for micro_batch in step for batch in micro_batch):
+            target = batch.targets["translation"]
             for row, name in enumerate(batch.ids):
-                units = batch.targets[row, : int(batch.target_lengths[row])].tolist()
+                units = target.values[row, : int(target.lengths[row])].tolist()
                 assert codec.targets is not None
                 assert codec.targets.decode(units) == (wanted[name] or "")
                 seen.add(name)

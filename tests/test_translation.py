@@ -161,10 +161,10 @@ def test_units_come_from_translations_alone():
     made = codec()
     assert isinstance(made.targets, Characters)
     assert set(made.targets.symbols) == {letter for text in GERMAN.values() for letter in text} | {" "}
-    assert made.targets.decode(made.encode(rows()[0]).targets) == "Spiel Jazz!"
-    assert len(made.encode(tiny.HEARD[0]).targets) == 0
+    assert made.targets.decode(made.encode(rows()[0]).targets["translation"]) == "Spiel Jazz!"
+    assert len(made.encode(tiny.HEARD[0]).targets["translation"]) == 0
     pieces = codec("sentencepiece")
-    assert pieces.targets.decode(pieces.encode(rows()[0]).targets) == "Spiel Jazz!"
+    assert pieces.targets.decode(pieces.encode(rows()[0]).targets["translation"]) == "Spiel Jazz!"
     assert Codec.build(rows(), ("transcript",)).targets is None
     with pytest.raises(ValueError, match="ask for more pieces"):
         codec("sentencepiece", 5)

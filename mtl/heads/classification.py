@@ -28,10 +28,10 @@ class Classification(Pooled):
         return cls(spec, config.width, config.bins, classes_of(spec, codec), config.dropout)
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
-        return batch.mask(self.name).sum()
+        return batch.targets[self.name].labelled().sum()
 
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
-        return cross_entropy(self.logits(states), batch.labels[self.name])
+        return cross_entropy(self.logits(states), batch.targets[self.name].values)
 
     @torch.no_grad()
     def decode(self, states: States, second: Tensor | None = None) -> list[tuple[int, float]]:

@@ -20,8 +20,7 @@ class CTC(Head):
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, units)
 
-    @staticmethod
-    def targets(batch: Batch) -> tuple[Tensor, Tensor]:
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Units (B, U) and their lengths (B,), 0 in rows that are not labelled."""
         raise NotImplementedError
 
@@ -29,12 +28,9 @@ class CTC(Head):
         """(B, T, V), fp32: a sum over hundreds of frames needs it."""
         return torch.log_softmax(self.output(self.norm(states.hidden)).float(), dim=-1)
 
-    @classmethod
-    def alignable(cls, batch: Batch, lengths: Tensor) -> Tensor:
-        """(B,) bool: labelled rows that have a frame for each unit and a blank between repeats."""
-        units, unit_lengths = cls.targets(batch)
-        repeats = ((units[:, 1:] == units[:, :-1]) & (units[:, 1:] != BLANK)).sum(dim=1)
-        return (unit_lengths > 0) & (unit_lengths + repeats <= lengths)
+    def alignable(self, batch: Batch, lengths: Tensor) -> Tensor:
+        """(B,) bool: labelled rows that have a frame for each unit and a blank between repeats; lengths (B,)."""
+        return alignable(*self.targets(batch), lengths)
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
         return (self.targets(batch)[1] * self.alignable(batch, lengths)).sum()
@@ -51,3 +47,9 @@ class CTC(Head):
     @torch.no_grad()
     def decode(self, states: States) -> list[Path]:
         return best_path(self.log_probs(states), states.lengths)
+
+
+def alignable(units: Tensor, unit_lengths: Tensor, lengths: Tensor) -> Tensor:
+    """(B,) bool: rows with units whose states (lengths, (B,)) are enough for them and for a blank between repeats."""
+    repeats = ((units[:, 1:] == units[:, :-1]) & (units[:, 1:] != BLANK)).sum(dim=1)
+    return (unit_lengths > 0) & (unit_lengths + repeats <= lengths)

@@ -24,8 +24,7 @@ class Phones(CTC):
     def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
         return cls(spec, config.width, len(speech_code_of(spec, codec).phones) + 2)
 
-    @staticmethod
-    def targets(batch: Batch) -> tuple[Tensor, Tensor]:
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if batch.spoken is None:
             none = torch.zeros(len(batch), dtype=torch.long, device=batch.word_lengths.device)
             return none[:, None], none

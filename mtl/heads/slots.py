@@ -16,6 +16,8 @@ from mtl.batch import IGNORE, Batch
 from mtl.encoder import padding_mask
 from mtl.heads.base import Head, States, Words, classes_of, confidences, cross_entropy
 from mtl.heads.crf import ChainCRF
+from mtl.heads.ctc import alignable
+from mtl.heads.transcript import transcript_of
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -77,12 +79,11 @@ class Slots(Head):
 
     def _labels(self, batch: Batch, lengths: Tensor) -> Tensor:
         """(B, L) tags; in audio only of rows whose words can be placed."""
+        target = batch.targets[self.name]
         if batch.group == "text":
-            return batch.slots
-        from mtl.heads.transcript import Transcript
-
-        placed = Transcript.alignable(batch, lengths)
-        return batch.slots.masked_fill(~placed[:, None], IGNORE)
+            return target.values
+        (recogniser,) = self.spec.needs
+        return target.only(alignable(*transcript_of(batch, recogniser), lengths)).values
 
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
         tags = states.words.tags if states.words is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+import torch
 from torch import Tensor
 
 from mtl.batch import Batch
@@ -20,6 +21,12 @@ class Transcript(CTC):
     def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
         return cls(spec, config.width, len(codec.units))
 
-    @staticmethod
-    def targets(batch: Batch) -> tuple[Tensor, Tensor]:
-        return batch.units, batch.unit_lengths * batch.mask("transcript")
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return transcript_of(batch, self.name)
+
+
+def transcript_of(batch: Batch, name: str) -> tuple[Tensor, Tensor]:
+    """Units (B, U) of what is said in recordings, and their lengths (B,); of a sentence of text, none."""
+    target = batch.targets[name]
+    assert target.lengths is not None, "a transcript is a sequence of units"
+    return target.values, target.lengths if batch.group == "audio" else torch.zeros_like(target.lengths)

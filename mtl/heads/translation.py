@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtl.batch import IGNORE, Batch
+from mtl.batch import IGNORE, Batch, Target
 from mtl.decoder import BORDER, Decoder, DecoderConfig
 from mtl.generation import Generated, beam_search, greedy
 from mtl.heads.base import Head, States
@@ -34,11 +34,13 @@ class Translation(Head):
         return cls(spec, config.width, len(codec.targets), config.decoder)
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
-        return ((batch.target_lengths + 1) * batch.mask(self.name)).sum()
+        lengths = _lengths(batch.targets[self.name])
+        return ((lengths + 1) * (lengths > 0)).sum()
 
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
-        rows = batch.mask(self.name)
-        targets, lengths = batch.targets[rows], batch.target_lengths[rows]
+        target = batch.targets[self.name]
+        rows = target.labelled()
+        targets, lengths = target.values[rows], _lengths(target)[rows]
         logits = self.decoder(states.hidden[rows], states.lengths[rows], F.pad(targets, (1, 0), value=BORDER))
         return smoothed_cross_entropy(logits, with_end(targets, lengths), self.config.smoothing), (lengths + 1).sum()
 
@@ -51,6 +53,11 @@ class Translation(Head):
                 self.decoder, states.hidden, states.lengths, config.beam, config.length_penalty, config.longest
             )
         return greedy(self.decoder, states.hidden, states.lengths, config.longest)
+
+
+def _lengths(target: Target) -> Tensor:
+    assert target.lengths is not None, "a translation is a sequence of units"
+    return target.lengths
 
 
 def with_end(targets: Tensor, lengths: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from mtl.augment import spec_augment, speed
 from mtl.batch import Batch, Example, collate
-from mtl.spec import label_columns
+from mtl.spec import first_with_answer, label_columns, task
 from mtl.substitution import SlotValues
 from mtl.text import Codec
 from pipelines import recipe
@@ -197,8 +197,11 @@ class _Encoder:
                     self.kept[row] = found[row]
         return [found[row] for row in rows.tolist()]
 
-    def slot_values(self) -> SlotValues:
-        """Of all rows with slots, spoken ones too."""
-        rows = np.flatnonzero(self.labels["slots"].is_valid().to_numpy())
+    def slot_values(self) -> SlotValues | None:
+        """Of all rows with slots, spoken ones too; None where no task tags words."""
+        tagger = first_with_answer(self.codec.labels, "tags")
+        if tagger is None:
+            return None
+        rows = np.flatnonzero(self.labels[task(tagger).label].is_valid().to_numpy())
         examples = (example for part in np.array_split(rows, len(rows) // 1000 + 1) for example in self.examples(part))
-        return SlotValues(examples, self.codec.labels.get("slots", ()))
+        return SlotValues(examples, tagger, self.codec.labels[tagger])

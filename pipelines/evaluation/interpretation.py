@@ -155,15 +155,16 @@ class Names:
 
     def _units(self, view: View, batch: Batch) -> Iterator[list[tuple[int, str]]]:
         model = self.predictor.model
-        if "transcript" not in view.given:
+        if model.recogniser is None or model.recogniser not in view.given:
             return
-        recogniser = model.task("transcript")
+        recogniser = model.task(model.recogniser)
         assert isinstance(recogniser, Transcript)
         with torch.no_grad():
-            log_probs = recogniser.log_probs(view.given["transcript"])
-        spans = viterbi(log_probs, view.lengths, batch.units, batch.unit_lengths)
-        for row, (units, length) in enumerate(zip(batch.units.tolist(), batch.unit_lengths.tolist(), strict=True)):
-            pieces = model.codec.units.pieces(units[:length])
+            log_probs = recogniser.log_probs(view.given[model.recogniser])
+        units, unit_lengths = recogniser.targets(batch)
+        spans = viterbi(log_probs, view.lengths, units, unit_lengths)
+        for row, (numbers, length) in enumerate(zip(units.tolist(), unit_lengths.tolist(), strict=True)):
+            pieces = model.codec.units.pieces(numbers[:length])
             placed = zip(pieces, spans[row, :length].tolist(), strict=True)
             yield [((first + last - 1) // 2, piece) for piece, (first, last) in placed if first >= 0 and piece.strip()]
 
