@@ -75,6 +75,16 @@ def test_an_error_of_motet_is_one_line_and_code_1(tmp_path: Path) -> None:
     assert done.stderr.strip() == f"motet: {tmp_path / 'no/such/folder'}: no such file or folder"
 
 
+def test_an_mlflow_that_is_away_is_told_in_one_line_without_its_password(tmp_path: Path) -> None:
+    nobody_listens = "http://ann:hunter2@127.0.0.1:9"
+    variables = {"MLFLOW_TRACKING_URI": nobody_listens, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = motet("leaderboard", "assistant", "--root", "root", cwd=tmp_path, **variables)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("motet: MLflow refused, or does not answer: API request to http://127.0.0.1:9")
+    assert "hunter2" not in line
+
+
 def test_a_night_that_cannot_find_its_corpus_says_so_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "lost.yaml").write_text(
         "name: lost\ncorpora: [{name: trips, kind: atis, source: no/such/folder}]\n"

@@ -147,12 +147,23 @@ def run() -> None:
         print(f"motet: {redact(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        # Motet's own errors say what was wrong, where, and what to do.
-        if type(error).__module__.split(".")[0] in ("pipelines", "mtl"):
-            print(f"motet: {redact(str(error))}", file=sys.stderr)
+        message = explained(error)
+        if message is not None:
+            print(f"motet: {redact(message)}", file=sys.stderr)
         else:
             print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
         sys.exit(1)
     except KeyboardInterrupt:
         print("motet: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def explained(error: Exception) -> str | None:
+    """What a person is told of an error in a line; None for one that nobody foresaw, whose traceback is shown."""
+    library = type(error).__module__.split(".")[0]
+    if library in ("pipelines", "mtl"):  # Motet's own errors say what was wrong, where, and what to do
+        return str(error)
+    if library == "mlflow":
+        reason = " ".join(str(error).split())[:500]
+        return f"MLflow refused, or does not answer: {reason}. Check MLFLOW_TRACKING_URI, or see `motet doctor`"
+    return None
