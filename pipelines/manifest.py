@@ -37,6 +37,9 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
+        """Raises ValueError, TypeError or KeyError where the bytes are no manifest."""
         content = json.loads(data)
+        if not isinstance(content, dict):
+            raise TypeError(f"a manifest is {type(content).__name__}, expected a JSON object")
         checksums = {key: Checksum(**listed) for key, listed in content.get("checksums", {}).items()}
         return cls(**{**content, "files": tuple(content["files"]), "checksums": checksums})

@@ -21,7 +21,7 @@ def listening(parent: int) -> set[Socket]:
     sockets = set()
     for pid in (parent, *small_night.descendants(parent)):
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()[:120]
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
             links = [_link(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
             sockets |= {(command, *addresses[link]) for link in links if link in addresses}
     return sockets

@@ -36,6 +36,12 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     raise TimeoutError(f"{what}: not within {seconds:.0f} s")
 
 
+def deployment_file(folder: Path, entry: dict[str, Any]) -> Path:
+    file = folder / "deployments.yaml"
+    file.write_text(yaml.safe_dump({"deployments": [entry]}))
+    return file
+
+
 @contextmanager
 def server(folder: Path, **environment: str) -> Iterator[str]:
     """The address of a Prefect server of its own, as `motet up` starts it."""
@@ -54,8 +60,7 @@ def deployed(api: str, folder: Path, recipe: str, root: str, cron: str = MINUTE)
         "parameters": {"recipe": recipe},
         "schedules": [{"cron": cron, "timezone": "UTC"}],
     }
-    file = folder / "deployments.yaml"
-    file.write_text(yaml.safe_dump({"deployments": [entry]}))
+    file = deployment_file(folder, entry)
     command = [sys.executable, str(ROOT / "motet.py"), "deploy", "--file", str(file), "--root", root]
     environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_LOGGING_LEVEL": "INFO"}
     with open(folder / "deploy.log", "wb") as log:
@@ -103,25 +108,25 @@ def test_a_cron_of_one_minute_runs_the_night_to_its_end(
 
 
 def test_a_server_that_plans_no_runs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    idle = {"PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false"}
-    with server(tmp_path, **idle) as api, deployed(api, tmp_path, "assistant", str(tmp_path / "root")):
-        wait_for(lambda: unscheduled(api) == ["nightly/nightly"], 60, "the deployment")
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    entry = {"name": "nightly", "entrypoint": "flows.py:nightly", "schedules": [{"cron": MINUTE}]}
+    (deployment,) = flows.deployments(deployment_file(tmp_path, entry), str(tmp_path))
+    with server(tmp_path, PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED="false") as api:
+        with temporary_settings({PREFECT_API_URL: api}):
+            deployment.apply()
+            with pytest.raises(SchedulerError, match="no run of nightly/nightly was planned within 2 s"):
+                flows.await_schedules([deployment], seconds=2)
         monkeypatch.setenv("PREFECT_API_URL", api)
         checks = {check.name: check for check in doctor.configured_servers()}
         assert checks["schedules"].state == doctor.FAIL
         assert "nightly/nightly: a schedule is active, but no run is planned" in checks["schedules"].found
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
-        with temporary_settings({PREFECT_API_URL: api}), pytest.raises(SchedulerError, match="no run of nightly/night"):
-            flows.await_schedules(flows.deployments(tmp_path / "deployments.yaml", str(tmp_path)), seconds=2)
 
 
 @pytest.mark.parametrize("written", [{"cron": MINUTE}, {"interval": 3600}, {"rrule": "FREQ=DAILY"}])
 def test_every_schedule_of_prefect_can_be_deployed(written: dict[str, Any], tmp_path: Path) -> None:
     entry = {"name": "often", "entrypoint": "flows.py:nightly", "schedules": [{**written, "active": True}]}
-    file = tmp_path / "deployments.yaml"
-    file.write_text(yaml.safe_dump({"deployments": [entry]}))
-    (deployment,) = flows.deployments(file, str(tmp_path))
+    (deployment,) = flows.deployments(deployment_file(tmp_path, entry), str(tmp_path))
     (kind,) = written
     assert kind in deployment.schedules[0].schedule.model_dump()
     assert flows._is_due(deployment)
@@ -133,14 +138,10 @@ def test_a_schedule_needs_one_kind() -> None:
 
 
 def test_what_is_due_in_years_is_not_waited_for(tmp_path: Path) -> None:
-    file = tmp_path / "deployments.yaml"
-    entry = {
-        "name": "rare",
-        "entrypoint": "flows.py:nightly",
-        "schedules": [{"rrule": "DTSTART:20990101T000000Z\nFREQ=YEARLY"}],
-    }
-    file.write_text(yaml.safe_dump({"deployments": [entry]}))
-    assert not flows._is_due(flows.deployments(file, str(tmp_path))[0])
+    yearly = {"rrule": "DTSTART:20990101T000000Z\nFREQ=YEARLY"}
+    entry = {"name": "rare", "entrypoint": "flows.py:nightly", "schedules": [yearly]}
+    (deployment,) = flows.deployments(deployment_file(tmp_path, entry), str(tmp_path))
+    assert not flows._is_due(deployment)
 
 
 @pytest.mark.slow

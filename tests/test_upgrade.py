@@ -6,7 +6,10 @@ reports. The recipes lie beside it.
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -69,13 +72,22 @@ def test_the_old_voice_speaks(old_root: Path) -> None:
     assert np.isfinite(samples).all()
 
 
-def test_the_old_package_is_served(old_root: Path) -> None:
-    import mlflow
-    import pandas as pd
+SERVE = """
+import sys, mlflow, pandas
+served = mlflow.pyfunc.load_model(sys.argv[1])
+print(served.predict(pandas.DataFrame({"text": ["turn on the light"]}))["intent"][0])
+"""
 
-    folder = Registry(str(old_root)).folder("models:/old@champion").parents[1]
-    served: Any = mlflow.pyfunc.load_model(str(folder))
-    assert served.predict(pd.DataFrame({"text": ["turn on the light"]}))["intent"][0]
+
+def test_the_old_package_is_served(old_root: Path, tmp_path: Path) -> None:
+    """By its own copy of mtl, in a process of its own, as `mlflow models serve` has it."""
+    registry = Registry(str(old_root))
+    folder = registry.folder("models:/old@champion").parents[1]
+    command = [sys.executable, "-c", SERVE, str(folder)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() in registry.load("models:/old@champion").codec.labels["intent"]
 
 
 def test_a_new_candidate_is_judged_against_the_old_champion(
