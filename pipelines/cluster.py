@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from pipelines.redaction import redact, scrub
@@ -21,6 +22,7 @@ T = TypeVar("T")
 OBJECT_STORE_BYTES = 512 * 2**20  # a local cluster's shared memory; stages pass keys through it, not features
 KNOCK_S = 10.0  # how long a joined cluster's port may take to answer
 STARTS = 3  # Ray gives a helper 15 s to start, too few on a busy machine (github.com/ray-project/ray/issues/65983)
+QUEUED = 2  # calls of `over` that are submitted for each CPU: one runs, the next one is ready
 JOIN_PATIENCE_S = 30.0  # how long nodes of a joined cluster may take to report their resources
 
 # A machine that is busy or was asleep answers late. Ray then takes parts of a cluster for dead, and ends the process
@@ -107,26 +109,30 @@ def over(
 ) -> Iterator[tuple[int, T]]:
     """The number of each call and what the function gave, as they end: one Ray task each, of one CPU.
 
-    own: errors of the function that are raised as they are; any other comes as Ray's. What is left is called off then.
+    own: errors of the function that are raised as they are; any other comes as Ray's. After an error no further call is
+    submitted; those that were (QUEUED for each CPU) run to their end.
 
     Raises:
         ClusterError: Ray cannot be started or joined.
     """
-    connect(cpus=1)
+    cpus = int(connect(cpus=1)["CPU"])
     import ray
 
     remote = ray.remote(num_cpus=1, max_retries=3)(function)
-    pending: dict[Any, int] = {remote.remote(*arguments): number for number, arguments in enumerate(calls)}
+    waiting = enumerate(calls)
+    pending: dict[Any, int] = {}
     try:
-        while pending:
+        while True:
+            for number, arguments in islice(waiting, QUEUED * cpus - len(pending)):
+                pending[remote.remote(*arguments)] = number
+            if not pending:
+                return
             (ready, *_), _ = ray.wait(list(pending), num_returns=1)
-            yield pending[ready], ray.get(ready)
-            del pending[ready]
+            yield pending.pop(ready), ray.get(ready)
+    # No task is cancelled: where one ends at that moment, Ray 2.60 aborts the driver ("Tried to complete task that was
+    # not pending", a failed check in task_manager.cc).
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, own) else error from None
-    finally:
-        for task in pending:
-            ray.cancel(task, force=False)
 
 
 def _join(address: str, worker_output: bool) -> None:
