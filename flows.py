@@ -210,10 +210,10 @@ def publish(outcome: Outcome) -> None:
         key=artifact_key("metrics", outcome.recipe),
         description=f"{outcome.model} on test, %",
     )
-    said = f"{verdict.state_of(outcome.promoted)}: {outcome.reason}"
+    verdict_text = f"{verdict.state_of(outcome.promoted)}: {outcome.reason}"
     if outcome.state == "nothing new":
-        said = f"nothing new: the night before stands ({said})"
-    lines = [f"## {outcome.recipe}: {outcome.model}", "", said, "", f"night `{outcome.identity}`"]
+        verdict_text = f"nothing new: the night before stands ({verdict_text})"
+    lines = [f"## {outcome.recipe}: {outcome.model}", "", verdict_text, "", f"night `{outcome.identity}`"]
     create_markdown_artifact("\n".join(lines), key=artifact_key("night", outcome.recipe), description="verdict")
     if outcome.report:
         path = outcome.report

@@ -257,9 +257,10 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
         found["waveform/mcd"] = (made.distortion, made.frames)
     for spec in tasks():
         if spec.answer == "label" and not spec.open_set and spec.name in prediction.labels:
-            metric, label = f"{spec.name}/{prefix}accuracy", row.get(spec.label)
-            if label is not None and metric in METRICS:
-                found[metric] = (float(prediction.labels[spec.name].value == label), 1.0)
+            label = row.get(spec.label)
+            if label is not None and (heard or TEXT in spec.groups):
+                right = prediction.labels[spec.name].value == label
+                found[f"{spec.name}/{prefix}accuracy"] = (float(right), 1.0)
     if row.get("translation") and "translation" in prediction.labels:
         for name, counts in translation_counts(row["translation"], prediction.labels["translation"].value).items():
             found[f"translation/{prefix}{name}"] = counts

@@ -239,12 +239,12 @@ class SpeechModel(nn.Module):
         units, lengths = recogniser.targets(batch)
         frames = viterbi(log_probs, states.lengths, units, lengths)
         names = self.codec.labels.get(self.tagger or "", ())
-        tags = batch.targets[self.tagger].values if self.tagger in batch.targets and self.tagger else None
+        tagged = None if self.tagger is None else batch.targets.get(self.tagger)
         rows = []
         for row, (numbers, length) in enumerate(zip(units.cpu(), lengths.tolist(), strict=True)):
             spans = word_spans(self.codec.units.pieces(numbers[:length].tolist()), frames[row, :length])
-            known = None if tags is None else tags_at(tags[row], int(batch.word_lengths[row]), names)
-            rows.append(Heard(spans, known, False))
+            tags = None if tagged is None else tags_at(tagged.values[row], int(batch.word_lengths[row]), names)
+            rows.append(Heard(spans, tags, False))
         if not self.config.recognised:
             return rows
         drawn = torch.rand(len(rows)) < self.config.recognised

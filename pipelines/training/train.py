@@ -144,7 +144,6 @@ def quiet_ray() -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default; every fit waits for some
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative sources mean the same in a worker
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune prints nothing of its own
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")  # what Tune has not noted when it is killed is lost; 10 s
 
 
 def _follow(job: Job, name: str, share: Share, listeners: list[Callable[[Row], None]], resume: str | None) -> None:
