@@ -26,6 +26,7 @@ HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT, RAY_PORT, RAY_GCS_PORT = 4200, 5000, 8265, 6379
 READY_SECONDS = 180.0  # a first start migrates two databases, on whatever disk there is
 STOP_SECONDS = 20.0
+KILLED_SECONDS = 5.0  # the kernel ends a killed process soon, not at once
 _SEARCHED = 100  # ports above the usual one
 
 
@@ -197,6 +198,16 @@ def _stop(children: list[subprocess.Popen[bytes]]) -> None:
             child.wait(timeout=max(0.1, deadline - time.monotonic()))
         _signal(child, signal.SIGKILL)  # its leader gone, a group may still hold members
         child.wait()
+        _await_end_of_group(child.pid)
+
+
+def _await_end_of_group(group: int) -> None:
+    """Waits until no process of a killed group is left, so that its ports are free again."""
+    deadline = time.monotonic() + KILLED_SECONDS
+    with suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.02)
 
 
 def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
