@@ -5,7 +5,8 @@
     study      the same training in many cells: tasks, shares of the labels, sharing modes, balancing
     promote    the gate for one version, or a person's word
 
-Stages are plain functions (pipelines/night.py, verdict.py); here they become Prefect tasks, with retries where a fault
+Stages are plain functions (pipelines/nightly.py, verdict.py); here they become Prefect tasks, with retries
+where a fault
 may pass. Tasks hand on small values: references to manifests, keys, names. What caches is the store, by content: a
 task whose result is there does nothing, whichever run asks.
 """
@@ -23,18 +24,20 @@ from typing import Any
 
 import yaml
 
-from pipelines import environment, night, verdict
-from pipelines.data.splits import require_rows
-from pipelines.desk.scheduler import ADVICE, SchedulerError, unscheduled
-from pipelines.night import Done, Outcome, Ref
-from pipelines.progress import display
+from pipelines import nightly as night
+from pipelines import promotion as verdict
+from pipelines.admin.scheduler import ADVICE, SchedulerError, unscheduled
+from pipelines.core import environment
+from pipelines.core.progress import display
+from pipelines.core.redaction import redacted_errors
+from pipelines.nightly import Done, Outcome, Ref
 from pipelines.recipe import Recipe, load
 from pipelines.recipe.variables import hide_in_overrides
-from pipelines.redaction import redacted_errors
 from pipelines.search.front_table import picked
-from pipelines.store import Store
-from pipelines.study import stage as study_stage
+from pipelines.storage.store import Store
+from pipelines.study import stages as study_stage
 from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
+from pipelines.utterances.splits import require_rows
 
 # Before prefect reads its settings. What is deployed logs to its server; a person sees our own lines.
 environment.prepare(environment.root_from(sys.argv), verbose=bool({"-v", "--verbose", "deploy"} & set(sys.argv)))
@@ -335,12 +338,12 @@ class ray_of_our_own:
     """Ends the Ray session that a flow started, and leaves one that was there. Ray starts when a stage asks."""
 
     def __enter__(self) -> None:
-        from pipelines import cluster
+        from pipelines.core import cluster
 
         self.before = cluster.connected()
 
     def __exit__(self, *raised: object) -> None:
-        from pipelines import cluster
+        from pipelines.core import cluster
 
         if not self.before and cluster.connected():
             import ray

@@ -23,9 +23,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import environment, night, verdict
-from pipelines.desk import house_commands, model_commands, speech_commands  # noqa: F401  (their commands join the app)
-from pipelines.desk.console import (
+from pipelines import nightly as night
+from pipelines import promotion
+from pipelines.cli import admin_commands, model_commands, speech_commands  # noqa: F401  (their commands join the app)
+from pipelines.cli.console import (
     NUMBERS,
     JsonOption,
     NameArgument,
@@ -39,8 +40,9 @@ from pipelines.desk.console import (
     table_of,
     who,
 )
-from pipelines.night import Outcome, metrics_of
-from pipelines.progress import display
+from pipelines.core import environment
+from pipelines.core.progress import display
+from pipelines.nightly import Outcome, metrics_of
 from pipelines.recipe import BALANCING, SHARING_MODES, load
 from pipelines.recipe.variables import hide_in_overrides
 from pipelines.search.front_table import front_lines, front_rows, picked
@@ -76,9 +78,9 @@ def nightly_command(
     with display(quiet=as_json):
         result = flows.nightly(recipe, root=root, overrides=overrides, workers=workers, again=again, wait=wait)
     outcome = Outcome(**result)
-    emit(result, as_json, table_of(verdict.headline(outcome), metrics_of(outcome), NUMBERS))
+    emit(result, as_json, table_of(promotion.headline(outcome), metrics_of(outcome), NUMBERS))
     if not as_json:
-        print(verdict.where_to_look(outcome, root))
+        print(promotion.where_to_look(outcome, root))
 
 
 @app.command("search")
@@ -269,9 +271,9 @@ def promote_command(
 
     environment.make_home(root)
     with display(quiet=as_json):
-        number = version or verdict.challenger(root, model)
+        number = version or promotion.challenger(root, model)
         result = flows.promote(model, number, root=root, force=force, reason=reason, by=who())
-    emit(result, as_json, f"models:/{model}/{number}: {verdict.state_of(result['promoted'])} ({result['reason']})")
+    emit(result, as_json, f"models:/{model}/{number}: {promotion.state_of(result['promoted'])} ({result['reason']})")
     if not result["promoted"]:
         raise typer.Exit(1)
 

@@ -58,7 +58,7 @@ def data() -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> Any:
     """An empty store in a folder of this test's own."""
-    from pipelines.store import Store
+    from pipelines.storage.store import Store
 
     return Store(str(tmp_path / "store"))
 
@@ -66,7 +66,7 @@ def store(tmp_path: Path) -> Any:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Any]:
     """The module `ray`, connected to a local cluster of two CPUs that lives as long as the test session."""
-    from pipelines import cluster
+    from pipelines.core import cluster
 
     cluster.start_local(cpus=2)
     import ray
@@ -112,7 +112,7 @@ def finished_night(ray_session: Any, prefect_session: None, tmp_path_factory: py
 @pytest.fixture(scope="session")
 def three_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with three versions of one model (shared_mlflow.py); the folder beside it holds their weights."""
-    import shared_mlflow
+    from tests.support import shared_mlflow
 
     return shared_mlflow.three_versions(tmp_path_factory.mktemp("three"))
 

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from mtl.batch import Batch
+from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from mtl.config import ModelConfig
-    from mtl.speech import SpeechCode
-    from mtl.text import Codec
+    from mtl.inputs.codec import Codec
+    from mtl.inputs.tts import SpeechCode
+    from mtl.models.config import ModelConfig
 
 
 @dataclass(frozen=True)
 class Words:
     """Where each word of an audio batch lies: starts, ends (B, L) in frames, -1 where there is no such word.
 
-    tags (B, L): what these words are to be tagged, where they need not be the true ones; see mtl.recognised.
+    tags (B, L): what these words are to be tagged, where they need not be the true ones; see mtl.models.asr_hypotheses.
     """
 
     starts: Tensor

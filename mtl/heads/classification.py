@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from mtl.batch import Batch
 from mtl.heads.base import States, classes_of, confidences, cross_entropy
 from mtl.heads.pooling import Pooled
+from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from mtl.config import ModelConfig
-    from mtl.text import Codec
+    from mtl.inputs.codec import Codec
+    from mtl.models.config import ModelConfig
 
 
 class Classification(Pooled):

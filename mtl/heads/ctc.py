@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mtl.batch import Batch
-from mtl.decode import Path, best_path
+from mtl.decoding.greedy import Path, best_path
 from mtl.heads.base import Head, States
+from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
-from mtl.text import BLANK
+from mtl.text.units import BLANK
 
 
 class CTC(Head):

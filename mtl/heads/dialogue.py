@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mtl.encoder import padding_mask
 from mtl.heads.base import States
 from mtl.heads.classification import Classification
+from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
 
 HEADS = 4

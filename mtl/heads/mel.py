@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from mtl.adversary import Adversary, PatchJudge
-from mtl.batch import Batch
-from mtl.encoder import padding_mask
 from mtl.heads.base import Head, States, drawn, speech_code_of
+from mtl.inputs.batch import Batch
+from mtl.inputs.tts import SpeechCode, Spoken
+from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
-from mtl.speech import SpeechCode, Spoken
-from mtl.synthesis import ConvStack, contour, harmonics, stretch
+from mtl.tts.acoustic_model import ConvStack, contour, harmonics, stretch
+from mtl.tts.adversary import Adversary, PatchJudge
 
 if TYPE_CHECKING:
-    from mtl.config import ModelConfig
-    from mtl.text import Codec
+    from mtl.inputs.codec import Codec
+    from mtl.models.config import ModelConfig
 
 
 BLOCKS, EXPANSION = 4, 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mtl.encoder import padding_mask
 from mtl.heads.base import Head, States
+from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
 
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from mtl.batch import Batch
-from mtl.encoder import padding_mask
 from mtl.heads.base import Head, States, speech_code_of
+from mtl.inputs.batch import Batch
+from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
-from mtl.synthesis import ConvStack
+from mtl.tts.acoustic_model import ConvStack
 
 if TYPE_CHECKING:
-    from mtl.config import ModelConfig
-    from mtl.text import Codec
+    from mtl.inputs.codec import Codec
+    from mtl.models.config import ModelConfig
 
 
 BLOCKS, EXPANSION = 2, 2

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from mtl.batch import Batch
-from mtl.encoder import padding_mask
 from mtl.heads.base import States, speech_code_of
 from mtl.heads.pooling import Pooled
+from mtl.inputs.batch import Batch
+from mtl.inputs.tts import SpeechCode, Spoken
+from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
-from mtl.speech import SpeechCode, Spoken
 
 if TYPE_CHECKING:
-    from mtl.config import ModelConfig
-    from mtl.text import Codec
+    from mtl.inputs.codec import Codec
+    from mtl.models.config import ModelConfig
 
 
 SEMITONES = 12 / math.log(2)  # in a unit of ln Hz

@@ -2,7 +2,7 @@
 
 In text a word's state is the trunk's. In audio it is the mean of the trunk's states over the word's frames, which
 the recogniser gives: its Viterbi path of the true transcript in training (or, for a share of the recordings, its best
-path: mtl.recognised), its best path in use.
+path: mtl.models.asr_hypotheses), its best path in use.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from mtl.batch import IGNORE, Batch
-from mtl.encoder import padding_mask
 from mtl.heads.base import Head, States, Words, classes_of, confidences, cross_entropy
-from mtl.heads.crf import ChainCRF
 from mtl.heads.ctc import alignable
 from mtl.heads.transcript import transcript_of
+from mtl.inputs.batch import IGNORE, Batch
+from mtl.layers.crf import ChainCRF
+from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from mtl.config import ModelConfig
-    from mtl.text import Codec
+    from mtl.inputs.codec import Codec
+    from mtl.models.config import ModelConfig
 
 
 class Slots(Head):
@@ -30,7 +30,7 @@ class Slots(Head):
 
     A bidirectional LSTM over the words; or, where one has read the sentence already (`read`: model.lstm), the
     sentence's maximum: what is asked about decides whether a city is where one leaves or where one arrives.
-    crf: a sentence's tags are scored and chosen together (mtl.heads.crf) instead of one by one.
+    crf: a sentence's tags are scored and chosen together (mtl.layers.crf) instead of one by one.
     """
 
     def __init__(

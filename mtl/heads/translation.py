@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtl.batch import IGNORE, Batch, Target
-from mtl.decoder import BORDER, Decoder, DecoderConfig
-from mtl.generation import Generated, beam_search, greedy
+from mtl.decoding.generation import Generated, beam_search, greedy
 from mtl.heads.base import Head, States
+from mtl.inputs.batch import IGNORE, Batch, Target
+from mtl.layers.decoder import BORDER, Decoder, DecoderConfig
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from mtl.config import ModelConfig
-    from mtl.text import Codec
+    from mtl.inputs.codec import Codec
+    from mtl.models.config import ModelConfig
 
 
 class Translation(Head):

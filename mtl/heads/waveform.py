@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from mtl.adversary import Adversary, PatchJudge
-from mtl.audio import FLOOR
-from mtl.batch import Batch
-from mtl.generator import Generator, VocoderConfig
+from mtl.audio.features import FLOOR
 from mtl.heads.base import Head, States, drawn
+from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
+from mtl.tts.adversary import Adversary, PatchJudge
+from mtl.tts.vocoder import Generator, VocoderConfig
 
 if TYPE_CHECKING:
-    from mtl.config import ModelConfig
-    from mtl.text import Codec
+    from mtl.inputs.codec import Codec
+    from mtl.models.config import ModelConfig
 
 
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # window and hop, samples
@@ -83,7 +83,7 @@ class Waveform(Head):
         return features[rows[:, None], frames], batch.hertz[rows[:, None], frames], waves
 
     def _log_mel(self, waves: Tensor) -> Tensor:
-        """(R, N) -> (R, T, F), as mtl.audio defines it."""
+        """(R, N) -> (R, T, F), as mtl.audio.features defines it."""
         spectrum = self.generator.start.analyse(waves)
         power = spectrum.real.square() + spectrum.imag.square()
         return (power @ self.generator.start.filters).clamp(min=FLOOR).log()

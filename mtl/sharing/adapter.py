@@ -1,6 +1,7 @@
 """Task-routed residual adapters in one shared encoder (Houlsby et al. 2019), and FiLM (Perez et al. 2018).
 
-Both are also used to tell a model of its speaker (mtl.personal) and of a recording's domain (mtl.domains).
+Both are also used to tell a model of its speaker (mtl.inference.adaptation) and of a recording's domain
+(mtl.models.domains).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtl.encoder import padding_mask
+from mtl.layers.encoder import padding_mask
 from mtl.sharing.base import SHARED, Layer, MakeEncoder, Trunk
 
 

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mtl.encoder import padding_mask
+from mtl.layers.encoder import padding_mask
 from mtl.sharing.base import MakeEncoder, Trunk
 
 OPEN = 2.0  # bias of a mask at the start: sigmoid(2) = 0.88 lets the shared states through

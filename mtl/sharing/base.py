@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mtl.encoder import ConformerBlock, Encoder
+from mtl.layers.encoder import ConformerBlock, Encoder
 
 SHARED = "shared"  # in place of a task's name: whose states and parameters are everybody's
 

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mtl.encoder import Encoder, padding_mask
+from mtl.layers.encoder import Encoder, padding_mask
 from mtl.sharing.base import MakeEncoder, Trunk, mix, start_alike
 
 OWN = 0.9  # what a task keeps of its own states at the start; the rest comes evenly from the others

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mtl.encoder import Encoder, padding_mask
+from mtl.layers.encoder import Encoder, padding_mask
 from mtl.sharing.base import SHARED, Layer, MakeEncoder, Trunk, mix, pool
 
 

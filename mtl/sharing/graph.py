@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mtl.encoder import FeedForward, padding_mask
+from mtl.layers.encoder import FeedForward, padding_mask
 from mtl.sharing.base import MakeEncoder, Trunk
 
 Pairs = Sequence[Sequence[str]]

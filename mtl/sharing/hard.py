@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
-from mtl.encoder import FeedForward
+from mtl.layers.encoder import FeedForward
 from mtl.sharing.base import MakeEncoder, Trunk
 
 

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mtl.encoder import Encoder
+from mtl.layers.encoder import Encoder
 from mtl.sharing.base import MakeEncoder, Trunk, start_alike
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipelines.corpora import atis, commonvoice, covost, emodb, iemocap, librispeech, ljspeech, manifest, sgd, voxceleb
-from pipelines.corpora.base import Reader, Reject, Utterance
-from pipelines.data.source import Source
+from pipelines.corpora.base import Reader
 from pipelines.recipe import Corpus
+from pipelines.sources.source import Source
+from pipelines.utterances.utterance import Reject, Utterance
 
 
 def _read_espeak(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:

@@ -12,21 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipelines.corpora.base import (
-    SPLIT_NAMES,
-    CorpusError,
-    Reader,
-    Reject,
-    Utterance,
-    check_options,
-    need_source,
-    not_utf8,
-    source_fingerprint,
-    text_lines,
-)
-from pipelines.data.source import Source
-from pipelines.data.table import SPLITS
+from pipelines.corpora.base import SPLIT_NAMES, Reader, check_options, need_source, source_fingerprint
 from pipelines.recipe import Corpus
+from pipelines.sources.source import Source
+from pipelines.utterances.schema import SPLITS
+from pipelines.utterances.utterance import CorpusError, Reject, Utterance, not_utf8, text_lines
 
 _FILES = ("seq.in", "seq.out", "label")
 

@@ -13,20 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipelines.corpora.base import (
-    SPLIT_NAMES,
-    CorpusError,
-    Reader,
-    Reject,
-    Utterance,
-    check_options,
-    need_source,
-    not_utf8,
-    source_fingerprint,
-    text_lines,
-)
-from pipelines.data.source import Source
+from pipelines.corpora.base import SPLIT_NAMES, Reader, check_options, need_source, source_fingerprint
 from pipelines.recipe import Corpus
+from pipelines.sources.source import Source
+from pipelines.utterances.utterance import CorpusError, Reject, Utterance, not_utf8, text_lines
 
 LISTS = {"splits": ("train", "dev", "test"), "validated": ("validated",)}
 _NEEDED = ("client_id", "path", "sentence")

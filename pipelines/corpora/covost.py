@@ -14,21 +14,10 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipelines.corpora.base import (
-    AUDIO_SUFFIXES,
-    SPLIT_NAMES,
-    CorpusError,
-    Reader,
-    Reject,
-    Utterance,
-    check_options,
-    need_source,
-    not_utf8,
-    source_fingerprint,
-    text_lines,
-)
-from pipelines.data.source import Source
+from pipelines.corpora.base import AUDIO_SUFFIXES, SPLIT_NAMES, Reader, check_options, need_source, source_fingerprint
 from pipelines.recipe import Corpus
+from pipelines.sources.source import Source
+from pipelines.utterances.utterance import CorpusError, Reject, Utterance, not_utf8, text_lines
 
 COLUMNS = ("path", "sentence", "translation", "client_id")
 _TABLE = re.compile(r"covost_v2\.(?P<pair>(?P<language>[\w-]+)_[\w-]+)\.(?P<split>train|dev|test)\.tsv")

@@ -13,19 +13,11 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipelines.corpora.base import (
-    AUDIO_SUFFIXES,
-    CorpusError,
-    Reader,
-    Reject,
-    Utterance,
-    check_options,
-    need_source,
-    source_fingerprint,
-)
+from pipelines.corpora.base import AUDIO_SUFFIXES, Reader, check_options, need_source, source_fingerprint
 from pipelines.corpora.emotions import OPTION, renaming
-from pipelines.data.source import Source
 from pipelines.recipe import Corpus
+from pipelines.sources.source import Source
+from pipelines.utterances.utterance import CorpusError, Reject, Utterance
 
 # German initials: Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral.
 EMOTIONS = {

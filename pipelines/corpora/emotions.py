@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipelines.corpora.base import CorpusError
 from pipelines.recipe import Corpus
+from pipelines.utterances.utterance import CorpusError
 
 OPTION = "emotions"
 

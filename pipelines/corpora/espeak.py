@@ -23,17 +23,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from mtl.espeak import PAUSE
-from pipelines.corpora import commands_de, commands_en, dialogues_en
-from pipelines.corpora.base import CorpusError, Recording, Reject, Utterance
-from pipelines.corpora.grammar import Grammar, Sentence, weighted
-from pipelines.corpora.parallel import Parallel
-from pipelines.corpora.synthesiser import installed, render, speak
-from pipelines.corpora.voices import ACCENTS, STYLE_WEIGHTS, STYLES, Voice, speakers, styled
+from mtl.tts.espeak import PAUSE
 from pipelines.recipe import Corpus, Section
+from pipelines.sources.source import Recording
+from pipelines.synthetic import commands_de, commands_en, dialogues_en
+from pipelines.synthetic.bilingual_grammar import Parallel
+from pipelines.synthetic.grammar import Grammar, Sentence, weighted
+from pipelines.synthetic.synthesizer import installed, render, speak
+from pipelines.synthetic.voices import ACCENTS, STYLE_WEIGHTS, STYLES, Voice, speakers, styled
+from pipelines.utterances.utterance import CorpusError, Reject, Utterance
 
 if TYPE_CHECKING:
-    from pipelines.data.source import Source
+    from pipelines.sources.source import Source
 
 VERSION = 1  # bump when the same options would give other rows or other bytes
 SECONDS_PER_UTTERANCE = 2.7  # mean of the grammar over the voices, for turning hours into utterances

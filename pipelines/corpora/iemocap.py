@@ -16,19 +16,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from pipelines.corpora.base import (
-    CorpusError,
-    Reader,
-    Reject,
-    Utterance,
-    check_options,
-    need_source,
-    source_fingerprint,
-)
+from pipelines.corpora.base import Reader, check_options, need_source, source_fingerprint
 from pipelines.corpora.emotions import OPTION, renaming
-from pipelines.data.source import Source
-from pipelines.data.table import SPLITS
 from pipelines.recipe import Corpus
+from pipelines.sources.source import Source
+from pipelines.utterances.schema import SPLITS
+from pipelines.utterances.utterance import CorpusError, Reject, Utterance
 
 EMOTIONS = {
     "neu": "neutral", "ang": "angry", "hap": "happy", "exc": "excited", "sad": "sad", "fru": "frustrated",

@@ -2,7 +2,8 @@
 
     {"audio_filepath": "audio/a.flac", "text": "turn on the light", "speaker": "ann", "intent": "light_on"}
 
-Columns are named as in the utterance table (pipelines/data/table.py) or by the aliases below; others are ignored. A row
+Columns are named as in the utterance table (pipelines/utterances/schema.py) or by the aliases below; others
+are ignored. A row
 without audio trains on text alone; a label that is left out is not labelled. Paths are relative to the manifest.
 `offset` and `duration` cut a segment; a `duration` alone that fits the recording's length means all of it.
 
@@ -21,21 +22,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mtl.spec import Column, label_columns
-from pipelines.corpora.base import (
-    SPLIT_NAMES,
-    CorpusError,
-    Reader,
-    Recording,
-    Reject,
-    Utterance,
-    check_options,
-    need_source,
-)
+from pipelines.core.redaction import redact
+from pipelines.corpora.base import SPLIT_NAMES, Reader, check_options, need_source
 from pipelines.corpora.rows import Embedded, Row, read_rows
-from pipelines.data.source import Source, SourceError
 from pipelines.recipe import Corpus
-from pipelines.redaction import redact
-from pipelines.store import fingerprint
+from pipelines.sources.source import Recording, Source, SourceError
+from pipelines.storage.store import fingerprint
+from pipelines.utterances.utterance import CorpusError, Reject, Utterance
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
 # Core column of the utterance table -> names that other tools give it; the first that a row has wins. Columns of

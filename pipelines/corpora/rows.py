@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.corpora.base import not_utf8, text_lines
-from pipelines.data.source import Source
+from pipelines.sources.source import Source
+from pipelines.utterances.utterance import not_utf8, text_lines
 
 Row = dict[str, Any] | str
 _MAX_CELL = 1 << 24  # characters of one CSV cell

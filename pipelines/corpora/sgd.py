@@ -21,18 +21,10 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.corpora.base import (
-    SPLIT_NAMES,
-    CorpusError,
-    Reader,
-    Reject,
-    Utterance,
-    check_options,
-    need_source,
-    source_fingerprint,
-)
-from pipelines.data.source import Source
+from pipelines.corpora.base import SPLIT_NAMES, Reader, check_options, need_source, source_fingerprint
 from pipelines.recipe import Corpus
+from pipelines.sources.source import Source
+from pipelines.utterances.utterance import CorpusError, Reject, Utterance
 
 
 def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:

@@ -15,20 +15,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipelines.corpora.base import (
-    AUDIO_SUFFIXES,
-    CorpusError,
-    Reader,
-    Reject,
-    Utterance,
-    check_options,
-    need_source,
-    source_fingerprint,
-    text_lines,
-)
-from pipelines.data.source import Source
-from pipelines.data.splits import position
+from pipelines.corpora.base import AUDIO_SUFFIXES, Reader, check_options, need_source, source_fingerprint
 from pipelines.recipe import Corpus
+from pipelines.sources.source import Source
+from pipelines.utterances.splits import position
+from pipelines.utterances.utterance import CorpusError, Reject, Utterance, text_lines
 
 USUAL_LISTS = ("veri_test2.txt", "veri_test.txt")  # the cleaned list first
 VALID_SHARE = 0.05

@@ -2,7 +2,8 @@
 
     manifests = align(utterances, features, spec, store)        # dataset alignment/<spec>/<corpus>, one row a recording
 
-The aligner (mtl/aligner.py) is trained when a corpus has its first such recordings, and lies beside them in the store.
+The aligner (mtl/tts/aligner.py) is trained when a corpus has its first such recordings, and lies beside them
+in the store.
 A new night aligns what is new with the aligner that is there, and trains another only where new phones have come.
 """
 
@@ -21,16 +22,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from mtl.aligner import Aligner, Fitting, fit_aligner
-from mtl.audio import hop_length, window_length
+from mtl.audio.features import hop_length, window_length
+from mtl.tts.aligner import Aligner, Fitting, fit_aligner
 from pipelines import recipe
 from pipelines.data.dataset import Dataset, open_dataset
-from pipelines.data.pieces import one_thread
 from pipelines.recipe.address import stated
-from pipelines.store import Checksum, DamagedPart, Manifest, Store, fingerprint, usable_table
+from pipelines.sources.segments import one_thread
+from pipelines.storage.store import Checksum, DamagedPart, Manifest, Store, fingerprint, usable_table
 
 if TYPE_CHECKING:
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
 
 logger = logging.getLogger(__name__)
 

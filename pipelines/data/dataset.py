@@ -27,8 +27,8 @@ from pipelines import recipe
 from pipelines.data import features as extraction
 from pipelines.data.features import LOGMEL, PITCH, WAVEFORM
 from pipelines.data.prosody import MEASURED, PROSODY
-from pipelines.data.table import conform, utterance_schema
-from pipelines.store import Manifest, Store, fingerprint, first_table
+from pipelines.storage.store import Manifest, Store, fingerprint, first_table
+from pipelines.utterances.schema import conform, utterance_schema
 
 LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
 MAX_PAGE_HEADER = 1024  # bytes; it is about 30 where no statistics are written

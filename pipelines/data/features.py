@@ -24,16 +24,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtl.audio import log_mel
-from mtl.pitch import PitchError, pitch
-from pipelines import cluster, recipe
-from pipelines.data.pieces import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
-from pipelines.data.sound import SoundError, decode
+from mtl.audio.features import log_mel
+from mtl.audio.pitch import PitchError, pitch
+from pipelines import recipe
+from pipelines.core import cluster
 from pipelines.recipe.address import stated
-from pipelines.store import Checksum, DamagedPart, Manifest, Store, fingerprint, first_table, usable_table
+from pipelines.sources.audio import SoundError, decode
+from pipelines.sources.segments import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
+from pipelines.storage.store import Checksum, DamagedPart, Manifest, Store, fingerprint, first_table, usable_table
 
 if TYPE_CHECKING:
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mtl.spec import label_columns
-from mtl.text import normalise
+from mtl.text.normalization import normalise
+from pipelines.core.redaction import redact
 from pipelines.corpora import CORPORA
-from pipelines.corpora.base import Reject, Utterance, not_utf8
-from pipelines.data.labels import LabelError, clean, clean_label, rejected
 from pipelines.data.phones import check_phonemiser, phonemiser_version, said
 from pipelines.data.recordings import (
     FACTS,
@@ -37,16 +36,17 @@ from pipelines.data.recordings import (
     inspect,
     to_table,
 )
-from pipelines.data.source import Source, open_source
-from pipelines.data.splits import overrides, settle
-from pipelines.data.table import QUARANTINE, SPLITS, conform, stated, utterance_schema
 from pipelines.recipe import Corpus, Quality
 from pipelines.recipe.address import stated as stated_settings
-from pipelines.redaction import redact
-from pipelines.store import STORED, Checksum, Manifest, Store, fingerprint, first_table, usable_table
+from pipelines.sources.source import Source, open_source
+from pipelines.storage.store import STORED, Checksum, Manifest, Store, fingerprint, first_table, usable_table
+from pipelines.utterances.labels import LabelError, clean, clean_label, rejected
+from pipelines.utterances.schema import QUARANTINE, SPLITS, conform, stated, utterance_schema
+from pipelines.utterances.splits import overrides, settle
+from pipelines.utterances.utterance import Reject, Utterance, not_utf8
 
 if TYPE_CHECKING:
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
 
 VERSION = 1  # raise when the same source would give other rows
 # Two rows of one recording must agree in these, and in the labels that their column compares. A label that only one

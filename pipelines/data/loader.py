@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mtl.augment import spec_augment, speed
-from mtl.batch import Batch, Example, collate
+from mtl.audio.augmentation import spec_augment, speed
+from mtl.inputs.batch import Batch, Example, collate
+from mtl.inputs.codec import Codec
+from mtl.inputs.slot_substitution import SlotValues
 from mtl.spec import first_with_answer, label_columns, task
-from mtl.substitution import SlotValues
-from mtl.text import Codec
 from pipelines import recipe
+from pipelines.data.batch_plan import Group, Planned, cut, groups_of, word_counts
 from pipelines.data.dataset import Dataset
-from pipelines.data.plan import Group, Planned, cut, groups_of, word_counts
 from pipelines.recipe.address import stated
-from pipelines.store import fingerprint
+from pipelines.storage.store import fingerprint
 
 # What is encoded of a row beside the labels that tasks declare.
 ENCODED = ("id", "corpus", "text", "tokens", "slots", "speaker", "language", "context")

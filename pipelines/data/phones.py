@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from mtl import espeak
-from mtl.phonemes import CHARACTERS, Phonemiser, UnspeakableText
-from pipelines.corpora.base import CorpusError, Utterance
-from pipelines.data.labels import LabelError
+from mtl.tts import espeak
+from mtl.tts.phonemes import CHARACTERS, Phonemiser, UnspeakableText
 from pipelines.recipe import Corpus
+from pipelines.utterances.labels import LabelError
+from pipelines.utterances.utterance import CorpusError, Utterance
 
 SLACK = 0.05  # s that the last phone may end before or behind the recording's end: aligners count in frames
 

@@ -3,7 +3,7 @@
     manifests = measure(utterances, spec, store)    # dataset prosody/<spec>/<corpus>, one row a recording with phones
 
 Durations are in frames of the log-mel and fill it: a frame belongs to the phone in which its middle lies. For pitch and
-energy see mtl/phrasing.py. A version keeps the rows whose recording and phones are
+energy see mtl/tts/prosody_features.py. A version keeps the rows whose recording and phones are
 those of the version before, so a new night measures what is new.
 """
 
@@ -17,18 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtl.audio import hop_length, log_mel, window_length
-from mtl.phrasing import phrasing
-from mtl.pitch import PitchError, pitch
-from pipelines import cluster, recipe
-from pipelines.data.pieces import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
-from pipelines.data.sound import SoundError, decode
-from pipelines.data.table import conform
+from mtl.audio.features import hop_length, log_mel, window_length
+from mtl.audio.pitch import PitchError, pitch
+from mtl.tts.prosody_features import phrasing
+from pipelines import recipe
+from pipelines.core import cluster
 from pipelines.recipe.address import stated
-from pipelines.store import Manifest, Store, fingerprint, first_table, usable_table
+from pipelines.sources.audio import SoundError, decode
+from pipelines.sources.segments import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
+from pipelines.storage.store import Manifest, Store, fingerprint, first_table, usable_table
+from pipelines.utterances.schema import conform
 
 if TYPE_CHECKING:
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
 
 VERSION = 2  # bump when the same recording and phones would give other numbers
 TASK_SECONDS = 900.0  # of audio in one Ray task

@@ -21,17 +21,17 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
-from pipelines.checksums import AUDIO, AUDIO_DIGITS
-from pipelines.data.sound import SoundError, check
-from pipelines.data.sound import read as read_sound
-from pipelines.data.source import Recording, SourceError, read_audio
+from pipelines.core.redaction import redact, scrub
 from pipelines.recipe import Quality
-from pipelines.redaction import redact, scrub
-from pipelines.roots import http_status
-from pipelines.store import DAMAGED, STORED, Store
+from pipelines.sources.audio import SoundError, check
+from pipelines.sources.audio import read as read_sound
+from pipelines.sources.source import Recording, SourceError, read_audio
+from pipelines.storage.checksums import AUDIO, AUDIO_DIGITS
+from pipelines.storage.roots import http_status
+from pipelines.storage.store import DAMAGED, STORED, Store
 
 if TYPE_CHECKING:
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
 
 # Manifests round durations: a segment from 0 that ends this close to the end, in s, means the whole recording.
 WHOLE_SLACK = 0.1

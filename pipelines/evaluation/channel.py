@@ -3,7 +3,8 @@
     pairs = probe(dataset, "corpus")           # every two domains; read again where these rows were probed before
     [pair.warning for pair in pairs if pair.warning]
 
-Log-mel as it is stored goes in, so it costs seconds and no recording is read. See mtl/channel.py for what is measured.
+Log-mel as it is stored goes in, so it costs seconds and no recording is read. See
+mtl/analysis/channel_probe.py for what is measured.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtl.channel import Told, channel_statistics, separability, word_presence
+from mtl.analysis.channel_probe import Told, channel_statistics, separability, word_presence
 from pipelines.data.dataset import Dataset
-from pipelines.store import fingerprint
+from pipelines.storage.store import fingerprint
 
 VERSION = 1  # bump when the same rows would be told apart otherwise
 SUSPICIOUS = 0.6  # accuracy that the interval's lower end must pass: chance is 0.5, and small effects are everywhere

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from mtl.conversion import ConversionError, Converter
-from mtl.synthesiser import USUAL_EMOTION
+from mtl.inference.conversion import ConversionError, Converter
+from mtl.inference.synthesizer import USUAL_EMOTION
 from pipelines.data.dataset import by_hash
-from pipelines.evaluation.hearing import CHUNK, SAID, Listener, Measured, answers_of, distance, heard_by, recording_of
+from pipelines.evaluation.judges import CHUNK, SAID, Listener, Measured, answers_of, distance, heard_by, recording_of
 
 if TYPE_CHECKING:
+    from pipelines.core.progress import Report
     from pipelines.data.dataset import Dataset
-    from pipelines.progress import Report
 
 NOTHING, CONVERTED = "left as it is", "converted"
 Row = Mapping[str, Any]

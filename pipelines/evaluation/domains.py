@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mtl.metrics import Counts, by_domain, metric_of
-from pipelines.evaluation.bootstrap import GateError
+from mtl.metrics.bootstrap import GateError
+from mtl.metrics.scoring import Counts, by_domain, metric_of
 from pipelines.evaluation.gates import RowCounts
-from pipelines.report.report import Row
+from pipelines.report.page import Row
 
 if TYPE_CHECKING:
     from pipelines.evaluation.evaluate import Scores

@@ -27,24 +27,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mtl.beam import Beam, decode_rows
-from mtl.decode import Path
-from mtl.hotwords import WEIGHT, HotWords
-from mtl.metrics import METRICS, metric_of, score_rows
-from mtl.model import Recogniser
-from mtl.predictor import Prediction, Predictor
+from mtl.decoding.beam_search import Beam, decode_rows
+from mtl.decoding.greedy import Path
+from mtl.decoding.hot_words import WEIGHT, HotWords
+from mtl.inference.predictor import Prediction, Predictor
+from mtl.inputs.codec import tokens_of
+from mtl.metrics.scoring import METRICS, metric_of, score_rows
+from mtl.models.joint import Recogniser
 from mtl.spec import label_columns
-from mtl.text import tokens_of
 from pipelines import recipe
 from pipelines.data import features
 from pipelines.data.dataset import Dataset
 from pipelines.data.loader import evaluation_batches
-from pipelines.data.table import stated
 from pipelines.evaluation.gates import Contender, RowCounts
-from pipelines.store import Store, fingerprint
+from pipelines.storage.store import Store, fingerprint
+from pipelines.utterances.schema import stated
 
 if TYPE_CHECKING:
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
 
 VERSION = 4  # bump when the same model on the same rows would get other figures
 # Core columns that predictions are scored against; those of labels are in mtl.spec.

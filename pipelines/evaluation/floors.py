@@ -3,7 +3,7 @@
     floor = floor_of(scores.counts, test_rows)
     decision = decide(candidate, None, recipe.gates, METRICS, floor=floor)
 
-What it answers is declared beside each metric (mtl.floors); here it meets the rows of the test split.
+What it answers is declared beside each metric (mtl.metrics.floors); here it meets the rows of the test split.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtl.floors import ScoredRows
-from mtl.metrics import metric_of
+from mtl.metrics.floors import ScoredRows
+from mtl.metrics.scoring import metric_of
 from pipelines.evaluation.gates import Contender, RowCounts
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ The rule. A candidate is promoted when
   2. no metric is worse than the champion's by more than its tolerance;
   3. no absolute `minimum` is missed.
 
-The floor. Every metric has one: what a model that knows nothing reaches on the same rows (mtl.floors). Without a
+The floor. Every metric has one: what a model that knows nothing reaches on the same rows (mtl.metrics.floors).
+Without a
 champion the floor takes its place: a first model must be significantly better than the floor on the primary metric, on
 no metric worse than the floor by more than its tolerance, and must miss no minimum. The same holds for a metric that
 the champion does not have. A metric other than the primary that is not shown to be better than the floor is a caveat:
@@ -37,7 +38,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipelines.evaluation.bootstrap import GateError, Interval, Metric, enough, paired_bootstrap
+from mtl.metrics.bootstrap import GateError, Interval, Metric, enough, paired_bootstrap
 
 TOLERANCE = 0.5  # points of percent, where neither the recipe nor the metric gives one
 SMALLER = 0.95  # "lower cost": at most this share of the champion's parameters; new words alone move a few

@@ -80,7 +80,7 @@ class Task(Section):
 
 
 class Balancing(Section):
-    """How tasks' losses or gradients become one step; see mtl.balance. Each number is read by the methods it names."""
+    """How tasks' losses or gradients become one step; see mtl.balancing. Each number names its methods."""
 
     method: Literal[BALANCING] = "static"  # type: ignore[valid-type]
     temperature: float = Field(2.0, gt=0, description="dwa: higher is more even")
@@ -110,7 +110,7 @@ class Decoding(Section):
 
 
 class Understanding(Section):
-    """On which words the heads that read words are trained; see mtl.recognised."""
+    """On which words the heads that read words are trained; see mtl.models.asr_hypotheses."""
 
     recognised: float = Field(
         0.0, ge=0, le=1, description="share of recordings trained on the words that the recogniser hears; 0: true words"
@@ -122,7 +122,7 @@ class Understanding(Section):
 
 
 class Domains(Section):
-    """Conditions that recordings come from, and what the model is told of them; see mtl.domains.
+    """Conditions that recordings come from, and what the model is told of them; see mtl.models.domains.
 
     Figures by domain and the probe of their channels are there whatever it is told.
     """
@@ -155,7 +155,7 @@ class Synthesis(Section):
 
 
 class Vocoder(Section):
-    """Of the task `waveform`: log-mels to sound, after Vocos; see mtl.generator."""
+    """Of the task `waveform`: log-mels to sound, after Vocos; see mtl.tts.vocoder."""
 
     width: int = Field(192, ge=8)
     blocks: int = Field(6, ge=1)

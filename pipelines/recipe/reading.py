@@ -11,14 +11,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipelines.core.redaction import redact
 from pipelines.recipe.base import RecipeError
 from pipelines.recipe.data import Corpus
 from pipelines.recipe.model import Task
 from pipelines.recipe.recipe import Recipe
 from pipelines.recipe.training import Stage
 from pipelines.recipe.variables import hide_secrets, undefined
-from pipelines.redaction import redact
-from pipelines.roots import sha256
+from pipelines.storage.roots import sha256
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from mtl import curriculum
 from mtl.spec import SOUND, reading_phones, speaks, with_context
 from mtl.spec import task as task_spec
+from mtl.training import curriculum
 from pipelines.recipe.address import Operational, stated
 from pipelines.recipe.base import Section, TaskName
 from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text

@@ -11,7 +11,7 @@ from pipelines.recipe.base import SHARING_MODES, Section, TaskName
 
 
 class Stage(Section):
-    """Some epochs of training before all tasks train together; see mtl.curriculum."""
+    """Some epochs of training before all tasks train together; see mtl.training.curriculum."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     tasks: tuple[TaskName, ...] = Field(min_length=1)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import re
 
+from pipelines.core.redaction import PARAMETER, USER_INFORMATION
 from pipelines.recipe.base import RecipeError
-from pipelines.redaction import PARAMETER, USER_INFORMATION
 
 _VARIABLE = re.compile(r"\$(?:\$|(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})", re.ASCII)
 _QUERY = re.compile(r"(?P<address>\bhttps?://[^\s?#\"'<>]*\?)(?P<query>[^\s#\"'<>]+)", re.IGNORECASE)

@@ -17,7 +17,7 @@ from pipelines.registry.connection import connection
 from pipelines.registry.relocation import located
 from pipelines.registry.tracking import Run, client_of, refuse_served
 from pipelines.registry.version import RegistryError
-from pipelines.roots import cache_folder
+from pipelines.storage.roots import cache_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

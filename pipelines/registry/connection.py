@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from urllib.parse import unquote, urlsplit
 
-from pipelines.redaction import redact
+from pipelines.core.redaction import redact
 
 TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
 USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"

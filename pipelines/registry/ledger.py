@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.storage.store import Manifest, Store, fingerprint
 
 Action = Literal["promote", "keep", "rollback", "lost", "adopt"]
 ALL = 0  # as the version of a lost line: the registered model with all its versions

@@ -20,7 +20,7 @@ from pipelines.registry.version import Version
 
 if TYPE_CHECKING:
     from pipelines.registry.ledger import Ledger, State
-    from pipelines.store import Manifest, Store
+    from pipelines.storage.store import Manifest, Store
 
 BY = "motet"  # who writes these lines
 

@@ -21,13 +21,13 @@ from pipelines.registry.ledger import ALL, Ledger, Line, State
 from pipelines.registry.losses import BY, stored_copy
 from pipelines.registry.tracking import quiet_mlflow
 from pipelines.registry.version import CHAMPION, RegistryError, is_absent
-from pipelines.roots import open_root
+from pipelines.storage.roots import open_root
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
 
     from pipelines.registry.registry import Registry
-    from pipelines.store import Store
+    from pipelines.storage.store import Store
 
 IDENTITY = "root.json"
 ROOT_TAG, LOCATION_TAG, LEDGER_TAG = "motet.root", "motet.root_location", "motet.ledger"

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl.address import folder_address
-from mtl.hotwords import WEIGHT
-from mtl.phonemes import CHARACTERS
+from mtl.decoding.hot_words import WEIGHT
 from mtl.spec import SOUND, TEXT, TaskSpec, speaks, with_context
 from mtl.spec import task as task_spec
+from mtl.tts.phonemes import CHARACTERS
 from pipelines.registry.tracking import quiet_mlflow
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class PackageError(ValueError):
 @dataclass(frozen=True)
 class Description:
     """What a Predictor folder says of itself. address: hash of its files; units: "sentencepiece" where any are;
-    phonemes: of a model that speaks (mtl.phonemes), None of any other."""
+    phonemes: of a model that speaks (mtl.tts.phonemes), None of any other."""
 
     address: str
     parameters: int
@@ -68,7 +68,7 @@ def save_package(folder: Path, package: Path, model_id: str | None = None, run_i
 def save_adapter_package(
     adapter: Path, base: Description, package: Path, model_id: str | None = None, run_id: str | None = None
 ) -> None:
-    """The same around a user's adapter (mtl.personal). The base is named in it, and found when it is loaded."""
+    """The same around a user's adapter (mtl.inference.adaptation)."""
     _save(ADAPTER, adapter, base, package, model_id, run_id)
 
 

@@ -11,7 +11,8 @@ MLflow stores this file in the package (models-from-code) with `mtl` and the fol
 run wherever the package is loaded, so it imports nothing but mtl, numpy, pandas, mlflow and, for sound,
 soundfile and soxr (to speak, num2words and eSpeak NG): no Ray, no Prefect, and nothing else of pipelines.
 
-A user's adapter (mtl.personal) is packaged with this file too. Its base is not in the package: it is the registry's
+A user's adapter (mtl.inference.adaptation) is packaged with this file too. Its base is not in the package: it
+is the registry's
 models:/<base>/<version>, or the folder that MOTET_BASE names, and must be the very one that the adapter was made for.
 
 A server (`mlflow models serve`) takes base64 alone: whoever can send it a request must not choose which of its
@@ -37,13 +38,13 @@ import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from mtl.address import folder_address
-from mtl.hotwords import WEIGHT
-from mtl.personal import About, Personal, PersonalPredictor, check_base
-from mtl.predictor import Prediction, Predictor
+from mtl.decoding.hot_words import WEIGHT
+from mtl.inference.adaptation import About, Personal, PersonalPredictor, check_base
+from mtl.inference.predictor import Prediction, Predictor
 from mtl.spec import task as task_spec
 
 if TYPE_CHECKING:
-    from mtl.conversion import Converter
+    from mtl.inference.conversion import Converter
 
 ARTIFACT, ADAPTER = "predictor", "adapter"
 MAX_SECONDS = 600.0  # of one recording: a served model must not be made to swallow a day of audio
@@ -94,8 +95,8 @@ class SpeechService(PythonModel):
 
     def _spoken(self, inputs: list[np.ndarray | str], asked: dict[str, Any]) -> list[str | None]:
         """Each sentence as base64 of a WAV file, and each recording, converted, if that is asked for; else None."""
-        from mtl.conversion import Converter
-        from mtl.synthesiser import Synthesiser
+        from mtl.inference.conversion import Converter
+        from mtl.inference.synthesizer import Synthesiser
 
         hears = "phones" in self.predictor.model.config.tasks
         converter = Converter(self.predictor) if hears else None
@@ -115,9 +116,9 @@ class SpeechService(PythonModel):
 
     def _resounded(self, inputs: list[np.ndarray | str]) -> list[str | None]:
         """Each recording as a vocoder makes it anew of its log-mel, base64 of a WAV file; None for a sentence."""
-        from mtl.audio import log_mel
-        from mtl.pitch import pitch
-        from mtl.sounding import Sounding
+        from mtl.audio.features import log_mel
+        from mtl.audio.pitch import pitch
+        from mtl.inference.vocoding import Sounding
 
         sounding, spec = Sounding.of(self.predictor), self.predictor.features
 
@@ -130,8 +131,8 @@ class SpeechService(PythonModel):
 
 def _converted(converter: Converter, wave: np.ndarray, who: str | None, how: str | None) -> str | None:
     """A recording said again, base64 of a WAV file; None where nothing is heard in it."""
-    from mtl.conversion import ConversionError
-    from mtl.pitch import pitch
+    from mtl.audio.pitch import pitch
+    from mtl.inference.conversion import ConversionError
 
     spec = converter.voice.features
     try:

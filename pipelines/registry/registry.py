@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines import progress
+from pipelines.core import progress
 from pipelines.evaluation.gates import Decision
 from pipelines.registry import losses, ownership
 from pipelines.registry.artifacts import Save, local_package, store_package
@@ -52,14 +52,14 @@ from pipelines.registry.version import (
     tag_json,
     version_of,
 )
-from pipelines.store import Store
+from pipelines.storage.store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from mtl.predictor import Predictor
-    from pipelines.store import Manifest
+    from mtl.inference.predictor import Predictor
+    from pipelines.storage.store import Manifest
 
 __all__ = ["CHALLENGER", "CHAMPION", "Overtaken", "Registry", "RegistryError", "Version", "lineage", "load"]
 
@@ -275,12 +275,12 @@ class Registry:
 
     def load(self, uri: str, device: str | None = None) -> Predictor:
         """See `load`. A user's adapter comes with the base that it was made for."""
-        from mtl.predictor import Predictor
+        from mtl.inference.predictor import Predictor
 
         package = self._package(uri)
         if adapter_file(package) is None:
             return Predictor.load(_inside(package), device)
-        from pipelines.personal.adapters import load_with_own_base
+        from pipelines.personalisation.adapters import load_with_own_base
 
         return load_with_own_base(self, uri, device)
 
@@ -378,7 +378,7 @@ def load(uri: str, root: str | None = None, device: str | None = None) -> Predic
     Raises:
         RegistryError: nothing there, with what there is instead.
     """
-    from mtl.predictor import Predictor
+    from mtl.inference.predictor import Predictor
 
     if root is None:
         if uri.startswith("models:/"):

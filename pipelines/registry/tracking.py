@@ -25,16 +25,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.redaction import redact, scrub
 from pipelines.recipe import Recipe
-from pipelines.redaction import redact, scrub
 from pipelines.registry.connection import connection, registry_connection
 from pipelines.registry.relocation import relocate
-from pipelines.roots import sha256
+from pipelines.storage.roots import sha256
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from pipelines.store import Manifest
+    from pipelines.storage.store import Manifest
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOME = Path("~/.motet")  # MLflow's database when the root is not a folder

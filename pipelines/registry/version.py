@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-    from pipelines.store import Manifest
+    from pipelines.storage.store import Manifest
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _TAG_CHARACTERS = 5000

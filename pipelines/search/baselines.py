@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 
-from mtl.metrics import METRICS
+from mtl.metrics.scoring import METRICS
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.evaluate import Scores
 from pipelines.recipe import Recipe
 from pipelines.search.scalar import Scalar, metric_of
-from pipelines.store import Manifest, Store
+from pipelines.storage.store import Manifest, Store
 from pipelines.study.cells import closed
 from pipelines.study.study import study
 from pipelines.training.prepare import bounded, labelled, trainable
 
 if TYPE_CHECKING:
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
 
 
 def single_task(

@@ -3,7 +3,8 @@
     front = front_of(leaderboard, tasks, reference={"intent": 60.0})
     front.trials, front.knee, front.hypervolume
 
-Each task counts by its first metric on valid, as an error in percent (mtl/pareto.py). A trial that was stopped early
+Each task counts by its first metric on valid, as an error in percent (mtl/analysis/pareto.py). A trial that
+was stopped early
 stands where it was stopped. Trials without a figure for some task are left out, and named.
 """
 
@@ -16,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mtl.metrics import METRICS
-from mtl.pareto import WORST, cost_of, hypervolumes, knee, nondominated
+from mtl.analysis.pareto import WORST, cost_of, hypervolumes, knee, nondominated
+from mtl.metrics.scoring import METRICS
 from pipelines.search.scalar import metric_of, value_of
 
 

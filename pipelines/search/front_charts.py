@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from itertools import combinations
 
-from mtl.metrics import METRICS
+from mtl.metrics.scoring import METRICS
 from pipelines.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point, number, ticks
 
 MANY = 3  # tasks up to which pairs alone are drawn

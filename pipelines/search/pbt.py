@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from mtl.fit import NonFiniteLoss, fit, with_settings
+from mtl.training.fit import NonFiniteLoss, fit, with_settings
 from pipelines.recipe import Recipe
 from pipelines.search.scalar import Scalar
 from pipelines.search.space import Space
@@ -32,7 +32,7 @@ from pipelines.search.trial import (
     state_folder,
     with_overrides,
 )
-from pipelines.store import Store
+from pipelines.storage.store import Store
 from pipelines.training.prepare import Job
 
 if TYPE_CHECKING:

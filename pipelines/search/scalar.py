@@ -4,7 +4,8 @@
     scalar({"valid/transcript/wer": 17.6, "valid/intent/accuracy": 97.2})      # +3.0: mean of +4.9 and +1.3
     scalar.words                                                               # what it is, in a sentence
 
-`gain` is delta_m (Maninis et al. 2019; mtl/transfer.py): the mean over tasks of the change relative to the single-task
+`gain` is delta_m (Maninis et al. 2019; mtl/analysis/transfer.py): the mean over tasks of the change relative
+to the single-task
 figure, positive for better. `mean` is the mean error in percent, lower is better. Neither depends on the task weights
 that are searched. No figure: counted as every answer wrong.
 """
@@ -18,9 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mtl.metrics import METRICS
-from mtl.pareto import WORST, cost_of
-from mtl.transfer import relative_gain
+from mtl.analysis.pareto import WORST, cost_of
+from mtl.analysis.transfer import relative_gain
+from mtl.metrics.scoring import METRICS
 
 COST = "cost/"  # of a task, in what a trial reports: its error in percent
 

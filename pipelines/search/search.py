@@ -4,7 +4,8 @@
     for row in result.leaderboard: print(row["objective"], row["overrides"])
     winner = with_overrides(recipe, result.winner)          # train it in full, offer it to the gate
 
-A trial is a plain function around `mtl.fit` on one device. One number stops and ranks trials, whatever the task weights
+A trial is a plain function around `mtl.training.fit` on one device. One number stops and ranks trials,
+whatever the task weights
 under search: the mean relative gain over single-task models of the same budget, or the mean error (scalar.py). Optuna's
 TPE proposes by all tasks' errors at once, unless told otherwise, and hears of a stopped trial as it was when stopped;
 since ASHA stops by the one number, the far ends of the front are tried and given little time. What the tasks trade is
@@ -21,27 +22,28 @@ import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines import cluster, lock
+from pipelines.core import cluster
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG
 from pipelines.search import pbt, proposals
 from pipelines.search.baselines import single_task
+from pipelines.search.callbacks import listening, scribe
 from pipelines.search.front import front_of
 from pipelines.search.scalar import Scalar
-from pipelines.search.scribe import listening, scribe
 from pipelines.search.state import FORMAT, SearchState, TrialRecord, recorder
 from pipelines.search.trial import run_trial
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.storage import lock
+from pipelines.storage.store import Manifest, Store, fingerprint
 from pipelines.study.cells import StudyError
 from pipelines.training.prepare import Job, PrepareError, labelled, prepare
-from pipelines.training.shares import Slots, nodes, slots_of
+from pipelines.training.resources import Slots, nodes, slots_of
 from pipelines.training.train import quiet_ray
 
 if TYPE_CHECKING:
     from ray.tune import Tuner
 
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
     from pipelines.registry.tracking import Run
 
 VERSION = 2

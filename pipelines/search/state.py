@@ -28,7 +28,7 @@ from typing import Any
 from pipelines.recipe import Recipe
 from pipelines.search.scalar import COST, Scalar
 from pipelines.search.trial import numbers, overrides_of
-from pipelines.store import Store, fingerprint
+from pipelines.storage.store import Store, fingerprint
 
 FORMAT = 1  # of these files; a plan without it was written by a version that kept Ray Tune's pickles
 OWN = ("plan.json", "leaderboard.json", "trials/", "exchanges/")  # whatever else lies there is not needed at the end

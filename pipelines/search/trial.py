@@ -1,4 +1,4 @@
-"""What one trial of a search runs: `mtl.fit` at one point of the space, reported to Ray Tune every epoch.
+"""What one trial of a search runs: `mtl.training.fit` at one point of the space, reported to Ray Tune every epoch.
 
 A report has the search's scalar as "objective", each task's error as "cost/<task>", and whatever `fit` measured.
 
@@ -18,14 +18,14 @@ from typing import Any
 
 import yaml
 
-from mtl import checkpoint as checkpoints
-from mtl.fit import FitConfig, NonFiniteLoss, fit
-from mtl.pareto import WORST
+from mtl.analysis.pareto import WORST
+from mtl.training import checkpoint as checkpoints
+from mtl.training.fit import FitConfig, NonFiniteLoss, fit
 from pipelines.recipe import Recipe, parse
 from pipelines.search.scalar import COST, Scalar, costs
-from pipelines.store import Store
+from pipelines.storage.store import Store
+from pipelines.training.checkpoints import HISTORY, local_folder
 from pipelines.training.prepare import Job, fit_config
-from pipelines.training.saved import HISTORY, local_folder
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def overrides_of(point: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """What mtl.fit and the objective gave, without Tune's own bookkeeping."""
+    """What mtl.training.fit and the objective gave, without Tune's own bookkeeping."""
     return {
         key: float(value)
         for key, value in result.items()

@@ -21,12 +21,12 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from mtl.transfer import Tasks
+from mtl.analysis.transfer import Tasks
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import Scores
 from pipelines.recipe import Recipe
-from pipelines.store import Manifest, Store, fingerprint
+from pipelines.storage.store import Manifest, Store, fingerprint
 from pipelines.study.table import KINDS, SEEDS, Split
 from pipelines.training import train
 from pipelines.training.prepare import labelled, trainable

@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtl.metrics import METRICS
+from mtl.analysis.transfer import Tasks, estimate, resampled
+from mtl.metrics.scoring import METRICS
 from mtl.spec import task as task_spec
-from mtl.transfer import Tasks, estimate, resampled
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.report import charts
-from pipelines.report.report import SYNTHETIC, environment
-from pipelines.report.story import SYNTHETIC as SPOKEN
-from pipelines.store import Manifest, Store
+from pipelines.report.builder import SYNTHETIC as SPOKEN
+from pipelines.report.page import SYNTHETIC, environment
+from pipelines.storage.store import Manifest, Store
 from pipelines.study.cells import Study, StudyError, closed, planned
 from pipelines.study.study import train_missing
 from pipelines.study.table import SEEDS
 from pipelines.training.folds import speakers_of
 
 if TYPE_CHECKING:
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
     from pipelines.registry.tracking import Run
 
 JOINT, ALONE = "joint", "alone"

@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from mtl.transfer import estimate
+from mtl.analysis.transfer import estimate
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.report import charts
-from pipelines.report.report import SYNTHETIC, environment
-from pipelines.report.story import SYNTHETIC as SPOKEN
-from pipelines.store import Manifest, Store
+from pipelines.report.builder import SYNTHETIC as SPOKEN
+from pipelines.report.page import SYNTHETIC, environment
+from pipelines.storage.store import Manifest, Store
 from pipelines.study.cells import Study, StudyError, planned
-from pipelines.study.report import Measured
+from pipelines.study.page import Measured
 from pipelines.study.study import train_missing
 from pipelines.study.table import SEEDS, SPARSE, Split
 from pipelines.training.prepare import labelled, sampled, trainable
 
 if TYPE_CHECKING:
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
     from pipelines.registry.tracking import Run
 
 

@@ -25,25 +25,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mtl.fit import NonFiniteLoss, fit
-from mtl.predictor import Predictor
-from mtl.text import Codec
-from mtl.transfer import Tasks
-from pipelines import cluster
+from mtl.analysis.transfer import Tasks
+from mtl.inference.predictor import Predictor
+from mtl.inputs.codec import Codec
+from mtl.training.fit import NonFiniteLoss, fit
+from pipelines.core import cluster
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation import evaluate
 from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG, start_child
-from pipelines.store import Manifest, Store
+from pipelines.storage.store import Manifest, Store
 from pipelines.study.cells import Study, StudyError, Todo, cell_name, planned, result_key
 from pipelines.study.table import KINDS, SEEDS, Split
 from pipelines.training import train
 from pipelines.training.prepare import Job, PrepareError, feature_spec, fit_config, labelled, prepare
-from pipelines.training.shares import nodes, slots_of
+from pipelines.training.resources import nodes, slots_of
 from pipelines.training.vocabulary import stored_codec
 
 if TYPE_CHECKING:
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
     from pipelines.registry.tracking import Run
 
 CELL_RETRIES = 1  # when its process died; an error of the cell itself is the study's

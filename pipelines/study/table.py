@@ -13,7 +13,7 @@ Split = Literal["valid", "test"]
 
 def gain_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The table of gains as it is printed, from Findings as JSON."""
-    from mtl.metrics import in_unit  # late: this file is read by the command line, which can do without torch
+    from mtl.metrics.scoring import in_unit  # late: this file is read by the command line, which can do without torch
 
     return [
         {

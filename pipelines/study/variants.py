@@ -5,7 +5,7 @@
     html = render(compared)
 
 The recipe as it stands is the reference: its joint model and every task alone. Each variant is the joint model with
-another sharing mode, at the recipe's balancing and as many parameters (mtl/sharing/compare.py changes the encoder's
+another sharing mode, at the recipe's balancing and as many parameters (mtl/analysis/equal_size.py changes the encoder's
 feed-forward width, and its depth where it must), or with another balancing method, at the recipe's sharing. The cells
 are those of any study (study.py): what another call has trained is not trained again, and what was killed goes on.
 No variant is tuned: learning rate and task weights are the recipe's, which suit the reference best.
@@ -19,23 +19,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtl.metrics import METRICS
-from mtl.sharing.compare import count_parameters, fit_size
-from mtl.text import Codec
-from mtl.transfer import relative_gain
+from mtl.analysis.equal_size import count_parameters, fit_size
+from mtl.analysis.transfer import relative_gain
+from mtl.inputs.codec import Codec
+from mtl.metrics.scoring import METRICS
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import BALANCING, SHARING_MODES, Balancing, Recipe
-from pipelines.report.report import SYNTHETIC, environment
-from pipelines.report.story import SYNTHETIC as SPOKEN
-from pipelines.store import Manifest, Store
+from pipelines.report.builder import SYNTHETIC as SPOKEN
+from pipelines.report.page import SYNTHETIC, environment
+from pipelines.storage.store import Manifest, Store
 from pipelines.study.cells import Study, StudyError, planned
-from pipelines.study.report import Change, Measured, plain
+from pipelines.study.page import Change, Measured, plain
 from pipelines.study.study import train_missing
 from pipelines.study.table import SEEDS, Split
 from pipelines.training.prepare import PrepareError, labelled, model_config, prepare
 
 if TYPE_CHECKING:
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
     from pipelines.registry.tracking import Run
 
 

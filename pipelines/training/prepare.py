@@ -1,4 +1,4 @@
-"""From a recipe and its rows to what `mtl.fit` takes: vocabularies, the model's shape, settings, validation.
+"""From a recipe and its rows to what `mtl.training.fit` takes: vocabularies, the model's shape, settings, validation.
 
     dataset = labelled(open_dataset(store, utterances, features), recipe)
     codec, model_config, fit_config = prepare(recipe, dataset)
@@ -21,30 +21,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from mtl.audio import FeatureSpec, bin_centres
-from mtl.balance import Settings
-from mtl.beam import BeamConfig
-from mtl.config import ModelConfig
-from mtl.curriculum import Stage
-from mtl.decoder import DecoderConfig
-from mtl.domains import DomainConfig
-from mtl.fit import FitConfig
-from mtl.generator import VocoderConfig
-from mtl.metrics import by_domain, score_rows, summarise
-from mtl.model import SpeechModel, build_model
-from mtl.ngram import NGram
-from mtl.predictor import Prediction, Predictor
+from mtl.audio.features import FeatureSpec, bin_centres
+from mtl.balancing import Settings
+from mtl.decoding.beam_search import BeamConfig
+from mtl.decoding.ngram import NGram
+from mtl.inference.predictor import Prediction, Predictor
+from mtl.inputs.codec import Codec, tokens_of
+from mtl.inputs.tts import SpeechCode
+from mtl.layers.decoder import DecoderConfig
+from mtl.metrics.scoring import by_domain, score_rows, summarise
+from mtl.models.config import ModelConfig
+from mtl.models.domains import DomainConfig
+from mtl.models.joint import SpeechModel, build_model
 from mtl.spec import task as task_spec
-from mtl.speech import SpeechCode
-from mtl.text import Characters, Codec, normalise, tokens_of
+from mtl.text.normalization import normalise
+from mtl.text.units import Characters
+from mtl.training.curriculum import Stage
+from mtl.training.fit import FitConfig
+from mtl.tts.vocoder import VocoderConfig
 from pipelines.data.dataset import Dataset, by_hash, open_dataset
 from pipelines.data.loader import Loader, evaluation_batches
 from pipelines.data.prosody import MEASURED
-from pipelines.data.table import utterance_schema
 from pipelines.recipe import Recipe
-from pipelines.roots import sha256
-from pipelines.store import Manifest, Store
+from pipelines.storage.roots import sha256
+from pipelines.storage.store import Manifest, Store
 from pipelines.training.folds import held_out
+from pipelines.utterances.schema import utterance_schema
 
 # Validation runs after every epoch while the other ranks wait, so its cost is bounded whatever the corpora's size:
 # about as much as an hour of training audio, and a confidence interval of the WER of about half a point.

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
-from pipelines.training.interfaces import use_interface
+from pipelines.training.network_interfaces import use_interface
 
 
 @dataclass

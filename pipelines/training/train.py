@@ -1,4 +1,4 @@
-"""Ray Train around `mtl.fit`: N workers, checkpoints in the store, one writer of metrics.
+"""Ray Train around `mtl.training.fit`: N workers, checkpoints in the store, one writer of metrics.
 
     result = train(recipe, utterances, features, store, name="assistant-3f2a-1")
     result.model_key, result.metrics["valid/transcript/wer"], result.history
@@ -19,25 +19,26 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
-from mtl.curriculum import JOINT
-from mtl.metrics import in_unit
-from mtl.text import Codec
-from pipelines import cluster, lock
+from mtl.inputs.codec import Codec
+from mtl.metrics.scoring import in_unit
+from mtl.training.curriculum import JOINT
+from pipelines.core import cluster
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
-from pipelines.store import Manifest, Store
-from pipelines.training.keep import Incomplete, TrainResult, finished, keep
+from pipelines.storage import lock
+from pipelines.storage.store import Manifest, Store
+from pipelines.training.checkpoint_scores import order, unranked
+from pipelines.training.checkpoints import SCORE, Row, resume_from, storage
 from pipelines.training.prepare import Job, PrepareError, labelled, prepare
-from pipelines.training.saved import SCORE, Row, resume_from, storage
-from pipelines.training.scores import order, unranked
-from pipelines.training.shares import Share, nodes, share_of
+from pipelines.training.resources import Share, nodes, share_of
+from pipelines.training.results import Incomplete, TrainResult, finished, keep
 from pipelines.training.vocabulary import stored_codec
 from pipelines.training.worker import Lasting, Unusable, loop
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-    from pipelines.progress import Report
+    from pipelines.core.progress import Report
     from pipelines.registry.tracking import Run
 
 __all__ = ["TrainError", "TrainResult", "finished", "quiet_ray", "train"]

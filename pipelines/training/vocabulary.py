@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from mtl.text import Codec
-from pipelines.store import Store, fingerprint
+from mtl.inputs.codec import Codec
+from pipelines.storage.store import Store, fingerprint
 
 DIGEST = "sha256"  # beside the codec's own fields; files of older versions have none
 

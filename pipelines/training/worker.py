@@ -1,4 +1,4 @@
-"""What every training worker of Ray Train runs: a rank of `mtl.fit`, whose reports become Ray's.
+"""What every training worker of Ray Train runs: a rank of `mtl.training.fit`, whose reports become Ray's.
 
 A worker finishes, or dies (Ray starts the group again from the last checkpoint), or raises `Lasting`, which the
 controller takes as final (train.py).
@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from mtl import checkpoint as checkpoints
-from mtl.fit import NonFiniteLoss, fit
+from mtl.training import checkpoint as checkpoints
+from mtl.training.fit import NonFiniteLoss, fit
 from pipelines.recipe import Recipe
-from pipelines.store import DamagedPart
+from pipelines.storage.store import DamagedPart
+from pipelines.training.checkpoint_scores import ranked
+from pipelines.training.checkpoints import HISTORY, Row, local_folder, read
 from pipelines.training.prepare import Job, fit_config
-from pipelines.training.saved import HISTORY, Row, local_folder, read
-from pipelines.training.scores import ranked
 
 # Errors that would come again from the same checkpoint: starting the workers again is a waste of time.
 # Everything else (a lost worker, a broken connection, a full disk) may pass, and is retried.
@@ -81,7 +81,7 @@ def _fit(job: Job, resume: str | None) -> None:
 
 
 class Reporter:
-    """mtl.fit's `report` for Ray Train; a checkpoint carries the history so far, so a resumed run repeats no row."""
+    """`report` of mtl.fit for Ray Train; a checkpoint carries the history so far, so a resumed run repeats no row."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.history: list[Row] = []

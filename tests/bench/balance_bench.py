@@ -20,9 +20,9 @@ import torch
 from fit_bench import Fixed, batches, model_of
 from targets import Target, conclude
 
-from mtl.balance import METHODS
-from mtl.fit import FitConfig, MicroBatch, fit
-from mtl.model import SpeechModel
+from mtl.balancing import METHODS
+from mtl.models.joint import SpeechModel
+from mtl.training.fit import FitConfig, MicroBatch, fit
 from pipelines.training.prepare import fit_config
 
 TASKS = ("transcript", "intent", "slots", "domain", "speaker")

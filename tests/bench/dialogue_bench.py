@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from mtl.batch import collate
-from mtl.config import ModelConfig
-from mtl.model import SpeechModel, build_model
-from mtl.text import CONTEXT_WORDS, Codec
-from pipelines.corpora.dialogues_en import Turn, draw
+from mtl.inputs.batch import collate
+from mtl.inputs.codec import CONTEXT_WORDS, Codec
+from mtl.models.config import ModelConfig
+from mtl.models.joint import SpeechModel, build_model
+from pipelines.synthetic.dialogues_en import Turn, draw
 
 BATCH = 32
 Row = dict[str, Any]

@@ -35,9 +35,9 @@ from targets import Target, conclude  # noqa: E402
 
 from pipelines import recipe  # noqa: E402
 from pipelines.data.features import extract  # noqa: E402
-from pipelines.data.sound import decode  # noqa: E402
-from pipelines.data.table import utterance_schema  # noqa: E402
-from pipelines.store import Manifest, Store  # noqa: E402
+from pipelines.sources.audio import decode  # noqa: E402
+from pipelines.storage.store import Manifest, Store  # noqa: E402
+from pipelines.utterances.schema import utterance_schema  # noqa: E402
 
 SPEC = recipe.Features()
 TIMES_LHOTSE = 1.5

@@ -28,15 +28,15 @@ sys.path.insert(0, str(ROOT))
 
 from targets import Target, conclude  # noqa: E402
 
-from mtl.fit import FitConfig, MicroBatch, fit  # noqa: E402
-from mtl.model import SpeechModel, build_model  # noqa: E402
-from mtl.text import Codec  # noqa: E402
+from mtl.inputs.codec import Codec  # noqa: E402
+from mtl.models.joint import SpeechModel, build_model  # noqa: E402
+from mtl.training.fit import FitConfig, MicroBatch, fit  # noqa: E402
 from pipelines import recipe  # noqa: E402
 from pipelines.data import features  # noqa: E402
 from pipelines.data.dataset import open_dataset  # noqa: E402
 from pipelines.data.ingest import ingest  # noqa: E402
 from pipelines.data.loader import Loader  # noqa: E402
-from pipelines.store import Store  # noqa: E402
+from pipelines.storage.store import Store  # noqa: E402
 from pipelines.training.prepare import fit_config, model_config, prepare  # noqa: E402
 
 LOSS_AT_MOST = 5.0  # percent of throughput

@@ -30,14 +30,15 @@ sys.path.insert(0, str(ROOT))
 
 from targets import Target, conclude  # noqa: E402
 
-from mtl.text import Codec  # noqa: E402
-from pipelines import cluster, recipe  # noqa: E402
+from mtl.inputs.codec import Codec  # noqa: E402
+from pipelines import recipe  # noqa: E402
+from pipelines.core import cluster  # noqa: E402
 from pipelines.data import features  # noqa: E402
+from pipelines.data.batch_plan import padding_of  # noqa: E402
 from pipelines.data.dataset import Dataset, open_dataset  # noqa: E402
 from pipelines.data.loader import Loader  # noqa: E402
-from pipelines.data.plan import padding_of  # noqa: E402
-from pipelines.data.table import utterance_schema  # noqa: E402
-from pipelines.store import Store, fingerprint  # noqa: E402
+from pipelines.storage.store import Store, fingerprint  # noqa: E402
+from pipelines.utterances.schema import utterance_schema  # noqa: E402
 
 SPEC = recipe.Features()
 CONFIG = recipe.Loader(batch_seconds=64.0)

@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtl.enrolment import Fitting, Utterance
-from mtl.metrics import word_errors
-from mtl.personal import PersonalPredictor
-from mtl.predictor import Predictor
+from mtl.inference.adaptation import PersonalPredictor
+from mtl.inference.enrolment import Fitting, Utterance
+from mtl.inference.predictor import Predictor
+from mtl.metrics.scoring import word_errors
 from pipelines.data.dataset import Dataset, open_dataset
-from pipelines.night import manifests
-from pipelines.personal import enrolment, personal
+from pipelines.nightly import manifests
+from pipelines.personalisation import enrolment, personalise
 from pipelines.registry.registry import Registry, Version
-from pipelines.store import Manifest, fingerprint
+from pipelines.storage.store import Manifest, fingerprint
 
 HEARD = 10
 RESAMPLES = 10_000
@@ -57,7 +57,7 @@ def enrolled(
 
 
 def errors(given: enrolment.Enrolled, predictor: Predictor) -> list[int]:
-    return counted(given, personal.predict_rows(predictor, given.utterances))
+    return counted(given, personalise.predict_rows(predictor, given.utterances))
 
 
 def counted(given: enrolment.Enrolled, predictions: list[Any]) -> list[int]:
@@ -78,11 +78,11 @@ def one_speaker(
     voice = torch.ones(1)
     if mean is not None:
         voice = enrolment.mean_voice(predictor, [utterance.features for utterance in heard.utterances])
-    about = personal._about(base, registry.folder(base.uri), heard)
-    made = personal.fitted(predictor, about, voice, torch.zeros(1) if mean is None else mean, heard, (), fitting)
-    cross = personal.held_back_predictions(predictor, made, heard)
-    before = personal.predict_rows(predictor, heard.utterances)
-    decision = personal.compare(cross, before, heard, predictor)
+    about = personalise._about(base, registry.folder(base.uri), heard)
+    made = personalise.fitted(predictor, about, voice, torch.zeros(1) if mean is None else mean, heard, (), fitting)
+    cross = personalise.held_back_predictions(predictor, made, heard)
+    before = personalise.predict_rows(predictor, heard.utterances)
+    decision = personalise.compare(cross, before, heard, predictor)
     seconds = time.process_time() - began
     mine, greedy = PersonalPredictor(predictor, made.personal), predictor.listening(greedy=True)
     hot, words = made.personal.about.hot_words, errors(rest, mine)

@@ -2,7 +2,7 @@
 
     python tests/bench/sharing_bench.py [--rounds 5] [--threads 1] [--steps 4]
 
-The `assistant` recipe's model and a small piece of its embedded corpus. `mtl.sharing.compare` fits each mode's
+The `assistant` recipe's model and a small piece of its embedded corpus. `mtl.analysis.equal_size` fits each mode's
 feed-forward width (and blocks) to hard sharing's parameters; FLOPs are those of front-end and trunk on one recording of
 4 s for every task that hears audio. Modes alternate within a round, and the median over rounds of each one's time
 over hard's counts, so that a noisy machine is noisy to all. Step times have no target: they are what a mode costs.
@@ -26,10 +26,10 @@ sys.path.insert(0, str(ROOT))
 from fit_bench import batches, our_fit  # noqa: E402
 from targets import Target, conclude  # noqa: E402
 
-from mtl.fit import FitConfig, MicroBatch  # noqa: E402
-from mtl.model import build_model  # noqa: E402
-from mtl.sharing.compare import REFERENCE, TOLERANCE, Row, equal_parameters  # noqa: E402
-from mtl.text import Codec  # noqa: E402
+from mtl.analysis.equal_size import REFERENCE, TOLERANCE, Row, equal_parameters  # noqa: E402
+from mtl.inputs.codec import Codec  # noqa: E402
+from mtl.models.joint import build_model  # noqa: E402
+from mtl.training.fit import FitConfig, MicroBatch  # noqa: E402
 from pipelines.training.prepare import fit_config, model_config  # noqa: E402
 
 

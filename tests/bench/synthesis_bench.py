@@ -23,13 +23,13 @@ sys.path.insert(0, str(ROOT))
 
 from targets import Target, conclude  # noqa: E402
 
-from mtl.audio import bin_centres  # noqa: E402
-from mtl.model import build_model  # noqa: E402
-from mtl.phonemes import Phonemiser  # noqa: E402
-from mtl.predictor import Predictor  # noqa: E402
-from mtl.speech import Scale, SpeechCode  # noqa: E402
-from mtl.synthesiser import Synthesiser  # noqa: E402
-from mtl.text import Codec  # noqa: E402
+from mtl.audio.features import bin_centres  # noqa: E402
+from mtl.inference.predictor import Predictor  # noqa: E402
+from mtl.inference.synthesizer import Synthesiser  # noqa: E402
+from mtl.inputs.codec import Codec  # noqa: E402
+from mtl.inputs.tts import Scale, SpeechCode  # noqa: E402
+from mtl.models.joint import build_model  # noqa: E402
+from mtl.tts.phonemes import Phonemiser  # noqa: E402
 from pipelines.recipe import load  # noqa: E402
 from pipelines.training.prepare import feature_spec, model_config  # noqa: E402
 

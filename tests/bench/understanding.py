@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtl.fit import fit
-from mtl.predictor import Predictor
+from mtl.inference.predictor import Predictor
+from mtl.training.fit import fit
 from pipelines.data import features
 from pipelines.data.dataset import open_dataset
 from pipelines.data.ingest import ingest
 from pipelines.evaluation import evaluate
 from pipelines.recipe import Recipe, parse
-from pipelines.store import Store
+from pipelines.storage.store import Store
 from pipelines.training.prepare import Job, beam_config, feature_spec, fit_config, labelled, language_model, prepare
 
 COMMANDS = {

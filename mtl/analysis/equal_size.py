@@ -1,0 +1,106 @@
+"""Every sharing mode at the same number of parameters, so that a comparison is of the sharing and not of the size.
+
+for row in equal_parameters(config, codec):
+    print(row.mode, row.parameters, row.ratio, row.flops, row.flops_ratio)
+
+Tasks' heads, front-ends and width stay as they are. What gives is the encoder's feed-forward width, in units: a model's
+parameters grow by the same number with each of them, so the width that fits is found by division. Where an encoder is
+there several times over and would be left with less than a quarter of the model's width, it loses a block first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mtl.inputs.batch import Batch, collate
+from mtl.inputs.codec import Codec
+from mtl.models.config import ModelConfig
+from mtl.models.joint import build_model
+from mtl.sharing import TRUNKS
+
+REFERENCE = "hard"
+TOLERANCE = 0.03
+LEAST_HIDDEN = 1 / 4  # of the model's width
+SECONDS = 4.0  # of the recording whose forward pass is counted, at FRAME_SECONDS a frame
+FRAME_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Row:
+    """flops: of one forward pass of front-end and trunk, for every task that hears audio, on one recording of SECONDS.
+
+    A multiplication and an addition count as two. ratio, flops_ratio: to the same figure of `hard`.
+    """
+
+    mode: str
+    config: ModelConfig
+    parameters: int
+    ratio: float
+    flops: int
+    flops_ratio: float
+
+
+def equal_parameters(config: ModelConfig, codec: Codec, modes: Iterable[str] = tuple(TRUNKS)) -> list[Row]:
+    """One row a mode: `config` in that mode, with `hidden` and where need be `blocks` changed to be as large as hard.
+
+    Raises:
+        ValueError: a mode cannot come within TOLERANCE, however narrow and shallow it is made.
+    """
+    reference = replace(config, sharing=REFERENCE)
+    parameters, flops = count_parameters(reference, codec), count_flops(reference, codec)
+    rows = []
+    for mode in modes:
+        fitted = reference if mode == REFERENCE else fit_size(replace(config, sharing=mode), codec, parameters)
+        own, own_flops = count_parameters(fitted, codec), count_flops(fitted, codec)
+        rows.append(Row(mode, fitted, own, own / parameters, own_flops, own_flops / flops))
+    return rows
+
+
+def fit_size(config: ModelConfig, codec: Codec, target: int) -> ModelConfig:
+    """`config` with the deepest encoder that has about `target` parameters and feed-forward layers worth the name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    fewest = config.expert_blocks if config.sharing in ("mmoe", "ple") else 1
+    least = max(1, round(config.width * LEAST_HIDDEN))
+    for blocks in range(config.blocks, fewest - 1, -1):
+        one, two = (count_parameters(replace(config, blocks=blocks, hidden=units), codec) for units in (1, 2))
+        hidden = 1 + round((target - one) / (two - one))
+        found = one + (hidden - 1) * (two - one)
+        if hidden >= least and abs(found / target - 1) <= TOLERANCE:
+            return replace(config, blocks=blocks, hidden=hidden)
+    raise ValueError(
+        f"{config.sharing} with {len(config.tasks)} tasks cannot be made as small as {target:,} parameters within "
+        f"{TOLERANCE:.0%}: {fewest} blocks with {least} units in each feed-forward layer are more. Compare at more "
+        f"blocks than {config.blocks}, with fewer tasks or experts, or leave this mode out"
+    )
+
+
+def count_parameters(config: ModelConfig, codec: Codec) -> int:
+    """Of the whole model: front-ends, trunk, and heads."""
+    with torch.device("meta"):  # shapes without memory
+        return sum(parameter.numel() for parameter in build_model(config, codec).parameters())
+
+
+@torch.no_grad()
+def count_flops(config: ModelConfig, codec: Codec) -> int:
+    """See Row; matrix products and convolutions, as torch counts them."""
+    model = build_model(config, codec).eval()
+    batch = recording(config, codec)
+    tasks = [name for name in config.tasks if batch.group in model.task(name).groups]
+    # The fused attention of the CPU is not among what torch counts; written out, it is two products.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.encode(batch, tasks)
+    return counter.get_total_flops()
+
+
+def recording(config: ModelConfig, codec: Codec) -> Batch:
+    """A batch of one silent recording of SECONDS."""
+    frames = torch.zeros(round(SECONDS / FRAME_SECONDS), config.bins)
+    return collate([codec.encode({"id": "silence", "audio": "none"})], [frames.numpy()])

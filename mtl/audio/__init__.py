@@ -1,0 +1,1 @@
+"""Log-mel features, pitch, augmentation and Griffin-Lim. No model."""

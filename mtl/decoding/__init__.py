@@ -1,0 +1,1 @@
+"""From scores to sequences: greedy and beam search, alignment, language model, hot words."""

@@ -1,0 +1,1 @@
+"""Trained models in use: predictor, adaptation to a user, synthesis, conversion."""

@@ -1,0 +1,1 @@
+"""What a model is fed: examples, batches, targets, front-ends."""

@@ -1,0 +1,204 @@
+"""Words, characters, units of transcripts and of translations: the one place where text becomes numbers and back.
+
+    codec = Codec.build(rows, tasks=("transcript", "intent", "slots"))
+    example = codec.encode({"text": "turn on the light", "intent": "light_on"})
+
+`Codec` holds every vocabulary of a model. It is JSON, so that a packaged model needs no pickle.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mtl import spec
+from mtl.inputs.batch import Example
+from mtl.inputs.targets import ENCODINGS, Encoding
+from mtl.inputs.tts import SpeechCode
+from mtl.spec import TaskSpec, with_context
+from mtl.text.units import Units, units_from, units_from_json
+
+PADDING, UNKNOWN = 0, 1  # of words and characters; known ones begin at 2
+TURN = "|"  # the word that each turn of a context begins with; no normalised text holds it
+CONTEXT_WORDS = 64  # of the turns before, the latest
+MAX_WORD_CHARACTERS = 20
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Every vocabulary of a model.
+
+    words, characters: of the text front-end, without padding and unknown.
+    counts: how often training has each of the words; () where that is not known.
+    labels: class names of each classification task, and BIO tags under "slots".
+    context: how many words of the turns before are read, the latest; 0 where no task asks for them.
+    targets: units of translations; None without such a task.
+    speech: what a model that speaks reads and foretells; None for one that does not.
+    domains: of the training recordings, by the column `domain_by` (see mtl.models.domains); none where they do
+    not matter.
+    """
+
+    units: Units
+    words: tuple[str, ...]
+    characters: tuple[str, ...]
+    labels: Mapping[str, tuple[str, ...]]
+    context: int = 0
+    targets: Units | None = None
+    domains: tuple[str, ...] = ()
+    domain_by: str = "corpus"
+    counts: tuple[int, ...] = ()
+    speech: SpeechCode | None = None
+
+    @classmethod
+    def build(
+        cls,
+        rows: Iterable[Mapping[str, Any]],
+        tasks: Sequence[str],
+        kind: str = "characters",
+        pieces: int = 256,
+        context: int = CONTEXT_WORDS,
+        target_kind: str = "sentencepiece",
+        target_pieces: int = 500,
+        domain_by: str | None = None,
+    ) -> Codec:
+        """From the training rows alone.
+
+        domain_by: the column that names a recording's domain, where that matters.
+        """
+        context = context if with_context(tasks) else 0
+        texts: list[str] = []
+        translations: list[str] = []
+        words: Counter[str] = Counter()
+        labels: dict[str, set[str]] = {task: set() for task in tasks if spec.task(task).answer == "label"}
+        tags: set[str] = set()
+        domains: set[str] = set()
+        for row in rows:
+            if domain_by and row.get("audio") is not None and row.get(domain_by):
+                domains.add(row[domain_by])
+            if row.get("text"):
+                texts.append(row["text"])
+            if "translation" in tasks and row.get("translation"):
+                translations.append(row["translation"])
+            words.update(tokens_of(row))
+            if context:
+                words.update(context_of(row))
+            for task, known in labels.items():
+                if (label := row.get(spec.task(task).label)) is not None:
+                    known.add(label)
+            tags.update(row.get("slots") or ())
+        found = {task: tuple(sorted(known)) for task, known in labels.items()}
+        if "slots" in tasks:
+            found["slots"] = ("O", *sorted(tags - {"O"}))
+        known_words = tuple(sorted(words))
+        return cls(
+            units=units_from(kind, texts, pieces),
+            words=known_words,
+            characters=tuple(sorted({character for word in known_words for character in word})),
+            labels=found,
+            context=context,
+            targets=units_from(target_kind, translations, target_pieces) if translations else None,
+            domains=tuple(sorted(domains)),
+            domain_by=domain_by or "corpus",
+            counts=tuple(words[word] for word in known_words),
+        )
+
+    @cached_property
+    def _word_ids(self) -> dict[str, int]:
+        return {word: position + 2 for position, word in enumerate(self.words)}
+
+    @cached_property
+    def _character_ids(self) -> dict[str, int]:
+        return {character: position + 2 for position, character in enumerate(self.characters)}
+
+    @cached_property
+    def label_ids(self) -> dict[str, dict[str, int]]:
+        """Number of each class, or tag, by task."""
+        return {task: {name: position for position, name in enumerate(names)} for task, names in self.labels.items()}
+
+    @cached_property
+    def _encodings(self) -> list[tuple[TaskSpec, Encoding]]:
+        """The tasks that rows are encoded for."""
+        known = [(one, ENCODINGS[one.answer]) for one in spec.tasks() if one.answer in ENCODINGS]
+        return [(one, encoding) for one, encoding in known if encoding.applies(one, self)]
+
+    @cached_property
+    def _domain_ids(self) -> dict[str, int]:
+        return {name: position + 1 for position, name in enumerate(self.domains)}
+
+    def domain(self, name: str | None) -> int:
+        """Number of a domain; 0 for one that training never saw."""
+        return self._domain_ids.get(name or "", 0)
+
+    def encode(self, row: Mapping[str, Any]) -> Example:
+        """One row of the utterance table as numbers. A label that training never saw counts as not labelled."""
+        tokens = tokens_of(row)
+        before = context_of(row)[-self.context :] if self.context else None
+        return Example(
+            id=row.get("id") or "",
+            words=self.number(tokens),
+            characters=self.spell(tokens),
+            targets={one.name: encoding.encode(one, row, self) for one, encoding in self._encodings},
+            domain=self.domain(row.get(self.domain_by)),
+            context=None if before is None else self.number(before),
+            context_characters=None if before is None else self.spell(before),
+            said=self.speech.encode(row) if self.speech is not None else None,
+        )
+
+    def number(self, tokens: Sequence[str]) -> np.ndarray:
+        """Words as numbers (L,)."""
+        return np.asarray([self._word_ids.get(token, UNKNOWN) for token in tokens], dtype=np.int64)
+
+    def spell(self, tokens: Sequence[str]) -> np.ndarray:
+        """Characters of each word, (L, MAX_WORD_CHARACTERS), padded; a longer word loses its end."""
+        spelled = np.zeros((len(tokens), MAX_WORD_CHARACTERS), dtype=np.int64)
+        for position, token in enumerate(tokens):
+            ids = [self._character_ids.get(character, UNKNOWN) for character in token[:MAX_WORD_CHARACTERS]]
+            spelled[position, : len(ids)] = ids
+        return spelled
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "units": self.units.to_json(),
+            "words": list(self.words),
+            **({"counts": list(self.counts)} if self.counts else {}),
+            "characters": list(self.characters),
+            "labels": {task: list(names) for task, names in self.labels.items()},
+            **({"context": self.context} if self.context else {}),
+            "targets": self.targets.to_json() if self.targets else None,
+            **({"speech": self.speech.to_json()} if self.speech is not None else {}),
+            **({"domains": {"by": self.domain_by, "names": list(self.domains)}} if self.domains else {}),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Codec:
+        domains = content.get("domains", {"by": "corpus", "names": ()})
+        return cls(
+            units=units_from_json(content["units"]),
+            words=tuple(content["words"]),
+            characters=tuple(content["characters"]),
+            labels={task: tuple(names) for task, names in content["labels"].items()},
+            context=content.get("context", 0),
+            targets=units_from_json(content["targets"]) if content.get("targets") else None,
+            domains=tuple(domains["names"]),
+            domain_by=domains["by"],
+            counts=tuple(content.get("counts", ())),
+            speech=SpeechCode.from_json(content["speech"]) if content.get("speech") else None,
+        )
+
+
+def tokens_of(row: Mapping[str, Any]) -> list[str]:
+    """The row's words: its own tokens, or its text at the spaces."""
+    tokens = row.get("tokens")
+    if tokens is not None:
+        return list(tokens)
+    return (row.get("text") or "").split()
+
+
+def context_of(row: Mapping[str, Any]) -> list[str]:
+    """Words of the turns before a row's own, oldest first, each turn behind the word TURN."""
+    return [word for turn in row.get("context") or () for word in (TURN, *turn.split())]

@@ -1,0 +1,154 @@
+"""What a task is trained on: from a row's label to numbers, and from several rows' numbers to a padded tensor.
+
+    encoding = encoding_of(task("intent"))
+    encoding.encode(spec, row, codec)       # a class, IGNORE where the row is not labelled
+    encoding.collate([...])                 # Target: values (B,)
+
+One encoding for each kind of answer that a label of the utterance table trains. Tasks that are trained on inputs
+themselves (phones and how they are said, waveforms) have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtl.spec import Answer, TaskSpec
+
+if TYPE_CHECKING:
+    from mtl.inputs.codec import Codec
+
+IGNORE = -100  # the label that torch's cross_entropy leaves out
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one task is trained on in a batch.
+
+    values: (B,) a class or a number of each row, or (B, U) a sequence of each, padded.
+    lengths (B,): of sequences that are padded with 0; 0 where a row is not labelled. None where the values say
+        themselves what is no label: IGNORE, or NaN among numbers.
+    """
+
+    values: Tensor
+    lengths: Tensor | None = None
+
+    def labelled(self) -> Tensor:
+        """(B,) bool: rows with a label."""
+        if self.lengths is not None:
+            return self.lengths > 0
+        known = ~self.values.isnan() if self.values.is_floating_point() else self.values != IGNORE
+        return known if known.ndim == 1 else known.any(dim=1)
+
+    def select(self, rows: Tensor) -> Target:
+        """Those rows (N,) alone, padded as they are."""
+        return Target(self.values[rows], None if self.lengths is None else self.lengths[rows])
+
+    def only(self, rows: Tensor) -> Target:
+        """The labels of rows (B,) bool alone; all others are not labelled."""
+        if self.lengths is not None:
+            return Target(self.values, self.lengths * rows)
+        unknown = torch.nan if self.values.is_floating_point() else IGNORE
+        mask = ~rows if self.values.ndim == 1 else ~rows[:, None]
+        return Target(self.values.masked_fill(mask, unknown))
+
+    def to(self, device: torch.device | str) -> Target:
+        lengths = None if self.lengths is None else self.lengths.to(device, non_blocking=True)
+        return Target(self.values.to(device, non_blocking=True), lengths)
+
+
+class Encoding(Protocol):
+    """How the labels of one kind of answer become numbers."""
+
+    def applies(self, spec: TaskSpec, codec: Codec) -> bool:
+        """Whether the codec has what it takes: vocabularies of a model that was trained on the task."""
+
+    def encode(self, spec: TaskSpec, row: Mapping[str, Any], codec: Codec) -> np.ndarray:
+        """The row's label as an array; see `collate`."""
+
+    def collate(self, labels: Sequence[np.ndarray]) -> Target: ...
+
+
+class _Units:
+    """Text as units: of the recogniser, or of translations. (U,), empty where the row has no text."""
+
+    def __init__(self, attribute: str) -> None:
+        self.attribute = attribute
+
+    def applies(self, spec: TaskSpec, codec: Codec) -> bool:
+        return getattr(codec, self.attribute) is not None
+
+    def encode(self, spec: TaskSpec, row: Mapping[str, Any], codec: Codec) -> np.ndarray:
+        text = row.get(spec.label)
+        return np.asarray(getattr(codec, self.attribute).encode(text) if text else (), dtype=np.int64)
+
+    def collate(self, labels: Sequence[np.ndarray]) -> Target:
+        return Target(*pad(labels, 0))
+
+
+class _Tags:
+    """A tag for each word (L,), IGNORE where the row has none or training never saw it."""
+
+    def applies(self, spec: TaskSpec, codec: Codec) -> bool:
+        return spec.name in codec.labels
+
+    def encode(self, spec: TaskSpec, row: Mapping[str, Any], codec: Codec) -> np.ndarray:
+        from mtl.inputs.codec import tokens_of
+
+        numbers, tags = codec.label_ids[spec.name], row.get(spec.label)
+        if not tags:
+            return np.full(len(tokens_of(row)), IGNORE)
+        return np.asarray([numbers.get(tag, IGNORE) for tag in tags], dtype=np.int64)
+
+    def collate(self, labels: Sequence[np.ndarray]) -> Target:
+        return Target(pad(labels, IGNORE)[0])
+
+
+class _Class:
+    """The number of a label, (), IGNORE where the row has none or training never saw it."""
+
+    def applies(self, spec: TaskSpec, codec: Codec) -> bool:
+        return spec.name in codec.labels
+
+    def encode(self, spec: TaskSpec, row: Mapping[str, Any], codec: Codec) -> np.ndarray:
+        return np.asarray(codec.label_ids[spec.name].get(row.get(spec.label) or "", IGNORE))
+
+    def collate(self, labels: Sequence[np.ndarray]) -> Target:
+        return Target(torch.tensor([int(label) for label in labels], dtype=torch.int64))
+
+
+class _Number:
+    """A number, (), NaN where the row has none. Only of tasks that have a column of numbers."""
+
+    def applies(self, spec: TaskSpec, codec: Codec) -> bool:
+        return any(column.name == spec.label and column.kind == "number" for column in spec.columns)
+
+    def encode(self, spec: TaskSpec, row: Mapping[str, Any], codec: Codec) -> np.ndarray:
+        value = row.get(spec.label)
+        return np.asarray(np.nan if value is None else value, dtype=np.float32)
+
+    def collate(self, labels: Sequence[np.ndarray]) -> Target:
+        return Target(torch.tensor([float(label) for label in labels], dtype=torch.float32))
+
+
+ENCODINGS: dict[Answer, Encoding] = {
+    "text": _Units("units"),
+    "translation": _Units("targets"),
+    "tags": _Tags(),
+    "label": _Class(),
+    "number": _Number(),
+}
+
+
+def pad(arrays: Sequence[np.ndarray], value: int) -> tuple[Tensor, Tensor]:
+    """Arrays (L, ...) as one (B, L, ...), padded with `value`, and their lengths (B,)."""
+    lengths = [len(array) for array in arrays]
+    padded = np.full((len(arrays), max(1, *lengths), *arrays[0].shape[1:]), value, dtype=np.int64)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(padded), torch.tensor(lengths, dtype=torch.int64)

@@ -1,0 +1,1 @@
+"""Building blocks of networks: encoder, decoder, CRF, gradient reversal."""

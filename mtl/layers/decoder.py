@@ -1,0 +1,172 @@
+"""A Transformer decoder over the trunk's states (Vaswani et al. 2017), pre-norm, with tied embeddings.
+
+    decoder = Decoder(units=500, width=144, config=DecoderConfig())
+    logits = decoder(hidden, lengths, units)            # training: all positions at once
+    state = decoder.begin(hidden, lengths)              # decoding: a unit at a time, nothing computed twice
+    log_probs, state = decoder.step(border, state)      # see mtl.decoding.generation
+
+Unit BORDER stands before the first unit and behind the last. Self-attention is causal and has rotary positions;
+attention to the trunk's states sees those that exist. So a logit depends neither on later units nor on padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtl.layers.encoder import FeedForward, attend, padding_mask, rotate
+
+BORDER = 0  # begins and ends every sequence; the number that the blank has among CTC's units
+Pair = tuple[Tensor, Tensor]  # keys and values, each (B, H, L, D/H)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Shape, training and search of a decoder.
+
+    smoothing: share of a target's probability that is spread over all units (Szegedy et al. 2016).
+    beam: hypotheses kept in the search. length_penalty: alpha of Wu et al. 2016; 0 prefers short ones.
+    longest: units that a sequence may have, its end not counted.
+    """
+
+    blocks: int = 2
+    heads: int = 4
+    expansion: int = 4
+    dropout: float = 0.1
+    smoothing: float = 0.1
+    beam: int = 4
+    length_penalty: float = 0.6
+    longest: int = 128
+
+
+@dataclass(frozen=True)
+class State:
+    """What decoding keeps between steps: mask (B, 1, 1, T); of each block, the trunk's states and the units so far."""
+
+    mask: Tensor
+    memory: tuple[Pair, ...]
+    past: tuple[Pair | None, ...]
+
+    def select(self, rows: Tensor) -> State:
+        """The state of those rows (N,), in that order, of which some may be there several times."""
+        return State(
+            self.mask[rows],
+            tuple((key[rows], value[rows]) for key, value in self.memory),
+            self.select_past(rows).past,
+        )
+
+    def select_past(self, rows: Tensor) -> State:
+        """Other units before the same recordings: what a search needs when it drops one hypothesis for another."""
+        return replace(self, past=tuple(None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.past))
+
+
+class CausalAttention(nn.Module):
+    """Multi-head attention of each unit to itself and those before it, without the residual."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, 3 * width)
+        self.merge = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, past: Pair | None = None) -> tuple[Tensor, Pair]:
+        """x (B, L, D) -> (B, L, D), and the keys and values of all units so far, those of `past` first."""
+        batch, length, width = x.shape
+        parts = self.project(self.norm(x)).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
+        start = 0 if past is None else past[0].shape[2]
+        query, key = rotate(query, start), rotate(key, start)
+        if past is not None:
+            key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
+        mask = torch.ones(length, start + length, dtype=torch.bool, device=x.device).tril(start)
+        attended = attend(query, key, value, mask)
+        return self.dropout(self.merge(attended.transpose(1, 2).reshape(batch, length, width))), (key, value)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of each unit to the trunk's states, without the residual."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)  # softmax would not see a bias, and Adam would move it by noise
+        self.value = nn.Linear(width, width)
+        self.merge = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def memory(self, hidden: Tensor) -> Pair:
+        """Keys and values of the states (B, T, D), which are the same at every step."""
+        batch, frames, width = hidden.shape
+        shape = (batch, frames, self.heads, width // self.heads)
+        return self.key(hidden).view(shape).transpose(1, 2), self.value(hidden).view(shape).transpose(1, 2)
+
+    def forward(self, x: Tensor, memory: Pair, mask: Tensor) -> Tensor:
+        """x (B, L, D), mask (B, 1, 1, T) -> (B, L, D)."""
+        batch, length, width = x.shape
+        query = self.query(self.norm(x)).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+        attended = attend(query, *memory, mask)
+        return self.dropout(self.merge(attended.transpose(1, 2).reshape(batch, length, width)))
+
+
+class DecoderBlock(nn.Module):
+    """Causal attention, attention to the states, feed-forward; each with its norm before it and a residual."""
+
+    def __init__(self, width: int, config: DecoderConfig) -> None:
+        super().__init__()
+        self.itself = CausalAttention(width, config.heads, config.dropout)
+        self.cross = CrossAttention(width, config.heads, config.dropout)
+        self.feed = FeedForward(width, config.expansion, config.dropout)
+
+    def forward(self, x: Tensor, memory: Pair, mask: Tensor, past: Pair | None) -> tuple[Tensor, Pair]:
+        attended, past = self.itself(x, past)
+        x = x + attended
+        x = x + self.cross(x, memory, mask)
+        return x + self.feed(x), past
+
+
+class Decoder(nn.Module):
+    """units: size of the vocabulary, BORDER included."""
+
+    def __init__(self, units: int, width: int, config: DecoderConfig) -> None:
+        super().__init__()
+        self.scale = width**0.5
+        self.embedding = nn.Embedding(units, width)  # of what is read, and for what is written (Press and Wolf 2017)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.dropout = nn.Dropout(config.dropout)
+        self.memory_norm = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(DecoderBlock(width, config) for _ in range(config.blocks))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, hidden: Tensor, lengths: Tensor, units: Tensor) -> Tensor:
+        """Logits (B, L, V) of what follows each unit: hidden (B, T, D), lengths (B,); units (B, L), BORDER first."""
+        return self._run(units, self.begin(hidden, lengths))[0]
+
+    def begin(self, hidden: Tensor, lengths: Tensor) -> State:
+        """The state before the first step."""
+        hidden = self.memory_norm(hidden)
+        memory = tuple(block.cross.memory(hidden) for block in self._blocks())
+        mask = padding_mask(lengths, hidden.shape[1])[:, None, None, :]
+        return State(mask, memory, (None,) * len(memory))
+
+    def step(self, units: Tensor, state: State) -> tuple[Tensor, State]:
+        """Log-probabilities (B, V), fp32, of what follows the last unit of each row (B,), and the state behind it."""
+        logits, past = self._run(units[:, None], state)
+        return torch.log_softmax(logits[:, 0].float(), dim=-1), replace(state, past=past)
+
+    def _run(self, units: Tensor, state: State) -> tuple[Tensor, tuple[Pair, ...]]:
+        x = self.dropout(self.embedding(units) * self.scale)
+        past = []
+        for block, memory, before in zip(self._blocks(), state.memory, state.past, strict=True):
+            x, seen = block(x, memory, state.mask, before)
+            past.append(seen)
+        return F.linear(self.norm(x), self.embedding.weight), tuple(past)
+
+    def _blocks(self) -> list[DecoderBlock]:
+        return [block for block in self.blocks if isinstance(block, DecoderBlock)]

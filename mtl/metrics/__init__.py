@@ -1,0 +1,1 @@
+"""Metrics of tasks, from counts per utterance; floors and bootstrap."""

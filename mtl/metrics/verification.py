@@ -1,0 +1,146 @@
+"""Speaker verification: are two recordings the same voice? Trials, equal error rate, detection cost.
+
+    counts = verification_counts(rows, predictions)              # {row: (2 x BINS,)}: each speaker's trials, at one row
+    100 * equal_error_rate(*np.split(sum(counts.values()), 2))
+
+The score of a trial is the cosine of two voices (`Prediction.voice`). Trials come from the rows' column `trials`, where
+a corpus brings a list, or are built: the first UTTERANCES recordings of each speaker, in an order by hash, are paired
+with each other (targets), and recording k of each speaker with recording k of every other speaker of the same
+corpus and language (non-targets). Nothing is drawn: the same rows give the same trials.
+
+Only the order of the scores decides, so each score is kept as the place of its value among all values of the
+evaluation, BINS places at most. Counts of trials per place add up over speakers, and a bootstrap over them draws
+speakers.
+
+Only voices that training never heard are judged: an open set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mtl.inference.predictor import Prediction
+
+UTTERANCES = 6  # of each speaker in trials that are built: up to 15 target trials
+BINS = 1000  # places that scores fall into; with as many different scores or fewer, every figure is exact
+P_TARGET = 0.05  # prior of a target in the detection cost, with C_miss = C_fa = 1 (VoxSRC's evaluation plan)
+
+
+class Trial(NamedTuple):
+    """Positions of two rows, and whether they are one speaker."""
+
+    enrolled: int
+    tested: int
+    target: bool
+
+
+def verification_counts(
+    rows: Sequence[Mapping[str, Any]], predictions: Sequence[Prediction], known: Collection[str] = ()
+) -> dict[int, np.ndarray]:
+    """Counts (2 x BINS,) of target and of non-target trials by place of their score, lowest first.
+
+    known: speakers of the training rows, whose trials are left out. A trial counts for the speaker of its first row,
+    whose counts stand at the first row of that speaker. Empty where there is not a trial of each kind.
+    """
+    voices = {
+        position: np.asarray(prediction.voice, dtype=np.float64)
+        for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True))
+        if prediction.voice is not None and row.get("speaker") is not None and row["speaker"] not in known
+    }
+    trials = listed_trials(rows, voices) or built_trials(rows, voices)
+    if len({trial.target for trial in trials}) < 2:
+        return {}
+    units = {position: voice / max(float(np.linalg.norm(voice)), 1e-12) for position, voice in voices.items()}
+    scores = np.array([float(units[trial.enrolled] @ units[trial.tested]) for trial in trials])
+    places = places_of(scores)
+    home: dict[tuple[Any, Any], int] = {}
+    for position in sorted(voices, key=lambda position: str(rows[position].get("id"))):
+        home.setdefault((rows[position].get("corpus"), rows[position]["speaker"]), position)
+    counts: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(2 * BINS))
+    for trial, place in zip(trials, places.tolist(), strict=True):
+        row = rows[trial.enrolled]
+        counts[home[row.get("corpus"), row["speaker"]]][place + (0 if trial.target else BINS)] += 1
+    return dict(sorted(counts.items()))
+
+
+def listed_trials(rows: Sequence[Mapping[str, Any]], voices: Collection[int]) -> list[Trial]:
+    """What the rows' `trials` say: "1 ID" for a target, "0 ID" for another voice; ids within the row's corpus.
+
+    A trial whose other recording is not among the rows is left out.
+    """
+    place = {str(rows[position].get("id")): position for position in voices}
+    found = []
+    for position in sorted(voices):
+        for text in rows[position].get("trials") or ():
+            label, _, other = text.partition(" ")
+            tested = place.get(f"{rows[position].get('corpus')}/{other}")
+            if tested is not None:
+                found.append(Trial(position, tested, label == "1"))
+    return found
+
+
+def built_trials(rows: Sequence[Mapping[str, Any]], voices: Collection[int]) -> list[Trial]:
+    """Targets and non-targets as the module says, of speakers with two recordings or more."""
+    by_speaker: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for position in sorted(voices, key=lambda position: _order(rows[position])):
+        row = rows[position]
+        by_speaker[str(row.get("corpus")), str(row.get("language"))][str(row["speaker"])].append(position)
+    found = []
+    for speakers in by_speaker.values():
+        chosen = {name: speakers[name][:UTTERANCES] for name in sorted(speakers) if len(speakers[name]) > 1}
+        for positions in chosen.values():
+            found += [Trial(one, other, True) for one, other in combinations(positions, 2)]
+        for ours, theirs in combinations(chosen.values(), 2):
+            for number, (one, other) in enumerate(zip(ours, theirs, strict=False)):
+                # By turns at one speaker and the other, so that neither owns all that they share.
+                found.append(Trial(one, other, False) if number % 2 == 0 else Trial(other, one, False))
+    return found
+
+
+def _order(row: Mapping[str, Any]) -> bytes:
+    return hashlib.blake2b(f"trials/{row.get('id')}".encode(), digest_size=8).digest()
+
+
+def places_of(scores: np.ndarray) -> np.ndarray:
+    """(N,) places from 0, equal scores in equal places; beyond BINS different scores, neighbours share one."""
+    values, rank = np.unique(scores, return_inverse=True)
+    return rank if len(values) <= BINS else rank * BINS // len(values)
+
+
+def error_rates(targets: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rates of misses and false alarms (..., P + 1) at every threshold, from counts by place (..., P).
+
+    Threshold t accepts what lies at place t or above: at 0 everything is accepted, at P nothing.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        misses = np.cumsum(targets, axis=-1) / targets.sum(axis=-1, keepdims=True)
+        alarms = 1 - np.cumsum(others, axis=-1) / others.sum(axis=-1, keepdims=True)
+    start = np.zeros((*targets.shape[:-1], 1))
+    return np.concatenate((start, misses), axis=-1), np.concatenate((start + 1, alarms), axis=-1)
+
+
+def equal_error_rate(targets: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Where misses and false alarms are as frequent (...,), on straight lines between the thresholds (..., P)."""
+    misses, alarms = error_rates(targets, others)
+    gap = misses - alarms  # rises from -1 to 1
+    after = np.argmax(gap >= 0, axis=-1)[..., None]
+    before = np.maximum(after - 1, 0)
+    low, high = (np.take_along_axis(gap, at, axis=-1) for at in (before, after))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(high > low, -low / (high - low), 0.0)
+    first, second = (np.take_along_axis(misses, at, axis=-1) for at in (before, after))
+    rate = (first + share * (second - first))[..., 0]
+    return np.where(np.isfinite(misses[..., -1]) & np.isfinite(alarms[..., -1]), rate, np.nan)
+
+
+def detection_cost(targets: np.ndarray, others: np.ndarray, p_target: float = P_TARGET) -> np.ndarray:
+    """The lowest cost over all thresholds, 1 being that of an answer without listening (NIST's normalised minDCF)."""
+    misses, alarms = error_rates(targets, others)
+    cost = (p_target * misses + (1 - p_target) * alarms).min(axis=-1) / min(p_target, 1 - p_target)
+    return np.where(np.isfinite(misses[..., -1]) & np.isfinite(alarms[..., -1]), cost, np.nan)

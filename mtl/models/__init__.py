@@ -1,0 +1,1 @@
+"""The joint model and its configuration."""

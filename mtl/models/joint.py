@@ -1,0 +1,387 @@
+"""The joint model: two front-ends, one trunk, one head per task.
+
+model = build_model(config, codec)
+losses = model.losses(batch)             # {task: (sum, count)}, of the tasks that the batch is labelled for
+paths = model.predict(batch)             # {task: one prediction per row}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mtl.decoding.alignment import viterbi, word_spans
+from mtl.decoding.greedy import Path, best_path
+from mtl.heads import Head, States, Words, build_heads
+from mtl.heads.classification import Classification
+from mtl.heads.mel import Mel
+from mtl.heads.transcript import Transcript
+from mtl.heads.translation import Translation
+from mtl.inputs.batch import IGNORE, Batch, collate
+from mtl.inputs.codec import Codec
+from mtl.inputs.frontends import AudioFrontend, TextFrontend, drop_shares
+from mtl.inputs.tts import Spoken
+from mtl.layers.encoder import Encoder
+from mtl.layers.gradient_reversal import reverse
+from mtl.models.asr_hypotheses import Heard, choose, placed, read, readable, tags_at, tags_of
+from mtl.models.config import ModelConfig
+from mtl.models.consistency import misheard
+from mtl.models.domains import Domains
+from mtl.sharing import TRUNKS, Trunk
+from mtl.spec import PHONES, SOUND, first_with_answer, with_answer, with_context
+from mtl.spec import task as task_spec
+from mtl.tts.acoustic_model import Manner, PhoneFrontend
+
+Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
+
+
+class SpeechModel(nn.Module):
+    def __init__(self, config: ModelConfig, codec: Codec) -> None:
+        super().__init__()
+        self.config, self.codec = config, codec
+        self.audio = AudioFrontend(config.bins, config.width, config.subsampling, config.dropout)
+        self.text = TextFrontend(
+            drop_shares(len(codec.words), codec.counts, config.word_dropout, config.rare_words),
+            len(codec.characters),
+            config.width,
+            config.dropout,
+            config.lstm,
+        )
+
+        def encoder(blocks: int | None = None) -> Encoder:
+            return Encoder(
+                blocks=config.blocks if blocks is None else blocks,
+                width=config.width,
+                heads=config.heads,
+                kernel=config.kernel,
+                expansion=config.expansion,
+                dropout=config.dropout,
+                hidden=config.hidden,
+            )
+
+        self.trunk: Trunk = TRUNKS[config.sharing](
+            tasks=config.tasks,
+            encoder=encoder,
+            width=config.width,
+            dropout=config.dropout,
+            strength=config.strength,
+            distance=config.distance,
+            experts=config.experts,
+            shared_experts=config.shared_experts,
+            expert_blocks=config.expert_blocks,
+            bottleneck=config.bottleneck,
+            graph=config.graph,
+        )
+        self.tasks = build_heads(config, codec)
+        self.recogniser = first_with_answer(config.tasks, "text")  # name of the task, None where there is none
+        self.tagger = first_with_answer(config.tasks, "tags")
+        self.listening = False  # to itself; see mtl.models.consistency
+        self.domains: Domains | None = None
+        if config.domains.on:  # last, so that all else starts as it does without them
+            self.domains = Domains(len(codec.domains), config.width, config.domains, config.dropout)
+        self.phones: PhoneFrontend | None = None
+        self.manner: Manner | None = None
+        if codec.speech is not None and set(with_answer("speech")) & set(config.tasks):
+            self.phones = PhoneFrontend(len(codec.speech.phones), config.width, config.dropout)
+            self.manner = Manner(len(codec.speech.speakers), len(codec.speech.emotions), config.width)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def task(self, name: str) -> Head:
+        return cast(Head, self.tasks[name])
+
+    def lengths(self, batch: Batch) -> Tensor:
+        """(B,) states of each row behind its front-end."""
+        if batch.feature_lengths is None:
+            return batch.word_lengths
+        return self.audio.lengths(batch.feature_lengths)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Labelled items per task, known before any forward pass."""
+        lengths = self.lengths(batch)
+        found = {name: self.task(name).count(batch, lengths) for name in self._tasks_of(batch)}
+        if self._reads(batch):  # each recording with a transcript once more, as a sentence
+            sentences = readable(batch, self._recogniser().alignable(batch, lengths))
+            for name in self._tasks_of(sentences):
+                found[name] = found[name] + self.task(name).count(sentences, sentences.word_lengths)
+        return found
+
+    def _tasks_of(self, batch: Batch) -> list[str]:
+        there = {batch.group: True, PHONES: batch.spoken is not None, SOUND: batch.waves is not None}
+        groups = {group for group, known in there.items() if known}
+        return [name for name in self.config.tasks if groups.intersection(self.task(name).groups)]
+
+    def _reads(self, batch: Batch) -> bool:
+        return self.config.read and batch.group == "audio" and self.recogniser is not None
+
+    def _recogniser(self) -> Transcript:
+        assert self.recogniser is not None, "asked for where words are recognised"
+        return cast(Transcript, self.task(self.recogniser))
+
+    def encode(self, batch: Batch, tasks: Iterable[str]) -> dict[str, States]:
+        """The trunk's states for the named tasks."""
+        spectrum = None
+        if batch.features is None or batch.feature_lengths is None:
+            x, lengths = self.text(batch.words, batch.characters, batch.word_lengths)
+        else:
+            x, lengths, spectrum = self.audio(batch.features, batch.feature_lengths)
+        if self.domains is None or batch.features is None:
+            hidden = self.trunk(x, lengths, tuple(tasks))
+        else:
+            domains = self.domains.given(batch.domains)
+            hidden = self.trunk(self.domains.enter(x, domains), lengths, tuple(tasks))
+            hidden = self.domains.leave(hidden, domains)
+        found = {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
+        remembering = tuple(with_context(found))
+        for task, before in self._remember(batch, remembering).items():
+            found[task] = replace(found[task], context=before, context_lengths=batch.context_lengths)
+        return found
+
+    def encode_phones(self, spoken: Spoken, tasks: Iterable[str]) -> dict[str, States]:
+        """The trunk's states of phones, for tasks that speak; every row has some."""
+        assert self.phones is not None, "there are phones only where something speaks"
+        assert self.manner is not None, "and somebody"
+        hidden = self.trunk(self.phones(spoken.phones), spoken.lengths, tuple(tasks))
+        manner = self.manner(spoken.speakers, spoken.emotions)
+        return {task: States(state, spoken.lengths, manner=manner) for task, state in hidden.items()}
+
+    def _remember(self, batch: Batch, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        """The trunk's states (B, C, D) of the words of the turns before, for the tasks that ask for them.
+
+        Rows without context are left out of the trunk, which knows no row of length zero; theirs are zeros.
+        """
+        if batch.context is None or batch.context_characters is None or batch.context_lengths is None or not tasks:
+            return {}
+        rows = batch.context_lengths.nonzero()[:, 0]
+        lengths = batch.context_lengths[rows]
+        x, lengths = self.text(batch.context[rows], batch.context_characters[rows], lengths)
+        return {
+            task: states.new_zeros(len(batch), *states.shape[1:]).index_copy(0, rows, states)
+            for task, states in self.trunk(x, lengths, tasks).items()
+        }
+
+    def losses(self, batch: Batch, labelled: Sequence[str] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """Summed loss and count of each task that has labels in this batch: `labelled`, where that is known."""
+        if labelled is None:
+            labelled = [name for name, count in self.counts(batch).items() if count > 0]
+        reads = self._reads(batch) and any("text" in self.task(name).groups for name in labelled)
+        tagged = batch.group == "audio" and self.tagger in labelled
+        recogniser = self.recogniser if reads or tagged else None  # where each recording's words are asked for
+        if tagged and recogniser is None:
+            raise ValueError(f"{self.tagger} in audio needs a task that recognises words and says where they are")
+        speaking, sounding = (
+            [name for name in labelled if group in self.task(name).groups] for group in (PHONES, SOUND)
+        )
+        labelled = [name for name in labelled if name not in (*speaking, *sounding)]
+        # Its states are asked for where its loss is not, too: a stage of a curriculum may leave it out.
+        asked = [*labelled, recogniser] if recogniser is not None and recogniser not in labelled else labelled
+        states = self.encode(batch, asked) if asked else {}
+        heard = self.training_words(states[recogniser], batch) if recogniser is not None else []
+        if tagged and self.tagger is not None:
+            states[self.tagger] = replace(states[self.tagger], words=self._tagged(heard, batch, self.tagger))
+        found = {name: self._loss(name, states[name], batch) for name in labelled}
+        if reads and recogniser is not None:
+            self._read_too(found, batch, states[recogniser], heard)
+        if speaking and batch.spoken is not None:
+            said = batch.rows(batch.spoken.lengths.nonzero()[:, 0])
+            assert said.spoken is not None, "it was there before"
+            for name, state in self.encode_phones(said.spoken, speaking).items():
+                found[name] = self._spoken_loss(name, state, said)
+        if sounding and batch.features is not None and batch.feature_lengths is not None:
+            given = States(batch.features, batch.feature_lengths)
+            found |= {name: self.task(name).loss(given, batch) for name in sounding}
+        return found
+
+    def _loss(self, name: str, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A task's own loss, its gradient turned round where what is shared is to forget it."""
+        if strength := dict(self.config.reversal).get(name):
+            states = replace(states, hidden=reverse(states.hidden, strength))
+        return self.task(name).loss(states, batch)
+
+    def _spoken_loss(self, name: str, states: States, said: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of a task that speaks, what the model hears in its log-mels among it, if that is asked for."""
+        if name != "mel" or not self.config.consistency or said.spoken is None:
+            return self.task(name).loss(states, said)
+        mel = cast(Mel, self.task(name))
+        made, lengths = mel(states, said.spoken)
+        loss, count = mel.error(made, lengths, said)
+        wrong = misheard(self, mel.raised(made), lengths, said)
+        return loss + self.config.consistency * (wrong * lengths).sum(), count
+
+    def _read_too(
+        self, found: dict[str, tuple[Tensor, Tensor]], batch: Batch, states: States, heard: list[Heard]
+    ) -> None:
+        """Adds the losses of the recordings' words to those of their sound."""
+        rows = self._recogniser().alignable(batch, states.lengths)
+        sentences = readable(batch, rows)
+        names = [name for name in found if name in self._tasks_of(sentences)]
+        counts = {name: self.task(name).count(sentences, sentences.word_lengths) for name in names}
+        if not names or not rows.any():
+            return
+        text = read(batch, rows, heard, self.codec, self.tagger)
+        for name, state in self.encode(text, names).items():
+            loss, count = found[name]
+            found[name] = loss + self._loss(name, state, text)[0], count + counts[name]
+
+    def training_words(self, states: States, batch: Batch) -> list[Heard]:
+        """What each recording is trained on: its true words, by the recogniser's Viterbi path, or those that its best
+        path gives."""
+        recogniser = self._recogniser()
+        with torch.no_grad():
+            log_probs = recogniser.log_probs(states)
+        units, lengths = recogniser.targets(batch)
+        frames = viterbi(log_probs, states.lengths, units, lengths)
+        names = self.codec.labels.get(self.tagger or "", ())
+        tagged = None if self.tagger is None else batch.targets.get(self.tagger)
+        rows = []
+        for row, (numbers, length) in enumerate(zip(units.cpu(), lengths.tolist(), strict=True)):
+            spans = word_spans(self.codec.units.pieces(numbers[:length].tolist()), frames[row, :length])
+            tags = None if tagged is None else tags_at(tagged.values[row], int(batch.word_lengths[row]), names)
+            rows.append(Heard(spans, tags, False))
+        if not self.config.recognised:
+            return rows
+        drawn = torch.rand(len(rows)) < self.config.recognised
+        paths = best_path(log_probs, states.lengths)
+        for row in drawn.nonzero()[:, 0].tolist():
+            pieces = self.codec.units.pieces(paths[row].units.tolist())
+            rows[row] = choose(rows[row], word_spans(pieces, paths[row].frames), self.config.error_limit)
+        return rows
+
+    def _tagged(self, heard: list[Heard], batch: Batch, tagger: str) -> Words:
+        """The words' places; their tags too, where some of them are not the true ones."""
+        true = batch.targets[tagger].values
+        spans, width = [one.spans for one in heard], true.shape[1]
+        if not any(one.recognised for one in heard):
+            return placed(spans, width, true.device)
+        width = max(width, *map(len, spans))
+        words = placed(spans, width, true.device)
+        there = self._recogniser().alignable(batch, self.lengths(batch))
+        tags = tags_of(heard, self.codec.labels[tagger], width).to(true.device)
+        return replace(words, tags=tags.masked_fill(~there[:, None], IGNORE))
+
+    @torch.no_grad()
+    def predict(
+        self, batch: Batch, recogniser: Recogniser | None = None, reread: bool = False, search: bool = False
+    ) -> dict[str, list[Any]]:
+        """Decoded predictions of every task that listens to this batch's input group.
+
+        recogniser: in place of the best path. reread: intent and the like of a recording are taken from its sound and
+        from its recognised words together, as a product of the two views' probabilities. search: a translation is the
+        best of a beam search, in place of the likeliest unit at every step.
+
+        "transcript": Paths; "words": (word, first frame, last frame) lists; "slots": (tags, probabilities);
+        "translation": Generated; "voice": the speaker's embedding (D,); the rest: (class, probability).
+        """
+        tasks = [name for name in self.config.tasks if batch.group in self.task(name).groups]
+        states = self.encode(batch, tasks) if tasks else {}
+        found: dict[str, list[Any]] = {}
+        if (transcript := self.recogniser) in states and transcript is not None:
+            heard, state = self._recogniser(), states[transcript]
+            if recogniser is None:
+                found[transcript] = heard.decode(state)
+            else:
+                found[transcript] = recogniser(heard.log_probs(state), state.lengths)
+            found["words"] = [
+                word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in found[transcript]
+            ]
+        second = self._reread(found["words"], batch) if reread and "words" in found else {}
+        for name in tasks:
+            if name == self.tagger and batch.group == "audio":
+                if "words" not in found:
+                    continue
+                most = max(1, *(len(row) for row in found["words"]))
+                words = placed(found["words"], most, self.device)
+                states[name] = replace(states[name], words=words)
+            if name in second:
+                found[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
+            elif isinstance(head := self.task(name), Translation):
+                found[name] = head.decode(states[name], search)
+            elif name != self.recogniser:
+                found[name] = self.task(name).decode(states[name])
+        for name in states:
+            if task_spec(name).open_set:
+                found["voice"] = list(cast(Classification, self.task(name)).embed(states[name]).cpu().numpy())
+        return found
+
+    def _reread(self, rows: list[list[tuple[str, int, int]]], batch: Batch) -> dict[str, Tensor]:
+        """Logits (B, classes) that the text front-end gives for recognised words; zeros for a row without any.
+
+        batch: what was heard, for the turns before it.
+        """
+        heard = [row for row, words in enumerate(rows) if words]
+        tasks = [
+            name
+            for name in self.config.tasks
+            if isinstance(head := self.task(name), Classification) and "text" in head.groups
+        ]
+        if not heard or not tasks:
+            return {}
+        tokens = [[word for word, _, _ in rows[row]] for row in heard]
+        sentences = collate([self.codec.encode({"tokens": words}) for words in tokens]).to(self.device)
+        sentences = sentences.remembering(batch, torch.tensor(heard, device=self.device))
+        found = {}
+        for name, states in self.encode(sentences, tasks).items():
+            logits = cast(Classification, self.task(name)).logits(states).float()
+            found[name] = logits.new_zeros(len(rows), logits.shape[1]).index_copy(
+                0, torch.tensor(heard, device=logits.device), logits
+            )
+        return found
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The trunk's shared ones: where tasks' gradients are compared. The front-ends follow what is decided there."""
+        return [parameter for part in self.shared_parts().values() for parameter in part]
+
+    def front_parameters(self) -> list[nn.Parameter]:
+        """Those before the trunk, which all tasks share."""
+        return [parameter for part in self.front_parts().values() for parameter in part]
+
+    @contextmanager
+    def entries(self) -> Iterator[list[Tensor]]:
+        """The trunk's inputs (B, T, D), one for each forward pass within the block, with their graphs.
+
+        But for those while it is held: what goes through it then is on the way to another task's own loss.
+        """
+        found: list[Tensor] = []
+
+        def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if not self.listening:
+                found.append(arguments[0])
+
+        with self.trunk.register_forward_pre_hook(enter):
+            yield found
+
+    def shared_parts(self) -> dict[str, list[nn.Parameter]]:
+        """`shared_parameters` by the part of the trunk that they lie in: its blocks, then the rest.
+
+        Behind it lie the adapters of domains, where there are any.
+        """
+        shared = {id(p) for p in self.trunk.shared_parameters()}
+        parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.trunk.named_parameters():
+            if id(parameter) in shared:
+                parts.setdefault(self.trunk.part(name), []).append(parameter)
+        found = {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
+        behind = self.domains.exit_parameters() if self.domains is not None else []
+        return {**found, "domains": behind} if behind else found
+
+    def front_parts(self) -> dict[str, list[nn.Parameter]]:
+        """`front_parameters` by input group; what is told of domains before the trunk is told of audio alone."""
+        domains = self.domains.entry_parameters() if self.domains is not None else []
+        parts = {"audio": [*self.audio.parameters(), *domains], "text": list(self.text.parameters())}
+        return parts if self.phones is None else {**parts, "phones": list(self.phones.parameters())}
+
+    def penalty(self) -> Tensor:
+        """The trunk's own loss, such as the distance between softly shared encoders."""
+        return self.trunk.penalty()
+
+
+def build_model(config: ModelConfig, codec: Codec) -> SpeechModel:
+    """A freshly initialised model; seed torch before for the same weights again."""
+    return SpeechModel(config, codec)

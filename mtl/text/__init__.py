@@ -1,0 +1,1 @@
+"""Normalisation, units and verbalisation of text. No model."""

@@ -1,0 +1,1 @@
+"""The training loop: fit, gradients of a step, parallelism, checkpoints, curriculum."""

@@ -1,0 +1,1 @@
+"""Parts of synthesis: phonemes, prosody features, acoustic model, vocoder, alignment."""

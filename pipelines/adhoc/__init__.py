@@ -1,0 +1,1 @@
+"""Requests between nights: predict, evaluate, synthesise."""

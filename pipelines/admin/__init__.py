@@ -1,0 +1,1 @@
+"""The machine and what a root holds: checks, listings, local servers."""

@@ -1,0 +1,292 @@
+"""What is wrong with this machine: a list of checks, each with what was found and what to do about it.
+
+    for check in examine("motet-root"):
+        print(check.state, check.name, check.found, check.advice)
+
+Nothing is changed, and nothing is started but short child processes: a library that does not import
+must not take the doctor with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+from pipelines.core.environment import QUIET
+from pipelines.core.redaction import redact
+
+MIN_PYTHON = (3, 11)
+OK, WARN, FAIL = "ok", "warn", "fail"
+MIN_CORES, MIN_MEMORY_GB, MIN_DISK_GB = 2, 6.0, 5.0  # what the demo takes, with room to spare
+PORTS = {"Prefect": 4200, "MLflow": 5000, "Ray dashboard": 8265}
+IMPORT_SECONDS = 120
+
+# What each import proves. Prefect's and MLflow's servers break with other versions of fastapi than their clients do.
+IMPORTS = {
+    "torch": "import torch; print(torch.__version__)",
+    "ray": "import ray.train, ray.tune; print(ray.__version__)",
+    "prefect": "import prefect.server.api.server; print(prefect.__version__)",
+    "mlflow": "import mlflow.server; print(mlflow.__version__)",
+    "audio": "import soundfile, soxr; print('soundfile', soundfile.__version__, soundfile.__libsndfile_version__)",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. state: ok, warn (works, with a limit) or fail (some command cannot work)."""
+
+    name: str
+    state: str
+    found: str
+    advice: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def examine(root: str) -> list[Check]:
+    """Every check, in the order in which a person would mend them."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        imports = [pool.submit(importable, name, code) for name, code in IMPORTS.items()]
+        servers = pool.submit(configured_servers)
+        first = [python(), cores(), memory(), disk(root), versions(), accelerator(), espeak(), store(root)]
+        checks = [*first, *(found.result() for found in imports), *registry(root), *servers.result(), *ports()]
+    return [replace(check, found=redact(check.found), advice=redact(check.advice)) for check in checks]
+
+
+def python() -> Check:
+    found = f"{sys.version.split()[0]} at {sys.executable}"
+    if sys.version_info < MIN_PYTHON:
+        return Check("python", FAIL, found, "Motet needs Python 3.11 or later")
+    return Check("python", OK, found)
+
+
+def cores() -> Check:
+    count = available_cores()
+    if count < MIN_CORES:
+        return Check("cores", WARN, f"{count}", f"the demo's times are for {MIN_CORES} cores; it will take longer")
+    return Check("cores", OK, f"{count}")
+
+
+def available_cores() -> int:
+    """Cores this process may use, which in a container are fewer than the machine has."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read("/sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit():
+        return max(1, min(affinity, int(quota[0]) // int(quota[1])))
+    return affinity
+
+
+def memory() -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    gigabytes = min(total, int(limit) if limit.isdigit() else total) / 1e9
+    if gigabytes < MIN_MEMORY_GB:
+        return Check(
+            "memory", WARN, f"{gigabytes:.1f} GB", f"the demo wants {MIN_MEMORY_GB:g} GB; take a smaller recipe"
+        )
+    return Check("memory", OK, f"{gigabytes:.1f} GB")
+
+
+def disk(root: str) -> Check:
+    folder = Path.cwd() if "://" in root else _nearest_existing(Path(root))
+    free = shutil.disk_usage(folder).free / 1e9
+    state = OK if free >= MIN_DISK_GB else WARN
+    return Check(
+        "disk",
+        state,
+        f"{free:.0f} GB free at {folder}",
+        "" if state == OK else f"free {MIN_DISK_GB:g} GB, or give another --root",
+    )
+
+
+def versions() -> Check:
+    """Whether what is installed fits the bounds that Motet itself declares."""
+    from packaging.requirements import Requirement
+
+    try:
+        required = metadata.requires("motet") or []
+    except metadata.PackageNotFoundError:
+        return Check("versions", WARN, "motet is not installed", "run `make setup`, or pip install -e .")
+    wrong = []
+    for requirement in map(Requirement, required):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{requirement} is missing")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{requirement.name} is {installed}, expected {requirement.specifier}")
+    if wrong:
+        return Check("versions", FAIL, "; ".join(wrong), "pip install -r requirements.lock")
+    return Check("versions", OK, f"{len(required)} requirements of motet {metadata.version('motet')} hold")
+
+
+def accelerator() -> Check:
+    code = (
+        "import torch\n"
+        "names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]\n"
+        "if names: torch.ones(8, device='cuda').sum().item()\n"
+        "print(', '.join(names) or 'none: training runs on the CPU')"
+    )
+    done = _child(code)
+    if done.returncode:
+        return Check("gpu", FAIL, _last_line(done.stderr), "the driver and this torch build do not fit; see nvidia-smi")
+    return Check("gpu", OK, _last_line(done.stdout))
+
+
+def espeak() -> Check:
+    code = "import espeakng_loader as e, ctypes; ctypes.CDLL(e.get_library_path()); print(e.get_data_path())"
+    done = _child(code)
+    if done.returncode:
+        return Check(
+            "espeak", WARN, _last_line(done.stderr), 'only the embedded corpus needs it: pip install "motet[espeak]"'
+        )
+    return Check("espeak", OK, "eSpeak NG library and voices found")
+
+
+def store(root: str) -> Check:
+    """Writable, and a manifest cannot be overwritten by a second writer."""
+    from pipelines.storage.store import Store
+
+    fresh = "://" not in root and not Path(root).exists()
+    try:
+        Store(root).probe()
+    except Exception as error:  # whatever a file system or an object store may raise is what a person must read
+        return Check("store", FAIL, f"{root}: {error}", "give another --root, or mend its permissions or credentials")
+    finally:
+        if fresh and Path(root).is_dir():
+            shutil.rmtree(root, ignore_errors=True)  # the probe made it, and nothing else
+    return Check("store", OK, f"{root} is writable, and commits are conditional")
+
+
+def registry(root: str) -> Iterator[Check]:
+    """Whether MLflow has what the ledgers say, and belongs to this root. A root without ledgers is not looked at."""
+    from pipelines.registry.tracking import home_folder, is_embedded
+    from pipelines.storage.store import Store
+
+    try:
+        if not Store(root).list("manifests/ledger/"):
+            return
+        if is_embedded(root) and not (home_folder(root) / "mlflow.db").is_file():
+            advice = "set MLFLOW_TRACKING_URI to the server that it was trained with, or bring back mlflow.db"
+            yield Check("registry", WARN, f"{root} has ledgers of models and no MLflow", advice)
+            return
+        from pipelines.admin.listings import registry_problems
+
+        problems = registry_problems(root, None)
+    except Exception as error:  # a server that is away, or an MLflow that does not import, has a line of its own
+        yield Check("registry", FAIL, str(error), "start MLflow, or mend what is said of it above and below")
+        return
+    for problem in problems:
+        yield Check("registry", WARN, problem)
+    if not problems:
+        yield Check("registry", OK, "MLflow has the champions of the ledgers")
+
+
+def importable(name: str, code: str) -> Check:
+    try:
+        done = _child(code)
+    except subprocess.TimeoutExpired:
+        return Check(name, FAIL, f"import took more than {IMPORT_SECONDS} s", "is the disk very slow, or full?")
+    if done.returncode:
+        return Check(name, FAIL, _last_line(done.stderr), "pip install -r requirements.lock")
+    return Check(name, OK, _last_line(done.stdout))
+
+
+def configured_servers() -> list[Check]:
+    """The servers that the environment names, if any, must answer."""
+    addresses = {
+        "PREFECT_API_URL": lambda url: f"{url.rstrip('/')}/health",
+        "MLFLOW_TRACKING_URI": lambda url: f"{url.rstrip('/')}/health" if url.startswith("http") else "",
+    }
+    found = []
+    for variable, page in addresses.items():
+        value = os.environ.get(variable)
+        if value and page(value):
+            found.append(_answers(variable, value, page(value)))
+            if variable == "PREFECT_API_URL" and found[-1].state == OK:
+                found.append(schedules(value))
+    return found
+
+
+def schedules(api_url: str) -> Check:
+    """Whether the Prefect server creates the runs that its deployments are scheduled for."""
+    import httpx
+
+    from pipelines.admin.scheduler import ADVICE, unscheduled
+
+    try:
+        idle = unscheduled(api_url)
+    except httpx.HTTPError as error:
+        return Check("schedules", WARN, f"the Prefect server does not list its deployments: {error}")
+    if idle:
+        names = f"{', '.join(idle)}: a schedule is active, but no run is planned"
+        return Check("schedules", FAIL, names, f"{ADVICE} (wait a minute after deploying)")
+    return Check("schedules", OK, "every active schedule has a run to come")
+
+
+def ports() -> Iterator[Check]:
+    for name, port in PORTS.items():
+        if port_free(port):
+            yield Check(f"port {port}", OK, f"free for {name}")
+        else:
+            yield Check(
+                f"port {port}", WARN, f"taken; `motet up` will put {name} on the next free one", "or is it up already?"
+            )
+
+
+def port_free(port: int, host: str = "127.0.0.1") -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _answers(variable: str, value: str, page: str) -> Check:
+    import httpx
+
+    try:
+        httpx.get(page, timeout=5).raise_for_status()
+    except httpx.HTTPError as error:
+        return Check(
+            variable, FAIL, f"{value} does not answer: {error}", "start it (`motet up`), or unset the variable"
+        )
+    return Check(variable, OK, f"{value} answers")
+
+
+def _child(code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **QUIET}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=IMPORT_SECONDS, env=environment
+    )
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "no output"
+
+
+def _nearest_existing(path: Path) -> Path:
+    path = path.resolve()
+    return path if path.exists() else _nearest_existing(path.parent)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,289 @@
+"""Commands that show and tidy what there is: models, nights, datasets, recipes; the machine; local servers."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from pipelines.admin.listings import short_time
+from pipelines.cli.console import (
+    NUMBERS,
+    JsonOption,
+    NameArgument,
+    ReasonOption,
+    RecipeArgument,
+    RootOption,
+    SetOption,
+    app,
+    emit,
+    recipe_app,
+    table_of,
+    who,
+)
+from pipelines.core import environment
+
+
+@app.command()
+def leaderboard(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Name; all of them if left out.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Sort by it, e.g. transcript/wer.")] = None,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Registered versions with their test figures, the best first.
+
+    Example: `motet leaderboard assistant --metric transcript/wer`
+    """
+    from pipelines.admin.listings import leaderboard_rows, registry_problems
+
+    environment.prepare(root)
+    rows = leaderboard_rows(root, model, metric)
+    shown = [{**{key: row[key] for key in ("model", "version", "alias", "created")}, **row["metrics"]} for row in rows]
+    columns = list(dict.fromkeys(key for row in shown for key in row))
+    table = [{column: row.get(column) for column in columns} for row in shown]
+    emit(rows, as_json, table_of("", table, right=columns[4:]) if table else "no model yet; `motet nightly` makes one")
+    if not as_json:
+        for problem in registry_problems(root, model):
+            print(f"\nwarning: {problem}")
+
+
+@app.command()
+def rollback(
+    model: NameArgument,
+    reason: ReasonOption = "by hand",
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Makes the champion before this one champion again.
+
+    Example: `motet rollback assistant --reason "hears alarms as calls"`
+    """
+    from pipelines.registry.registry import Registry
+
+    environment.prepare(root)
+    line = Registry(root).rollback(model, reason, who())
+    emit(line.to_json(), as_json, f"{model} version {line.version} is champion again")
+
+
+@app.command()
+def adopt(
+    model: NameArgument,
+    reason: ReasonOption = "by hand",
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Makes this root the owner of a registered model that another root made, or an older state of this one.
+
+    Whoever is @champion in MLflow stays it, and the ledger of this root goes on from there. The other root is refused
+    from then on.
+
+    Example: `motet adopt assistant --reason "restored from the backup of Monday"`
+    """
+    from pipelines.registry.registry import Registry
+
+    environment.prepare(root)
+    line = Registry(root).adopt(model, reason, who())
+    champion = f"version {line.version} is champion" if line.version else "it has no champion"
+    emit(line.to_json(), as_json, f"{model} belongs to {root} now; {champion}")
+
+
+@app.command()
+def history(model: NameArgument, root: RootOption = environment.ROOT, as_json: JsonOption = False) -> None:
+    """The ledger: who was champion when, and why.
+
+    Example: `motet history assistant`
+    """
+    from pipelines.registry.ledger import ACTION_WORDS
+    from pipelines.registry.registry import Registry
+
+    environment.prepare(root)
+    lines = Registry(root).history(model)
+    shown = [
+        {
+            "number": line.number,
+            "time": short_time(line.time),
+            "did": ACTION_WORDS[line.action] if line.effective else f"{ACTION_WORDS[line.action]} (overtaken)",
+            "version": line.version or ("all" if line.action == "lost" else "none"),
+            "by": line.by,
+            "reason": line.reason,
+        }
+        for line in lines
+    ]
+    table = table_of("", shown, NUMBERS) if shown else f"{model} has no history in {root}"
+    emit([line.to_json() for line in lines], as_json, table)
+
+
+@app.command()
+def runs(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Name; all of them if left out.")] = None,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """The nights that have ended: verdict, primary figure, report.
+
+    Example: `motet runs assistant`
+    """
+    from pipelines.admin.listings import night_rows
+
+    rows = night_rows(root, recipe)
+    emit(
+        rows,
+        as_json,
+        table_of("", rows, NUMBERS) if rows else f"no night has ended in {root}; see `motet nightly --help`",
+    )
+
+
+@app.command()
+def versions(
+    dataset: Annotated[str | None, typer.Argument(metavar="[DATASET]", help="E.g. utterances/commands.")] = None,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Datasets of the store, or the versions of one.
+
+    Example: `motet versions utterances/commands`
+    """
+    from pipelines.admin.listings import version_rows
+
+    rows = version_rows(root, dataset)
+    emit(rows, as_json, table_of("", rows, NUMBERS) if rows else f"{root} holds no {dataset or 'dataset'}")
+
+
+@app.command()
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it, only say what would be.")] = False,
+    older_than: Annotated[
+        float, typer.Option("--older-than", metavar="HOURS", help="Leave younger ones alone.")
+    ] = 24.0,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """What no version of any dataset reaches: shows it, or deletes it.
+
+    What a night wrote that was killed is spared for a week, since the same night would go on with it. Nothing is
+    deleted while a night or another command writes to the root, or when anything in it cannot be read.
+
+    Example: `motet gc` then `motet gc --delete`
+    """
+    from pipelines.storage.garbage import collect_garbage, print_to_stderr
+    from pipelines.storage.store import Store
+
+    entries = collect_garbage(Store(root), not delete, older_than, print_to_stderr)
+    rows = [{"key": entry.key, "MB": round(entry.size / 1e6, 2)} for entry in entries]
+    verb = "deleted" if delete else "could be deleted (nothing was; take --delete)"
+    total = f"{len(rows):,} objects, {sum(entry.size for entry in entries) / 1e6:,.1f} MB {verb}"
+    emit({"deleted": delete, "objects": rows}, as_json, table_of(total, rows, NUMBERS) if rows else total)
+
+
+@app.command()
+def fsck(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move damaged files away that the next run makes anew; record checksums.")
+    ] = False,
+    root: RootOption = environment.ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Reads every file of the store and compares it with its checksum; exit code 1 when damage is left.
+
+    Example: `motet fsck` then `motet fsck --repair`
+    """
+    from pipelines.admin.listings import fsck_lines
+    from pipelines.core.progress import display
+    from pipelines.nightly import one_at_a_time
+    from pipelines.storage import fsck as checking
+    from pipelines.storage.store import Store
+
+    store = Store(root)
+    with display(quiet=as_json) as screen, screen.bar("fsck", "file") as report:
+        checked = checking.check(store, report)
+    problems = checked.problems
+    if repair and problems:
+        with one_at_a_time(root, "fsck --repair"):
+            problems = checking.repair(store, problems)
+    left = [problem for problem in problems if problem.state != "unknown" and not problem.repaired]
+    result = {
+        "files": checked.files,
+        "bytes": checked.bytes,
+        "problems": [problem.to_json() for problem in problems],
+        "left": len(left),
+    }
+    title, rows = fsck_lines(checked, problems)
+    emit(result, as_json, table_of(title, rows, NUMBERS) if rows else title)
+    if left:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(root: RootOption = environment.ROOT, as_json: JsonOption = False) -> None:
+    """What is wrong with this machine, and what to do about it; exit code 1 when something cannot work.
+
+    Example: `motet doctor --json`
+    """
+    from pipelines.admin.doctor import FAIL, examine
+
+    checks = examine(root)
+    emit([check.to_json() for check in checks], as_json, table_of("", [check.to_json() for check in checks]))
+    if any(check.state == FAIL for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def up(
+    root: RootOption = environment.ROOT,
+    prefect_port: Annotated[int | None, typer.Option(help="Instead of 4200 or the next free one.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Instead of 5000 or the next free one.")] = None,
+    ray_port: Annotated[
+        int | None, typer.Option(help="Of the dashboard, instead of 8265 or the next free one.")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(help="Cores that Ray may use; all if left out.")] = None,
+) -> None:
+    """Prefect, MLflow and Ray with their pages, on loopback, until Ctrl-C.
+
+    Example: `motet up`, then in another terminal the printed exports and `motet nightly assistant`
+    """
+    from pipelines.admin.stack import serve
+
+    serve(root, prefect_port, mlflow_port, ray_port, cpus)
+
+
+@recipe_app.command("list")
+def recipe_list(as_json: JsonOption = False) -> None:
+    """Recipes that ship.
+
+    Example: `motet recipe list`
+    """
+    import yaml
+
+    from pipelines.recipe import SHIPPED, shipped
+
+    # Read as it lies there: a recipe whose sources name an unset variable is listed too.
+    rows = [
+        {"recipe": name, "summary": yaml.safe_load((SHIPPED / f"{name}.yaml").read_text())["summary"]}
+        for name in shipped()
+    ]
+    emit(rows, as_json, table_of("", rows))
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: RecipeArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """A recipe with every default filled in.
+
+    Example: `motet recipe show assistant --set trainer.epochs=3`
+    """
+    from pipelines.recipe import load
+
+    loaded = load(recipe, settings or [])
+    emit(loaded.model_dump(mode="json"), as_json, f"# address {loaded.address()}\n{loaded.to_yaml().rstrip()}")
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """The JSON schema of recipes, for an editor.
+
+    Example: `motet recipe schema > recipe.schema.json`
+    """
+    from pipelines.recipe import Recipe
+
+    print(json.dumps(Recipe.model_json_schema(), indent=1))

@@ -1,0 +1,1 @@
+"""What every stage uses: environment, progress, Ray, redaction of secrets."""

@@ -1,0 +1,266 @@
+"""What a person looks at after a night: one HTML page that needs nothing else, neither a server nor a network.
+
+    html = render(night)                 # Night is plain data; night.to_json() goes into the store beside the page
+
+Charts are inline SVG (charts.py), recordings of error examples are inline FLAC; the page follows the reader's light or
+dark setting. What is shown is gathered in findings.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtl.metrics.scoring import in_unit
+from pipelines.report import charts
+from pipelines.report.audio_examples import lines
+from pipelines.report.plots import drawings
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+SYNTHETIC = "synthetic speech (eSpeak NG): figures say that the system works, and nothing about real voices"
+MAX_CLASSES = 30  # of a confusion matrix; beyond it, those that were confused most
+SLOT_SEPARATOR = " · "
+LOSSES = ("train", "valid")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of metrics, in percent. low, high: 95 % bootstrap interval. limit: the gate's minimum.
+    floor: what a model that knows nothing reaches; None where the gate was not asked, or knew no floors yet."""
+
+    metric: str
+    better: str
+    value: float
+    low: float
+    high: float
+    rows: int
+    champion: float | None = None
+    limit: float | None = None
+    verdict: str = ""
+    floor: float | None = None
+
+    @property
+    def task(self) -> str:
+        return self.metric.split("/")[0]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A test row that the model got wrong. wanted, got: per task; audio: base64 of a FLAC file, or empty."""
+
+    id: str
+    wanted: dict[str, str]
+    got: dict[str, str]
+    audio: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A test row's translation. source: its transcript or sentence, where known; chrf: of this row alone, percent."""
+
+    id: str
+    source: str
+    wanted: str
+    got: str
+    chrf: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """counts[i][j]: test rows of class i that were recognised as class j."""
+
+    task: str
+    labels: list[str]
+    counts: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Night:
+    """Everything that a report shows. All of it is plain data."""
+
+    name: str
+    recipe: str
+    recipe_yaml: str
+    identity: str
+    created: str
+    synthetic: bool
+    seconds: float
+    promoted: bool | None  # None: not offered to a gate
+    reason: str
+    model: str  # "assistant v3"
+    champion: str  # what it was compared with, or empty
+    metrics: list[Row]
+    by_corpus: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics of each, where there are several
+    by_domain: dict[str, list[Row]] = field(default_factory=dict)  # error rates, by the column that names the domain
+    channels: list[dict[str, Any]] = field(default_factory=list)  # channel.Pair of each two domains, and its warning
+    by_language: dict[str, dict[str, float]] = field(default_factory=dict)
+    stages: list[tuple[str, str, float]] = field(default_factory=list)  # stage, what it did, seconds
+    history: list[dict[str, float]] = field(default_factory=list)
+    curriculum: list[str] = field(
+        default_factory=list
+    )  # a line for each stage of the training, where there are several
+    confusions: list[Confusion] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    faulty_rows: int = 0
+    translations: list[Translated] = field(default_factory=list)  # a sample, right and wrong
+    corpora: list[dict[str, Any]] = field(default_factory=list)  # meta of each utterance manifest
+    quarantine: list[dict[str, Any]] = field(default_factory=list)  # a sample of rows
+    decision: dict[str, Any] | None = None
+    lineage: dict[str, str] = field(default_factory=dict)
+    speech: dict[str, Any] = field(default_factory=dict)  # voices.told, of a model that speaks
+    sharing: dict[str, Any] = field(default_factory=dict)  # of evaluation.interpretation, empty before it was there
+    warnings: list[str] = field(default_factory=list)  # of the registry: a champion that was deleted
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Night:
+        return cls(
+            **{
+                **content,
+                "metrics": [Row(**row) for row in content["metrics"]],
+                "by_domain": {by: [Row(**row) for row in rows] for by, rows in content.get("by_domain", {}).items()},
+                "confusions": [Confusion(**item) for item in content["confusions"]],
+                "faults": [Fault(**item) for item in content["faults"]],
+                "translations": [Translated(**item) for item in content.get("translations", ())],
+                "stages": [tuple(item) for item in content["stages"]],
+            }
+        )
+
+
+def environment() -> Environment:
+    """Templates of pages, with what is shown escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    found = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {"percent": percent, "figure": charts.number, "svg": Markup, "in_unit": in_unit}
+    found.filters["diff"] = lambda pair: Markup(diff(pair[0], pair[1]))
+    return found
+
+
+def render(night: Night) -> str:
+    """The page."""
+    from markupsafe import Markup
+
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            night=night,
+            note=SYNTHETIC,
+            intervals={row.metric: Markup(_interval(row)) for row in night.metrics},
+            curves={task: [Markup(chart) for chart in drawn] for task, drawn in curves(night.history).items()},
+            throughput=[(name, Markup(chart)) for name, chart in _throughput(night.history)],
+            spoken=lines(night.speech["figures"]) if night.speech else [],
+            heard=Markup(charts.confusion_chart(**night.speech["confusion"])) if night.speech else "",
+            drawings=[
+                {**asdict(item), "charts": [(caption, Markup(chart)) for caption, chart in item.charts]}
+                for item in drawings(night.history, night.sharing)
+            ],
+            confusions=[(item.task, Markup(_confusion(item)), len(item.labels)) for item in night.confusions],
+        )
+    )
+
+
+def curves(history: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
+    """Charts of each task: its losses together, then each validation metric. Keys are '<split>/<task>/<figure>'."""
+    tasks: dict[str, dict[str, dict[str, list[charts.Point]]]] = {}
+    for position, epoch in enumerate(history, start=1):
+        for key, value in epoch.items():
+            split, _, rest = key.partition("/")
+            task, _, figure = rest.partition("/")
+            if split in LOSSES and figure:
+                label = f"{split} {figure.replace('_', ' ')}"
+                points = tasks.setdefault(task, {}).setdefault(figure, {}).setdefault(label, [])
+                points.append((float(epoch.get("epoch", position)), float(value)))
+    marks = _stage_borders(history)
+    return {
+        task: [
+            charts.line_chart(panels[panel], y_label=panel, marks=marks)
+            for panel in sorted(panels, key=lambda p: (p != "loss", p))
+        ]
+        for task, panels in sorted(tasks.items())
+    }
+
+
+def _stage_borders(history: Sequence[Mapping[str, float]]) -> list[float]:
+    """Between which epochs a curriculum's stages change: 2.5 is between the second and the third."""
+    return [after["epoch"] - 0.5 for before, after in pairwise(history) if before.get("stage") != after.get("stage")]
+
+
+def _throughput(history: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
+    names = {"utterances_per_second": "utterances per second", "padding": "padding, %", "seconds": "seconds per epoch"}
+    drawn = []
+    for key, name in names.items():
+        points = [
+            (float(epoch.get("epoch", position)), float(epoch[key]))
+            for position, epoch in enumerate(history, start=1)
+            if key in epoch
+        ]
+        if points:
+            drawn.append((name, charts.line_chart({name: points}, y_label=name)))
+    return drawn
+
+
+def _interval(row: Row) -> str:
+    """On a scale of the whole percentage range, or near its good end when all is there."""
+    shown = [value for value in (row.low, row.high, row.value, row.champion) if value is not None]
+    if row.better == "higher":
+        scale = (max(0.0, min(90.0, min(shown) - 1)), 100.0)
+    else:
+        scale = (0.0, max(10.0, max(shown) + 1))
+    return charts.interval_bar(row.low, row.high, row.value, row.champion, scale)
+
+
+def _confusion(item: Confusion) -> str:
+    if len(item.labels) <= MAX_CLASSES:
+        return charts.confusion_chart(item.labels, item.counts)
+    wrong = [
+        sum(line) - line[row] + sum(other[row] for other in item.counts) - line[row]
+        for row, line in enumerate(item.counts)
+    ]
+    kept = sorted(sorted(range(len(wrong)), key=lambda row: -wrong[row])[:MAX_CLASSES])
+    return charts.confusion_chart(
+        [item.labels[row] for row in kept], [[item.counts[row][column] for column in kept] for row in kept]
+    )
+
+
+def diff(wanted: str, got: str) -> str:
+    """`got` with what is missing struck out and what was added marked, word by word, as HTML.
+
+    Slots ("room = kitchen · device = light") are compared whole, one by one.
+    """
+    from html import escape
+
+    separator = SLOT_SEPARATOR if " = " in wanted + got else " "
+    left, right = ([part for part in text.split(separator) if part] for text in (wanted, got))
+    parts = []
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        if kind == "equal":
+            parts.append(escape(separator.join(right[k:m])))
+            continue
+        if j > i:
+            parts.append(f"<del>{escape(separator.join(left[i:j]))}</del>")
+        if m > k:
+            parts.append(f"<ins>{escape(separator.join(right[k:m]))}</ins>")
+    return " ".join(parts) or "<i>nothing</i>"
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

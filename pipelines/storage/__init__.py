@@ -1,0 +1,1 @@
+"""The store: roots, locks, datasets by content, garbage collection, checks."""

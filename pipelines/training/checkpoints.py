@@ -1,0 +1,146 @@
+"""The checkpoints of a training run in the store: which are whole, which is the newest, and what Ray knows of them.
+
+    with local_folder(store, "train/night-1/checkpoint_2026-…") as folder:
+        state, history = read(folder)              # raises mtl.training.checkpoint.Damaged
+    resume_from(store, "night-1")                  # before Ray Train starts, in the driver
+    whole, damaged = survey(store, "night-1")      # after it has ended
+
+Ray hands its workers the latest checkpoint that its snapshot (a JSON file beside the checkpoints) names, whole or not,
+and does not start where the snapshot is damaged. So the driver looks first: if that checkpoint or the snapshot cannot
+be used, damaged checkpoints and the snapshot are removed, and the workers begin with the newest whole checkpoint.
+Checkpoints that the new snapshot does not know of stay until the run has ended, and may still be the best.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtl.training import checkpoint as checkpoints
+from pipelines.storage.store import Store
+
+SCORE = "score"  # in what Ray is told, beside an epoch's metrics: what it ranks checkpoints by (scores.py)
+HISTORY = "history.json"  # beside the state in every checkpoint: one row an epoch, from the first
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's own state
+
+Row = dict[str, float]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A whole checkpoint. key: its folder in the store. step: of the optimiser. history: of the epochs before it."""
+
+    key: str
+    step: int
+    history: list[Row]
+
+    @property
+    def row(self) -> Row:
+        """Metrics of the epoch that it ends; empty in mid-epoch."""
+        return self.history[-1] if self.history and int(self.history[-1]["step"]) == self.step else {}
+
+    @property
+    def age(self) -> tuple[int, int, str]:
+        """The larger the newer: not by name alone, since clocks of two machines differ."""
+        return self.step, len(self.history), self.key
+
+
+@contextmanager
+def local_folder(store: Store, key: str) -> Iterator[Path]:
+    """The files below a key as a local folder, which is a copy unless the store is a folder itself."""
+    if not store.root.startswith("s3://"):
+        yield Path(store.root) / key
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for entry in store.list(f"{key}/"):
+            (Path(scratch) / entry.key.rpartition("/")[2]).write_bytes(store.read_bytes(entry.key))
+        yield Path(scratch)
+
+
+def read(folder: Path | str) -> tuple[dict[str, Any], list[Row]]:
+    """State and history of a checkpoint. Raises mtl.training.checkpoint.Damaged."""
+    return checkpoints.load(folder), checkpoints.read_json(folder, HISTORY)
+
+
+def survey(store: Store, name: str) -> tuple[list[Saved], dict[str, str]]:
+    """The run's whole checkpoints, the newest first, and for each damaged one, by its key, what is wrong with it."""
+    whole, damaged = [], {}
+    for key in folders(store, name):
+        try:
+            with local_folder(store, key) as folder:
+                state, history = read(folder)
+        except checkpoints.Damaged as error:
+            damaged[key] = str(error)
+        else:
+            whole.append(Saved(key, int(state["step"]), history))
+    return sorted(whole, key=lambda saved: saved.age, reverse=True), damaged
+
+
+def folders(store: Store, name: str) -> list[str]:
+    """Keys of the run's checkpoints, damaged ones included."""
+    top = f"train/{name}/"
+    below = [entry.key[len(top) :].split("/") for entry in store.list(f"{top}checkpoint_")]
+    return sorted({top + parts[0] for parts in below if len(parts) > 1})  # Ray's snapshot begins with the same word
+
+
+def resume_from(store: Store, name: str) -> str | None:
+    """Key of the checkpoint that workers begin with where Ray has none; None: with Ray's latest, or from the start."""
+    keys, snapshot = folders(store, name), f"train/{name}/{SNAPSHOT}"
+    known = store.exists(snapshot)
+    if not known and not keys:
+        return None
+    problem = _problem(store, name) if known else f"{snapshot} is missing"
+    if not problem:
+        return None
+    whole, damaged = survey(store, name)
+    for key, reason in damaged.items():
+        logger.warning("training %s: a damaged checkpoint is removed: %s", name, reason)
+        for entry in store.list(f"{key}/"):
+            store.delete(entry.key)
+    store.delete(snapshot)
+    if not whole:
+        logger.warning("training %s starts from the beginning, no whole checkpoint is left: %s", name, problem)
+        return None
+    logger.warning("training %s resumes from %s (step %d): %s", name, whole[0].key, whole[0].step, problem)
+    return whole[0].key
+
+
+def _problem(store: Store, name: str) -> str:
+    """Why Ray cannot resume by its snapshot, or "". An error of the network or the file system is raised as it is."""
+    from ray.train import Result
+
+    place = storage(store, "train")
+    try:
+        known = Result.from_path(f"{place['storage_path']}/{name}", place.get("storage_filesystem"))
+        latest = Path(known.checkpoint.path).name if known.checkpoint else ""
+    except OSError:
+        raise
+    except Exception as error:  # Ray checks it by assertions and errors of many types
+        return f"Ray's {SNAPSHOT} cannot be used: {error}"
+    if not all(isinstance(metrics.get(SCORE), int | float) for _, metrics in known.best_checkpoints or []):
+        return f"Ray's {SNAPSHOT} is of an older version of Motet, and has checkpoints without a score"
+    try:
+        with local_folder(store, f"train/{name}/{latest}") as folder:
+            read(folder)
+    except checkpoints.Damaged as error:
+        return str(error)
+    return ""
+
+
+def storage(store: Store, folder: str) -> dict[str, Any]:
+    """`storage_path` and `storage_filesystem` of a Ray RunConfig for a folder of the store."""
+    if not store.root.startswith("s3://"):
+        return {"storage_path": str(Path(store.root) / folder)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    from pipelines.storage.roots import s3_filesystem
+
+    base = store.root.removeprefix("s3://")
+    return {"storage_path": f"{base}/{folder}", "storage_filesystem": PyFileSystem(FSSpecHandler(s3_filesystem()))}

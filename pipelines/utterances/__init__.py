@@ -1,0 +1,1 @@
+"""The utterance table: schema, splits, labels."""
