@@ -30,7 +30,7 @@ from pipelines.admin.scheduler import ADVICE, SchedulerError, unscheduled
 from pipelines.core import environment
 from pipelines.core.progress import display
 from pipelines.core.redaction import redacted_errors
-from pipelines.nightly import Done, Outcome, Ref
+from pipelines.nightly import DatasetRef, RunResult, StageResult
 from pipelines.recipe import Recipe, load
 from pipelines.recipe.variables import hide_in_overrides
 from pipelines.search.front_table import picked
@@ -66,7 +66,7 @@ INGESTS_AT_ONCE = 2  # corpora; each decodes with threads of its own
 THREADS: Any = ThreadPoolTaskRunner(max_workers=INGESTS_AT_ONCE)
 
 
-def may_pass(task_: Any, run_: Any, state: State) -> bool:
+def is_retryable(task_: Any, run_: Any, state: State) -> bool:
     """Retry only what another attempt may mend."""
     return night.transient(state.data if isinstance(state.data, BaseException) else None)
 
@@ -85,7 +85,7 @@ def stage(name: str, retries: int = 2) -> Any:
         task_run_name=name,
         retries=retries,
         retry_delay_seconds=RETRY_SECONDS[:retries],
-        retry_condition_fn=may_pass if retries else None,
+        retry_condition_fn=is_retryable if retries else None,
         cache_policy=NO_CACHE,
         persist_result=False,
     )
@@ -137,7 +137,7 @@ def nightly(
         return outcome.to_json()
 
 
-def ingested(root: str, key: str, recipe: Recipe) -> tuple[list[Done], list[Ref]]:
+def ingested(root: str, key: str, recipe: Recipe) -> tuple[list[StageResult], list[DatasetRef]]:
     """One task a corpus, some at a time."""
     futures = ingest.map(root, key, [corpus.name for corpus in recipe.corpora])
     said = [future.result() for future in futures]
@@ -145,7 +145,7 @@ def ingested(root: str, key: str, recipe: Recipe) -> tuple[list[Done], list[Ref]
 
 
 @contextmanager
-def extracted(root: str, recipe: Recipe, split: str | None) -> Iterator[tuple[str, list[Ref], list[Ref]]]:
+def extracted(root: str, recipe: Recipe, split: str | None) -> Iterator[tuple[str, list[DatasetRef], list[DatasetRef]]]:
     """The recipe's key, utterances and features, in a Ray session that lasts as long as the block.
 
     split: what models are compared on, which must have rows.
@@ -154,11 +154,11 @@ def extracted(root: str, recipe: Recipe, split: str | None) -> Iterator[tuple[st
     _, utterances = ingested(root, key, recipe)
     if split:
         require_rows(recipe, night.manifests(Store(root), utterances), split)
-    with ray_of_our_own():
+    with local_ray():
         yield key, utterances, data_of(derived(root, key, recipe, utterances))
 
 
-def derived(root: str, key: str, recipe: Recipe, utterances: list[Ref]) -> list[Done]:
+def derived(root: str, key: str, recipe: Recipe, utterances: list[DatasetRef]) -> list[StageResult]:
     """What is made of the recordings: features, for a model that speaks how their phones are said, for a vocoder
     their samples."""
     made = [features(root, key, utterances)]
@@ -170,12 +170,14 @@ def derived(root: str, key: str, recipe: Recipe, utterances: list[Ref]) -> list[
     return made
 
 
-def data_of(made: list[Done]) -> list[Ref]:
+def data_of(made: list[StageResult]) -> list[DatasetRef]:
     """What training reads of what is derived: all but the alignment, which is contained in the prosody."""
     return [ref for done in made if done.stage != "alignment" for ref in done.value]
 
 
-def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: list[Ref], again: bool) -> Outcome:
+def trained(
+    root: str, key: str, recipe: Recipe, said: list[StageResult], utterances: list[DatasetRef], again: bool
+) -> RunResult:
     """From features to report, in one Ray session and one MLflow run."""
     from pipelines.registry import tracking
 
@@ -186,7 +188,7 @@ def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: l
     said += claim(root, recipe.name)
     identity = night.identity(recipe, tables)
     name = night.training_name(store, recipe, identity, again)
-    with ray_of_our_own():
+    with local_ray():
         made_of = derived(root, key, recipe, utterances)
         said += made_of
         made = data_of(made_of)
@@ -206,7 +208,7 @@ def trained(root: str, key: str, recipe: Recipe, said: list[Done], utterances: l
     return done.value
 
 
-def publish(outcome: Outcome) -> None:
+def publish(outcome: RunResult) -> None:
     """The night's artifacts in Prefect: its table, its verdict, its report."""
     create_table_artifact(
         table=night.metrics_of(outcome),
@@ -334,7 +336,7 @@ def promote(
     return outcome.value
 
 
-class ray_of_our_own:
+class local_ray:
     """Ends the Ray session that a flow started, and leaves one that was there. Ray starts when a stage asks."""
 
     def __enter__(self) -> None:
@@ -386,7 +388,7 @@ def schedule_of(written: dict[str, Any]) -> Schedule:
     return kinds[named[0]](written[named[0]], **options)
 
 
-def mark_the_dead() -> None:
+def mark_stale_runs() -> None:
     """Has the server mark a run crashed that fell silent: a machine that lost its power cannot say so itself.
 
     Without it, such a run would count as running for ever, and the one night at a time would be that one.
@@ -420,7 +422,7 @@ def serve_deployments(file: Path, root: str) -> None:
     Raises:
         SchedulerError: the server registers the deployments, but plans no run for a schedule.
     """
-    mark_the_dead()
+    mark_stale_runs()
     served = deployments(file, root)
     for deployment in served:
         deployment.apply()

@@ -42,7 +42,7 @@ from pipelines.cli.console import (
 )
 from pipelines.core import environment
 from pipelines.core.progress import display
-from pipelines.nightly import Outcome, metrics_of
+from pipelines.nightly import RunResult, metrics_of
 from pipelines.recipe import BALANCING, SHARING_MODES, load
 from pipelines.recipe.variables import hide_in_overrides
 from pipelines.search.front_table import front_lines, front_rows, picked
@@ -77,10 +77,10 @@ def nightly_command(
     environment.make_home(root)
     with display(quiet=as_json):
         result = flows.nightly(recipe, root=root, overrides=overrides, workers=workers, again=again, wait=wait)
-    outcome = Outcome(**result)
+    outcome = RunResult(**result)
     emit(result, as_json, table_of(promotion.headline(outcome), metrics_of(outcome), NUMBERS))
     if not as_json:
-        print(promotion.where_to_look(outcome, root))
+        print(promotion.next_steps(outcome, root))
 
 
 @app.command("search")
@@ -291,7 +291,7 @@ def deploy_command(
     Example: `motet deploy --root s3://bucket/motet`, where PREFECT_API_URL names the server that `motet up` started
     """
     if not os.environ.get("PREFECT_API_URL"):
-        raise night.NoServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
+        raise night.MissingServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
     import flows
 
     flows.serve_deployments(file, root)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core import progress
-from pipelines.nightly import Ref, kept_recipe, manifests
+from pipelines.nightly import DatasetRef, kept_recipe, manifests
 from pipelines.recipe import Features, Recipe
 from pipelines.storage.store import Manifest, Store
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from pipelines.data.dataset import Dataset
     from pipelines.evaluation.evaluate import Scores
     from pipelines.evaluation.gates import Decision
-    from pipelines.evaluation.judges import Listener
+    from pipelines.evaluation.judges import Judge
     from pipelines.registry.ledger import Line
     from pipelines.registry.registry import Registry, Version
 
 
 @dataclass(frozen=True)
-class Exam:
+class HeldOutScores:
     """A recipe's test rows."""
 
     store: Store
@@ -40,7 +40,9 @@ class Exam:
     features: Sequence[Manifest]
 
     @classmethod
-    def of(cls, root: str, recipe_key: str, utterances: Sequence[Ref], features: Sequence[Ref]) -> Exam:
+    def of(
+        cls, root: str, recipe_key: str, utterances: Sequence[DatasetRef], features: Sequence[DatasetRef]
+    ) -> HeldOutScores:
         """Raises LookupError when a reference leads nowhere."""
         from pipelines.registry.registry import Registry
 
@@ -52,7 +54,7 @@ class Exam:
         """A model's scores, what its speech is heard as among them.
 
         Raises:
-            NoListener: a model that is to hear it has no champion.
+            MissingJudge: a model that is to hear it has no champion.
         """
         from mtl.inference.predictor import Predictor
         from pipelines.evaluation.evaluate import evaluated
@@ -67,7 +69,7 @@ class Exam:
         return scores.with_counts(counts(self._said(version, rows, report), self.recipe.tasks))
 
     def voice(self, version: Version) -> dict[str, Any] | None:
-        """What a report shows of a model's sound; None where it makes none. Raises NoListener."""
+        """What a report shows of a model's sound; None where it makes none. Raises MissingJudge."""
         if not self._audible:
             return None
         from mtl.inference.predictor import Predictor
@@ -82,7 +84,7 @@ class Exam:
         return self.recipe.speaks or self.recipe.sounds
 
     def _said(self, version: Version, rows: Dataset, report: progress.Report | None = None) -> pa.Table:
-        """hearing.SAID of a model on its rows. Raises NoListener: a model that is to hear it has no champion."""
+        """hearing.SAID of a model on its rows. Raises MissingJudge: a model that is to hear it has no champion."""
         from mtl.inference.predictor import Predictor
         from pipelines.evaluation.synthesis import listened
 
@@ -91,7 +93,7 @@ class Exam:
         return listened(self.store, address, lambda: Predictor.load(folder), ears, rows, most, report, speaks)
 
     def judge(self, version: int, against: Version | None) -> tuple[Decision, str]:
-        """What the gate says, and the identity of the rows that it looked at. against: see `rival`."""
+        """What the gate says, and the identity of the rows that it looked at. against: see `current_champion`."""
         from mtl.metrics.scoring import METRICS, metric_of
         from pipelines.evaluation.domains import counts_of, gated
         from pipelines.evaluation.floors import floor_of
@@ -121,10 +123,10 @@ class Exam:
         return decision, mine.rows
 
     @cached_property
-    def _listeners(self) -> dict[str, Listener]:
-        from pipelines.evaluation.judges import listeners_of
+    def _listeners(self) -> dict[str, Judge]:
+        from pipelines.evaluation.judges import judges_of
 
-        return listeners_of(self.registry, self.recipe.listening)
+        return judges_of(self.registry, self.recipe.listening)
 
     def _folder(self, version: Version) -> Path:
         from pipelines.registry.losses import StoredVersion
@@ -143,7 +145,7 @@ class Exam:
         return open_dataset(self.store, self.utterances, extract(self.utterances, wanted, self.store)).split("test")
 
 
-def rival(registry: Registry, name: str, version: int, again: bool = False) -> Version | None:
+def current_champion(registry: Registry, name: str, version: int, again: bool = False) -> Version | None:
     """What a version is compared with: the champion that reigns, or the one that it was judged against already.
 
     A champion that was deleted from MLflow is still the one to beat, as long as the store can score it: its successor

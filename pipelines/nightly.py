@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pipelines.data.features import Kind
 
 VERSION = 1  # of what a night does after training: its scores, its decision
-Ref = tuple[str, str]  # dataset, address: names a manifest
+DatasetRef = tuple[str, str]  # dataset, address: names a manifest
 
 # Errors of the file system that another attempt meets again.
 LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
@@ -41,12 +41,12 @@ NETWORK_LIBRARIES = ("aiohttp", "botocore", "fsspec", "httpcore", "httpx", "requ
 COLUMNS = ("metric", "value", "low", "high", "champion", "floor", "limit", "rows", "verdict")
 
 
-class NoServer(RuntimeError):
+class MissingServer(RuntimeError):
     """A command that needs a Prefect server was called without one."""
 
 
 @dataclass(frozen=True)
-class Done:
+class StageResult:
     """What a step hands on: its value, and what the report says of it."""
 
     stage: str
@@ -59,7 +59,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What a night came to. state: 'trained', or 'nothing new' with the numbers of the night that had done it."""
 
     state: str
@@ -82,7 +82,7 @@ class Outcome:
         return asdict(self)
 
 
-def metrics_of(outcome: Outcome) -> list[dict[str, Any]]:
+def metrics_of(outcome: RunResult) -> list[dict[str, Any]]:
     """The table of a night, in the order in which it reads; a record in the store keeps no order."""
     return [{column: row.get(column) for column in COLUMNS} for row in outcome.table]
 
@@ -118,7 +118,7 @@ def identity(recipe: Recipe, utterances: Sequence[Manifest]) -> str:
     return fingerprint(recipe.address(), sorted((item.dataset, item.address) for item in utterances), versions)
 
 
-def manifests(store: Store, refs: Sequence[Ref]) -> list[Manifest]:
+def manifests(store: Store, refs: Sequence[DatasetRef]) -> list[Manifest]:
     """Raises LookupError when a reference leads nowhere."""
     found = [store.find(dataset, address) for dataset, address in refs]
     for ref, manifest in zip(refs, found, strict=True):
@@ -127,7 +127,7 @@ def manifests(store: Store, refs: Sequence[Ref]) -> list[Manifest]:
     return [manifest for manifest in found if manifest is not None]
 
 
-def ref(manifest: Manifest) -> Ref:
+def ref(manifest: Manifest) -> DatasetRef:
     return manifest.dataset, manifest.address
 
 
@@ -142,12 +142,12 @@ def finished(store: Store, recipe: Recipe, utterances: Sequence[Manifest]) -> Ma
 
 
 def check_listeners(root: str, recipe: Recipe) -> None:
-    """Raises NoListener before anything is trained, where the speech could not be heard afterwards."""
+    """Raises MissingJudge before anything is trained, where the speech could not be heard afterwards."""
     if recipe.listening.models:
-        from pipelines.evaluation.judges import listeners_of
+        from pipelines.evaluation.judges import judges_of
         from pipelines.registry.registry import Registry
 
-        listeners_of(Registry(root), recipe.listening)
+        judges_of(Registry(root), recipe.listening)
 
 
 def training_name(store: Store, recipe: Recipe, identity_: str, again: bool) -> str:
@@ -191,12 +191,12 @@ class Step:
     def seconds(self) -> float:
         return time.monotonic() - self._start if self._seconds is None else self._seconds
 
-    def done(self, text: str, value: Any) -> Done:
+    def done(self, text: str, value: Any) -> StageResult:
         self.text, self._seconds = text, self.seconds
-        return Done(self.stage, text, round(self.seconds, 2), value)
+        return StageResult(self.stage, text, round(self.seconds, 2), value)
 
 
-def ingest(root: str, recipe_key: str, corpus: str) -> Done:
+def ingest(root: str, recipe_key: str, corpus: str) -> StageResult:
     """One corpus into its utterance table. Value: a reference to its manifest."""
     from pipelines.data.ingest import ingest as run
 
@@ -222,14 +222,14 @@ def describe_corpus(manifest: Manifest, before: Manifest | None) -> str:
     return f"{text}, {meta['rows'] - before.meta['rows']:+,} rows against version {before.version}"
 
 
-def features(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
+def features(root: str, recipe_key: str, utterances: Sequence[DatasetRef]) -> StageResult:
     """log-mel of every recording that has none yet. Value: references to the features manifests."""
     from pipelines.data.features import LOGMEL
 
     return _extracted(root, recipe_key, utterances, LOGMEL)
 
 
-def waveforms(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
+def waveforms(root: str, recipe_key: str, utterances: Sequence[DatasetRef]) -> StageResult:
     """Samples, at the features' rate, and pitch of every recording that has none yet. Value: references to their
     manifests."""
     from pipelines.data.features import PITCH, WAVEFORM
@@ -237,7 +237,7 @@ def waveforms(root: str, recipe_key: str, utterances: Sequence[Ref]) -> Done:
     return _extracted(root, recipe_key, utterances, WAVEFORM, PITCH)
 
 
-def _extracted(root: str, recipe_key: str, utterances: Sequence[Ref], *kinds: Kind) -> Done:
+def _extracted(root: str, recipe_key: str, utterances: Sequence[DatasetRef], *kinds: Kind) -> StageResult:
     from pipelines.data.features import extract
 
     store = Store(root)
@@ -252,7 +252,9 @@ def _extracted(root: str, recipe_key: str, utterances: Sequence[Ref], *kinds: Ki
         return current.done(f"{rows:,} recordings, {new:,} extracted", [ref(item) for found in made for item in found])
 
 
-def alignment(root: str, recipe_key: str, utterances: Sequence[Ref], features: Sequence[Ref]) -> Done:
+def alignment(
+    root: str, recipe_key: str, utterances: Sequence[DatasetRef], features: Sequence[DatasetRef]
+) -> StageResult:
     """Where phones end in recordings whose corpus does not say. Value: references to the alignment manifests."""
     from pipelines.data.alignment import align, dataset_name
 
@@ -269,7 +271,7 @@ def alignment(root: str, recipe_key: str, utterances: Sequence[Ref], features: S
         return current.done(shown, [ref(item) for item in found])
 
 
-def prosody(root: str, recipe_key: str, utterances: Sequence[Ref], aligned: Sequence[Ref]) -> Done:
+def prosody(root: str, recipe_key: str, utterances: Sequence[DatasetRef], aligned: Sequence[DatasetRef]) -> StageResult:
     """Duration, pitch and energy of every phone that has none yet. Value: references to the prosody manifests."""
     from pipelines.data.prosody import dataset_name, measure
 
@@ -294,10 +296,10 @@ def train(
     root: str,
     recipe_key: str,
     name: str,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
+    utterances: Sequence[DatasetRef],
+    feature_refs: Sequence[DatasetRef],
     run: Mapping[str, str],
-) -> Done:
+) -> StageResult:
     """The joint model. Value: the training run's name, by which its result is found in the store."""
     from mtl.metrics.scoring import in_unit
     from pipelines.training.train import train as fit
@@ -323,11 +325,11 @@ def train(
 def search(
     root: str,
     recipe_key: str,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
+    utterances: Sequence[DatasetRef],
+    feature_refs: Sequence[DatasetRef],
     trials: int | None,
     resume: bool,
-) -> Done:
+) -> StageResult:
     """The trials of a search, their front, and its page. Value: SearchResult as plain data, and `report`."""
     from pipelines.promotion import place
     from pipelines.registry import tracking

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core import environment, progress
-from pipelines.held_out import Exam, compared, judged, rival
-from pipelines.nightly import Done, Outcome, Ref, dataset, kept_recipe, manifests, step
+from pipelines.held_out import HeldOutScores, compared, current_champion, judged
+from pipelines.nightly import DatasetRef, RunResult, StageResult, dataset, kept_recipe, manifests, step
 from pipelines.recipe import Recipe
 from pipelines.storage import lock
 from pipelines.storage.store import Manifest, Store
@@ -27,7 +27,7 @@ RECIPE_TAG = "motet.recipe_key"  # of a registered version: the recipe it was tr
 ATTEMPTS = 3  # at a decision, when the champion changes meanwhile
 
 
-def claim(root: str, name: str) -> list[Done]:
+def claim(root: str, name: str) -> list[StageResult]:
     """Before anything is trained: reserves the model's name, and sets its aliases from the ledger.
 
     Returns a line for the report, where there is anything to tell.
@@ -55,10 +55,10 @@ def register(
     root: str,
     recipe_key: str,
     name: str,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
+    utterances: Sequence[DatasetRef],
+    feature_refs: Sequence[DatasetRef],
     run: Mapping[str, str],
-) -> Done:
+) -> StageResult:
     """The trained weights as the next version in the registry. Value: the version's number."""
     from pipelines.registry.registry import Registry
     from pipelines.registry.tracking import Run
@@ -82,20 +82,20 @@ def evaluate(
     root: str,
     recipe_key: str,
     version: int,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
+    utterances: Sequence[DatasetRef],
+    feature_refs: Sequence[DatasetRef],
     run: Mapping[str, str],
-) -> Done:
+) -> StageResult:
     """The packaged candidate and the champion on the same test rows. Value: the champion's version, or None."""
     from mtl.metrics.scoring import in_unit
     from pipelines.evaluation.domains import figures
     from pipelines.registry.tracking import Run
 
-    exam = Exam.of(root, recipe_key, utterances, feature_refs)
+    exam = HeldOutScores.of(root, recipe_key, utterances, feature_refs)
     recipe, registry = exam.recipe, exam.registry
     with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
         candidate = registry.version(recipe.name, version)
-        champion = rival(registry, recipe.name, version)
+        champion = current_champion(registry, recipe.name, version)
         scores = exam.score(candidate, report)
         if champion is not None:
             exam.score(champion, report)
@@ -120,10 +120,10 @@ def interpret(
     root: str,
     recipe_key: str,
     version: int,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
+    utterances: Sequence[DatasetRef],
+    feature_refs: Sequence[DatasetRef],
     run: Mapping[str, str],
-) -> Done:
+) -> StageResult:
     """What the packaged candidate's tasks share and its layers hold, on valid rows. Value: its key in the store."""
     from pipelines.data.dataset import open_dataset
     from pipelines.evaluation.inspection import interpreted, read
@@ -148,11 +148,11 @@ def decide(
     root: str,
     recipe_key: str,
     version: int,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
+    utterances: Sequence[DatasetRef],
+    feature_refs: Sequence[DatasetRef],
     by: str = "nightly",
     again: bool = False,
-) -> Done:
+) -> StageResult:
     """The gate's decision, recorded and acted on. Value: promoted, reason, champion (compared with), decision.
 
     again: ask even though this version has been judged before.
@@ -162,7 +162,7 @@ def decide(
     """
     from pipelines.registry.registry import Overtaken
 
-    exam = Exam.of(root, recipe_key, utterances, feature_refs)
+    exam = HeldOutScores.of(root, recipe_key, utterances, feature_refs)
     recipe, registry = exam.recipe, exam.registry
     with step("gate") as current:
         line = None if again else judged(registry, recipe.name, version)
@@ -171,7 +171,7 @@ def decide(
                 break
             registry.claim(recipe.name)
             expects = registry.state(recipe.name).champion
-            decision, rows = exam.judge(version, rival(registry, recipe.name, version, again))
+            decision, rows = exam.judge(version, current_champion(registry, recipe.name, version, again))
             try:
                 line = registry.settle(recipe.name, version, decision, expects, rows, by)
             except Overtaken:  # another champion reigns: judge against that one
@@ -183,7 +183,7 @@ def decide(
         return current.done(f"{state_of(promoted)}: {line.reason}", value)
 
 
-def promotion(root: str, model: str, version: int, force: bool, reason: str, by: str) -> Done:
+def promotion(root: str, model: str, version: int, force: bool, reason: str, by: str) -> StageResult:
     """A version offered to the gate once more, or promoted on a person's word. Value: promoted, reason, champion.
 
     Raises:
@@ -229,31 +229,31 @@ def report(
     version: int,
     verdict: Mapping[str, Any],
     interpretation: str,
-    utterances: Sequence[Ref],
-    feature_refs: Sequence[Ref],
+    utterances: Sequence[DatasetRef],
+    feature_refs: Sequence[DatasetRef],
     run: Mapping[str, str],
     said: Sequence[tuple[str, str, float]],
-) -> Done:
-    """The page, in the store and in MLflow, and the record that makes this night a finished one. Value: an Outcome."""
+) -> StageResult:
+    """The page, in the store and in MLflow, and the record that makes this night a finished one. Returns a RunResult."""
     from pipelines.evaluation.inspection import read
     from pipelines.registry.losses import warning
     from pipelines.registry.tracking import Run
-    from pipelines.report.builder import Story
+    from pipelines.report.builder import ReportContent
     from pipelines.report.page import render
     from pipelines.report.summary import plain
 
-    exam = Exam.of(root, recipe_key, utterances, feature_refs)
+    exam = HeldOutScores.of(root, recipe_key, utterances, feature_refs)
     store, recipe, registry = exam.store, exam.recipe, exam.registry
     with step("report") as current:
         tables, made = exam.utterances, exam.features
         candidate = registry.version(recipe.name, version)
         scores = exam.score(candidate)
-        against = rival(registry, recipe.name, version)
+        against = current_champion(registry, recipe.name, version)
         theirs = exam.score(against) if against is not None and against.version == verdict["champion"] else None
         before = registry.state(recipe.name).before(judged(registry, recipe.name, version))
         warnings = [text] if (text := warning(store, recipe.name, before)) else []
         pairs = probed(store, recipe, tables, made)
-        story = Story(store, recipe, identity, name, candidate, run, said)
+        story = ReportContent(store, recipe, identity, name, candidate, run, said)
         shared = read(store, interpretation)
         night = story.tell(scores, theirs, verdict, shared, tables, made, pairs, exam.voice(candidate), warnings)
         page, key = render(night), f"reports/{recipe.name}/{name}.html"
@@ -261,7 +261,7 @@ def report(
         tracked = Run(**run)
         tracked.log_text(page, "report.html")
         tracked.finish()  # before the record: a night that is found done has no run left open
-        outcome = Outcome(
+        outcome = RunResult(
             state="trained",
             recipe=recipe.name,
             identity=identity,
@@ -306,10 +306,10 @@ def place(store: Store, key: str) -> str:
     return f"{store.root}/{key}" if "://" in store.root else str(Path(store.root) / key)
 
 
-def nothing_new(store: Store, record: Manifest) -> Outcome:
+def nothing_new(store: Store, record: Manifest) -> RunResult:
     """What a finished night came to; its report is where the root is now."""
     outcome = {**record.meta["outcome"], "state": "nothing new", "night": record.version, "seconds": 0.0}
-    return Outcome(**{**outcome, "report": place(store, record.files[0])})
+    return RunResult(**{**outcome, "report": place(store, record.files[0])})
 
 
 def state_of(promoted: bool | None) -> str:
@@ -317,7 +317,7 @@ def state_of(promoted: bool | None) -> str:
     return "promoted" if promoted else "not promoted"
 
 
-def headline(outcome: Outcome) -> str:
+def headline(outcome: RunResult) -> str:
     """The sentence above the table of a night."""
     state = state_of(outcome.promoted)
     if outcome.state == "nothing new":
@@ -328,7 +328,7 @@ def headline(outcome: Outcome) -> str:
     return f"{head} ({outcome.reason}){label}{warnings}"
 
 
-def where_to_look(outcome: Outcome, root: str) -> str:
+def next_steps(outcome: RunResult, root: str) -> str:
     """What a person does next."""
     given = "" if root == environment.ROOT else f" --root {root}"
     return "\n".join(
@@ -342,7 +342,7 @@ def where_to_look(outcome: Outcome, root: str) -> str:
     )
 
 
-def _trial(outcome: Outcome) -> str:
+def _trial(outcome: RunResult) -> str:
     """The command that shows what the model can do, by what it was judged by.
 
     The name alone stands for the champion, which need not exist when this model was not promoted.
@@ -358,7 +358,7 @@ def _trial(outcome: Outcome) -> str:
 
 
 def record(
-    store: Store, recipe: Recipe, outcome: Outcome, files: Sequence[str], made_from: Sequence[Manifest]
+    store: Store, recipe: Recipe, outcome: RunResult, files: Sequence[str], made_from: Sequence[Manifest]
 ) -> Manifest:
     """Commits a finished night under its identity."""
     parents = {manifest.dataset: manifest.address for manifest in made_from}

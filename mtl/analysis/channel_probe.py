@@ -33,7 +33,7 @@ RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Told:
+class Separability:
     """Balanced accuracy of telling two domains apart, 0 to 1, with its 95 % interval; rows and speakers it rests on."""
 
     accuracy: float
@@ -65,7 +65,7 @@ def word_presence(texts: Sequence[str]) -> Tensor:
     return torch.tensor([[float(word in sentence) for word in words] for sentence in sentences], dtype=torch.float64)
 
 
-def separability(x: Tensor, labels: Sequence[bool], speakers: Sequence[str], seed: int = 0) -> Told | None:
+def separability(x: Tensor, labels: Sequence[bool], speakers: Sequence[str], seed: int = 0) -> Separability | None:
     """How well features (N, D) tell the two classes apart on speakers held out; None with too few speakers of one."""
     y = torch.tensor(labels, dtype=torch.float64)
     by_class = [{name for name, label in zip(speakers, labels, strict=True) if label is side} for side in (False, True)]
@@ -80,7 +80,7 @@ def separability(x: Tensor, labels: Sequence[bool], speakers: Sequence[str], see
         held = folds == fold
         right[held] = (_answers(x[~held], y[~held], x[held]) == y[held].bool()).double()
     accuracy, low, high = _interval(right, y.bool(), who, len(names), seed)
-    return Told(accuracy, low, high, len(y), len(names))
+    return Separability(accuracy, low, high, len(y), len(names))
 
 
 def _folds(names: Sequence[str], by_class: Sequence[set[str]]) -> Tensor:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from mtl.heads.base import Head, States, drawn, speech_code_of
 from mtl.inputs.batch import Batch
-from mtl.inputs.tts import SpeechCode, Spoken
+from mtl.inputs.tts import SpeechCode, TTSBatch
 from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
 from mtl.tts.acoustic_model import ConvStack, contour, harmonics, stretch
-from mtl.tts.adversary import Adversary, PatchJudge
+from mtl.tts.adversary import Adversary, PatchDiscriminator
 
 if TYPE_CHECKING:
     from mtl.inputs.codec import Codec
@@ -49,7 +49,7 @@ class Mel(Head):
         self.stack = ConvStack(BLOCKS, width, EXPANSION, dropout)
         self.output = nn.Linear(width, bins)
         self.adversarial = adversarial
-        self.adversary = Adversary([PatchJudge(CHANNELS)], [_picture]) if adversarial else None
+        self.adversary = Adversary([PatchDiscriminator(CHANNELS)], [_picture]) if adversarial else None
 
     mean: Tensor
     deviation: Tensor
@@ -59,7 +59,7 @@ class Mel(Head):
     def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
         return cls(spec, config.width, config.bins, speech_code_of(spec, codec), config.dropout, config.adversarial)
 
-    def forward(self, states: States, spoken: Spoken) -> tuple[Tensor, Tensor]:
+    def forward(self, states: States, spoken: TTSBatch) -> tuple[Tensor, Tensor]:
         """(B, T, F) with zero mean and unit deviation, lengths (B,), from durations, pitch and energy of `spoken`."""
         assert states.manner is not None, "SpeechModel.encode_phones gives it"
         x = states.hidden + self.prosody(torch.stack((spoken.pitch, spoken.energy), dim=-1))
@@ -107,7 +107,7 @@ class Mel(Head):
         return found * self.deviation + self.mean
 
     @torch.no_grad()
-    def speak(self, states: States, spoken: Spoken) -> list[Tensor]:
+    def speak(self, states: States, spoken: TTSBatch) -> list[Tensor]:
         """Log-mels (T, F), one a row."""
         found, lengths = self(states, spoken)
         return [mel[:length] for mel, length in zip(self.raised(found), lengths.tolist(), strict=True)]

@@ -23,7 +23,7 @@ BLOCKS, EXPANSION = 2, 2
 
 
 @dataclass(frozen=True)
-class Foretold:
+class PredictedProsody:
     """durations (P,) frames, not yet whole; pitch, energy (P,) on the code's scales."""
 
     durations: Tensor
@@ -61,9 +61,9 @@ class Prosody(Head):
         return squared.sum(), spoken.lengths.sum()
 
     @torch.no_grad()
-    def decode(self, states: States) -> list[Foretold]:
+    def decode(self, states: States) -> list[PredictedProsody]:
         found = self(states)
         return [
-            Foretold(row[:length, 0].expm1().clamp(min=0), row[:length, 1], row[:length, 2])
+            PredictedProsody(row[:length, 0].expm1().clamp(min=0), row[:length, 1], row[:length, 2])
             for row, length in zip(found, states.lengths.tolist(), strict=True)
         ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mtl.heads.base import States, speech_code_of
 from mtl.heads.pooling import Pooled
 from mtl.inputs.batch import Batch
-from mtl.inputs.tts import SpeechCode, Spoken
+from mtl.inputs.tts import SpeechCode, TTSBatch
 from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
 
@@ -41,7 +41,7 @@ class Regression(Pooled):
     def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
         return cls(spec, config.width, config.bins, speech_code_of(spec, codec), config.dropout)
 
-    def target(self, spoken: Spoken) -> Tensor:
+    def target(self, spoken: TTSBatch) -> Tensor:
         """(B,) of rows that have phones; what stands in the others means nothing."""
         phones = spoken.lengths.clamp(min=1)
         if self.name == "tempo":

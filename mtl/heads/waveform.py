@@ -11,7 +11,7 @@ from mtl.audio.features import FLOOR
 from mtl.heads.base import Head, States, drawn
 from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
-from mtl.tts.adversary import Adversary, PatchJudge
+from mtl.tts.adversary import Adversary, PatchDiscriminator
 from mtl.tts.vocoder import Generator, VocoderConfig
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Waveform(Head):
         self.generator = Generator(config)
         self.adversary: Adversary | None = None
         if config.adversarial:
-            judges = [PatchJudge(config.channels, planes=2) for _ in RESOLUTIONS]
+            judges = [PatchDiscriminator(config.channels, planes=2) for _ in RESOLUTIONS]
             self.adversary = Adversary(judges, [_View(*resolution) for resolution in RESOLUTIONS])
 
     @classmethod

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from mtl.decoding.hot_words import WEIGHT
 from mtl.inference.predictor import Prediction, Predictor
 from mtl.inputs.batch import Batch
-from mtl.inputs.frontends import Usual
+from mtl.inputs.frontends import SpeakerStatistics
 from mtl.layers.encoder import ConformerBlock
 from mtl.models.joint import Recogniser, SpeechModel
 from mtl.sharing.adapter import Adapter, Film
@@ -161,7 +161,7 @@ class Personal(nn.Module):
             model.text.register_forward_pre_hook(lambda *_: hearing.__setitem__(0, False)),
             *(block.register_forward_hook(self._hook(n, hearing, voice)) for n, block in enumerate(blocks)),
         ]
-        model.audio.usual = Usual(self.usual[0], self.usual[1], share * USUAL_FRAMES)
+        model.audio.usual = SpeakerStatistics(self.usual[0], self.usual[1], share * USUAL_FRAMES)
         try:
             yield
         finally:

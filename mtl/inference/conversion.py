@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from mtl.audio.features import log_mel
-from mtl.heads.prosody import Foretold
+from mtl.heads.prosody import PredictedProsody
 from mtl.inference.predictor import Prediction, Predictor, PredictorError
-from mtl.inference.speech_synthesis import as_foretold, foretell, melody, render, whole
-from mtl.inference.synthesizer import Synthesiser
-from mtl.inputs.tts import NOBODY, Said
+from mtl.inference.speech_synthesis import as_predicted, melody, predict_prosody, render, whole
+from mtl.inference.synthesizer import Synthesizer
+from mtl.inputs.tts import NOBODY, TTSExample
 from mtl.metrics.distortion import align, cepstra, cosines
-from mtl.tts.prosody_features import phrasing
+from mtl.tts.prosody_features import prosody_features
 
 STRETCH = (0.33, 3.0)  # of a phone
 BELIEVED = 0.7  # of the difference between two emotions' envelopes as the model has it; the rest counts as its error
@@ -61,7 +61,7 @@ class Converter:
     def __init__(self, predictor: Predictor, vocoder: Predictor | None = None) -> None:
         if "phones" not in predictor.model.config.tasks:
             raise PredictorError("the model cannot convert: it has no task phones, which hears what is said")
-        self.predictor, self.voice = predictor, Synthesiser(predictor, vocoder)
+        self.predictor, self.voice = predictor, Synthesizer(predictor, vocoder)
         self.model, self.code = self.voice.model, self.voice.code
 
     def convert(
@@ -106,13 +106,13 @@ class Converter:
         own = self._manner(_label(heard, "speaker"), _label(heard, "emotion"))
         wanted = self._manner(speaker or _label(heard, "speaker"), emotion or _label(heard, "emotion"))
         mel = torch.from_numpy(log_mel(wave, self.voice.features))
-        before, after = foretell(self.model, [phones] * 2, [own[0], wanted[0]], [own[1], wanted[1]])
-        usual = as_foretold(phones, before, *own)
+        before, after = predict_prosody(self.model, [phones] * 2, [own[0], wanted[0]], [own[1], wanted[1]])
+        usual = as_predicted(phones, before, *own)
         (said,) = render(self.model, [usual])
         lasts = placed(usual.durations, *align(cepstra(said.cpu()), cepstra(mel)), len(mel))
-        source = Said(phones, lasts, *self._phrasing(mel, lasts, hertz, before), *own)
+        source = TTSExample(phones, lasts, *self._phrasing(mel, lasts, hertz, before), *own)
         stretch = (after.durations / before.durations.clamp(min=0.1)).clamp(*STRETCH)
-        target = Said(
+        target = TTSExample(
             phones,
             whole(torch.from_numpy(lasts) * stretch).numpy(),
             source.pitch + (after.pitch - before.pitch).numpy(),
@@ -128,10 +128,10 @@ class Converter:
         return theirs + envelope(mel - ours)[place] - doubted, tune
 
     def _phrasing(
-        self, mel: Tensor, lasts: np.ndarray, hertz: np.ndarray | None, foretold: Foretold
+        self, mel: Tensor, lasts: np.ndarray, hertz: np.ndarray | None, foretold: PredictedProsody
     ) -> tuple[np.ndarray, np.ndarray]:
         """The recording's own pitch and energy (P,), on the code's scales."""
-        said = phrasing(mel.numpy(), np.zeros(len(mel)) if hertz is None else hertz, lasts)
+        said = prosody_features(mel.numpy(), np.zeros(len(mel)) if hertz is None else hertz, lasts)
         heights = foretold.pitch.numpy() if np.isnan(said.pitch).any() else self.code.pitch.down(said.pitch)
         return heights, self.code.energy.down(said.energy)
 

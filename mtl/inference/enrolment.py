@@ -3,7 +3,8 @@
     folds = cross_fit(model, fresh, utterances, spec, fitting)     # an adapter a fold, each deaf to its own fold
     fit(model, fresh(utterances), utterances, spec, fitting)       # the adapter that ships hears all of them
 
-First the user's recordings are measured (`usual_of`). Then the base is frozen and in eval mode, and only the adapter
+First the user's recordings are measured (`statistics_of`). Then the base is frozen and in eval mode, and only
+the adapter
 learns, by CTC on augmented features, for a fixed number of steps: to choose it by the loss on what is held back of ten
 utterances was as noisy as ten utterances are, and took some of the gain back (tests/bench/LOG.md).
 """
@@ -123,7 +124,7 @@ def fit(
     return personal.eval()
 
 
-def usual_of(utterances: Sequence[Utterance]) -> Tensor:
+def statistics_of(utterances: Sequence[Utterance]) -> Tensor:
     """Mean and deviation of each mel bin over the frames of all of them, (2, F)."""
     frames = torch.from_numpy(np.concatenate([utterance.features for utterance in utterances]).astype(np.float32))
     return torch.cat(bin_statistics(frames[None], torch.tensor([len(frames)])))

@@ -28,7 +28,7 @@ from mtl.decoding.hot_words import WEIGHT, HotWords
 from mtl.decoding.ngram import NGram
 from mtl.heads.slots import bio_values
 from mtl.inference.speech_synthesis import Echo, echo
-from mtl.inference.vocoder_metrics import Resounded, resound
+from mtl.inference.vocoder_metrics import Resynthesis, resynthesize
 from mtl.inputs.batch import Batch, chunks, collate
 from mtl.inputs.codec import Codec
 from mtl.models.config import ModelConfig
@@ -89,7 +89,7 @@ class Prediction:
     numbers: Mapping[str, float] = field(default_factory=dict)
     alternatives: tuple[Alternative, ...] = ()
     echo: Echo | None = None
-    resounded: Resounded | None = None
+    resounded: Resynthesis | None = None
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"text": self.text, "words": [asdict(word) for word in self.words]}
@@ -202,7 +202,7 @@ class Predictor:
         heard = batch.to(self.model.device)
         raw = self.model.predict(heard, recogniser or self.recogniser, self.reread, self.search)
         raw["echo"] = echo(self.model, heard, self.features.hop_ms)
-        raw["resounded"] = resound(self.model, heard, self.features)
+        raw["resounded"] = resynthesize(self.model, heard, self.features)
         return [self._prediction(raw, row, tokens[row] if tokens is not None else None) for row in range(len(batch))]
 
     def _prediction(self, raw: dict[str, list[Any]], row: int, tokens: Sequence[str] | None) -> Prediction:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from mtl.heads.mel import Mel
-from mtl.heads.prosody import Foretold, Prosody
+from mtl.heads.prosody import PredictedProsody, Prosody
 from mtl.inputs.batch import Batch
-from mtl.inputs.tts import Said, Spoken, pad
+from mtl.inputs.tts import TTSBatch, TTSExample, pad
 from mtl.metrics.distortion import CENTS, distortions
 from mtl.models.joint import SpeechModel
 from mtl.spec import with_answer
@@ -43,7 +43,7 @@ class Echo:
 
 
 @dataclass(frozen=True)
-class Uttered:
+class SynthesizedSpeech:
     """What a model says: log-mel (T, F), its pitch in Hz (T,), 0 where unvoiced, and the frames (P,) of each phone."""
 
     mel: Tensor
@@ -58,53 +58,55 @@ def speak(
     speakers: Sequence[int],
     emotions: Sequence[int],
     rates: Sequence[float] | None = None,
-) -> list[Uttered]:
+) -> list[SynthesizedSpeech]:
     """Phones (P,) by number, said; rates: of speech, 2 is twice as fast; 1 each where left out.
 
     Raises:
         ValueError: the model has no tasks `prosody` and `mel`.
     """
     rates = rates if rates is not None else [1.0] * len(phones)
-    told = foretell(model, phones, speakers, emotions)
-    saids = [as_foretold(*one) for one in zip(phones, told, speakers, emotions, rates, strict=True)]
+    told = predict_prosody(model, phones, speakers, emotions)
+    saids = [as_predicted(*one) for one in zip(phones, told, speakers, emotions, rates, strict=True)]
     mels = render(model, saids)
     return [
-        Uttered(mel, melody(model, said), torch.from_numpy(said.durations))
+        SynthesizedSpeech(mel, melody(model, said), torch.from_numpy(said.durations))
         for mel, said in zip(mels, saids, strict=True)
     ]
 
 
 @torch.no_grad()
-def foretell(
+def predict_prosody(
     model: SpeechModel, phones: Sequence[np.ndarray], speakers: Sequence[int], emotions: Sequence[int]
-) -> list[Foretold]:
+) -> list[PredictedProsody]:
     """How the model would say phones (P,), by number. Raises ValueError, as `speak`."""
     _check(model)
     saids = [
-        Said(one, np.zeros(len(one), np.int64), np.zeros(len(one)), np.zeros(len(one)), speaker, emotion)
+        TTSExample(one, np.zeros(len(one), np.int64), np.zeros(len(one)), np.zeros(len(one)), speaker, emotion)
         for one, speaker, emotion in zip(phones, speakers, emotions, strict=True)
     ]
-    spoken = cast(Spoken, pad(saids)).to(model.device)
+    spoken = cast(TTSBatch, pad(saids)).to(model.device)
     states = model.encode_phones(spoken, ("prosody",))
     found = cast(Prosody, model.task("prosody")).decode(states["prosody"])
-    return [Foretold(one.durations.cpu(), one.pitch.cpu(), one.energy.cpu()) for one in found]
+    return [PredictedProsody(one.durations.cpu(), one.pitch.cpu(), one.energy.cpu()) for one in found]
 
 
-def as_foretold(phones: np.ndarray, told: Foretold, speaker: int, emotion: int, rate: float = 1.0) -> Said:
+def as_predicted(
+    phones: np.ndarray, told: PredictedProsody, speaker: int, emotion: int, rate: float = 1.0
+) -> TTSExample:
     """Phones (P,) to be said as it was foretold, `rate` times as fast."""
     durations = whole(told.durations / rate).numpy()
-    return Said(phones, durations, told.pitch.numpy(), told.energy.numpy(), speaker, emotion)
+    return TTSExample(phones, durations, told.pitch.numpy(), told.energy.numpy(), speaker, emotion)
 
 
 @torch.no_grad()
-def render(model: SpeechModel, saids: Sequence[Said]) -> list[Tensor]:
+def render(model: SpeechModel, saids: Sequence[TTSExample]) -> list[Tensor]:
     """Log-mels (T, F) of phones said as they are told to be. Raises ValueError, as `speak`."""
     _check(model)
-    spoken = cast(Spoken, pad(saids)).to(model.device)
+    spoken = cast(TTSBatch, pad(saids)).to(model.device)
     return cast(Mel, model.task("mel")).speak(model.encode_phones(spoken, ("mel",))["mel"], spoken)
 
 
-def melody(model: SpeechModel, said: Said) -> Tensor:
+def melody(model: SpeechModel, said: TTSExample) -> Tensor:
     """(T,) Hz of each frame, 0 in phones without a voice: straight lines between the middles of phones."""
     code = model.codec.speech
     assert code is not None, "a model that speaks has one"

@@ -1,6 +1,6 @@
 """A model that speaks, in use: texts to waveforms, by a speaker and with an emotion that it knows.
 
-voice = Synthesiser(Predictor.load("folder"))
+voice = Synthesizer(Predictor.load("folder"))
 samples, = voice.say(["Dinner is ready."], speaker="LJ", emotion="happy", rate=1.1)     # (N,) float32
 for samples in voice.stream("A long text. Sentence by sentence."): ...
 """
@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from mtl.inference.predictor import Predictor, PredictorError
-from mtl.inference.speech_synthesis import Uttered, speak
-from mtl.inference.vocoding import Sounding
+from mtl.inference.speech_synthesis import SynthesizedSpeech, speak
+from mtl.inference.vocoding import VocoderWrapper
 from mtl.inputs.batch import chunks
 from mtl.inputs.tts import NOBODY
 from mtl.spec import with_answer
@@ -29,7 +29,7 @@ USUAL_EMOTION = "neutral"
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b\w\.)\s+|\n+")
 
 
-class Synthesiser:
+class Synthesizer:
     """A Predictor's tasks `prosody` and `mel`, and a vocoder: another model's, where one is given; see
     mtl.inference.vocoding.
 
@@ -43,7 +43,7 @@ class Synthesiser:
             raise PredictorError(f"the model does not speak: it has no tasks {' and '.join(with_answer('speech'))}")
         self.model, self.code, self.features = predictor.model, code, predictor.features
         self.phonemiser = Phonemiser(code.phonemes)
-        self.sounding = Sounding.of(predictor, vocoder)
+        self.sounding = VocoderWrapper.of(predictor, vocoder)
 
     def say(
         self, texts: Sequence[str], speaker: str | None = None, emotion: str | None = None, rate: float = 1.0
@@ -76,7 +76,7 @@ class Synthesiser:
         speaker: str | None = None,
         emotion: str | None = None,
         rate: float = 1.0,
-    ) -> list[Uttered]:
+    ) -> list[SynthesizedSpeech]:
         """Phones as log-mels and pitch. Raises PredictorError, as `say`."""
         if not RATES[0] <= rate <= RATES[1]:
             raise PredictorError(f"rate is {rate:g}, expected {RATES[0]:g} to {RATES[1]:g}")
@@ -91,10 +91,10 @@ class Synthesiser:
         speakers: Sequence[int],
         emotions: Sequence[int],
         rates: Sequence[float] | None = None,
-    ) -> list[Uttered]:
+    ) -> list[SynthesizedSpeech]:
         """As mtl.inference.speech_synthesis.speak, of any number of utterances, some at a time."""
         rates = rates or [1.0] * len(phones)
-        found: dict[int, Uttered] = {}
+        found: dict[int, SynthesizedSpeech] = {}
         for chunk in chunks({i: len(one) for i, one in enumerate(phones)}, BATCH_PHONES):
             who, how = [speakers[i] for i in chunk], [emotions[i] for i in chunk]
             said = speak(self.model, [phones[i] for i in chunk], who, how, [rates[i] for i in chunk])
@@ -125,4 +125,4 @@ def sentences(text: str) -> list[str]:
     return [part for part in map(str.strip, _SENTENCE.split(text)) if any(map(str.isalnum, part))]
 
 
-__all__ = ["Synthesiser", "UnspeakableText", "sentences"]
+__all__ = ["Synthesizer", "UnspeakableText", "sentences"]

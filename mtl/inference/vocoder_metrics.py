@@ -1,6 +1,6 @@
 """What a model's vocoder is worth: recordings' log-mels turned back into sound, beside the recordings themselves.
 
-found = resound(model, batch)            # one Resounded a row, None where there is no waveform
+found = resound(model, batch)            # one Resynthesis a row, None where there is no waveform
 spectral_distance(made, true)                 # dB
 """
 
@@ -24,7 +24,7 @@ DYNAMICS = 60.0  # dB under a recording's loudest: what is fainter counts as tha
 
 
 @dataclass(frozen=True)
-class Resounded:
+class Resynthesis:
     """distortion: sum over frames of the mel-cepstral distortion, dB; frames: their number.
 
     distance: sum over windows of the log-spectral distance, dB; windows: their number.
@@ -37,8 +37,8 @@ class Resounded:
 
 
 @torch.no_grad()
-def resound(model: SpeechModel, batch: Batch, spec: Spec) -> list[Resounded | None]:
-    found: list[Resounded | None] = [None] * len(batch)
+def resynthesize(model: SpeechModel, batch: Batch, spec: Spec) -> list[Resynthesis | None]:
+    found: list[Resynthesis | None] = [None] * len(batch)
     if "waveform" not in model.config.tasks or batch.waves is None or batch.features is None:
         return found
     assert batch.feature_lengths is not None, "features have lengths"
@@ -53,7 +53,7 @@ def resound(model: SpeechModel, batch: Batch, spec: Spec) -> list[Resounded | No
         far = spectral_distances(made, true)
         again = torch.from_numpy(log_mel(made.cpu(), spec))
         off = distortions(again, mel.cpu())
-        found[row] = Resounded(float(off.sum()), len(off), float(far.sum()), len(far))
+        found[row] = Resynthesis(float(off.sum()), len(off), float(far.sum()), len(far))
     return found
 
 

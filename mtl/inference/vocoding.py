@@ -21,7 +21,7 @@ from mtl.inference.predictor import Predictor, PredictorError
 PEAK = 0.99
 
 
-class Sounding:
+class VocoderWrapper:
     """learned: the trained vocoder, None for Griffin-Lim."""
 
     def __init__(self, features: FeatureSpec, learned: Waveform | None = None) -> None:
@@ -29,7 +29,7 @@ class Sounding:
         self._griffin_lim = GriffinLim(features)  # on the CPU: its many small steps wait for each other
 
     @classmethod
-    def of(cls, predictor: Predictor, other: Predictor | None = None) -> Sounding:
+    def of(cls, predictor: Predictor, other: Predictor | None = None) -> VocoderWrapper:
         """The sound of a model's log-mels, by the vocoder of another one where it is given.
 
         Raises:

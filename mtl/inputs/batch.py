@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mtl.inputs import tts
 from mtl.inputs.targets import ENCODINGS, IGNORE, Target, pad
-from mtl.inputs.tts import Said, Spoken
+from mtl.inputs.tts import TTSBatch, TTSExample
 from mtl.spec import task
 
 __all__ = ["IGNORE", "Batch", "Example", "Target", "chunks", "collate"]
@@ -40,7 +40,7 @@ class Example:
     domain: int = 0
     context: np.ndarray | None = None
     context_characters: np.ndarray | None = None
-    said: Said | None = None
+    said: TTSExample | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Batch:
     context: Tensor | None = None
     context_characters: Tensor | None = None
     context_lengths: Tensor | None = None
-    spoken: Spoken | None = None
+    spoken: TTSBatch | None = None
     waves: Tensor | None = None
     wave_lengths: Tensor | None = None
     hertz: Tensor | None = None

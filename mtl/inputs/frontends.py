@@ -24,7 +24,7 @@ MIN_DEVIATION = 0.1  # of a mel bin within an utterance, in nats: keeps a consta
 
 
 @dataclass(frozen=True)
-class Usual:
+class SpeakerStatistics:
     """How a known speaker's recordings usually are: mean and deviation of each mel bin, (F,), over many of them.
 
     Two seconds of speech hold too few sounds to tell a voice and a microphone from what was said, so an utterance's own
@@ -52,7 +52,7 @@ class AudioFrontend(nn.Module):
     usual: of the speaker whose recordings are heard, where that is known; see mtl.inference.adaptation.
     """
 
-    usual: Usual | None = None
+    usual: SpeakerStatistics | None = None
 
     def __init__(self, bins: int, width: int, subsampling: int, dropout: float) -> None:
         super().__init__()

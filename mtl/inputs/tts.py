@@ -2,7 +2,7 @@
 
     code = SpeechCode.build(rows, features, phonemes="gmw/en-us")     # from the training rows alone
     said = code.encode(row)                                           # Said: one utterance
-    spoken = pad(saids)                                               # Spoken: a batch of them
+    spoken = pad(saids)                                               # TTSBatch: a batch of them
 
 Pitch, energy and log-mel leave here with zero mean and unit deviation over the training rows, and come back by it.
 """
@@ -25,7 +25,7 @@ LEAST_DEVIATION = 1e-3
 
 
 @dataclass(frozen=True)
-class Said:
+class TTSExample:
     """One utterance: phones (P,), durations (P,) in frames, pitch and energy (P,) on the code's scales.
 
     speaker, emotion: numbers of the code; NOBODY where not known.
@@ -40,7 +40,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class TTSBatch:
     """Utterances of a batch, padded with zeros; a row that is not for synthesis has length 0.
 
     phones (B, P), lengths (B,), durations (B, P) in frames, pitch, energy (B, P), speakers, emotions (B,).
@@ -57,15 +57,15 @@ class Spoken:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def to(self, device: torch.device | str) -> Spoken:
+    def to(self, device: torch.device | str) -> TTSBatch:
         return replace(
             self, **{item.name: getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)}
         )
 
-    def select(self, rows: Tensor) -> Spoken:
+    def select(self, rows: Tensor) -> TTSBatch:
         """Those rows, (N,), without the padding that none of them needs."""
         longest = max(1, int(self.lengths[rows].max())) if len(rows) else 1
-        return Spoken(
+        return TTSBatch(
             **{
                 item.name: value[rows, :longest] if value.ndim == 2 else value[rows]
                 for item in fields(self)
@@ -172,11 +172,11 @@ class SpeechCode:
     def emotion(self, name: str | None) -> int:
         return self.emotions.index(name) + 1 if name in self.emotions else NOBODY
 
-    def encode(self, row: Mapping[str, Any]) -> Said | None:
+    def encode(self, row: Mapping[str, Any]) -> TTSExample | None:
         """A row with phones and durations as numbers; None for any other."""
         if not row.get("phones") or row.get("durations") is None:
             return None
-        return Said(
+        return TTSExample(
             phones=self.number(row["phones"]),
             durations=np.asarray(row["durations"], dtype=np.int64),
             pitch=self.pitch.down(row["pitch"]),
@@ -235,7 +235,7 @@ class _Moments:
         )
 
 
-def pad(saids: Sequence[Said | None]) -> Spoken | None:
+def pad(saids: Sequence[TTSExample | None]) -> TTSBatch | None:
     """A batch of utterances; None where not one is for synthesis."""
     if not any(said is not None for said in saids):
         return None
@@ -248,7 +248,7 @@ def pad(saids: Sequence[Said | None]) -> Spoken | None:
             for name, array in (ints | floats).items():
                 array[row, : lengths[row]] = getattr(said, name)
     arrays = {name: torch.from_numpy(array) for name, array in (ints | floats).items()}
-    return Spoken(
+    return TTSBatch(
         lengths=torch.tensor(lengths),
         speakers=torch.tensor([said.speaker if said is not None else NOBODY for said in saids]),
         emotions=torch.tensor([said.emotion if said is not None else NOBODY for said in saids]),

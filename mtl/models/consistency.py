@@ -40,7 +40,7 @@ def held(model: SpeechModel) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def misheard(model: SpeechModel, mels: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+def consistency_loss(model: SpeechModel, mels: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
     """(B,): the mean over the tasks of HEARD that the model has of the cross entropy of its answer to log-mels.
 
     mels (B, T, F), lengths (B,): said of the batch's rows. A task that a row is not labelled for counts nothing there.

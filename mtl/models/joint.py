@@ -25,17 +25,17 @@ from mtl.heads.translation import Translation
 from mtl.inputs.batch import IGNORE, Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.inputs.frontends import AudioFrontend, TextFrontend, drop_shares
-from mtl.inputs.tts import Spoken
+from mtl.inputs.tts import TTSBatch
 from mtl.layers.encoder import Encoder
 from mtl.layers.gradient_reversal import reverse
 from mtl.models.asr_hypotheses import Heard, choose, placed, read, readable, tags_at, tags_of
 from mtl.models.config import ModelConfig
-from mtl.models.consistency import misheard
+from mtl.models.consistency import consistency_loss
 from mtl.models.domains import Domains
 from mtl.sharing import TRUNKS, Trunk
 from mtl.spec import PHONES, SOUND, first_with_answer, with_answer, with_context
 from mtl.spec import task as task_spec
-from mtl.tts.acoustic_model import Manner, PhoneFrontend
+from mtl.tts.acoustic_model import PhoneFrontend, StyleEmbedding
 
 Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
 
@@ -85,10 +85,10 @@ class SpeechModel(nn.Module):
         if config.domains.on:  # last, so that all else starts as it does without them
             self.domains = Domains(len(codec.domains), config.width, config.domains, config.dropout)
         self.phones: PhoneFrontend | None = None
-        self.manner: Manner | None = None
+        self.manner: StyleEmbedding | None = None
         if codec.speech is not None and set(with_answer("speech")) & set(config.tasks):
             self.phones = PhoneFrontend(len(codec.speech.phones), config.width, config.dropout)
-            self.manner = Manner(len(codec.speech.speakers), len(codec.speech.emotions), config.width)
+            self.manner = StyleEmbedding(len(codec.speech.speakers), len(codec.speech.emotions), config.width)
 
     @property
     def device(self) -> torch.device:
@@ -144,7 +144,7 @@ class SpeechModel(nn.Module):
             found[task] = replace(found[task], context=before, context_lengths=batch.context_lengths)
         return found
 
-    def encode_phones(self, spoken: Spoken, tasks: Iterable[str]) -> dict[str, States]:
+    def encode_phones(self, spoken: TTSBatch, tasks: Iterable[str]) -> dict[str, States]:
         """The trunk's states of phones, for tasks that speak; every row has some."""
         assert self.phones is not None, "there are phones only where something speaks"
         assert self.manner is not None, "and somebody"
@@ -212,7 +212,7 @@ class SpeechModel(nn.Module):
         mel = cast(Mel, self.task(name))
         made, lengths = mel(states, said.spoken)
         loss, count = mel.error(made, lengths, said)
-        wrong = misheard(self, mel.raised(made), lengths, said)
+        wrong = consistency_loss(self, mel.raised(made), lengths, said)
         return loss + self.config.consistency * (wrong * lengths).sum(), count
 
     def _read_too(

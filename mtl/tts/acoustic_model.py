@@ -30,7 +30,7 @@ class PhoneFrontend(nn.Module):
         return self.dropout(self.norm(self.phone(phones)))
 
 
-class Manner(nn.Module):
+class StyleEmbedding(nn.Module):
     """Who speaks and with which emotion, as a vector (B, D); number 0 of either is nobody in particular."""
 
     def __init__(self, speakers: int, emotions: int, width: int) -> None:
@@ -42,7 +42,7 @@ class Manner(nn.Module):
         return self.speaker(speakers) + self.emotion(emotions)
 
 
-class MannerNorm(nn.Module):
+class ConditionalLayerNorm(nn.Module):
     """LayerNorm whose scale and shift come from the manner: (B, T, D), (B, D) -> (B, T, D)."""
 
     def __init__(self, width: int) -> None:
@@ -61,7 +61,7 @@ class ConvBlock(nn.Module):
     def __init__(self, width: int, expansion: int, dropout: float) -> None:
         super().__init__()
         self.neighbours = nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2, groups=width)
-        self.norm = MannerNorm(width)
+        self.norm = ConditionalLayerNorm(width)
         self.widen = nn.Linear(width, expansion * width)
         self.narrow = nn.Linear(expansion * width, width)
         self.dropout = nn.Dropout(dropout)
@@ -77,7 +77,7 @@ class ConvStack(nn.Module):
     def __init__(self, blocks: int, width: int, expansion: int, dropout: float) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ConvBlock(width, expansion, dropout) for _ in range(blocks))
-        self.norm = MannerNorm(width)
+        self.norm = ConditionalLayerNorm(width)
 
     def forward(self, x: Tensor, lengths: Tensor, manner: Tensor) -> Tensor:
         mask = padding_mask(lengths, x.shape[1])

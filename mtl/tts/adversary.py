@@ -1,6 +1,6 @@
 """Adversarial losses: a network that learns to tell what was made from what is true, and what the maker learns from it.
 
-    adversary = Adversary([PatchJudge(8)], [view])     # a module: its parameters are trained beside the maker's
+    adversary = Adversary([PatchDiscriminator(8)], [view])     # a module: its parameters are trained beside the maker's
     loss = adversary(made, true)                       # (B,): what is to be made smaller, by both at once
 
 One backward pass and one optimiser serve both sides: the judges see what was made without its graph, and the maker is
@@ -23,7 +23,7 @@ MATCHING = 1.0  # of the features' distance, beside the hinge
 Judged = tuple[Tensor, list[Tensor]]  # a verdict (B, …) on many places, positive for true, and what each layer saw
 
 
-class PatchJudge(nn.Module):
+class PatchDiscriminator(nn.Module):
     """Convolutions over a picture (B, C, T, F) that judge patches of it; every second layer halves F."""
 
     def __init__(self, channels: int, planes: int = 1, layers: int = 4, kernel: tuple[int, int] = (3, 9)) -> None:

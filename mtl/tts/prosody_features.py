@@ -11,7 +11,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Phrasing:
+class ProsodyFeatures:
     """pitch (P,): mean ln Hz over a phone's voiced frames, in a straight line across phones without any (Łańcucki
     2021), NaN where no frame at all has a voice. energy (P,): mean ln power. voiced (P,): share of voiced frames, NaN
     of a phone without frames."""
@@ -21,13 +21,13 @@ class Phrasing:
     voiced: np.ndarray
 
 
-def phrasing(logmel: np.ndarray, hertz: np.ndarray, durations: np.ndarray) -> Phrasing:
+def prosody_features(logmel: np.ndarray, hertz: np.ndarray, durations: np.ndarray) -> ProsodyFeatures:
     """logmel (T, F), hertz (T,) 0 where unvoiced, durations (P,) whole frames that sum to T."""
     voiced = hertz > 0
     heights = over_phones(np.log(np.where(voiced, hertz, 1.0)), durations, voiced)
     peak = logmel.max(axis=1)
     power = peak + np.log(np.exp(logmel - peak[:, None]).mean(axis=1))
-    return Phrasing(bridged(heights), bridged(over_phones(power, durations)), over_phones(voiced, durations))
+    return ProsodyFeatures(bridged(heights), bridged(over_phones(power, durations)), over_phones(voiced, durations))
 
 
 def over_phones(values: np.ndarray, durations: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:

@@ -43,7 +43,7 @@ def evaluate_on(
     model that hears a model that speaks; those of its recipe if left out.
 
     Raises:
-        RegistryError: no such model. EvaluationError: the split has no rows. NoListener: no such listener.
+        RegistryError: no such model. EvaluationError: the split has no rows. MissingJudge: no such listener.
     """
     from pipelines.data.dataset import open_dataset
     from pipelines.data.features import PITCH, WAVEFORM, extract
@@ -70,7 +70,7 @@ def evaluate_on(
         features = extract([manifest], spec, store, progress=report)
         current.done(f"{features[0].meta['rows']:,} recordings", None)
     if code:
-        features += said_in(store, manifest, features)
+        features += synthesized_in(store, manifest, features)
     if "waveform" in predictor.model.config.tasks:
         for kind in (WAVEFORM, PITCH):
             features += extract([manifest], spec, store, kind=kind)
@@ -147,7 +147,7 @@ def rows_line(counts: Mapping[str, Any], split: str) -> str:
     return line + (f"; {counts['quarantined']:,} more in quarantine" if counts["quarantined"] else "")
 
 
-def said_in(store: Store, manifest: Manifest, features: Sequence[Manifest]) -> list[Manifest]:
+def synthesized_in(store: Store, manifest: Manifest, features: Sequence[Manifest]) -> list[Manifest]:
     """How the phones of the recordings are said; learned where they end, if the corpus does not know it."""
     from pipelines.data.alignment import align
     from pipelines.data.prosody import measure
@@ -166,8 +166,8 @@ def speech_on(
     registry: Registry, uri: str, predictor: Predictor, dataset: Dataset, named: Mapping[str, str] | None
 ) -> tuple[dict[str, Any], dict[str, RowCounts]]:
     """What a voice is worth on a dataset: figures as plain data with a table's `lines`, and counts by metric."""
-    from pipelines.evaluation.judges import listeners_of
-    from pipelines.evaluation.synthesis import counts, figures, said_by, spoken_rows
+    from pipelines.evaluation.judges import judges_of
+    from pipelines.evaluation.synthesis import counts, figures, spoken_rows, synthesized_by
     from pipelines.nightly import kept_recipe, step
     from pipelines.promotion import RECIPE_TAG
     from pipelines.recipe import Listening
@@ -178,9 +178,9 @@ def speech_on(
         key = registry.named(uri).tags.get(RECIPE_TAG)
         listening = kept_recipe(registry.store, key).listening if key and registry.store.exists(key) else listening
     with step("listen") as current, progress.current().bar("listening", "utt") as report:
-        listeners = listeners_of(registry, listening)
+        listeners = judges_of(registry, listening)
         chosen = spoken_rows(dataset, listening.rows, predictor.model.config.speaks)
-        said = said_by(lambda: predictor, chosen, dataset, listeners, listening.rows, report)
+        said = synthesized_by(lambda: predictor, chosen, dataset, listeners, listening.rows, report)
         current.done(f"{len(chosen):,} recordings said again", None)
     drawn = figures(said)
     plain = {kind: {name: figure._asdict() for name, figure in found.items()} for kind, found in drawn.items()}

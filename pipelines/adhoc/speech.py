@@ -19,7 +19,7 @@ import soundfile
 if TYPE_CHECKING:
     from mtl.inference.conversion import Converted
     from mtl.inference.predictor import Predictor
-    from mtl.inference.synthesizer import Synthesiser
+    from mtl.inference.synthesizer import Synthesizer
 
 SILENCE_S = 0.25  # between two sentences
 STDOUT = Path("-")
@@ -59,15 +59,15 @@ class Sound:
             self.file.close()
 
 
-def voice_of(root: str, model: str, vocoder: str | None = None) -> Synthesiser:
+def voice_of(root: str, model: str, vocoder: str | None = None) -> Synthesizer:
     """A registered model's voice; vocoder: the registered model that makes its sound, its own or Griffin-Lim if None.
 
     Raises:
         RegistryError: no such model. PredictorError: it does not speak, or the vocoder is none for it.
     """
-    from mtl.inference.synthesizer import Synthesiser
+    from mtl.inference.synthesizer import Synthesizer
 
-    return Synthesiser(*_loaded(root, model, vocoder))
+    return Synthesizer(*_loaded(root, model, vocoder))
 
 
 def _loaded(root: str, model: str, vocoder: str | None) -> tuple[Predictor, Predictor | None]:
@@ -100,7 +100,7 @@ def converted(
 
 
 def sentences_spoken(
-    voice: Synthesiser, text: str, speaker: str | None, emotion: str | None, rate: float
+    voice: Synthesizer, text: str, speaker: str | None, emotion: str | None, rate: float
 ) -> Iterator[np.ndarray]:
     """The text sentence by sentence, a short silence between two."""
     for number, samples in enumerate(voice.stream(text, speaker, emotion, rate)):

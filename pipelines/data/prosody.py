@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from mtl.audio.features import hop_length, log_mel, window_length
 from mtl.audio.pitch import PitchError, pitch
-from mtl.tts.prosody_features import phrasing
+from mtl.tts.prosody_features import prosody_features
 from pipelines import recipe
 from pipelines.core import cluster
 from pipelines.recipe.address import stated
@@ -48,7 +48,7 @@ PROSODY = pa.schema(
 
 
 @dataclass(frozen=True)
-class Spoken:
+class SpokenRow:
     """A recording to measure: its phones, and where each ends, s."""
 
     id: str
@@ -105,7 +105,7 @@ def prosody_of(waveform: np.ndarray, ends: Sequence[float], spec: recipe.Feature
     """`durations` and MEASURED of PROSODY for (N,) float32 at spec.sample_rate."""
     logmel = log_mel(waveform, spec)  # (T, F)
     durations = durations_of(ends, len(logmel), spec)
-    said = phrasing(logmel, pitch(waveform, spec), durations)
+    said = prosody_features(logmel, pitch(waveform, spec), durations)
     return {"durations": durations.tolist(), **{name: getattr(said, name).tolist() for name in MEASURED}}
 
 
@@ -136,19 +136,19 @@ def _measure(
     return store.commit(dataset, address, files, {manifest.dataset: manifest.address}, meta, checksums)
 
 
-def _spoken(rows: pa.Table, learned: Mapping[str, list[float]]) -> list[Spoken]:
+def _spoken(rows: pa.Table, learned: Mapping[str, list[float]]) -> list[SpokenRow]:
     """Recordings with phones and their ends, the corpus's own or learned ones."""
     there = rows.filter(pc.and_(pc.is_valid(rows["audio"]), pc.is_valid(rows["phones"])))
     columns = ("id", "digest", "audio", "start", "duration", "phone_ends")
     return [
-        Spoken(id_, Piece(digest, audio, start, duration), tuple(ends or learned[id_]))
+        SpokenRow(id_, Piece(digest, audio, start, duration), tuple(ends or learned[id_]))
         for id_, digest, audio, start, duration, ends in zip(*(there[c].to_pylist() for c in columns), strict=True)
         if ends or id_ in learned
     ]
 
 
 def _run(
-    new: list[Spoken], spec: recipe.Features, store: Store, parallel: str, progress: Report | None
+    new: list[SpokenRow], spec: recipe.Features, store: Store, parallel: str, progress: Report | None
 ) -> Iterator[pa.Table]:
     report = progress or (lambda done, total, label: None)
     tasks, done = list(by_duration(new, lambda one: one.piece.duration, TASK_SECONDS)), 0
@@ -164,7 +164,7 @@ def _run(
         yield table
 
 
-def measure_part(part: list[Spoken], spec: recipe.Features, store: Store) -> pa.Table:
+def measure_part(part: list[SpokenRow], spec: recipe.Features, store: Store) -> pa.Table:
     """Rows of PROSODY, one a recording: one Ray task. Raises FeatureError naming the recording that cannot be read."""
     rows = []
     with one_thread():

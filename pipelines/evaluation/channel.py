@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtl.analysis.channel_probe import Told, channel_statistics, separability, word_presence
+from mtl.analysis.channel_probe import Separability, channel_statistics, separability, word_presence
 from pipelines.data.dataset import Dataset
 from pipelines.storage.store import fingerprint
 
@@ -37,8 +37,8 @@ class Pair:
 
     one: str
     other: str
-    channel: Told | None
-    words: Told | None
+    channel: Separability | None
+    words: Separability | None
 
     @property
     def warning(self) -> str | None:
@@ -58,7 +58,7 @@ class Pair:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Pair:
-        told = {name: Told(**content[name]) if content[name] else None for name in ("channel", "words")}
+        told = {name: Separability(**content[name]) if content[name] else None for name in ("channel", "words")}
         return cls(content["one"], content["other"], **told)
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from mtl.inference.conversion import ConversionError, Converter
 from mtl.inference.synthesizer import USUAL_EMOTION
 from pipelines.data.dataset import by_hash
-from pipelines.evaluation.judges import CHUNK, SAID, Listener, Measured, answers_of, distance, heard_by, recording_of
+from pipelines.evaluation.judges import CHUNK, SAID, Judge, Measured, answers_of, distance, judged_by, recording_of
 
 if TYPE_CHECKING:
     from pipelines.core.progress import Report
@@ -56,7 +56,7 @@ def kind_of(what: str, emotion: str) -> str:
 def conversions(
     converter: Converter,
     dataset: Dataset,
-    listeners: Mapping[str, Listener],
+    listeners: Mapping[str, Judge],
     most: int,
     progress: Report | None = None,
     part: tuple[int, int] = (0, 1),
@@ -75,7 +75,7 @@ def conversions(
         emotions = [wanted["emotion"] for _, wanted in some]
         sounds = {NOTHING: sources, CONVERTED: _converted(converter, sources, emotions, [one.hertz for one in before])}
         measured = {NOTHING: before, CONVERTED: [Measured.of(wave, spec) for wave in sounds[CONVERTED]]}
-        heard = heard_by(listeners, {**sounds, "true": true}, spec.sample_rate)
+        heard = judged_by(listeners, {**sounds, "true": true}, spec.sample_rate)
         found = []
         for number, (source, wanted) in enumerate(some):
             own = heard["speaker"]["true"][number] if "speaker" in heard else None

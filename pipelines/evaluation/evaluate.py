@@ -39,7 +39,7 @@ from pipelines import recipe
 from pipelines.data import features
 from pipelines.data.dataset import Dataset
 from pipelines.data.loader import evaluation_batches
-from pipelines.evaluation.gates import Contender, RowCounts
+from pipelines.evaluation.gates import RowCounts, ScoredModel
 from pipelines.storage.store import Store, fingerprint
 from pipelines.utterances.schema import stated
 
@@ -108,9 +108,9 @@ class Scores:
             for name in sorted(set(names) - {None})
         }
 
-    def contender(self, name: str, more: Mapping[str, RowCounts] | None = None) -> Contender:
+    def contender(self, name: str, more: Mapping[str, RowCounts] | None = None) -> ScoredModel:
         """This model at the gate; more: counts beside its own, such as those of one domain."""
-        return Contender(name, {**self.counts, **(more or {})}, self.cost.parameters)
+        return ScoredModel(name, {**self.counts, **(more or {})}, self.cost.parameters)
 
     def with_counts(self, more: Mapping[str, RowCounts]) -> Scores:
         """These scores with other metrics of their rows beside their own."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from mtl.metrics.floors import ScoredRows
 from mtl.metrics.scoring import metric_of
-from pipelines.evaluation.gates import Contender, RowCounts
+from pipelines.evaluation.gates import RowCounts, ScoredModel
 
 if TYPE_CHECKING:
     from pipelines.data.dataset import Dataset
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NAME = "the floor"
 
 
-def floor_of(counts: Mapping[str, RowCounts], dataset: Dataset) -> Contender:
+def floor_of(counts: Mapping[str, RowCounts], dataset: Dataset) -> ScoredModel:
     """Counts of the floor for each metric in `counts`, on the same rows in the same order.
 
     counts: of the candidate, "<metric>@<domain>" among them. dataset: the rows that it was scored on.
@@ -43,7 +43,7 @@ def floor_of(counts: Mapping[str, RowCounts], dataset: Dataset) -> Contender:
             hop_ms=dataset.hop_ms if dataset.spec else 0.0,
         )
         floors[name] = RowCounts(scored.ids, metric_of(name).floor.counts(asked))
-    return Contender(NAME, floors, parameters=0)
+    return ScoredModel(NAME, floors, parameters=0)
 
 
 def _others(counts: Mapping[str, RowCounts], scored: RowCounts) -> Callable[[str], np.ndarray | None]:

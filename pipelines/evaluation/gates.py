@@ -69,7 +69,7 @@ class RowCounts:
 
 
 @dataclass(frozen=True)
-class Contender:
+class ScoredModel:
     """A scored model: counts per metric, and what it costs."""
 
     name: str
@@ -140,13 +140,13 @@ class Decision:
 
 
 def decide(
-    candidate: Contender,
-    champion: Contender | None,
+    candidate: ScoredModel,
+    champion: ScoredModel | None,
     gates: Settings,
     metrics: Mapping[str, Metric],
     looks: int = 1,
     seed: int = 0,
-    floor: Contender | None = None,
+    floor: ScoredModel | None = None,
 ) -> Decision:
     """Applies the rule above.
 
@@ -198,9 +198,9 @@ def decide(
 def _compare(
     name: str,
     metric: Metric,
-    candidate: Contender,
-    champion: Contender | None,
-    floor: Contender | None,
+    candidate: ScoredModel,
+    champion: ScoredModel | None,
+    floor: ScoredModel | None,
     gates: Settings,
     alpha: float,
     seed: int,
@@ -211,10 +211,10 @@ def _compare(
     tolerance = gates.tolerance.get(name, getattr(metric, "tolerance", TOLERANCE))
     interval, rows, unpaired = None, len(mine.ids) if mine else 0, 0
     verdict = "missing" if mine is None else "first" if champion is None else "new"
-    rival = theirs or lowest
-    if mine and rival:
-        ours, others = _pair(mine, rival)
-        rows, unpaired = len(ours), len(mine.ids) + len(rival.ids) - 2 * len(ours)
+    current_champion = theirs or lowest
+    if mine and current_champion:
+        ours, others = _pair(mine, current_champion)
+        rows, unpaired = len(ours), len(mine.ids) + len(current_champion.ids) - 2 * len(ours)
         if rows:
             interval = paired_bootstrap(ours, others, metric, alpha, enough(gates.resamples, alpha), seed)
         verdict = _verdict(interval, rows, tolerance, alpha)
@@ -252,14 +252,14 @@ def _verdict(interval: Interval | None, rows: int, tolerance: float, alpha: floa
     return "not_worse" if rows >= MIN_ROWS and interval.low >= -tolerance else "inconclusive"
 
 
-def _over_floor(verdict: str, champion: Contender | None) -> str:
+def _over_floor(verdict: str, champion: ScoredModel | None) -> str:
     """The verdict of a metric that is compared with its floor."""
     if verdict == "better":
         return "better" if champion is None else "new"
     return "worse" if verdict == "worse" else "at_floor"
 
 
-def _merit(primary: Comparison, candidate: Contender, champion: Contender | None) -> tuple[bool, str]:
+def _merit(primary: Comparison, candidate: ScoredModel, champion: ScoredModel | None) -> tuple[bool, str]:
     """Whether the candidate has earned promotion, guards apart, and the sentence that says why."""
     if champion is None:
         return _merit_of_first(primary)
@@ -374,7 +374,7 @@ def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
-def _check(candidate: Contender, gates: Settings, metrics: Mapping[str, Metric]) -> None:
+def _check(candidate: ScoredModel, gates: Settings, metrics: Mapping[str, Metric]) -> None:
     for name in (gates.primary, *gates.tolerance, *gates.minimum):
         if name not in metrics:
             raise GateError(f"the gates name the metric {name!r}; there are {', '.join(sorted(metrics))}")

@@ -52,12 +52,12 @@ SAID = pa.schema(
 )
 
 
-class NoListener(RuntimeError):
+class MissingJudge(RuntimeError):
     """A model that a recipe wants its speech to be heard by has no champion; the message says how to get one."""
 
 
 @dataclass(frozen=True)
-class Listener:
+class Judge:
     """A model that hears speech: the address of its weights, and how to load it, once and not before it is asked."""
 
     address: str
@@ -68,25 +68,25 @@ class Listener:
         return self.load()
 
 
-def listeners_of(registry: Registry, listening: Listening) -> dict[str, Listener]:
+def judges_of(registry: Registry, listening: Listening) -> dict[str, Judge]:
     """The champions that listen for the words, the emotion and the speaker.
 
     Raises:
-        NoListener: one of them is not there, or does not hear what it is asked.
+        MissingJudge: one of them is not there, or does not hear what it is asked.
     """
-    known: dict[str, Listener] = {}  # one model may listen for several tasks
+    known: dict[str, Judge] = {}  # one model may listen for several tasks
     found = {}
     for task, name in listening.models.items():
         champion = registry.champion(name)
         if champion is None:
-            raise NoListener(
+            raise MissingJudge(
                 f"listening.{task} is {name!r}, which has no champion in {registry.uri}: `motet nightly {name}` "
                 f"makes one, --set listening.{task}=null does without"
             )
         folder = registry.folder(champion.uri)
         if task not in (tasks := describe(folder).tasks):
-            raise NoListener(f"listening.{task} is {name!r}, whose champion hears {', '.join(tasks)} and no {task}")
-        found[task] = known.setdefault(name, Listener(champion.address, partial(Predictor.load, folder)))
+            raise MissingJudge(f"listening.{task} is {name!r}, whose champion hears {', '.join(tasks)} and no {task}")
+        found[task] = known.setdefault(name, Judge(champion.address, partial(Predictor.load, folder)))
     return found
 
 
@@ -95,8 +95,8 @@ def recording_of(row: Mapping[str, Any], store: Store, rate: int) -> np.ndarray:
     return decode(read_audio(row["audio"], store), rate, row["start"] or 0.0, row["duration"])
 
 
-def heard_by(
-    listeners: Mapping[str, Listener], sounds: Mapping[str, Sequence[np.ndarray]], rate: int
+def judged_by(
+    listeners: Mapping[str, Judge], sounds: Mapping[str, Sequence[np.ndarray]], rate: int
 ) -> dict[str, dict[str, list[Prediction]]]:
     """Task -> kind of sound -> what the task's listener says of each (N,) at `rate` Hz."""
     found: dict[str, dict[str, list[Prediction]]] = {}

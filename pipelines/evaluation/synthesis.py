@@ -22,17 +22,17 @@ import pyarrow as pa
 import torch
 
 from mtl.inference.conversion import Converter
-from mtl.inference.speech_synthesis import Uttered
-from mtl.inference.synthesizer import Synthesiser
+from mtl.inference.speech_synthesis import SynthesizedSpeech
+from mtl.inference.synthesizer import Synthesizer
 from mtl.inference.vocoder_metrics import spectral_distance
-from mtl.inference.vocoding import Sounding
+from mtl.inference.vocoding import VocoderWrapper
 from mtl.metrics.scoring import mean, word_errors
 from pipelines.core import cluster
 from pipelines.data.dataset import by_hash
 from pipelines.evaluation.conversion import conversions, pairs_of
 from pipelines.evaluation.evaluate import bootstrapped
 from pipelines.evaluation.gates import RowCounts
-from pipelines.evaluation.judges import CHUNK, SAID, Listener, Measured, answers_of, distance, heard_by, recording_of
+from pipelines.evaluation.judges import CHUNK, SAID, Judge, Measured, answers_of, distance, judged_by, recording_of
 from pipelines.sources.segments import one_thread
 from pipelines.storage.store import Store, fingerprint
 
@@ -48,14 +48,14 @@ RECORDING, GRIFFIN_LIM, COPY, SYNTHESIS, MEAN = KINDS = (
 AS_LONG = (GRIFFIN_LIM, COPY, MEAN)  # as the recording, sample by sample
 PART = 32  # recordings, or pairs of them, in one Ray task
 MADE = {"mel": SYNTHESIS, "waveform": COPY}  # task -> what it makes, to be heard
-Voice = Synthesiser | Sounding
+Voice = Synthesizer | VocoderWrapper
 
 
 def listened(
     store: Store,
     address: str,
     load: Callable[[], Predictor],
-    listeners: Mapping[str, Listener],
+    listeners: Mapping[str, Judge],
     dataset: Dataset,
     rows: int,
     progress: Report | None = None,
@@ -70,15 +70,15 @@ def listened(
     ids = chosen.rows["id"].to_pylist()
     key = f"evaluations/speech-{fingerprint(address, ears, dataset.identity, ids, VERSION)}.parquet"
     if not store.exists(key):
-        store.write_table(key, said_by(load, chosen, dataset, listeners, rows, progress))
+        store.write_table(key, synthesized_by(load, chosen, dataset, listeners, rows, progress))
     return store.read_table(key)
 
 
-def said_by(
+def synthesized_by(
     load: Callable[[], Predictor],
     chosen: Dataset,
     dataset: Dataset,
-    listeners: Mapping[str, Listener],
+    listeners: Mapping[str, Judge],
     pairs: int,
     progress: Report | None = None,
 ) -> pa.Table:
@@ -99,7 +99,7 @@ def said_by(
         whole = [Work(chosen), *([Work(dataset, pairs)] if converted else [])]
         tables = [table for one in whole for table in worked(predictor, listeners, one, progress)]
         return pa.concat_tables(tables) if tables else SAID.empty_table()
-    unloaded = {id(listener): Listener(listener.address, listener.load) for listener in listeners.values()}
+    unloaded = {id(listener): Judge(listener.address, listener.load) for listener in listeners.values()}
     ears = {task: unloaded[id(listener)] for task, listener in listeners.items()}
     found: dict[int, pa.Table] = {}
     for number, table in cluster.over([(load, ears, one) for one in work], work_part):
@@ -119,7 +119,7 @@ class Work:
     part: tuple[int, int] = (0, 1)
 
 
-def work_part(load: Callable[[], Predictor], listeners: Mapping[str, Listener], work: Work) -> pa.Table:
+def work_part(load: Callable[[], Predictor], listeners: Mapping[str, Judge], work: Work) -> pa.Table:
     """SAID of some work: one Ray task."""
     with one_thread():
         tables = list(worked(load(), listeners, work))
@@ -127,17 +127,17 @@ def work_part(load: Callable[[], Predictor], listeners: Mapping[str, Listener], 
 
 
 def worked(
-    predictor: Predictor, listeners: Mapping[str, Listener], work: Work, progress: Report | None = None
+    predictor: Predictor, listeners: Mapping[str, Judge], work: Work, progress: Report | None = None
 ) -> Iterator[pa.Table]:
     """Tables of SAID, some rows at a time."""
     if work.pairs:
         return conversions(Converter(predictor), work.dataset, listeners, work.pairs, progress, work.part)
-    return said_again(voice_of(predictor), work.dataset, listeners, progress)
+    return resynthesized(voice_of(predictor), work.dataset, listeners, progress)
 
 
 def voice_of(predictor: Predictor) -> Voice:
     """A model that speaks, or one that has a vocoder alone."""
-    return Synthesiser(predictor) if predictor.model.config.speaks else Sounding.of(predictor)
+    return Synthesizer(predictor) if predictor.model.config.speaks else VocoderWrapper.of(predictor)
 
 
 def spoken_rows(dataset: Dataset, most: int, speaks: bool = True) -> Dataset:
@@ -151,8 +151,8 @@ def spoken_rows(dataset: Dataset, most: int, speaks: bool = True) -> Dataset:
     return dataset.select(sorted(known[by_hash(ids)[:most]]))
 
 
-def said_again(
-    voice: Voice, dataset: Dataset, listeners: Mapping[str, Listener], progress: Report | None = None
+def resynthesized(
+    voice: Voice, dataset: Dataset, listeners: Mapping[str, Judge], progress: Report | None = None
 ) -> Iterator[pa.Table]:
     """Tables of SAID, some recordings at a time, each with those of KINDS that there are one below the other."""
     rows = dataset.rows.to_pylist()
@@ -162,7 +162,7 @@ def said_again(
         recordings = [recording_of(row, dataset.store, voice.features.sample_rate) for row in some]
         true = [Measured.of(wave, voice.features) for wave in recordings]
         sounds = sounds_of(voice, some, recordings, dataset.features(part), [one.hertz for one in true])
-        heard = heard_by(listeners, sounds, voice.features.sample_rate)
+        heard = judged_by(listeners, sounds, voice.features.sample_rate)
         found = []
         for number, row in enumerate(some):
             for kind in sounds:
@@ -199,18 +199,18 @@ def sounds_of(
     """
     true = [torch.from_numpy(np.asarray(mel, dtype=np.float32)) for mel in features]
     pairs = [(mel, torch.from_numpy(line)) for mel, line in zip(true, hertz, strict=True)]
-    sounding = voice.sounding if isinstance(voice, Synthesiser) else voice
+    sounding = voice.sounding if isinstance(voice, Synthesizer) else voice
     made = {RECORDING: recordings, COPY: [sounding(*pair) for pair in pairs]}
     if sounding.learned is not None:
         made[GRIFFIN_LIM] = [sounding.griffin_lim(*pair) for pair in pairs]
-    if isinstance(voice, Synthesiser):
+    if isinstance(voice, Synthesizer):
         mean = torch.tensor([scale.mean for scale in voice.code.mel])
-        made[SYNTHESIS] = [sounding(uttered.mel, uttered.hertz) for uttered in uttered_of(voice, rows)]
+        made[SYNTHESIS] = [sounding(uttered.mel, uttered.hertz) for uttered in synthesized_of(voice, rows)]
         made[MEAN] = [sounding(mean.expand(len(mel), -1)) for mel in true]
     return {kind: made[kind] for kind in KINDS if kind in made}
 
 
-def uttered_of(voice: Synthesiser, rows: Sequence[Mapping[str, Any]]) -> list[Uttered]:
+def synthesized_of(voice: Synthesizer, rows: Sequence[Mapping[str, Any]]) -> list[SynthesizedSpeech]:
     """The rows' phones, said by their speakers, with their emotions."""
     phones = [voice.code.number(row["phones"]) for row in rows]
     speakers = [voice.code.speaker(row["speaker"]) for row in rows]

@@ -39,7 +39,7 @@ PRIMARY = "transcript/wer"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Personalised:
     """What came of it. base_wer, wer: percent, cross-fitted, on the user's utterances; steps: of training."""
 
     model: str
@@ -68,7 +68,7 @@ def personalise(
     steps: int | None = None,
     significant: bool = False,
     fitting: Fitting | None = None,
-) -> Outcome:
+) -> Personalised:
     """An adapter for the speaker of a manifest, as a version of `<model>.<speaker>`.
 
     speaker: what to call the user where the manifest names none. words: phrases that the user says. steps: of a fit.
@@ -140,11 +140,11 @@ def fitted(
     import torch
 
     from mtl.inference.adaptation import Personal
-    from mtl.inference.enrolment import cross_fit, fit, usual_of
+    from mtl.inference.enrolment import cross_fit, fit, statistics_of
 
     def fresh(heard: Sequence[Utterance]) -> Personal:
         torch.manual_seed(fitting.seed)
-        return Personal.beside(predictor.model, about, voice, mean, usual_of(heard))
+        return Personal.beside(predictor.model, about, voice, mean, statistics_of(heard))
 
     total, done = fitting.steps * (min(fitting.folds, len(given.rows)) + 1), 0
 
@@ -254,15 +254,15 @@ def compare(
 
 def _contender(name: str, predictions: Sequence[Prediction], given: Enrolled, predictor: Predictor) -> Any:
     from mtl.metrics.scoring import score_rows
-    from pipelines.evaluation.gates import Contender, RowCounts
+    from pipelines.evaluation.gates import RowCounts, ScoredModel
 
     ids = [row["id"] for row in given.rows]
     scores = score_rows(given.rows, list(predictions))
     counts = {metric: RowCounts([ids[n] for n in found.rows], found.counts) for metric, found in scores.items()}
-    return Contender(name, counts, sum(parameter.numel() for parameter in predictor.model.parameters()))
+    return ScoredModel(name, counts, sum(parameter.numel() for parameter in predictor.model.parameters()))
 
 
-def _registered(registry: Registry, base: Version, made: Fitted, given: Enrolled, decision: Decision) -> Outcome:
+def _registered(registry: Registry, base: Version, made: Fitted, given: Enrolled, decision: Decision) -> Personalised:
     """The adapter as a version, the decision in its ledger, the alias only if it was promoted."""
     from pipelines.personalisation.adapters import personal_name, register_adapter
 
@@ -283,7 +283,7 @@ def _registered(registry: Registry, base: Version, made: Fitted, given: Enrolled
         registry.settle(name, version.version, decision, champion, given.manifest.address, by="personalise")
         current.done(f"{version.uri}, {size:,} bytes, for {base.uri}", None)
     primary = next(row for row in decision.comparisons if row.metric == PRIMARY)
-    return Outcome(
+    return Personalised(
         model=version.uri,
         base=base.uri,
         speaker=given.speaker,
@@ -299,7 +299,7 @@ def _registered(registry: Registry, base: Version, made: Fitted, given: Enrolled
     )
 
 
-def outcome_lines(outcome: Outcome) -> str:
+def outcome_lines(outcome: Personalised) -> str:
     """What a person is told at the end."""
     state = "promoted" if outcome.promoted else "not promoted"
     hot = ", ".join(outcome.hot_words[:8]) + (" …" if outcome.hot_words[8:] else "")

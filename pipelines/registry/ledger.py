@@ -65,16 +65,16 @@ class State:
     """What the lines amount to. reigns: champions in order without those rolled back or lost; the last one reigns."""
 
     lines: tuple[Line, ...]
-    reigns: tuple[int, ...]
+    champions: tuple[int, ...]
 
     @property
     def champion(self) -> int | None:
-        return self.reigns[-1] if self.reigns else None
+        return self.champions[-1] if self.champions else None
 
     @property
     def previous(self) -> int | None:
         """Where a rollback leads."""
-        return self.reigns[-2] if len(self.reigns) > 1 else None
+        return self.champions[-2] if len(self.champions) > 1 else None
 
     @property
     def number(self) -> int:
@@ -152,36 +152,36 @@ class Ledger:
 def fold(lines: Iterable[Line]) -> State:
     """Reads lines in order and says which took effect."""
     read: list[Line] = []
-    reigns: list[int] = []
+    champions: list[int] = []
     for line in lines:
-        effective = line.action == "keep" or _applies(line, reigns)
+        effective = line.action == "keep" or _applies(line, champions)
         if effective:
-            reigns = _after(line, reigns)
+            champions = _after(line, champions)
         read.append(replace(line, effective=effective))
-    return State(tuple(read), tuple(reigns))
+    return State(tuple(read), tuple(champions))
 
 
-def _applies(line: Line, reigns: list[int]) -> bool:
-    if line.expects != (reigns[-1] if reigns else None):
+def _applies(line: Line, champions: list[int]) -> bool:
+    if line.expects != (champions[-1] if champions else None):
         return False
     if line.action == "rollback":
-        return len(reigns) > 1 and reigns[-2] == line.version
+        return len(champions) > 1 and champions[-2] == line.version
     if line.action == "lost":
-        return line.version == ALL or line.version in reigns
+        return line.version == ALL or line.version in champions
     return line.action == "adopt" or line.version != line.expects
 
 
-def _after(line: Line, reigns: list[int]) -> list[int]:
+def _after(line: Line, champions: list[int]) -> list[int]:
     if line.action == "promote":
-        return [*reigns, line.version]
+        return [*champions, line.version]
     if line.action == "rollback":
-        return reigns[:-1]
+        return champions[:-1]
     if line.action == "lost":
-        left = [] if line.version == ALL else [version for version in reigns if version != line.version]
+        left = [] if line.version == ALL else [version for version in champions if version != line.version]
         return [version for n, version in enumerate(left) if n == 0 or version != left[n - 1]]
     if line.action == "adopt":
         return [line.version] if line.version else []
-    return reigns
+    return champions
 
 
 def _starts_anew(line: Line) -> bool:

@@ -37,10 +37,10 @@ def record(ledger: Ledger, state: State, exists: Callable[[int], bool], spare: i
 
     spare: a version that is about to be left anyway.
     """
-    gone = [number for number in dict.fromkeys(reversed(state.reigns)) if number != spare and not exists(number)]
+    gone = [number for number in dict.fromkeys(reversed(state.champions)) if number != spare and not exists(number)]
     for number in gone:
-        reigns = [version for version in ledger.state().reigns if version != number]
-        left = f"version {reigns[-1]} is champion" if reigns else f"{ledger.name} has no champion"
+        champions = [version for version in ledger.state().champions if version != number]
+        left = f"version {champions[-1]} is champion" if champions else f"{ledger.name} has no champion"
         reason = f"version {number} is not in MLflow any more; {left}"
         ledger.append("lost", number, ledger.state().champion, reason, BY)
     return bool(gone)

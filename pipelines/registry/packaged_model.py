@@ -96,11 +96,11 @@ class SpeechService(PythonModel):
     def _spoken(self, inputs: list[np.ndarray | str], asked: dict[str, Any]) -> list[str | None]:
         """Each sentence as base64 of a WAV file, and each recording, converted, if that is asked for; else None."""
         from mtl.inference.conversion import Converter
-        from mtl.inference.synthesizer import Synthesiser
+        from mtl.inference.synthesizer import Synthesizer
 
         hears = "phones" in self.predictor.model.config.tasks
         converter = Converter(self.predictor) if hears else None
-        voice = converter.voice if converter else Synthesiser(self.predictor)
+        voice = converter.voice if converter else Synthesizer(self.predictor)
         who, how = (str(asked.get(name, "")) or None for name in ("speaker", "emotion"))
         texts = [text for text in inputs if isinstance(text, str)]
         said = iter(voice.say(texts, who, how, float(asked.get("rate", 1.0))))
@@ -118,9 +118,9 @@ class SpeechService(PythonModel):
         """Each recording as a vocoder makes it anew of its log-mel, base64 of a WAV file; None for a sentence."""
         from mtl.audio.features import log_mel
         from mtl.audio.pitch import pitch
-        from mtl.inference.vocoding import Sounding
+        from mtl.inference.vocoding import VocoderWrapper
 
-        sounding, spec = Sounding.of(self.predictor), self.predictor.features
+        sounding, spec = VocoderWrapper.of(self.predictor), self.predictor.features
 
         def again(wave: np.ndarray) -> str:
             line = torch.from_numpy(pitch(wave, spec))

@@ -218,8 +218,8 @@ class Registry:
 
     def champion(self, name: str) -> Version | None:
         """By the ledger, which the alias follows: the newest champion whose version is still in MLflow."""
-        reigns = reversed(self.state(name).reigns)
-        return next((version for number in reigns if (version := self.existing(name, number))), None)
+        champions = reversed(self.state(name).champions)
+        return next((version for number in champions if (version := self.existing(name, number))), None)
 
     def existing(self, name: str, number: int) -> Version | None:
         """None where MLflow has no such version."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from mtl.audio.features import log_mel
 from mtl.audio.pitch import pitch
-from mtl.inference.synthesizer import Synthesiser
+from mtl.inference.synthesizer import Synthesizer
 from pipelines.data.dataset import by_hash
 from pipelines.evaluation.judges import recording_of
 from pipelines.evaluation.synthesis import (
@@ -31,7 +31,7 @@ from pipelines.evaluation.synthesis import (
     Voice,
     figures,
     sounds_of,
-    uttered_of,
+    synthesized_of,
 )
 from pipelines.sources.audio import flac
 
@@ -51,10 +51,10 @@ def told(said: pa.Table, voice: Voice, dataset: Dataset, listeners: Mapping[str,
     confusion: of the emotion, as it is heard in what the model makes: labels, counts. examples: what is heard and seen.
     """
     return {
-        "speaks": isinstance(voice, Synthesiser),
+        "speaks": isinstance(voice, Synthesizer),
         "figures": figures(said),
         "listeners": dict(listeners),
-        "confusion": _confusion(said, SYNTHESIS if isinstance(voice, Synthesiser) else COPY),
+        "confusion": _confusion(said, SYNTHESIS if isinstance(voice, Synthesizer) else COPY),
         "examples": _examples(said, voice, dataset),
     }
 
@@ -85,7 +85,7 @@ def _examples(said: pa.Table, voice: Voice, dataset: Dataset) -> list[dict[str, 
     hertz = [pitch(wave, voice.features) for wave in recordings]
     sounds = sounds_of(voice, rows, recordings, some.features(range(len(rows))), hertz)
     found = []
-    uttered = uttered_of(voice, rows) if isinstance(voice, Synthesiser) else []
+    uttered = synthesized_of(voice, rows) if isinstance(voice, Synthesizer) else []
     for number, row in enumerate(rows):
         measured = row["durations"] or ()
         foretold = uttered[number].durations.tolist() if uttered else ()

@@ -26,7 +26,7 @@ QUARANTINE_SHOWN = 200  # rows
 
 
 @dataclass(frozen=True)
-class Story:
+class ReportContent:
     """One night: what it was, which model came of it, and what its steps said (stage, text, seconds)."""
 
     store: Store

@@ -35,7 +35,7 @@ def listening(name: str, progress: Report | None) -> Iterator[None]:
         _listeners.pop(name, None)
 
 
-def scribe(
+def tune_callback(
     root: str, name: str, trials: int, epochs: int, tracking: Run | None, reported: Mapping[str, int] | None = None
 ) -> Any:
     """The callback of a search: of so many trials, of so many epochs each; tracking: the parent MLflow run.

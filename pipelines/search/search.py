@@ -28,7 +28,7 @@ from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG
 from pipelines.search import pbt, proposals
 from pipelines.search.baselines import single_task
-from pipelines.search.callbacks import listening, scribe
+from pipelines.search.callbacks import listening, tune_callback
 from pipelines.search.front import front_of
 from pipelines.search.scalar import Scalar
 from pipelines.search.state import FORMAT, SearchState, TrialRecord, recorder
@@ -242,7 +242,7 @@ def _tuner(
             name=state.name,
             storage_path=folder,
             verbose=0,
-            callbacks=[scribe(job.store.root, state.name, trials, epochs, tracking, reported), recorder(state)],
+            callbacks=[tune_callback(job.store.root, state.name, trials, epochs, tracking, reported), recorder(state)],
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
         ),
     )

@@ -76,7 +76,7 @@ def study_by_folds(
     tracking: Run | None = None,
     progress: Report | None = None,
 ) -> list[Study]:
-    """A finished study for each fold: the joint model, and alone each task that `told_apart` has.
+    """A finished study for each fold: the joint model, and alone each task that `confusion_rows` has.
 
     folds: how many; 0: as many as there are speakers.
 
@@ -87,7 +87,7 @@ def study_by_folds(
     folds = folds or len(known)
     if not 2 <= folds <= len(known):
         raise StudyError(f"{folds} folds of {len(known)} speakers; expected at least 2, and no more than there are")
-    alone = told_apart(str(task) for task in recipe.tasks)
+    alone = confusion_rows(str(task) for task in recipe.tasks)
     found = [
         planned(
             with_fold(recipe, number, folds), utterances, features, store, seeds, ("joint",), alone=alone,
@@ -99,7 +99,7 @@ def study_by_folds(
     return found
 
 
-def told_apart(tasks: Iterable[str]) -> list[str]:
+def confusion_rows(tasks: Iterable[str]) -> list[str]:
     """Those that tell labels apart which a new speaker may have: who is not known cannot be named."""
     specs = [task_spec(task) for task in tasks]
     return [spec.name for spec in specs if spec.answer == "label" and not spec.open_set]
@@ -123,7 +123,7 @@ def pooled_of(studies: Sequence[Study]) -> Pooled:
     """Raises StudyError where no task was answered that has labels to be told apart."""
     one = studies[0]
     rows, by_speaker, confusion = [], {}, {}
-    for task in told_apart(one.tasks):
+    for task in confusion_rows(one.tasks):
         alone = closed(frozenset({task}), one.needs)
         for model, cell in ((JOINT, one.joint), (ALONE, alone)):
             answers = _answers(studies, cell, task)

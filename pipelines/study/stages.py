@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core import progress
-from pipelines.nightly import Done, Ref, Step, identity, kept_recipe, manifests, step
+from pipelines.nightly import DatasetRef, StageResult, Step, identity, kept_recipe, manifests, step
 from pipelines.recipe import Recipe
 from pipelines.storage.store import Manifest, Store, fingerprint
 from pipelines.study.table import Split
@@ -36,7 +36,7 @@ class _Stage:
     report: Report
     step: Step
 
-    def keep(self, name: str, content: Mapping[str, Any], page: str, text: str) -> Done:
+    def keep(self, name: str, content: Mapping[str, Any], page: str, text: str) -> StageResult:
         """Keeps what was found and its page, in the store and in MLflow."""
         from pipelines.promotion import place
 
@@ -51,7 +51,7 @@ class _Stage:
 
 @contextmanager
 def _stage(
-    root: str, recipe_key: str, utterances: Sequence[Ref], features: Sequence[Ref], *details: object
+    root: str, recipe_key: str, utterances: Sequence[DatasetRef], features: Sequence[DatasetRef], *details: object
 ) -> Iterator[_Stage]:
     from pipelines.registry import tracking
 
@@ -70,13 +70,13 @@ def _stage(
 def plain(
     root: str,
     recipe_key: str,
-    utterances: Sequence[Ref],
-    features: Sequence[Ref],
+    utterances: Sequence[DatasetRef],
+    features: Sequence[DatasetRef],
     seeds: int,
     kinds: Sequence[str],
     split: Split,
     share: float,
-) -> Done:
+) -> StageResult:
     """The cells of a study, what they say, and its page. Value: study_report.Findings as plain data, and `report`."""
     from pipelines.study.page import findings_of, render
     from pipelines.study.study import study
@@ -96,14 +96,14 @@ def plain(
 def by_labels(
     root: str,
     recipe_key: str,
-    utterances: Sequence[Ref],
-    features: Sequence[Ref],
+    utterances: Sequence[DatasetRef],
+    features: Sequence[DatasetRef],
     labels: Sequence[float],
     sparse: Sequence[str],
     seeds: int,
     split: Split,
     share: float,
-) -> Done:
+) -> StageResult:
     """Joint and single-task models by their share of the labels. Value: study_labels.Sparse as plain data, `report`."""
     from pipelines.study.labels import render, sparse_of, study_by_labels
 
@@ -118,8 +118,8 @@ def by_labels(
 
 
 def by_folds(
-    root: str, recipe_key: str, utterances: Sequence[Ref], features: Sequence[Ref], folds: int, seeds: int
-) -> Done:
+    root: str, recipe_key: str, utterances: Sequence[DatasetRef], features: Sequence[DatasetRef], folds: int, seeds: int
+) -> StageResult:
     """Each speaker held out once. Value: folds.Pooled as plain data, and `report`."""
     from pipelines.study.folds import pooled_of, render, study_by_folds
 
@@ -134,14 +134,14 @@ def by_folds(
 def by_variants(
     root: str,
     recipe_key: str,
-    utterances: Sequence[Ref],
-    features: Sequence[Ref],
+    utterances: Sequence[DatasetRef],
+    features: Sequence[DatasetRef],
     sharing: Sequence[str],
     balancing: Sequence[str],
     seeds: int,
     split: Split,
     share: float,
-) -> Done:
+) -> StageResult:
     """Joint models by sharing mode and balancing method. Value: study_variants.Compared as plain data, and `report`."""
     from pipelines.study.variants import compared_of, render, study_variants
 

@@ -33,7 +33,7 @@ from pipelines.training.prepare import Job, PrepareError, labelled, prepare
 from pipelines.training.resources import Share, nodes, share_of
 from pipelines.training.results import Incomplete, TrainResult, finished, keep
 from pipelines.training.vocabulary import stored_codec
-from pipelines.training.worker import Lasting, Unusable, loop
+from pipelines.training.worker import FatalError, Unusable, loop
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -199,7 +199,7 @@ def _trainer(job: Job, name: str, share: Share, queue: Any, resume: str | None) 
     run_config: Any = RunConfig(  # Any: TorchTrainer is annotated with the older RunConfig, which it refuses
         name=name,
         **storage(job.store, "train"),
-        callbacks=[_courier(queue)],
+        callbacks=[_epoch_reporter(queue)],
         failure_config=FailureConfig(
             max_failures=job.recipe.trainer.max_failures, controller_failure_limit=START_ATTEMPTS
         ),
@@ -239,7 +239,7 @@ def _prompt(trainer: type[TorchTrainer]) -> type[TorchTrainer]:
     return Prompt
 
 
-def _courier(queue: Any) -> Any:
+def _epoch_reporter(queue: Any) -> Any:
     from ray.train import UserCallback
 
     class Courier(UserCallback):
@@ -252,7 +252,7 @@ def _courier(queue: Any) -> Any:
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             for error in worker_exceptions.values():
-                if isinstance(error, Lasting):
+                if isinstance(error, FatalError):
                     raise error  # an error of the controller is final, one of a worker is retried
 
     return Courier()
@@ -260,7 +260,7 @@ def _courier(queue: Any) -> Any:
 
 def _explain(error: Exception, name: str, recipe: Recipe) -> str:
     cause = getattr(error, "controller_failure", None)
-    if isinstance(cause, Lasting):
+    if isinstance(cause, FatalError):
         return str(cause)
     if cause is not None:
         return f"training {name} could not run: {cause}; calling again goes on from the last checkpoint"

@@ -1,6 +1,6 @@
 """What every training worker of Ray Train runs: a rank of `mtl.training.fit`, whose reports become Ray's.
 
-A worker finishes, or dies (Ray starts the group again from the last checkpoint), or raises `Lasting`, which the
+A worker finishes, or dies (Ray starts the group again from the last checkpoint), or raises `FatalError`, which the
 controller takes as final (train.py).
 """
 
@@ -28,11 +28,11 @@ LASTING = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupE
 MIXED_DEVICES = re.compile(r"same device|expected device|No backend type associated with device type")
 
 
-class Lasting(RuntimeError):
+class FatalError(RuntimeError):
     """A worker's error that a retry would meet again. A plain message, since it travels between processes."""
 
 
-class Unusable(Lasting):
+class Unusable(FatalError):
     """The checkpoint to resume from is damaged: the driver has to choose another one (train.py)."""
 
 
@@ -43,25 +43,26 @@ def loop(config: dict[str, Any]) -> None:
     None.
 
     Raises:
-        Lasting: a loss that is not finite, a GPU that is too small, damaged data, or an error in the code or the data.
+        FatalError: a loss that is not finite, a GPU that is too small, damaged data, or an error in the code
+        or the data.
         Unusable: the checkpoint to resume from is damaged.
     """
     try:
         _fit(config["job"], config.get("resume"))
     except NonFiniteLoss as error:
-        raise Lasting(str(error)) from error
+        raise FatalError(str(error)) from error
     except checkpoints.Damaged as error:
         raise Unusable(str(error)) from error
     except torch.OutOfMemoryError as error:
-        raise Lasting(f"a micro-batch does not fit into GPU memory; lower loader.batch_seconds: {error}") from error
+        raise FatalError(f"a micro-batch does not fit into GPU memory; lower loader.batch_seconds: {error}") from error
     except DamagedPart as error:
-        raise Lasting(str(error)) from error
+        raise FatalError(str(error)) from error
     except LASTING as error:
-        raise Lasting(f"{type(error).__name__} in a training worker: {error}") from error
+        raise FatalError(f"{type(error).__name__} in a training worker: {error}") from error
     except RuntimeError as error:
         if not MIXED_DEVICES.search(str(error)):
             raise
-        raise Lasting(
+        raise FatalError(
             f"RuntimeError in a training worker: {error}. This is a fault in Motet, which other settings may avoid: "
             "report it with the recipe, or set trainer.gpus=false"
         ) from error

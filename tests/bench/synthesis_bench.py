@@ -25,7 +25,7 @@ from targets import Target, conclude  # noqa: E402
 
 from mtl.audio.features import bin_centres  # noqa: E402
 from mtl.inference.predictor import Predictor  # noqa: E402
-from mtl.inference.synthesizer import Synthesiser  # noqa: E402
+from mtl.inference.synthesizer import Synthesizer  # noqa: E402
 from mtl.inputs.codec import Codec  # noqa: E402
 from mtl.inputs.tts import Scale, SpeechCode  # noqa: E402
 from mtl.models.joint import build_model  # noqa: E402
@@ -42,7 +42,7 @@ SENTENCES = (
 FRAMES_A_PHONE = 7
 
 
-def voice() -> Synthesiser:
+def voice() -> Synthesizer:
     recipe = load("expressive")
     phonemes = next(corpus.phonemes for corpus in recipe.corpora if corpus.phonemes) or ""
     phones = sorted({phone for text in SENTENCES for phone in Phonemiser(phonemes)(text)})
@@ -57,7 +57,7 @@ def voice() -> Synthesiser:
     with torch.no_grad():
         model.tasks["prosody"].output.weight.zero_()  # type: ignore[union-attr, operator]
         model.tasks["prosody"].output.bias.copy_(torch.tensor([math.log1p(FRAMES_A_PHONE), 0.0, 0.0]))  # type: ignore[union-attr, operator]
-    return Synthesiser(Predictor(model, feature_spec(recipe)))
+    return Synthesizer(Predictor(model, feature_spec(recipe)))
 
 
 def main() -> None:

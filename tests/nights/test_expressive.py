@@ -12,7 +12,7 @@ pytest.importorskip("parselmouth", reason="the extra motet[speech] is not instal
 pytest.importorskip("espeakng_loader", reason="the extra motet[espeak] is not installed")
 
 from mtl.inference.predictor import Predictor
-from mtl.inference.synthesizer import Synthesiser
+from mtl.inference.synthesizer import Synthesizer
 from mtl.inputs.batch import Batch
 from mtl.metrics.scoring import METRICS
 from mtl.training.fit import fit
@@ -111,7 +111,7 @@ def test_it_learns_to_speak(
     for metric in ("mel/mcd", "prosody/duration", "prosody/pitch"):
         assert scores.metrics[metric] < 0.9 * lowest[metric], metric
     predictor.save(tmp_path / "model")
-    voice = Synthesiser(Predictor.load(tmp_path / "model"))
+    voice = Synthesizer(Predictor.load(tmp_path / "model"))
     (samples,) = voice.say(["Turn on the light at 8:30!"], emotion="sad")
     assert 0.5 < len(samples) / voice.features.sample_rate < 6
     assert voice.phones("at 8:30") == voice.phones("at eight thirty")

@@ -52,8 +52,8 @@ def test_the_first_night_trains_and_its_model_that_knows_nothing_is_not_promoted
     assert "the most frequent intent with its slots" in page
 
 
-def outcome_of(finished_night: FinishedNight) -> night.Outcome:
-    return night.Outcome(**finished_night.outcome)
+def outcome_of(finished_night: FinishedNight) -> night.RunResult:
+    return night.RunResult(**finished_night.outcome)
 
 
 def test_the_promoted_model_answers(finished_night: FinishedNight) -> None:
@@ -354,8 +354,8 @@ def test_a_silent_run_is_marked_crashed_by_one_automation(prefect_session: None)
     from prefect.automations import Automation
     from prefect.client.orchestration import get_client
 
-    flows.mark_the_dead()
-    flows.mark_the_dead()  # serving again adds no second one
+    flows.mark_stale_runs()
+    flows.mark_stale_runs()  # serving again adds no second one
     with get_client(sync_client=True) as client:
         found = client.request("POST", "/automations/filter", json={}).json()
     assert [item["name"] for item in found] == ["motet: a run without a heartbeat has crashed"]
@@ -368,11 +368,11 @@ def test_a_silent_run_is_marked_crashed_by_one_automation(prefect_session: None)
 def test_the_headline_says_what_happened(finished_night: FinishedNight) -> None:
     outcome = outcome_of(finished_night)
     assert promotion.headline(outcome).startswith("models:/small/1: not promoted (first model: ")
-    promoted = night.Outcome(**{**finished_night.outcome, "promoted": True})
+    promoted = night.RunResult(**{**finished_night.outcome, "promoted": True})
     assert promotion.headline(promoted).startswith("models:/small/1: promoted (")
-    assert "--model small/1" in promotion.where_to_look(outcome, finished_night.root)  # there is no champion to try
+    assert "--model small/1" in promotion.next_steps(outcome, finished_night.root)  # there is no champion to try
     assert "synthetic speech" in promotion.headline(outcome)
-    assert outcome.report in promotion.where_to_look(outcome, finished_night.root)
+    assert outcome.report in promotion.next_steps(outcome, finished_night.root)
     told = {
         "transcript/wer": "motet predict FILE.wav --model small",
         "intent/text_accuracy": "motet predict --text TEXT --model small",
@@ -380,5 +380,5 @@ def test_the_headline_says_what_happened(finished_night: FinishedNight) -> None:
         "waveform/lsd": 'motet say "TEXT" --vocoder small',
     }
     for metric, command in told.items():
-        other = night.Outcome(**{**finished_night.outcome, "promoted": True, "metrics": {metric: 1.0}})
-        assert f"{command} --root" in promotion.where_to_look(other, finished_night.root)
+        other = night.RunResult(**{**finished_night.outcome, "promoted": True, "metrics": {metric: 1.0}})
+        assert f"{command} --root" in promotion.next_steps(other, finished_night.root)

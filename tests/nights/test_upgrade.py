@@ -21,7 +21,7 @@ pytest.importorskip("espeakng_loader", reason="the old root's corpora are spoken
 pytest.importorskip("parselmouth", reason="the extra motet[speech] is not installed")
 
 import flows
-from mtl.inference.synthesizer import Synthesiser
+from mtl.inference.synthesizer import Synthesizer
 from pipelines.registry.registry import Registry
 from pipelines.storage import fsck
 from pipelines.storage.garbage import collect_garbage
@@ -66,7 +66,7 @@ def test_the_old_champion_answers(old_root: Path) -> None:
 
 
 def test_the_old_voice_speaks(old_root: Path) -> None:
-    voice = Synthesiser(Registry(str(old_root)).load("models:/oldvoice@champion"))
+    voice = Synthesizer(Registry(str(old_root)).load("models:/oldvoice@champion"))
     (samples,) = voice.say(["turn on the light"])
     assert len(samples) > 500
     assert np.isfinite(samples).all()

@@ -12,7 +12,7 @@ import soundfile
 import soxr
 import torch
 
-from mtl.analysis.channel_probe import Told, channel_statistics, logistic, separability, word_presence
+from mtl.analysis.channel_probe import Separability, channel_statistics, logistic, separability, word_presence
 from pipelines import recipe
 from pipelines.adhoc.prediction import channel_rows
 from pipelines.data.dataset import Dataset, open_dataset
@@ -141,7 +141,7 @@ def test_speakers_are_held_out() -> None:
     assert told is not None
     assert told.low < 0.6
     told = separability(torch.tensor(labels, dtype=torch.float64)[:, None], labels, speakers)
-    assert told == Told(1.0, 1.0, 1.0, 100, 20)
+    assert told == Separability(1.0, 1.0, 1.0, 100, 20)
 
 
 def test_the_regression_is_that_of_scipy() -> None:

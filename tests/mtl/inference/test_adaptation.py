@@ -24,10 +24,10 @@ from mtl.inference.adaptation import (
     check_base,
     read_header,
 )
-from mtl.inference.enrolment import Fitting, Utterance, cross_fit, fit, frozen, split, usual_of
+from mtl.inference.enrolment import Fitting, Utterance, cross_fit, fit, frozen, split, statistics_of
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import Batch, collate
-from mtl.inputs.frontends import Usual
+from mtl.inputs.frontends import SpeakerStatistics
 from mtl.models.joint import SpeechModel, build_model
 from mtl.sharing.adapter import Film
 from tests.support import tiny
@@ -102,7 +102,7 @@ def test_off_is_the_base_bit_for_bit(model: SpeechModel) -> None:
     untrained, trained = adapter(model, trained=False), adapter(model)
     with untrained.on(model):  # the user's statistics, and nothing else
         found = states(model, batch)
-    model.audio.usual = Usual(USUAL[0], USUAL[1], USUAL_FRAMES)
+    model.audio.usual = SpeakerStatistics(USUAL[0], USUAL[1], USUAL_FRAMES)
     assert torch.equal(states(model, batch), found)
     model.audio.usual = None
     with trained.on(model):
@@ -241,7 +241,7 @@ def test_what_is_held_back_is_not_heard(model: SpeechModel) -> None:
 
 
 def test_a_speakers_statistics_by_hand() -> None:
-    usual = Usual(mean=torch.tensor([1.0]), deviation=torch.tensor([0.0]), frames=2.0)
+    usual = SpeakerStatistics(mean=torch.tensor([1.0]), deviation=torch.tensor([0.0]), frames=2.0)
     # Three frames 2, 4, 6 (mean 4, variance 8/3) and two of 1: 1, 1, 2, 4, 6 have mean 2.8 and variance 3.76.
     mean, deviation = usual.pooled((torch.tensor([[4.0]]), torch.tensor([[(8 / 3) ** 0.5]])), torch.tensor([3]))
     assert mean.item() == pytest.approx(2.8)
@@ -251,7 +251,7 @@ def test_a_speakers_statistics_by_hand() -> None:
 def test_the_users_statistics_are_pooled_with_a_recordings_own(model: SpeechModel) -> None:
     given = utterances(model)
     frames = np.concatenate([utterance.features for utterance in given])
-    measured = usual_of(given)
+    measured = statistics_of(given)
     np.testing.assert_allclose(measured.numpy(), np.stack((frames.mean(axis=0), frames.std(axis=0))), rtol=1e-4)
     voice, mean = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])
     batch = heard(model)
@@ -279,7 +279,7 @@ def test_a_file_of_another_format_says_what_to_do(tmp_path: Path, format_: int, 
 
 
 def test_the_statistics_are_kept_with_the_adapter(model: SpeechModel, tmp_path: Path) -> None:
-    measured = usual_of(utterances(model))
+    measured = statistics_of(utterances(model))
     personal = Personal.beside(model, ABOUT, torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]), measured)
     personal.save(tmp_path / "ana.safetensors")
     assert torch.equal(Personal.load(tmp_path / "ana.safetensors").usual, measured)

@@ -140,16 +140,16 @@ def test_only_unseen_speakers_are_judged_and_lower_is_better() -> None:
 
 
 def test_the_gate_blocks_a_model_whose_voices_became_worse() -> None:
-    from pipelines.evaluation.gates import Contender, RowCounts, decide
+    from pipelines.evaluation.gates import RowCounts, ScoredModel, decide
     from pipelines.recipe import Gates
 
-    def contender(name: str, spread: float) -> Contender:
+    def contender(name: str, spread: float) -> ScoredModel:
         rng = np.random.default_rng(0)
         rows = [row(f"{s}{n}", str(s)) for s in range(40) for n in range(4)]
         means = rng.normal(size=(40, 8))
         voices = [heard(*(means[int(r["speaker"])] + spread * rng.normal(size=8))) for r in rows]
         scored = score_rows(rows, voices)
-        return Contender(
+        return ScoredModel(
             name, {m: RowCounts([str(i) for i in c.rows], c.counts) for m, c in scored.items()}, parameters=100
         )
 
@@ -159,7 +159,7 @@ def test_the_gate_blocks_a_model_whose_voices_became_worse() -> None:
     assert any(objection.startswith("speaker/eer is worse by") for objection in worse.objections)
     better = decide(good, bad, Gates(primary="speaker/eer"), METRICS)
     assert better.promote, better.reason
-    floor = Contender(
+    floor = ScoredModel(
         "the floor",
         {
             name: RowCounts(rows.ids, METRICS[name].floor.counts(ScoredRows(speakers, rows.counts)))

@@ -16,7 +16,7 @@ from mtl.heads.mel import Mel
 from mtl.inputs.batch import Batch
 from mtl.layers.gradient_reversal import reverse
 from mtl.models.config import ModelConfig
-from mtl.models.consistency import held, misheard
+from mtl.models.consistency import consistency_loss, held
 from mtl.models.joint import SpeechModel, build_model
 from mtl.training.backward import Backward
 from pipelines.recipe import RecipeError, load
@@ -42,7 +42,7 @@ def test_it_is_the_cross_entropy_of_the_models_own_answers() -> None:
     batch = joined(model.codec)
     assert batch.features is not None
     assert batch.feature_lengths is not None
-    found = misheard(model, batch.features.float(), batch.feature_lengths, batch)
+    found = consistency_loss(model, batch.features.float(), batch.feature_lengths, batch)
     asked = model.encode(batch, ("emotion", "speaker"))
     wanted = torch.zeros(len(batch))
     for name, states in asked.items():
@@ -52,7 +52,7 @@ def test_it_is_the_cross_entropy_of_the_models_own_answers() -> None:
     unknown = replace(
         batch, targets={name: t.only(torch.zeros(len(batch), dtype=torch.bool)) for name, t in batch.targets.items()}
     )
-    assert misheard(model, batch.features.float(), batch.feature_lengths, unknown).tolist() == [0] * len(batch)
+    assert consistency_loss(model, batch.features.float(), batch.feature_lengths, unknown).tolist() == [0] * len(batch)
 
 
 def test_the_mel_is_led_and_the_heads_are_not() -> None:
@@ -68,7 +68,7 @@ def test_the_mel_is_led_and_the_heads_are_not() -> None:
     states = led.encode_phones(cast(Any, batch.spoken), ("mel",))["mel"]
     task = cast(Mel, led.task("mel"))
     made, lengths = task(states, cast(Any, batch.spoken))
-    wrong = misheard(led, task.raised(made), lengths, batch)
+    wrong = consistency_loss(led, task.raised(made), lengths, batch)
     torch.testing.assert_close(loss - bare, (wrong * lengths).sum(), rtol=1e-4, atol=1e-4)
     assert count == lengths.sum()
 

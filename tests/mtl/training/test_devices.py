@@ -26,7 +26,7 @@ from mtl.inference.enrolment import Fitting, Utterance
 from mtl.inference.enrolment import fit as fit_adapter
 from mtl.inference.predictor import Prediction, Predictor
 from mtl.inference.speech_synthesis import speak
-from mtl.inference.vocoding import Sounding
+from mtl.inference.vocoding import VocoderWrapper
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.inputs.tts import SpeechCode
@@ -193,9 +193,9 @@ def test_a_recipe_trains_resumes_and_predicts(name: str, changes: dict[str, Any]
         pictures(model, [batch for group in batches for batch in group])
         if codec.speech is not None and config.speaks:
             (uttered,) = speak(model, [codec.speech.number(["a", "b"])], [1], [1])
-            Sounding(spec)(uttered.mel, uttered.hertz)
+            VocoderWrapper(spec)(uttered.mel, uttered.hertz)
         if "waveform" in recipe.tasks:
-            Sounding.of(predictor)(torch.zeros(20, spec.bins), torch.full((20,), 120.0))
+            VocoderWrapper.of(predictor)(torch.zeros(20, spec.bins), torch.full((20,), 120.0))
 
 
 @pytest.mark.parametrize(
@@ -287,11 +287,11 @@ def test_a_worker_that_mixed_devices_is_not_started_again(monkeypatch: pytest.Mo
             return torch.ones(2).to("meta") + torch.ones(2)
 
     for action in (mixed, lambda: torch.ones(2) + torch.ones(2, device="meta")):  # CUDA's message, and torch's own
-        with pytest.raises(worker.Lasting, match=r"(same|expected) device.*trainer.gpus=false"):
+        with pytest.raises(worker.FatalError, match=r"(same|expected) device.*trainer.gpus=false"):
             fit_with(action)
     with pytest.raises(RuntimeError, match="reset by peer") as passing:
         fit_with(lambda: (_ for _ in ()).throw(RuntimeError("[gloo] connection reset by peer")))
-    assert not isinstance(passing.value, worker.Lasting)
+    assert not isinstance(passing.value, worker.FatalError)
 
 
 def test_the_shadow_refuses_what_cuda_refuses() -> None:

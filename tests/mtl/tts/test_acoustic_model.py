@@ -15,7 +15,7 @@ from mtl.audio.griffin_lim import GriffinLim
 from mtl.balancing import Balancer
 from mtl.inference.predictor import Predictor, PredictorError
 from mtl.inference.speech_synthesis import echo, speak, whole
-from mtl.inference.synthesizer import Synthesiser, sentences
+from mtl.inference.synthesizer import Synthesizer, sentences
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.inputs.tts import NOBODY, UNKNOWN, Scale, SpeechCode, pad
@@ -227,7 +227,7 @@ def test_a_model_that_does_not_speak_says_so() -> None:
     with pytest.raises(ValueError, match="no task prosody, mel"):
         speak(listener, [np.array([2])], [1], [1])
     with pytest.raises(PredictorError, match="does not speak"):
-        Synthesiser(Predictor(listener, SPEC))
+        Synthesizer(Predictor(listener, SPEC))
     with pytest.raises(ValueError, match="needs training recordings with phones"):
         build_model(tiny.config(tasks=TASKS), Codec.build(rows(), TASKS))
 
@@ -236,20 +236,20 @@ def test_a_model_that_does_not_speak_says_so() -> None:
 
 
 @pytest.fixture(scope="module")
-def voice(trained: SpeechModel) -> Synthesiser:
-    return Synthesiser(Predictor(trained, SPEC))
+def voice(trained: SpeechModel) -> Synthesizer:
+    return Synthesizer(Predictor(trained, SPEC))
 
 
-def test_a_voice_survives_being_saved(voice: Synthesiser, trained: SpeechModel, tmp_path: Any) -> None:
+def test_a_voice_survives_being_saved(voice: Synthesizer, trained: SpeechModel, tmp_path: Any) -> None:
     Predictor(trained, SPEC).save(tmp_path / "model")
-    again = Synthesiser(Predictor.load(tmp_path / "model"))
+    again = Synthesizer(Predictor.load(tmp_path / "model"))
     (one,), (other,) = voice.say(["Cab, a bac."]), again.say(["Cab, a bac."])
     np.testing.assert_array_equal(one, other)
     assert one.dtype == np.float32
     assert 0 < np.abs(one).max() <= 1
 
 
-def test_who_and_how_may_be_left_out_and_must_be_known(voice: Synthesiser) -> None:
+def test_who_and_how_may_be_left_out_and_must_be_known(voice: Synthesizer) -> None:
     (usual,), (first,) = voice.say(["abc"]), voice.say(["abc"], speaker="x", emotion="calm")
     np.testing.assert_array_equal(usual, first)
     with pytest.raises(PredictorError, match=r"no speaker 'z'; it knows x, y"):
@@ -260,7 +260,7 @@ def test_who_and_how_may_be_left_out_and_must_be_known(voice: Synthesiser) -> No
         voice.say(["abc"], rate=9)
 
 
-def test_sentences_come_one_by_one(voice: Synthesiser) -> None:
+def test_sentences_come_one_by_one(voice: Synthesizer) -> None:
     assert sentences("One. Two?  Three!\nFour … \n\n--\n") == ["One.", "Two?", "Three!", "Four …"]
     assert sentences("As J. Smith said: no.") == ["As J. Smith said: no."]
     parts = list(voice.stream("Ab. Cab."))
@@ -268,7 +268,7 @@ def test_sentences_come_one_by_one(voice: Synthesiser) -> None:
     assert len(parts) == 2
 
 
-def test_many_texts_are_as_each_alone(voice: Synthesiser) -> None:
+def test_many_texts_are_as_each_alone(voice: Synthesizer) -> None:
     texts = ["ab", "cab a bac", "c"]
     together = voice.said([voice.phones(text) for text in texts])
     for text, found in zip(texts, together, strict=True):
@@ -277,7 +277,7 @@ def test_many_texts_are_as_each_alone(voice: Synthesiser) -> None:
         torch.testing.assert_close(found.hertz, alone.hertz)
 
 
-def test_the_melody_is_foretold_and_silent_in_pauses(voice: Synthesiser) -> None:
+def test_the_melody_is_foretold_and_silent_in_pauses(voice: Synthesizer) -> None:
     (found,) = voice.said([["_", "a", "b", "_"]])
     frames = found.durations.tolist()
     assert len(found.hertz) == len(found.mel) == sum(frames)

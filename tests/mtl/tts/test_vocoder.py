@@ -22,9 +22,9 @@ from mtl.balancing import Balancer
 from mtl.heads.base import States
 from mtl.heads.waveform import RESOLUTIONS, Waveform, spectral_loss
 from mtl.inference.predictor import Predictor, PredictorError
-from mtl.inference.synthesizer import Synthesiser
+from mtl.inference.synthesizer import Synthesizer
 from mtl.inference.vocoder_metrics import spectral_distance, spectral_distances
-from mtl.inference.vocoding import Sounding
+from mtl.inference.vocoding import VocoderWrapper
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.metrics.scoring import METRICS, score_rows
@@ -32,7 +32,7 @@ from mtl.models.config import ModelConfig
 from mtl.models.joint import SpeechModel, build_model
 from mtl.training.backward import Backward
 from mtl.training.fit import FitConfig, fit
-from mtl.tts.adversary import MATCHING, Adversary, PatchJudge
+from mtl.tts.adversary import MATCHING, Adversary, PatchDiscriminator
 from mtl.tts.vocoder import Generator, VocoderConfig
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.features import LOGMEL, PITCH, WAVEFORM, extract
@@ -40,7 +40,7 @@ from pipelines.data.loader import evaluation_batches
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.floors import floor_of
 from pipelines.evaluation.gates import decide
-from pipelines.evaluation.synthesis import COPY, GRIFFIN_LIM, RECORDING, counts, figures, said_again, spoken_rows
+from pipelines.evaluation.synthesis import COPY, GRIFFIN_LIM, RECORDING, counts, figures, resynthesized, spoken_rows
 from pipelines.recipe import Recipe, RecipeError, load, parse
 from pipelines.registry.package import requirements
 from pipelines.registry.packaged_model import SpeechService
@@ -130,7 +130,7 @@ def test_each_side_of_the_adversary_gets_its_own_gradient() -> None:
 
 
 def test_a_judge_sees_patches() -> None:
-    verdict, seen = PatchJudge(4, planes=2)(torch.zeros(3, 2, 10, 33))
+    verdict, seen = PatchDiscriminator(4, planes=2)(torch.zeros(3, 2, 10, 33))
     assert verdict.shape == (3, 1, 10, 5)
     assert [layer.shape[1:] for layer in seen] == [(4, 10, 33), (4, 10, 17), (4, 10, 9), (4, 10, 5)]
 
@@ -256,7 +256,7 @@ def test_a_model_may_speak_and_sound() -> None:
     assert step.present.all()
     grown = [name for name, p in one.named_parameters() if name.startswith("tasks.waveform") and p.grad is not None]
     assert len(grown) == len(list(one.task("waveform").parameters()))
-    voice = Synthesiser(Predictor(one, tiny_voice.SPEC))
+    voice = Synthesizer(Predictor(one, tiny_voice.SPEC))
     assert voice.sounding.learned is one.task("waveform")
     (said,) = voice.said([["_", "a", "b", "_"]], "x", "calm")
     assert len(voice.sound(said.mel, said.hertz)) == 400 + 160 * (len(said.mel) - 1)
@@ -352,10 +352,10 @@ def test_it_learns_to_sound(trained: tuple[Predictor, list[dict[str, float]]], t
     assert first["valid/waveform/lsd"] < 8  # dB: it begins with a source at the pitch
     assert last["valid/waveform/mcd"] < first["valid/waveform/mcd"]
     predictor.save(tmp_path / "model")
-    again = Sounding.of(Predictor.load(tmp_path / "model"))
+    again = VocoderWrapper.of(Predictor.load(tmp_path / "model"))
     mel = torch.from_numpy(log_mel(noise(8000), predictor.features))
     hertz = torch.full((len(mel),), 120.0)
-    np.testing.assert_array_equal(again(mel, hertz), Sounding.of(predictor)(mel, hertz))
+    np.testing.assert_array_equal(again(mel, hertz), VocoderWrapper.of(predictor)(mel, hertz))
     assert not np.array_equal(again(mel), again(mel, hertz))
     assert np.abs(again(mel + 9)).max() <= 1
 
@@ -365,9 +365,9 @@ def test_its_sound_stands_beside_griffin_lims(
 ) -> None:
     import pyarrow as pa
 
-    voice = Sounding.of(trained[0])
+    voice = VocoderWrapper.of(trained[0])
     test: Dataset = spoken_rows(open_dataset(*made).split("test"), 9, speaks=False)
-    said = pa.concat_tables(said_again(voice, test, {}))
+    said = pa.concat_tables(resynthesized(voice, test, {}))
     assert said["kind"].to_pylist() == [RECORDING, GRIFFIN_LIM, COPY] * 2
     drawn = figures(said)
     assert {"mcd, dB", "lsd, dB"} <= drawn[COPY].keys()
@@ -431,11 +431,11 @@ def test_a_package_gives_recordings_back(trained: tuple[Predictor, list[dict[str
 def test_a_vocoder_for_other_log_mels_is_refused(trained: tuple[Predictor, list[dict[str, float]]]) -> None:
     other = Predictor(trained[0].model, FeatureSpec())
     with pytest.raises(PredictorError, match=r"window_ms 32, expected 25"):
-        Sounding.of(other, trained[0])
+        VocoderWrapper.of(other, trained[0])
     deaf = Predictor(build_model(tiny.config(), tiny.codec()), FeatureSpec())
     with pytest.raises(PredictorError, match="no model with the task waveform"):
-        Sounding.of(trained[0], deaf)
-    assert Sounding.of(deaf).learned is None
+        VocoderWrapper.of(trained[0], deaf)
+    assert VocoderWrapper.of(deaf).learned is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 import motet
 from mtl.inference.predictor import Predictor
-from mtl.inference.synthesizer import Synthesiser
+from mtl.inference.synthesizer import Synthesizer
 from pipelines.registry.package import describe, requirements, save_package
 from pipelines.registry.registry import Registry
 from pipelines.storage.store import Store
@@ -115,7 +115,7 @@ def test_a_package_speaks(root: str, tmp_path: Path) -> None:
     answer = model.predict(given, params={"speaker": "y", "emotion": "loud", "rate": 2.0})
     assert list(answer.columns) == ["speech", "emotion", "emotion_confidence", "speaker", "speaker_confidence"]
     assert answer["emotion"].tolist() == [None, None]  # nothing was heard
-    voice = Synthesiser(Predictor.load(folder))
+    voice = Synthesizer(Predictor.load(folder))
     for spoken, true in zip(answer["speech"], voice.say(given["text"], "y", "loud", 2.0), strict=True):
         samples, rate = soundfile.read(io.BytesIO(base64.b64decode(spoken)))
         assert rate == RATE

@@ -21,7 +21,7 @@ from pipelines.data.features import extract
 from pipelines.data.loader import evaluation_batches
 from pipelines.evaluation.domains import counts_of, figures, gated
 from pipelines.evaluation.evaluate import Scores, evaluate
-from pipelines.evaluation.gates import Contender, RowCounts, decide
+from pipelines.evaluation.gates import RowCounts, ScoredModel, decide
 from pipelines.recipe import Gates, Recipe, RecipeError, parse
 from pipelines.registry.package import Description, describe, signature
 from pipelines.registry.tracking import _metric_name
@@ -149,10 +149,10 @@ def test_a_better_mean_does_not_buy_a_worse_domain() -> None:
     ids = [f"{'desk' if number < 20 else 'calls'}/{number}" for number in range(100)]
     old = [2 if number < 20 else 9 for number in range(100)]
 
-    def contender(name: str, errors: list[int]) -> Contender:
+    def contender(name: str, errors: list[int]) -> ScoredModel:
         rows = np.array([[error, 10] for error in errors], dtype=float)
         desk = RowCounts(ids[:20], rows[:20])
-        return Contender(name, {"transcript/wer": RowCounts(ids, rows), "transcript/wer@desk": desk}, 1000)
+        return ScoredModel(name, {"transcript/wer": RowCounts(ids, rows), "transcript/wer@desk": desk}, 1000)
 
     metrics = {**METRICS, "transcript/wer@desk": metric_of("transcript/wer@desk")}
     gates = Gates(tolerance={"transcript/wer@desk": 1.0})

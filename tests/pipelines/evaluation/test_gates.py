@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mtl.metrics.bootstrap import GateError, paired_bootstrap
-from pipelines.evaluation.gates import Contender, Decision, RowCounts, decide
+from pipelines.evaluation.gates import Decision, RowCounts, ScoredModel, decide
 from pipelines.recipe import Gates
 
 
@@ -44,9 +44,9 @@ def words(wrong: list[int], total: int = 10) -> RowCounts:
     return rows([[errors, total] for errors in wrong])
 
 
-def model(name: str, wrong: list[int], correct: int = 98, parameters: int = 1000) -> Contender:
+def model(name: str, wrong: list[int], correct: int = 98, parameters: int = 1000) -> ScoredModel:
     counts = {"transcript/wer": words(wrong), "intent/accuracy": right(correct, 100)}
-    return Contender(name, counts, parameters)
+    return ScoredModel(name, counts, parameters)
 
 
 # What knows nothing: ten errors in ten words, and an accuracy of 25 %.
@@ -122,7 +122,7 @@ def test_three_lucky_rows_are_not_significant_and_seven_are() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=60))
 def test_an_identical_model_is_never_significantly_better(counts: list[tuple[int, int]]) -> None:
-    same = Contender("same", {"transcript/wer": rows(np.array(counts))}, 10)
+    same = ScoredModel("same", {"transcript/wer": rows(np.array(counts))}, 10)
     decision = decide(same, same, Gates(resamples=100), METRICS)
     (comparison,) = decision.comparisons
     assert (comparison.gain, comparison.low, comparison.high, comparison.p) == (0, 0, 0, 1)
@@ -138,7 +138,7 @@ def test_chance_is_promoted_no_more_often_than_alpha(size: int) -> None:
     for trial in range(300):
         answers = rng.random((2, size)) < 0.8  # both models are right on four rows of five, by luck
         ours, theirs = (rows(np.stack([row, np.ones(size)], axis=1)) for row in answers)
-        contenders = (Contender("b", {"intent/accuracy": ours}, 1), Contender("a", {"intent/accuracy": theirs}, 1))
+        contenders = (ScoredModel("b", {"intent/accuracy": ours}, 1), ScoredModel("a", {"intent/accuracy": theirs}, 1))
         promoted += decide(*contenders, gates, METRICS, seed=trial).promote
     assert promoted <= 300 * 0.05 + 3 * np.sqrt(300 * 0.05 * 0.95)
 
@@ -226,7 +226,7 @@ def test_what_a_first_model_must_show_on_its_other_metrics() -> None:
 
 
 def test_a_metric_that_the_champion_lacks_is_compared_with_the_floor() -> None:
-    champion = Contender("a", {"transcript/wer": words([2] * 60)}, 1000)
+    champion = ScoredModel("a", {"transcript/wer": words([2] * 60)}, 1000)
     for correct, verdict, promoted in ((98, "new", True), (25, "at_floor", True), (10, "worse", False)):
         decision = decide(model("b", [1] * 60, correct), champion, GATES, METRICS, floor=FLOOR)
         assert decision.promote is promoted
@@ -237,14 +237,14 @@ def test_a_metric_that_the_champion_lacks_is_compared_with_the_floor() -> None:
 
 def test_rows_without_anything_to_count_are_no_objection_and_a_figure_that_is_no_number_is_one() -> None:
     empty, broken = rows([[0, 0]] * 40), rows([[np.nan, 10]] * 40)
-    nothing = Contender("the floor", {"transcript/wer": words([10] * 40), "intent/accuracy": empty}, 0)
-    candidate = Contender("b", {"transcript/wer": words([1] * 40), "intent/accuracy": empty}, 1000)
+    nothing = ScoredModel("the floor", {"transcript/wer": words([10] * 40), "intent/accuracy": empty}, 0)
+    candidate = ScoredModel("b", {"transcript/wer": words([1] * 40), "intent/accuracy": empty}, 1000)
     assert decide(candidate, None, GATES, METRICS, floor=nothing).promote
     assert decide(candidate, nothing, GATES, METRICS).promote
-    alarmed = Contender("b", {**candidate.counts, "intent/accuracy": right(0, 40)}, 1000)
+    alarmed = ScoredModel("b", {**candidate.counts, "intent/accuracy": right(0, 40)}, 1000)
     assert decide(alarmed, None, GATES, METRICS, floor=nothing).promote
-    silent = Contender("b", {"transcript/wer": words([1] * 60), "intent/accuracy": broken}, 1000)
-    floor = Contender("the floor", {"transcript/wer": words([10] * 60), "intent/accuracy": right(10, 40)}, 0)
+    silent = ScoredModel("b", {"transcript/wer": words([1] * 60), "intent/accuracy": broken}, 1000)
+    floor = ScoredModel("the floor", {"transcript/wer": words([10] * 60), "intent/accuracy": right(10, 40)}, 0)
     assert decide(silent, None, GATES, METRICS, floor=floor).objections == ("intent/accuracy is not a number",)
 
 
@@ -265,8 +265,8 @@ def test_a_smaller_model_is_promoted_when_shown_to_be_not_worse() -> None:
 
 
 def test_a_task_that_disappears_blocks_and_a_new_one_does_not() -> None:
-    full, bare = model("full", [0] * 60), Contender("bare", {"transcript/wer": words([0] * 60)}, 1000)
-    worse = Contender("worse", {"transcript/wer": words([1] * 60)}, 1000)
+    full, bare = model("full", [0] * 60), ScoredModel("bare", {"transcript/wer": words([0] * 60)}, 1000)
+    worse = ScoredModel("worse", {"transcript/wer": words([1] * 60)}, 1000)
     assert decide(bare, model("a", [1] * 60), GATES, METRICS).objections == (
         "intent/accuracy is missing: the champion has it at 98.00 %",
     )
@@ -277,10 +277,10 @@ def test_a_task_that_disappears_blocks_and_a_new_one_does_not() -> None:
 
 def test_rows_are_paired_by_id_and_strangers_are_counted() -> None:
     # Reversed order and one row of its own: 59 pairs remain, and their gain is that of the pairs.
-    champion = Contender("a", {"transcript/wer": words([1] * 59 + [9])}, 1000)
+    champion = ScoredModel("a", {"transcript/wer": words([1] * 59 + [9])}, 1000)
     counts = np.array([[0, 10]] * 59 + [[9, 10]])[::-1]
     ids = [f"u{number}" for number in range(59)][::-1]
-    candidate = Contender("b", {"transcript/wer": RowCounts(["stranger", *ids], counts.astype(float))}, 1000)
+    candidate = ScoredModel("b", {"transcript/wer": RowCounts(["stranger", *ids], counts.astype(float))}, 1000)
     (wer,) = decide(candidate, champion, GATES, METRICS).comparisons
     assert (wer.rows, wer.unpaired, wer.gain) == (59, 2, pytest.approx(10))
 
@@ -303,10 +303,10 @@ def test_a_resample_without_labels_is_left_out() -> None:
 
 def test_what_cannot_be_compared_says_so() -> None:
     with pytest.raises(GateError, match="no scored rows for transcript/wer"):
-        decide(Contender("b", {}, 1), None, GATES, METRICS)
+        decide(ScoredModel("b", {}, 1), None, GATES, METRICS)
     with pytest.raises(GateError, match="the gates name the metric 'slots/f2'"):
         decide(model("b", [0]), None, Gates(primary="transcript/wer", minimum={"slots/f2": 1.0}), METRICS)
-    apart = Contender("a", {"transcript/wer": rows([[1, 10]] * 40, prefix="other")}, 1000)
+    apart = ScoredModel("a", {"transcript/wer": rows([[1, 10]] * 40, prefix="other")}, 1000)
     decision = decide(model("b", [0] * 40), apart, GATES, METRICS)
     assert not decision.promote
     assert "no row was scored by both" in decision.reason

@@ -16,11 +16,11 @@ pytest.importorskip("espeakng_loader", reason="the extra motet[espeak] is not in
 
 from mtl.audio.features import FeatureSpec
 from mtl.inference.predictor import Predictor
-from mtl.inference.synthesizer import Synthesiser
+from mtl.inference.synthesizer import Synthesizer
 from mtl.models.joint import build_model
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.evaluation.judges import SAID, Listener, NoListener, listeners_of
+from pipelines.evaluation.judges import SAID, Judge, MissingJudge, judges_of
 from pipelines.evaluation.synthesis import (
     COPY,
     MEAN,
@@ -29,9 +29,9 @@ from pipelines.evaluation.synthesis import (
     counts,
     figures,
     listened,
-    said_again,
-    said_by,
+    resynthesized,
     spoken_rows,
+    synthesized_by,
 )
 from pipelines.recipe import Listening, RecipeError, load
 from pipelines.registry.registry import Registry
@@ -89,11 +89,11 @@ def test_figures_by_hand() -> None:
 
 
 @pytest.fixture(scope="module")
-def voice(made: Any) -> Synthesiser:
+def voice(made: Any) -> Synthesizer:
     """Untrained: how it sounds is no matter here."""
     dataset = labelled(open_dataset(*made), recipe())
     codec, _, _ = prepare(recipe(), dataset)
-    return Synthesiser(Predictor(build_model(model_config(recipe()), codec), feature_spec(recipe())))
+    return Synthesizer(Predictor(build_model(model_config(recipe()), codec), feature_spec(recipe())))
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +101,14 @@ def valid(made: Any) -> Dataset:
     return open_dataset(*made).split("valid")
 
 
-def listener(voice: Synthesiser) -> Listener:
+def listener(voice: Synthesizer) -> Judge:
     """The voice's own model, which hears emotion and speaker: a real one, if a partial judge."""
-    return Listener("ear", lambda: Predictor(voice.model, voice.features))
+    return Judge("ear", lambda: Predictor(voice.model, voice.features))
 
 
-def test_recordings_are_said_again_and_heard(voice: Synthesiser, valid: Dataset) -> None:
+def test_recordings_are_said_again_and_heard(voice: Synthesizer, valid: Dataset) -> None:
     ear = listener(voice)
-    said = pa.concat_tables(said_again(voice, valid, {"emotion": ear, "speaker": ear}))
+    said = pa.concat_tables(resynthesized(voice, valid, {"emotion": ear, "speaker": ear}))
     assert said.schema == SAID
     rows = said.to_pylist()
     assert [row["kind"] for row in rows] == [*SPOKEN] * len(valid)
@@ -123,7 +123,7 @@ def test_recordings_are_said_again_and_heard(voice: Synthesiser, valid: Dataset)
     assert all(abs(row["duration"]) < 0.02 for row in by_kind[COPY])
 
 
-def test_a_table_is_made_once(voice: Synthesiser, valid: Dataset, tmp_path: Path) -> None:
+def test_a_table_is_made_once(voice: Synthesizer, valid: Dataset, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     made: list[Predictor] = []
 
@@ -150,9 +150,9 @@ def test_rows_without_phones_are_left_out(made: Any) -> None:
     assert set(some.rows["id"].to_pylist()) < set(more.rows["id"].to_pylist())
 
 
-def test_scores_take_the_counts_in(voice: Synthesiser, valid: Dataset) -> None:
+def test_scores_take_the_counts_in(voice: Synthesizer, valid: Dataset) -> None:
     scores = evaluate(Predictor(voice.model, voice.features), valid, recipe().loader)
-    said = pa.concat_tables(said_again(voice, valid, {"emotion": listener(voice)}))
+    said = pa.concat_tables(resynthesized(voice, valid, {"emotion": listener(voice)}))
     joined = scores.with_counts(counts(said, TASKS))
     assert joined.metrics.keys() - scores.metrics.keys() == {"mel/emotion"}
     assert joined.metrics["mel/mcd"] == scores.metrics["mel/mcd"]
@@ -160,8 +160,8 @@ def test_scores_take_the_counts_in(voice: Synthesiser, valid: Dataset) -> None:
     assert figures(said)[SYNTHESIS]["emotion, %"].value == pytest.approx(joined.metrics["mel/emotion"])
 
 
-def test_a_report_shows_each_emotion(voice: Synthesiser, valid: Dataset) -> None:
-    said = pa.concat_tables(said_again(voice, valid, {"emotion": listener(voice)}))
+def test_a_report_shows_each_emotion(voice: Synthesizer, valid: Dataset) -> None:
+    said = pa.concat_tables(resynthesized(voice, valid, {"emotion": listener(voice)}))
     shown = told(said, voice, valid, {"emotion": "ear"})
     assert sum(map(sum, shown["confusion"]["counts"])) == len(valid)
     assert told(SAID.empty_table(), voice, valid, {})["confusion"]["labels"] == []
@@ -186,14 +186,14 @@ def test_a_picture_has_the_borders_of_the_phones() -> None:
 
 def test_listeners_have_to_reign_and_to_hear(tmp_path: Path) -> None:
     registry = Registry(str(tmp_path / "root"))
-    with pytest.raises(NoListener, match="`motet nightly ear` makes one"):
-        listeners_of(registry, Listening(emotion="ear"))
+    with pytest.raises(MissingJudge, match="`motet nightly ear` makes one"):
+        judges_of(registry, Listening(emotion="ear"))
     Predictor(build_model(tiny.config(), tiny.codec()), FeatureSpec(bins=tiny.BINS)).save(tmp_path / "model")
     version = registry.register("ear", tmp_path / "model", None, [], {})
     registry.promote("ear", version.version, "by hand", "test")
-    with pytest.raises(NoListener, match="and no emotion"):
-        listeners_of(registry, Listening(emotion="ear"))
-    heard = listeners_of(registry, Listening(transcript="ear"))
+    with pytest.raises(MissingJudge, match="and no emotion"):
+        judges_of(registry, Listening(emotion="ear"))
+    heard = judges_of(registry, Listening(transcript="ear"))
     assert heard["transcript"].address == version.address
 
 
@@ -213,7 +213,7 @@ def test_unheard_figures_are_left_out() -> None:
 
 
 def test_many_rows_are_shared_out_over_the_cluster(
-    voice: Synthesiser, valid: Dataset, ray_session: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    voice: Synthesizer, valid: Dataset, ray_session: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("pipelines.evaluation.synthesis.PART", 4)
     Predictor(voice.model, voice.features).save(tmp_path / "model")
@@ -222,9 +222,9 @@ def test_many_rows_are_shared_out_over_the_cluster(
     def load() -> Predictor:
         return Predictor.load(folder)
 
-    ears = {"emotion": Listener("ear", load)}
-    shared = said_by(load, valid, valid, ears, 0)
-    alone = pa.concat_tables(said_again(voice, valid, ears))
+    ears = {"emotion": Judge("ear", load)}
+    shared = synthesized_by(load, valid, valid, ears, 0)
+    alone = pa.concat_tables(resynthesized(voice, valid, ears))
     assert len(shared) == len(alone) == len(SPOKEN) * len(valid) > 4 * len(SPOKEN)
     for name in ("id", "kind", "heard_emotion"):
         assert shared[name].to_pylist() == alone[name].to_pylist()

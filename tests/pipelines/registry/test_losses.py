@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from motet import app
 from mtl.inference.predictor import Predictor
 from pipelines.admin.doctor import registry as registry_checks
-from pipelines.held_out import judged, rival
+from pipelines.held_out import current_champion, judged
 from pipelines.registry.ledger import ALL, Ledger, Line, fold
 from pipelines.registry.losses import StoredVersion, stored_copy
 from pipelines.registry.registry import Registry, RegistryError
@@ -58,7 +58,7 @@ def test_a_deleted_champion_is_still_the_one_to_beat(small_root: Path, weights: 
     registry.client.delete_model_version(NAME, "2")
     (note,) = registry.claim(NAME)
     assert "candidates are compared with version 2 itself, from the store's copy" in note
-    against = rival(registry, NAME, 3)
+    against = current_champion(registry, NAME, 3)
     assert isinstance(against, StoredVersion)
     assert (against.version, registry.state(NAME).champion) == (2, 1)
     expected = Predictor.load(weights / "2").predict(["play soft rock"])
@@ -66,7 +66,7 @@ def test_a_deleted_champion_is_still_the_one_to_beat(small_root: Path, weights: 
     # A version that got the number after that is another one.
     assert stored_copy(registry.store, NAME, 2, until="2000-01-01") is None
     registry.promote(NAME, 3, "my word", "ana")
-    successor = rival(registry, NAME, 1)
+    successor = current_champion(registry, NAME, 1)
     assert successor is not None
     assert successor.version == 3
 
@@ -105,7 +105,7 @@ def test_a_deleted_model_starts_anew(small_root: Path, weights: Path) -> None:
     assert registry.register(NAME, weights / "4").version == 1
     assert judged(registry, NAME, 1) is None  # that line was about another version 1
     assert registry.looks(NAME, None) == 1
-    against = rival(registry, NAME, 1)
+    against = current_champion(registry, NAME, 1)
     assert against is not None
     assert against.version == 2
     registry.promote(NAME, 1, "first", "ana")
@@ -152,10 +152,10 @@ def test_a_lost_version_reigns_no_more(written: list[tuple[str, int, int]]) -> N
     ]
     for end, line in enumerate(fold(lines).lines, start=1):
         state = fold(lines[:end])
-        assert all(left != right for left, right in zip(state.reigns, state.reigns[1:], strict=False))
+        assert all(left != right for left, right in zip(state.champions, state.champions[1:], strict=False))
         if line.effective and line.action == "lost":
-            assert line.version not in state.reigns
-            assert line.version != ALL or state.reigns == ()
+            assert line.version not in state.champions
+            assert line.version != ALL or state.champions == ()
         if line.effective and line.action == "adopt":
-            assert state.reigns == ((line.version,) if line.version else ())
+            assert state.champions == ((line.version,) if line.version else ())
         assert state.before(line).lines == state.lines[:-1]

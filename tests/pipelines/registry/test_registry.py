@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from mtl.audio.features import FeatureSpec
 from mtl.inference.predictor import Predictor
 from mtl.models.joint import build_model
-from pipelines.evaluation.gates import Contender, Decision, RowCounts, decide
+from pipelines.evaluation.gates import Decision, RowCounts, ScoredModel, decide
 from pipelines.recipe import Gates, Recipe, parse
 from pipelines.registry import tracking
 from pipelines.registry.ledger import Ledger, Line, fold
@@ -61,7 +61,7 @@ def recipe() -> Recipe:
 def verdict(promote: bool) -> Decision:
     """A real decision: ten errors fewer on 40 rows, or ten more."""
     good, bad = (
-        Contender(name, {"m": RowCounts([str(i) for i in range(40)], np.array([[errors, 1]] * 40))}, 1)
+        ScoredModel(name, {"m": RowCounts([str(i) for i in range(40)], np.array([[errors, 1]] * 40))}, 1)
         for name, errors in (("good", 0), ("bad", 1))
     )
     gates = Gates(primary="m")
@@ -200,8 +200,8 @@ def test_whatever_is_written_the_reigning_champion_was_promoted(written: list[tu
     ]
     state = fold(lines)
     promoted = {line.version for line in state.lines if line.action == "promote" and line.effective}
-    assert set(state.reigns) <= promoted
-    assert all(left != right for left, right in zip(state.reigns, state.reigns[1:], strict=False))
+    assert set(state.champions) <= promoted
+    assert all(left != right for left, right in zip(state.champions, state.champions[1:], strict=False))
     # Reading a longer ledger never changes what the shorter one said.
     assert fold(lines[: len(lines) // 2]).lines == state.lines[: len(lines) // 2]
 
