@@ -234,7 +234,7 @@ def report(
     run: Mapping[str, str],
     said: Sequence[tuple[str, str, float]],
 ) -> StageResult:
-    """The page, in the store and in MLflow, and the record that makes this night a finished one. Returns a RunResult."""
+    """Writes the page into the store and MLflow, and the record that makes this night finished."""
     from pipelines.evaluation.inspection import read
     from pipelines.registry.losses import warning
     from pipelines.registry.tracking import Run
