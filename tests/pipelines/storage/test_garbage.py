@@ -55,7 +55,7 @@ def test_what_is_made_of_recordings_is_collected() -> None:
 
 @pytest.mark.parametrize("dataset", ["spectrograms/a", "utterances", "", "features2/x/y"])
 def test_a_kind_that_the_list_does_not_know_is_refused(store: Store, dataset: str) -> None:
-    with pytest.raises(StoreError, match=r"Add a new kind to KINDS in pipelines/kinds\.py"):
+    with pytest.raises(StoreError, match=r"Add a new kind to KINDS in pipelines/storage/kinds\.py"):
         store.commit(dataset, "1")
     assert store.datasets() == []
 

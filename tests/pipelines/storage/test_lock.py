@@ -24,7 +24,7 @@ QUICK = lock.Timing(lease=1.5, beat=0.25)
 STEADY = lock.Timing(lease=60, beat=0.25)  # a machine under load must not make a holder look dead
 HOLDER = """
 import sys
-from pipelines import lock
+from pipelines.storage import lock
 from pipelines.storage.store import Store
 kind, root, lease, beat = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
 timing = lock.Timing(lease, beat)
