@@ -38,7 +38,8 @@ from pipelines.data.recordings import (
 )
 from pipelines.recipe import Corpus, Quality
 from pipelines.recipe.address import stated as stated_settings
-from pipelines.sources.source import Source, open_source
+from pipelines.sources.open import open_source
+from pipelines.sources.source import Source
 from pipelines.storage.store import STORED, Checksum, Manifest, Store, fingerprint, first_table, usable_table
 from pipelines.utterances.labels import LabelError, clean, clean_label, rejected
 from pipelines.utterances.schema import QUARANTINE, SPLITS, conform, stated, utterance_schema

@@ -25,7 +25,8 @@ from pipelines.core.redaction import redact, scrub
 from pipelines.recipe import Quality
 from pipelines.sources.audio import SoundError, check
 from pipelines.sources.audio import read as read_sound
-from pipelines.sources.source import Recording, SourceError, read_audio
+from pipelines.sources.open import read_audio
+from pipelines.sources.source import Recording, SourceError
 from pipelines.storage.checksums import AUDIO, AUDIO_DIGITS
 from pipelines.storage.roots import http_status
 from pipelines.storage.store import DAMAGED, STORED, Store

@@ -23,7 +23,7 @@ from pipelines.data import recordings
 from pipelines.data.ingest import VERSION, IngestError, ingest, quarantine, utterances
 from pipelines.data.recordings import digest_of
 from pipelines.recipe import Corpus, Quality
-from pipelines.sources.source import read_audio
+from pipelines.sources.open import read_audio
 from pipelines.storage.garbage import collect_garbage
 from pipelines.storage.roots import s3_filesystem
 from pipelines.storage.store import Manifest, Store
