@@ -35,7 +35,7 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Reader:
-    """read: the rows. fingerprint: changes when the rows may change; computed without opening a recording."""
+    """read: the rows. fingerprint: changes when they may change; opens no recording."""
 
     read: Callable[[Source | None, Corpus], Rows]
     fingerprint: Callable[[Source | None, Corpus], str]
@@ -83,7 +83,7 @@ def audio_paths(source: Source) -> list[PurePosixPath]:
 def read_tsv(
     source: Source, path: str, parse: Callable[[str], list[str]] = lambda line: line.split("\t")
 ) -> tuple[list[str], Iterator[tuple[int, dict[str, str]] | Reject]]:
-    """The header of a tab-separated file, and its lines: the number and the cells by column, or a Reject."""
+    """The header of a tab-separated file, and its lines: number and cells, or a Reject."""
     lines = text_lines(source.read(path))
     header = lines[0].split("\t") if lines else []
 

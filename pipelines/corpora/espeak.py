@@ -162,8 +162,8 @@ def options_of(corpus: Corpus) -> Options:
 def split_of(text: str) -> str:
     """The split of a sentence, by its hash alone: independent of seed and options.
 
-    With translations, the hash is of the German sentence, which several English ones may share, so that neither a
-    sentence nor its translation is in two splits.
+    With translations, the hash is of the German sentence, which several English ones may share, so
+    that neither a sentence nor its translation is in two splits.
     """
     position = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
     for split, share in SENTENCE_SHARES.items():
@@ -269,7 +269,7 @@ def _labels(sentence: Sentence, translation: str | None) -> dict[str, str | None
 
 
 def _sentence(rng: Random, language: str, options: Options, split: str, seen: set[str]) -> tuple[Sentence, str | None]:
-    """A sentence of the split and its translation; one that is not in `seen` if that takes at most 100 draws."""
+    """A sentence of the split and its translation; a new one if 100 draws suffice."""
     for attempt in range(1000):
         if options.parallel:
             english, german = commands.ENGLISH_TO_GERMAN.draw(rng)

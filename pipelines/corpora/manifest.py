@@ -66,7 +66,7 @@ def read(source: Source, corpus: Corpus) -> Rows:
 
 
 def fingerprint_of(source: Source, corpus: Corpus) -> str:
-    """Of the manifests and the recordings that they name, which may be outside the source; of an archive, its own."""
+    """Of the manifests and the recordings that they name; of an archive, the archive's."""
     if not source.permanent:
         return source.fingerprint()
     stamps = []
@@ -176,7 +176,7 @@ class _File:
             speaker=_text(row, "speaker") or None,
             language=_text(row, "language") or None,
             labels=labels,
-            context=_context(row),
+            context=_strings(row, "context", "a list of the previous turns, oldest first"),
             phones=_words(row, "phones"),
             phone_ends=_phone_ends(row),
             file=self.where,
@@ -264,32 +264,23 @@ def _text(row: Mapping[str, Any], column: str) -> str | None:
     return str(int(value)) if float(value).is_integer() else str(value)
 
 
+def _strings(row: Mapping[str, Any], column: str, expected: str) -> list[str] | None:
+    value = row.get(column)
+    if value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        return value
+    raise RowError("bad_row", f"{column} is {value!r:.80}, expected {expected}")
+
+
 def _words(row: Mapping[str, Any], column: str) -> list[str] | None:
     value = row.get(column)
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return value.split()
-    if isinstance(value, list) and all(isinstance(word, str) for word in value):
-        return value
-    raise RowError("bad_row", f"{column} is {value!r:.80}, expected a list of words or words joined by spaces")
-
-
-def _context(row: Mapping[str, Any]) -> list[str] | None:
-    value = row.get("context")
-    if value is None or (isinstance(value, list) and all(isinstance(turn, str) for turn in value)):
-        return value
-    raise RowError("bad_row", f"context is {value!r:.80}, expected a list of the turns before, oldest first")
+    expected = "a list of words or words joined by spaces"
+    return value.split() if isinstance(value, str) else _strings(row, column, expected)
 
 
 def _phone_ends(row: Mapping[str, Any]) -> list[float] | None:
     value = row.get("phone_ends")
-    if isinstance(value, str):  # in CSV
-        value = value.split()
-    if value is None:
-        return None
     try:
-        return [float(end) for end in value]
+        return None if value is None else [float(end) for end in (value.split() if isinstance(value, str) else value)]
     except (TypeError, ValueError):
         raise RowError("bad_row", f"phone_ends is {value!r:.80}, expected a list of seconds") from None
 

@@ -2,8 +2,8 @@
 
     for number, row in read_rows(source, "train.jsonl"): ...      # row is a dict, or a str that describes the error
 
-Parquet rows may contain the audio (`audio: {bytes, path}`, as written by Hugging Face); such a cell becomes an
-`Embedded`, whose bytes are read on demand.
+Parquet rows may contain the audio (`audio: {bytes, path}`, as written by Hugging Face); such a cell
+becomes an `Embedded`, whose bytes are read on demand.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_CELL = 1 << 24  # characters of a CSV cell
 
 @dataclass(frozen=True)
 class Embedded:
-    """Audio in a Parquet file. path: its original name. load: reads its bytes. position: identifies the cell."""
+    """Audio in a Parquet file. path: original name. load: reads the bytes. position: of the cell."""
 
     path: str | None
     load: Callable[[], bytes]
@@ -38,7 +38,7 @@ class Embedded:
 
 
 def read_rows(source: Source, path: str) -> Iterator[tuple[int | None, Row]]:
-    """Each row with its 1-based line (JSON Lines, CSV) or row (Parquet); None if the whole file is invalid."""
+    """Each row with its 1-based line or row number; None if the whole file is invalid."""
     suffix = PurePosixPath(path).suffix.lower()
     reader = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet}.get(suffix, _json_lines)
     return reader(source, path)

@@ -1,8 +1,8 @@
 """Unpacks untrusted tar and zip archives.
 
-An archive is refused as a whole if it has paths outside the folder, links, devices, two members of the same name, or an
-implausible size. tarfile's data filter would not replace these checks: zip archives and size limits need the same code,
-and the filter accepts links.
+An archive is refused as a whole if it has paths outside the folder, links, devices, two members of
+the same name, or an implausible size. tarfile's data filter would not replace these checks: zip
+archives and size limits need the same code, and the filter accepts links.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     waveform, rate = read(data, start=1.5, duration=2.0)     # a segment at its own rate
     check(waveform, rate, quality.min_seconds, quality.max_seconds)
 
-The format is detected from the content, not the suffix. An unusable recording raises SoundError with the reason under
-which ingest quarantines the row.
+The format is detected from the content, not the suffix. An unusable recording raises SoundError
+with the reason under which ingest quarantines the row.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def decode(
     """A recording, or its segment of `duration` s from `start` s, as (N,) float32 at `sample_rate` Hz, mono.
 
     Raises:
-        SoundError: missing_file, undecodable, empty, not_finite, all_zero; too_short if the segment ends after the
-            recording.
+        SoundError: missing_file, undecodable, empty, not_finite, all_zero; too_short if the segment
+            ends after the recording.
     """
     waveform, rate = read(source, start, duration)
     check(waveform, rate)

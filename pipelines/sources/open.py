@@ -4,8 +4,8 @@
     source.fingerprint()                     # changes with the content; downloads nothing
     source.read("train/label")               # downloads and unpacks on first use
 
-Archives and downloads are unpacked in the cache, and ingest copies their recordings into the store. Recordings of a
-folder or an S3 prefix stay where they are.
+Archives and downloads are unpacked in the cache, and ingest copies their recordings into the store.
+Recordings of a folder or an S3 prefix stay where they are.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import hashlib
 import os
 import uuid
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pipelines.core.redaction import redact, redacted_errors
 from pipelines.sources.archive import ArchiveError, is_archive_name, unpack
 from pipelines.sources.download import DownloadError, download, remote_stamp
 from pipelines.sources.s3 import S3Source
-from pipelines.sources.source import FolderSource, Recording, Source, SourceError, contained, stamp_of
+from pipelines.sources.source import FolderSource, Source, SourceError, stamp_of
 from pipelines.storage.checksums import is_named_content, names_its_content
 from pipelines.storage.roots import cache_folder, s3_filesystem, sha256
 from pipelines.storage.store import STORED, DamagedPart, Store, fingerprint
@@ -62,13 +62,10 @@ class FetchedSource(FolderSource):
         return self._local[1]
 
     def resolve(self, folder: str, name: str) -> str:
-        return contained(folder, name, self.uri)
+        return Source.resolve(self, folder, name)
 
     def locate(self, path: str) -> str:
         return f"{self.uri}!/{path}"
-
-    def recording(self, path: str, start: float = 0.0, duration: float | None = None) -> Recording:
-        return Recording(None, partial(self.read, path), self.locate(path), start, duration, self.stamp(path))
 
     def fingerprint(self) -> str:
         return fingerprint(self._location, self._version)
@@ -115,7 +112,7 @@ def read_audio(uri: str, store: Store) -> bytes:
 
 
 def _read_copy(key: str, store: Store) -> bytes:
-    """A recording's copy. One that is missing or damaged is recorded, so that the next ingest copies it again."""
+    """A recording's copy. If it is missing or damaged, the next ingest copies it again."""
     try:
         data = store.read_bytes(key)
     except FileNotFoundError:
@@ -159,7 +156,7 @@ def _without(message: str, uri: str, shown: str) -> str:
 
 
 def _fetch_object(uri: str, version: str) -> Path:
-    """An S3 object in the cache, under its ETag: unlike a store's objects, those of a source may change."""
+    """An S3 object in the cache, under its ETag, since objects of a source may change."""
     name = uri.rpartition("/")[2]
     path = cache_folder() / "downloads" / fingerprint(uri, version) / name
     if not path.is_file():

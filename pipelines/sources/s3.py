@@ -7,25 +7,27 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 from pipelines.core.redaction import redact
-from pipelines.sources.source import File, Recording, SourceError, contained
+from pipelines.sources.source import File, Source, SourceError
 from pipelines.storage.roots import object_exists, s3_filesystem
 from pipelines.storage.store import fingerprint
 
 
-class S3Source:
+class S3Source(Source):
     """An s3:// prefix, or one object in it. It is listed once per ingest."""
-
-    permanent = True
 
     def __init__(self, uri: str) -> None:
         self.uri = redact(uri)
         self.name = PurePosixPath(uri.rstrip("/")).name
         self._folders: dict[str, dict[str, str]] = {}  # folder -> name -> ETag, of files beside a focus
         base = uri.removeprefix("s3://").rstrip("/")
-        self.focus: str | None = None
+        self._focus: str | None = None
         if not uri.endswith("/") and object_exists(self.fs, base):
-            base, _, self.focus = base.rpartition("/")
+            base, _, self._focus = base.rpartition("/")
         self.base = base
+
+    @property
+    def focus(self) -> str | None:
+        return self._focus
 
     @cached_property
     def fs(self) -> Any:
@@ -60,7 +62,7 @@ class S3Source:
         return self._stamp_beside(path) if self.focus is not None else ""
 
     def _stamp_beside(self, path: str) -> str:
-        """ETag of an object that a manifest names, if the source is the manifest alone. Lists each folder once."""
+        """ETag of an object that the manifest `focus` names. Lists each folder once."""
         folder, _, name = path.rpartition("/")
         if folder not in self._folders:
             try:
@@ -72,14 +74,10 @@ class S3Source:
 
     def resolve(self, folder: str, name: str) -> str:
         prefix = f"s3://{self.base}/"
-        return contained("" if name.startswith(prefix) else folder, name.removeprefix(prefix), self.uri)
+        return super().resolve("" if name.startswith(prefix) else folder, name.removeprefix(prefix))
 
     def locate(self, path: str) -> str:
         return f"s3://{self.base}/{path}"
-
-    def recording(self, path: str, start: float = 0.0, duration: float | None = None) -> Recording:
-        uri = self.locate(path)
-        return Recording(uri=uri, name=uri, start=start, duration=duration, stamp=self.stamp(path))
 
     def fingerprint(self) -> str:
         return fingerprint([[file.path, file.size, file.stamp] for file in self.files()])

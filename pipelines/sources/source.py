@@ -1,14 +1,16 @@
-"""The interface of a corpus source, and the source that is a folder. open.py opens sources by their URIs."""
+"""The interface of a corpus source, and the source that is a folder. See open.py for URIs."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any
 
 from pipelines.storage.store import fingerprint
 
@@ -34,8 +36,8 @@ class Recording:
     load: returns the bytes of an audio file (WAV, FLAC …); ingest copies them into the store.
     name: for messages, e.g. the path inside the archive; the copy has its suffix.
     start, duration: the segment in seconds; the whole recording if duration is None.
-    stamp: changes when the content does (size and time, ETag). The next ingest skips a recording with the same name
-        and stamp. Empty: it is read each time.
+    stamp: changes when the content does (size and time, ETag). The next ingest skips a recording
+        with the same name and stamp. Empty: it is read each time.
     """
 
     uri: str | None = None
@@ -46,37 +48,60 @@ class Recording:
     stamp: str = ""
 
 
-class Source(Protocol):
+class Source(ABC):
     """Files by their paths below the source, joined by '/'.
 
     uri: without secrets, as shown and stored. name: its last part.
-    focus: the file that the URI names, or None if it names a folder.
-    permanent: whether recordings may be referred to in place. Others (in an unpacked archive) are copied, and paths in
-        their label files must not leave the source.
+    permanent: whether recordings may be referred to in place. Others (in an unpacked archive) are
+        copied, and paths in their label files must not leave the source.
     """
 
     uri: str
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def focus(self) -> str | None: ...
-    @property
-    def permanent(self) -> bool: ...
-    def files(self) -> list[File]: ...
-    def read(self, path: str) -> bytes: ...
-    def open(self, path: str) -> IO[bytes]: ...
-    def stamp(self, path: str) -> str: ...
-    def resolve(self, folder: str, name: str) -> str: ...
-    def locate(self, path: str) -> str: ...
-    def recording(self, path: str, start: float = 0.0, duration: float | None = None) -> Recording: ...
-    def fingerprint(self) -> str: ...
-
-
-class FolderSource:
-    """A folder, or one file in it."""
-
+    name: str
     permanent = True
+
+    @property
+    @abstractmethod
+    def focus(self) -> str | None:
+        """The file that the URI names, or None if it names a folder."""
+
+    @abstractmethod
+    def files(self) -> list[File]: ...
+
+    @abstractmethod
+    def read(self, path: str) -> bytes: ...
+
+    @abstractmethod
+    def open(self, path: str) -> IO[bytes]: ...
+
+    @abstractmethod
+    def stamp(self, path: str) -> str:
+        """Changes with the file's content; empty if there is no such file."""
+
+    @abstractmethod
+    def locate(self, path: str) -> str:
+        """The file's full path or URI."""
+
+    def resolve(self, folder: str, name: str) -> str:
+        """The path of a file that is named in a label file in `folder`. Raises SourceError."""
+        path = posixpath.normpath(posixpath.join(folder, name))
+        if "://" in name or path.startswith(("/", "../")) or path == ".." or "\\" in name or "\0" in name:
+            raise SourceError(f"{name!r} leads out of {self.uri}")
+        return path
+
+    def recording(self, path: str, start: float = 0.0, duration: float | None = None) -> Recording:
+        """A recording, or a segment of it in seconds."""
+        uri = self.locate(path)
+        reference: dict[str, Any] = {"uri": uri} if self.permanent else {"load": partial(self.read, path)}
+        return Recording(**reference, name=uri, start=start, duration=duration, stamp=self.stamp(path))
+
+    def fingerprint(self) -> str:
+        """Changes with the content of the source."""
+        return fingerprint([[file.path, file.stamp] for file in self.files()])
+
+
+class FolderSource(Source):
+    """A folder, or one file in it."""
 
     def __init__(self, folder: Path, focus: str | None = None) -> None:
         self._folder, self._focus = folder, focus
@@ -103,7 +128,7 @@ class FolderSource:
         return open(self.folder / path, "rb")
 
     def stamp(self, path: str) -> str:
-        """Size and time; empty if there is no such file."""
+        """Size and time."""
         try:
             status = os.stat(self.folder / path)
         except (OSError, ValueError):
@@ -111,29 +136,13 @@ class FolderSource:
         return stamp_of(status) if stat.S_ISREG(status.st_mode) else ""
 
     def resolve(self, folder: str, name: str) -> str:
-        """The path, in this source, of a file that a label file in `folder` names."""
+        """Paths may leave a folder of the user."""
         if "\0" in name:
             raise SourceError(f"{name!r} is no file name")
         return os.path.normpath(posixpath.join(folder, name))
 
     def locate(self, path: str) -> str:
-        """The file's full path, for messages."""
-        return str(self.folder / path)
-
-    def recording(self, path: str, start: float = 0.0, duration: float | None = None) -> Recording:
-        uri = os.path.normpath(self.folder / path)
-        return Recording(uri=uri, name=uri, start=start, duration=duration, stamp=self.stamp(path))
-
-    def fingerprint(self) -> str:
-        return fingerprint([[file.path, file.stamp] for file in self.files()])
-
-
-def contained(folder: str, name: str, uri: str) -> str:
-    """`name` relative to `folder`. Raises SourceError if it leaves the source."""
-    path = posixpath.normpath(posixpath.join(folder, name))
-    if "://" in name or path.startswith(("/", "../")) or path == ".." or "\\" in name or "\0" in name:
-        raise SourceError(f"{name!r} leads out of {uri}")
-    return path
+        return os.path.normpath(self.folder / path)
 
 
 def stamp_of(status: os.stat_result) -> str:

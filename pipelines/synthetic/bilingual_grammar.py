@@ -2,14 +2,14 @@
 
     english, german = Parallel(ENGLISH, GERMAN, {"adjective_n": "adjective"}).draw(rng)
 
-Form k of a target intent translates form k of the same source intent. Each line of the target follows the
-corresponding line of the source:
+Form k of a target intent translates form k of the same source intent. Each line of the target
+follows the corresponding line of the source:
 
     (a|b)       takes the alternative that the source line's first bracket took; the second bracket follows the
                 second, and so on. Both brackets have the same number of alternatives in the same order.
     2(a|b)      follows the source line's second bracket. If one bracket of a line has a number, all need one, and
-                source brackets without a number are ignored. Inside an alternative, a number without a matching
-                bracket in the source alternative refers to the enclosing line.
+                source brackets without a number are ignored. Inside an alternative, a number
+                without a matching bracket in the source alternative refers to the enclosing line.
     {slot:rule} follows the source line's mention of that rule, or of the rule that it `translates`. German can so
                 have one rule for each case of an English word.
 """
@@ -27,7 +27,7 @@ from pipelines.synthetic.grammar import Derivation, Draw, Grammar, GrammarError,
 
 @dataclass
 class _Scope:
-    """A line or an alternative of the source grammar: its brackets and rules in order, and the enclosing scope."""
+    """A line or alternative of the source grammar: its brackets and rules, and the parent scope."""
 
     choices: list[Derivation]
     rules: list[Derivation]

@@ -17,14 +17,14 @@ from pipelines.synthetic.bilingual_grammar import Parallel
 from pipelines.synthetic.grammar import Grammar, Intent
 
 
-def _read(language: str) -> dict[str, Any]:
-    path = Path(__file__).with_name(f"commands_{language}.yaml")
+def read_texts(name: str) -> dict[str, Any]:
+    path = Path(__file__).with_name(f"{name}.yaml")
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
 
 
 def _english() -> Grammar:
-    content = _read("en")
+    content = read_texts("commands_en")
     intents = {
         name: Intent(intent["domain"], tuple(intent["forms"]), float(intent.get("weight", 1)))
         for name, intent in content["intents"].items()
@@ -34,7 +34,7 @@ def _english() -> Grammar:
 
 def _german(english: Grammar) -> Parallel:
     """German intents have the domains and weights of the English ones."""
-    content = _read("de")
+    content = read_texts("commands_de")
     intents = {
         name: Intent(intent.domain, tuple(content["intents"][name]), intent.weight)
         for name, intent in english.intents.items()

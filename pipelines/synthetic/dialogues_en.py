@@ -5,7 +5,7 @@
 The user requests a light, music, a timer, an alarm or a meeting, gives some slots, is asked for the others, confirms,
 corrects, asks to repeat, cancels or says thanks. The system follows a fixed policy (`_State.next`). Its action is a
 function of the whole dialogue, but not of the last turn: "yes" confirms whatever was asked, and "seven o'clock" leads
-to a question or to a confirmation, depending on whether the day is known.
+to a question or to a confirmation, depending on whether the day is known. The sentences are in dialogues_en.yaml.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
-from pipelines.synthetic.commands import ENGLISH
+from pipelines.synthetic.commands import ENGLISH, read_texts
 from pipelines.synthetic.grammar import Grammar, Intent, Sentence, pick, weighted
 
 MAX_TURNS = 10  # of the user
@@ -27,53 +27,9 @@ GOALS: Mapping[str, tuple[str, ...]] = {  # required slots, in the order in whic
 }
 CONFIRMED = ("alarm", "meeting")  # goals that the system confirms before it executes or cancels them
 
-# User turns: the name's first part is the dialogue act, the rest its goal or slot.
-FORMS = {
-    "request_light": (
-        "<ask> (turn|switch) on the (light|lights) [in the {room}]",
-        "<ask> switch the [{room}] light on",
-    ),
-    "request_music": ("<ask> play (music|some {genre}) [in the {room}]",),
-    "request_timer": ("<ask> (set|start) a timer [for {duration}]",),
-    "request_alarm": ("<ask> (set an alarm|wake me up) [for {date}|at {time}|{date} at {time}]",),
-    "request_meeting": ("<ask> (schedule|plan|book) a meeting [for {date}|at {time}|{date} at {time}]",),
-    "again_room": ("and (in the {room}|the {room} too)", "the same in the {room} [please]"),
-    "again_genre": ("[and] now [some] {genre} [please]",),
-    "again_time": ("(and another one|the same) at {time}",),
-    "again_duration": ("and another one for {duration}",),
-    "again_date": ("(and another one|the same) for {date}",),
-    "inform_room": ("[in] the {room} [please]",),
-    "inform_genre": ("[some] {genre} [please]",),
-    "inform_duration": ("[for] {duration} [please]",),
-    "inform_time": ("[at] {time} [please]",),
-    "inform_date": ("[for] {date} [please]",),
-    "inform_both": ("{date} at {time}",),
-    "correct_room": ("no the {room}", "i meant the {room}", "make it the {room} [instead]"),
-    "correct_genre": ("no {genre}", "i meant {genre}", "make it {genre} [instead]"),
-    "correct_duration": ("no {duration}", "i meant {duration}", "make it {duration} [instead]"),
-    "correct_time": ("no at {time}", "i meant {time}", "make it {time} [instead]"),
-    "correct_date": ("no {date}", "i meant {date}", "make it {date} [instead]"),
-    "affirm": ("yes [please]|right|that's right|sure|go ahead|yes do it",),
-    "deny": ("no [thanks]|that's wrong|no that's not right|not like that",),
-    "repeat": ("what did you say?", "pardon?", "say that again [please]", "i did not hear you"),
-    "thank": ("(thank you|thanks) [a lot|very much]", "great thanks"),
-    "cancel": ("(cancel|forget|stop) (that|it)", "never mind", "leave it"),
-}
-GRAMMAR = Grammar(ENGLISH.rules, {name: Intent("dialogue", forms) for name, forms in FORMS.items()})
-QUESTIONS = {
-    "room": ("which room", "where shall i do that"),
-    "genre": ("what kind of music", "what shall i play"),
-    "duration": ("for how long", "how long shall it run"),
-    "time": ("at what time", "for what time"),
-    "date": ("on which day", "for which day"),
-}
-RESPONSES = {
-    "execute": ("done", "okay it is done"),
-    "ask_change": ("what shall i change", "what is wrong with it"),
-    "confirm_stop": ("shall i forget it", "do you want me to drop it"),
-    "stop": ("okay i forget it",),
-    "welcome": ("you are welcome", "any time"),
-}
+_TEXTS = read_texts("dialogues_en")
+GRAMMAR = Grammar(ENGLISH.rules, {name: Intent("dialogue", tuple(forms)) for name, forms in _TEXTS["forms"].items()})
+QUESTIONS, RESPONSES = _TEXTS["questions"], _TEXTS["responses"]
 ACTS = ("request", "inform", "affirm", "deny", "correct", "repeat", "thank", "cancel")
 ACTIONS = (*(f"ask_{slot}" for slot in QUESTIONS), "confirm", "repeat", *RESPONSES)
 
@@ -82,7 +38,7 @@ ACTIONS = (*(f"ask_{slot}" for slot in QUESTIONS), "confirm", "repeat", *RESPONS
 class Turn:
     """One turn of the user.
 
-    context: the turns before it, of both sides, oldest first. kind: the turn's name in FORMS and its slots.
+    context: the turns before it, of both sides, oldest first. kind: the turn's name in `forms` and its slots.
     """
 
     context: tuple[str, ...]
@@ -157,7 +113,7 @@ def _system_text(rng: Random, action: str, state: _State) -> str:
 
 
 def _next_turn(rng: Random, state: _State, action: str) -> str:
-    """The user's next turn, by its name in FORMS; "" ends the dialogue."""
+    """The user's next turn, by its name in `forms`; "" ends the dialogue."""
     pending = state.pending[0]
     if action in ("stop", "welcome"):
         return ""

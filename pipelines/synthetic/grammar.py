@@ -91,7 +91,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Grammar:
-    """rules: rule name -> line. intents: intent name -> Intent. Raises GrammarError on first use if one is invalid."""
+    """rules: name -> line. intents: by name. Raises GrammarError on first use if one is invalid."""
 
     rules: Mapping[str, str]
     intents: Mapping[str, Intent]
@@ -225,7 +225,7 @@ def _tagged_words(derivation: Derivation) -> list[tuple[str, str]]:
 
 
 def pick(rng: Random, items: Sequence[Item]) -> Item:
-    """One item, uniformly. Python guarantees the same sequence over its versions for `Random.random` alone."""
+    """One item, uniformly. Only `Random.random` is stable over versions of Python."""
     return items[int(rng.random() * len(items))]
 
 

@@ -26,7 +26,7 @@ SILENCE = 10 ** (-50 / 20)  # relative to the peak; quieter samples at both ends
 
 @dataclass(frozen=True)
 class Speech:
-    """samples: (N,) float32 at 16 kHz. phonemes: (eSpeak's symbol or PAUSE, start in s, end in s), without gaps."""
+    """samples: (N,) float32 at 16 kHz. phonemes: (symbol or PAUSE, start in s, end in s), without gaps."""
 
     samples: np.ndarray
     phonemes: tuple[tuple[str, float, float], ...]

@@ -24,8 +24,8 @@ from random import Random
 
 from pipelines.synthetic.grammar import pick
 
-# Voice files of eSpeak NG, in lower case: America, Great Britain, Received Pronunciation, New York. eSpeak has four
-# more English accents; each one lengthens training by minutes on a laptop.
+# Voice files of eSpeak NG, in lower case: America, Great Britain, Received Pronunciation, New York.
+# eSpeak has four more English accents; each one lengthens training by minutes on a laptop.
 ACCENTS = {"en": ("gmw/en-us", "gmw/en", "gmw/en-gb-x-rp", "gmw/en-us-nyc"), "de": ("gmw/de",)}
 
 VARIANTS = {

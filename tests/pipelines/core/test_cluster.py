@@ -18,7 +18,7 @@ def test_what_is_there_may_be_asked_for(ray_session: Any) -> None:
 
 
 def test_asking_for_too_much_fails_at_once(ray_session: Any) -> None:
-    with pytest.raises(cluster.ClusterError, match=r"3 CPUs, 8 GPUs asked for.* has 2 CPUs, 0 GPUs in all"):
+    with pytest.raises(cluster.ClusterError, match=r"3 CPUs, 8 GPUs required.* has 2 CPUs, 0 GPUs in total"):
         cluster.connect(cpus=3, gpus=8)
 
 
@@ -51,7 +51,7 @@ def test_a_start_that_failed_is_tried_again(
 
 def test_an_address_that_leads_nowhere() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from pipelines import cluster; cluster.connect()"],
+        [sys.executable, "-c", "from pipelines.core import cluster; cluster.connect()"],
         env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
         capture_output=True,
         text=True,
@@ -61,6 +61,6 @@ def test_an_address_that_leads_nowhere() -> None:
 
 
 def test_a_local_cluster_joins_nobody_elses_and_prints_nothing() -> None:
-    code = "from pipelines import cluster; print(cluster.connect(cpus=1)['CPU'] >= 1)"
+    code = "from pipelines.core import cluster; print(cluster.connect(cpus=1)['CPU'] >= 1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

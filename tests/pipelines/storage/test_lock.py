@@ -24,7 +24,7 @@ QUICK = lock.Timing(lease=1.5, beat=0.25)
 STEADY = lock.Timing(lease=60, beat=0.25)  # a machine under load must not make a holder look dead
 HOLDER = """
 import sys
-from pipelines import lock
+from pipelines.storage import lock
 from pipelines.storage.store import Store
 kind, root, lease, beat = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
 timing = lock.Timing(lease, beat)
@@ -121,7 +121,7 @@ def test_a_holder_that_was_paused_goes_on_where_nobody_else_came() -> None:
         while not watch.expired:
             state = state_of(store._root, lock.LEASE)
             assert state is not None
-            watch.look(state)
+            watch.update(state)
             watch.pause()
         other.send_signal(signal.SIGCONT)
         assert ask_to_commit(other) == "committed\n"
