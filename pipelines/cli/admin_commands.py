@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -167,10 +168,10 @@ def gc(
 
     Example: `motet gc` then `motet gc --delete`
     """
-    from pipelines.storage.garbage import collect_garbage, print_to_stderr
+    from pipelines.storage.garbage import collect_garbage
     from pipelines.storage.store import Store
 
-    entries = collect_garbage(Store(root), not delete, older_than, print_to_stderr)
+    entries = collect_garbage(Store(root), not delete, older_than, lambda line: print(line, file=sys.stderr))
     rows = [{"key": entry.key, "MB": round(entry.size / 1e6, 2)} for entry in entries]
     verb = "deleted" if delete else "could be deleted (nothing was; take --delete)"
     total = f"{len(rows):,} objects, {sum(entry.size for entry in entries) / 1e6:,.1f} MB {verb}"

@@ -1,9 +1,9 @@
-"""Ray, started or joined once per process, and asked first whether it has what a stage wants.
+"""Starts or joins a Ray cluster once per process, and checks its resources.
 
-    connect(cpus=2)          # RAY_ADDRESS is set: joins that cluster; otherwise starts a quiet local one
+    connect(cpus=2)          # joins the cluster at RAY_ADDRESS, or starts a local one
     connect(cpus=2, gpus=1)  # already connected: only checks
 
-A job that asks a cluster for more than it has waits for ever without a word; here it fails at once and says why.
+Ray waits for ever, silently, for resources that a cluster does not have; `connect` fails at once with a message.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pipelines.core.redaction import redact, scrub
 
 T = TypeVar("T")
 
-OBJECT_STORE_BYTES = 512 * 2**20  # a local cluster's shared memory; stages pass keys through it, not features
-KNOCK_S = 10.0  # how long a joined cluster's port may take to answer
-STARTS = 3  # Ray gives a helper 15 s to start, too few on a busy machine (github.com/ray-project/ray/issues/65983)
-QUEUED = 2  # calls of `over` that are submitted for each CPU: one runs, the next one is ready
-JOIN_PATIENCE_S = 30.0  # how long nodes of a joined cluster may take to report their resources
+OBJECT_STORE_BYTES = 512 * 2**20  # shared memory of a local cluster; stages pass keys through it, not features
+CONNECT_TIMEOUT_S = 10.0  # for the port of a joined cluster
+STARTS = 3  # attempts: Ray's 15 s for a helper are too few on a busy machine (github.com/ray-project/ray/issues/65983)
+QUEUED = 2  # submitted tasks per CPU: one runs, the next one is ready
+RESOURCES_TIMEOUT_S = 30.0  # for the nodes of a joined cluster to report their resources
 
-# A machine that is busy or was asleep answers late. Ray then takes parts of a cluster for dead, and ends the process
-# that started it without a word; on one machine there is nobody to fail over to, so waiting costs nothing.
-PATIENCE = {
+# A busy or suspended machine responds late. Ray then declares parts of a cluster dead and ends the driver's process. A
+# local cluster has no other node to fail over to, so longer timeouts have no disadvantage. Defaults are in comments.
+TIMEOUTS = {
     "RAY_agent_register_timeout_ms": "300000",  # 30 s
     "RAY_health_check_timeout_ms": "60000",  # 10 s, five times
     "RAY_gcs_rpc_server_reconnect_timeout_s": "300",  # 60 s
@@ -35,18 +35,18 @@ PATIENCE = {
 
 
 class ClusterError(RuntimeError):
-    """A cluster that cannot be reached, or that lacks what a stage asks for."""
+    """A cluster that cannot be reached, or does not have the required resources."""
 
 
 def connect(cpus: float = 1, gpus: float = 0, dashboard: bool = False, worker_output: bool = False) -> dict[str, float]:
-    """The cluster's total resources, after starting or joining it if this process has not yet.
+    """Starts or joins the cluster, unless this process is connected, and returns its total resources.
 
-    cpus, gpus: what the caller is about to ask for at one time, over all nodes.
-    dashboard: serve Ray's dashboard, on loopback alone (only where a local cluster is started).
-    worker_output: print what workers print.
+    cpus, gpus: the caller's concurrent needs, over all nodes.
+    dashboard: serve Ray's dashboard on loopback, if a local cluster is started.
+    worker_output: show the output of workers.
 
     Raises:
-        ClusterError: RAY_ADDRESS leads nowhere, or the cluster has fewer CPUs or GPUs than asked for.
+        ClusterError: no cluster at RAY_ADDRESS, or it has too few CPUs or GPUs.
     """
     ray = _ray()
     if not ray.is_initialized():
@@ -54,39 +54,39 @@ def connect(cpus: float = 1, gpus: float = 0, dashboard: bool = False, worker_ou
             _join(address, worker_output)
         else:
             start_local(dashboard=dashboard, worker_output=worker_output)
-    wanted = {"CPU": cpus, "GPU": gpus}
-    patience = time.monotonic() + (JOIN_PATIENCE_S if os.environ.get("RAY_ADDRESS") else 0)
+    required = {"CPU": cpus, "GPU": gpus}
+    deadline = time.monotonic() + (RESOURCES_TIMEOUT_S if os.environ.get("RAY_ADDRESS") else 0)
     while True:
         resources: dict[str, float] = ray.cluster_resources()
-        lacking = [name for name, amount in wanted.items() if resources.get(name, 0) < amount]
+        lacking = [name for name, amount in required.items() if resources.get(name, 0) < amount]
         if not lacking:
             return resources
-        if time.monotonic() > patience:
+        if time.monotonic() > deadline:
             break
         time.sleep(0.5)
-    asked = ", ".join(f"{wanted[name]:g} {name}s" for name in lacking)
-    there = ", ".join(f"{resources.get(name, 0):g} {name}s" for name in lacking)
+    requested = ", ".join(f"{required[name]:g} {name}s" for name in lacking)
+    available = ", ".join(f"{resources.get(name, 0):g} {name}s" for name in lacking)
     raise ClusterError(
-        f"{asked} asked for, but the Ray cluster at {ray.get_runtime_context().gcs_address} has {there} in all; "
-        "ask for fewer workers, or set RAY_ADDRESS to a larger cluster"
+        f"{requested} required, but the Ray cluster at {ray.get_runtime_context().gcs_address} has {available} in "
+        "total; request fewer workers, or set RAY_ADDRESS to a larger cluster"
     )
 
 
 def connected() -> bool:
-    """Whether this process has a cluster already, so that using it costs nothing."""
+    """Whether this process is connected to a cluster."""
     return bool(_ray().is_initialized())
 
 
 def start_local(cpus: int | None = None, dashboard: bool = False, worker_output: bool = False) -> None:
-    """A cluster of this machine's own, on loopback; `cpus` are those that it may use, all of them if left out.
+    """Starts a cluster on this machine, on loopback, with `cpus` (default: all).
 
     Raises:
-        ClusterError: it did not start, three times in a row.
+        ClusterError: it did not start, after STARTS attempts.
     """
     ray = _ray()
     for attempt in range(STARTS, 0, -1):
         try:
-            # "local", or Ray would join whatever cluster somebody else started last on this machine.
+            # "local", because Ray would otherwise join the cluster that was last started on this machine.
             ray.init(
                 address="local",
                 num_cpus=cpus,
@@ -97,20 +97,20 @@ def start_local(cpus: int | None = None, dashboard: bool = False, worker_output:
                 logging_level="ERROR",
             )
             return
-        except Exception as error:  # Ray's own, of many types, plain Exception among them
+        except Exception as error:  # Ray raises many types, including Exception
             ray.shutdown()
             if attempt == 1:
                 hint = "is there room in /dev/shm and in /tmp/ray?"
                 raise ClusterError(f"cannot start a local Ray cluster: {error}; {hint}") from error
 
 
-def over(
-    calls: Sequence[tuple[Any, ...]], function: Callable[..., T], *own: type[Exception]
+def run_tasks(
+    calls: Sequence[tuple[Any, ...]], function: Callable[..., T], *errors: type[Exception]
 ) -> Iterator[tuple[int, T]]:
-    """The number of each call and what the function gave, as they end: one Ray task each, of one CPU.
+    """Runs each call as a Ray task with one CPU; yields its number and result, in order of completion.
 
-    own: errors of the function that are raised as they are; any other comes as Ray's. After an error no further call is
-    submitted; those that were (QUEUED for each CPU) run to their end.
+    errors: types that are raised as they are; others are raised as Ray's. After an error no further
+    task is submitted; submitted ones complete.
 
     Raises:
         ClusterError: Ray cannot be started or joined.
@@ -129,16 +129,16 @@ def over(
                 return
             (ready, *_), _ = ray.wait(list(pending), num_returns=1)
             yield pending.pop(ready), ray.get(ready)
-    # No task is cancelled: where one ends at that moment, Ray 2.60 aborts the driver ("Tried to complete task that was
-    # not pending", a failed check in task_manager.cc).
+    # Tasks are not cancelled: if one completes at that moment, Ray 2.60 aborts the driver ("Tried
+    # to complete task that was not pending", a failed check in task_manager.cc).
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, own) else error from None
+        raise error.cause if isinstance(error.cause, errors) else error from None
 
 
 def _join(address: str, worker_output: bool) -> None:
     ray = _ray()
     try:
-        _knock(address)
+        _check_port(address)
         ray.init(address=address, log_to_driver=worker_output, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         hint = "is it up, and does RAY_AUTH_TOKEN match?"
@@ -147,21 +147,21 @@ def _join(address: str, worker_output: bool) -> None:
 
 
 def _ray() -> Any:
-    # Read at import, so set before it: no usage reports, and CUDA_VISIBLE_DEVICES of CPU tasks left as it is.
+    # Ray reads these at import: no usage reports, and CUDA_VISIBLE_DEVICES of CPU tasks stays unchanged.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not os.environ.get("RAY_ADDRESS"):
-        # On loopback, whatever the name says: nobody else's to reach, and no change of network takes it away.
+        # Despite its name, makes Ray listen on loopback: unreachable from outside, and robust to network changes.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        for name, value in PATIENCE.items():
+        for name, value in TIMEOUTS.items():
             os.environ.setdefault(name, value)
     import ray
 
     return ray
 
 
-def _knock(address: str) -> None:
-    """Raises OSError when nobody listens at host:port; Ray itself would end the whole process."""
+def _check_port(address: str) -> None:
+    """Raises OSError if nothing listens at host:port; Ray would end the whole process."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()

@@ -1,8 +1,8 @@
-"""The settings that other programs read from the environment: quiet, offline, and their files under the root.
+"""Environment variables for Prefect, Ray and MLflow: no telemetry, little output, files under the root.
 
-    prepare(root)       # before prefect, ray or mlflow is imported: most of them read their settings once
+    prepare(root)       # before prefect, ray or mlflow is imported: they read most settings at import
 
-What a user has set stays as it is.
+Variables that the user has set are not changed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pipelines.core.redaction import install_log_redaction
 
-HEARTBEAT_SECONDS = 30  # of a flow run; the least that Prefect takes
-LOGGER = "motet"  # what a night says goes there too: Prefect's pages show it with the run
-ROOT = "motet-root"  # in the current directory, unless --root or MOTET_ROOT says otherwise
+HEARTBEAT_SECONDS = 30  # of a flow run; Prefect's minimum
+LOGGER = "motet"  # Prefect shows its messages on the page of the flow run
+ROOT = "motet-root"  # in the current directory; overridden by --root or MOTET_ROOT
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -24,39 +24,39 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output holds results alone
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for results
 }
 
 
 def prepare(root: str, verbose: bool = False) -> None:
-    """Fills in what the environment leaves open, and keeps secrets out of this process's logs.
+    """Sets missing variables, and redacts this process's logs.
 
-    Without PREFECT_API_URL, Prefect runs in this process on a database under the root, so that a project's
-    nights are shown together; a root in S3 keeps it under the home directory.
+    Without PREFECT_API_URL, Prefect runs in this process with a database under the root, or under
+    ~/.motet for a root in S3.
     """
     defaults = dict(QUIET)
     if not os.environ.get("PREFECT_API_URL"):
         home = Path("~/.motet").expanduser() if "://" in root else Path(root).resolve()
         defaults["PREFECT_HOME"] = str(home / "prefect")
-        # The API in this process is given the time that a slow disk needs for the database's first migration.
+        # The first migration of the database takes long on a slow disk.
         defaults["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
     defaults["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = str(HEARTBEAT_SECONDS)
     defaults["PREFECT_LOGGING_EXTRA_LOGGERS"] = LOGGER
     if not verbose:
         defaults["PREFECT_LOGGING_LEVEL"] = "ERROR"
-        # A failed flow's traceback goes to its page; on the terminal the command itself says what was wrong, once.
+        # A failed flow's traceback is shown on its page; the command prints the message on the terminal.
         defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
         defaults["PREFECT_LOGGING_TO_API_ENABLED"] = "true"
         defaults["RAY_TRAIN_VERBOSE"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     install_log_redaction()
-    # Commands that start no flow leave no folder behind; those that do call make_home.
+    # Only commands that start a flow create the folder, by make_home.
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home directory")
 
 
 def make_home(root: str) -> None:
-    """The folder where Prefect keeps its database, for a flow that is about to start."""
+    """Creates the folder of Prefect's database, before a flow starts."""
     if not os.environ.get("PREFECT_API_URL"):
         Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 
@@ -66,7 +66,7 @@ def default_root() -> str:
 
 
 def root_from(arguments: Sequence[str]) -> str:
-    """The root that a command line asks for, read before the command line is: Prefect wants its home at import."""
+    """The root in a command line, read before it is parsed: Prefect needs its home at import."""
     for position, argument in enumerate(arguments):
         if argument == "--root" and position + 1 < len(arguments):
             return arguments[position + 1]

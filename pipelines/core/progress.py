@@ -1,12 +1,12 @@
-"""What a person sees while a command works: one line per finished stage, and bars with a rate and an ETA.
+"""Progress of a command: one line per completed stage, and progress bars with rate and ETA.
 
     with display(quiet=False) as screen:
         with screen.bar("ingest commands", unit="utt") as progress:      # progress(done, total, label)
             manifest = ingest(corpus, quality, store, progress=progress)
         screen.line("ingest", "12,000 utterances, none new", seconds=4.2)
 
-Lines go to standard error like the bars, so that standard output holds results alone. Bars are drawn on a terminal
-only. One display lives per command: stages that run at the same time in threads share it (`current`).
+All output goes to standard error; standard output is for results. Bars are drawn on a terminal
+only. A command has one display, which concurrent stages share (`current`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Report = Callable[[int, int, str], None]  # done, total, label
 
 
 class RateColumn(ProgressColumn):
-    """Items a second, as far as they have been counted."""
+    """Items per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -63,12 +63,12 @@ class Screen:
         """`ingest     12,000 utterances, none new   4.2 s`"""
         logger.info("%s: %s%s", stage, text, "" if seconds is None else f" ({seconds:.1f} s)")
         if not self.quiet:
-            took = "" if seconds is None else f"  [dim]{seconds:.1f} s[/]"
-            self.console.print(f"[bold]{stage:<10}[/] {escape(text)}{took}")
+            time = "" if seconds is None else f"  [dim]{seconds:.1f} s[/]"
+            self.console.print(f"[bold]{stage:<10}[/] {escape(text)}{time}")
 
     @contextmanager
     def bar(self, title: str, unit: str = "it") -> Iterator[Report]:
-        """A bar for as long as the block runs. Its total may grow; it starts to show with the first report."""
+        """A bar for the duration of the block, visible from the first report on. Its total may grow."""
         with self._lock:
             bar = self._bars.add_task(title, total=None, visible=False, unit=unit, label="")
 
@@ -81,10 +81,11 @@ class Screen:
             with self._lock:
                 self._bars.remove_task(bar)
 
-    def start(self) -> None:
+    def __enter__(self) -> Screen:
         self._bars.start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bars.stop()
 
 
@@ -93,21 +94,19 @@ _screen: Screen | None = None
 
 @contextmanager
 def display(quiet: bool = False) -> Iterator[Screen]:
-    """The display of a command; within the block `current()` returns it. An inner display is the outer one."""
+    """The display of a command, as returned by `current()`. Nested displays are the outer one."""
     global _screen
     if _screen is not None:
         yield _screen
         return
-    _screen = Screen(quiet)
-    _screen.start()
     try:
-        yield _screen
+        with Screen(quiet) as _screen:
+            yield _screen
     finally:
-        _screen.stop()
         _screen = None
         sys.stderr.flush()
 
 
 def current() -> Screen:
-    """The command's display; outside of one, a display that only writes lines."""
+    """The command's display; outside of one, a display that only prints lines."""
     return _screen or Screen()

@@ -1,12 +1,12 @@
-"""Removes secrets from text that is shown or stored.
+"""Removes secrets from texts that are shown or stored.
 
     redact("postgresql://ann:pw@host/db")       # 'postgresql://***@host/db'
-    with redacted_errors():                     # an error leaves the block without secrets in its message
+    with redacted_errors():                     # removes secrets from messages of errors
         client.get_run(run_id)
-    install_log_redaction()                     # every log record of this process, tracebacks included
+    install_log_redaction()                     # all log records of this process, including tracebacks
 
 Secrets are user information in URLs, signatures and tokens in queries, Authorization headers, AWS keys, and the values
-of environment variables whose name ends in PASSWORD, SECRET, TOKEN and the like.
+of environment variables whose names end in PASSWORD, SECRET, TOKEN and the like.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 HIDDEN = "***"
-SHORTEST = 8  # characters of an environment variable's value that is looked for in texts: shorter ones are also words
+SHORTEST = 8  # characters; shorter values of environment variables are not redacted, since they may be words
 
-# The password of a database URL may hold "/" and "?" (SQLAlchemy reads up to the "@"); a port before a path is none.
+# The password of a database URL may contain "/" and "?" (SQLAlchemy reads up to the "@"), but must not match a port.
 USER_INFORMATION = re.compile(
     r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)"
     r"(?P<user>(?:[^\s/?#:@\"<>]*:(?!\d+[/?#])[^\s@\"<>]*|[^\s/?#\"<>]*)(?:@[^\s/?#@\"<>]*)*)@",
@@ -49,7 +49,7 @@ _TEXTS = ("message", "msg", "reason", "strerror", "filename", "filename2", "trac
 
 
 def redact(text: str) -> str:
-    """The text with *** in the place of each secret."""
+    """The text with each secret replaced by ***."""
     text = USER_INFORMATION.sub(rf"\g<scheme>{HIDDEN}@", text)
     for pattern in (PARAMETER, _ASSIGNED, _HEADER):
         text = pattern.sub(rf"\g<name>{HIDDEN}", text)
@@ -60,7 +60,7 @@ def redact(text: str) -> str:
 
 
 def scrub(error: BaseException) -> None:
-    """Redacts the messages of an error and of all that caused it, in place."""
+    """Redacts the messages of an error and its causes, in place."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -70,13 +70,13 @@ def scrub(error: BaseException) -> None:
         seen.add(id(current))
         pending += [current.__cause__, current.__context__]
         pending += [item for item in current.args if isinstance(item, BaseException)]
-        pending += getattr(current, "exceptions", ())  # of a group
+        pending += getattr(current, "exceptions", ())  # of an exception group
         _scrub_one(current)
 
 
 @contextmanager
 def redacted_errors() -> Iterator[None]:
-    """An error that leaves the block has no secret in its message; libraries quote the URLs that they were given."""
+    """Redacts errors that leave the block: libraries quote URLs in their messages."""
     try:
         yield
     except BaseException as error:
@@ -85,7 +85,7 @@ def redacted_errors() -> Iterator[None]:
 
 
 class RedactedRecord(logging.LogRecord):
-    """A log record without secrets, whichever library writes it."""
+    """A redacted log record."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -97,7 +97,7 @@ class RedactedRecord(logging.LogRecord):
 
 
 def install_log_redaction() -> None:
-    """Redacts what this process logs from now on."""
+    """Redacts all further log records of this process."""
     logging.setLogRecordFactory(RedactedRecord)
 
 
@@ -116,7 +116,7 @@ def _scrub_one(error: BaseException) -> None:
 
 
 def _secret_values() -> list[str]:
-    """Values of secret environment variables, the longest first, so that no rest of one is left."""
+    """Values of secret environment variables, the longest first, so that no part of one remains."""
     values = {
         value
         for name, value in os.environ.items()

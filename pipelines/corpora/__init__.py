@@ -1,42 +1,13 @@
-"""Kinds of corpora: one file each, one signature for all (see base.py).
+"""Corpus layouts: one file each, which defines a READER (see base.py). Their names are listed in the recipe's schema.
 
-for item in CORPORA["atis"].read(open_source("/data/atis"), corpus): ...
+for row in CORPORA["atis"].read(open_source("/data/atis"), corpus): ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from importlib import import_module
 
-from pipelines.corpora import atis, commonvoice, covost, emodb, iemocap, librispeech, ljspeech, manifest, sgd, voxceleb
 from pipelines.corpora.base import Reader
-from pipelines.recipe import Corpus
-from pipelines.sources.source import Source
-from pipelines.utterances.utterance import Reject, Utterance
+from pipelines.recipe import CORPUS_KINDS
 
-
-def _read_espeak(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
-    # Imported late: eSpeak NG is an extra, and what does not need it runs without it.
-    from pipelines.corpora import espeak
-
-    return espeak.read(source, corpus)
-
-
-def _fingerprint_espeak(source: Source | None, corpus: Corpus) -> str:
-    from pipelines.corpora import espeak
-
-    return espeak.fingerprint_of(corpus)
-
-
-CORPORA: dict[str, Reader] = {
-    "librispeech": librispeech.READER,
-    "commonvoice": commonvoice.READER,
-    "voxceleb": voxceleb.READER,
-    "atis": atis.READER,
-    "sgd": sgd.READER,
-    "ljspeech": ljspeech.READER,
-    "emodb": emodb.READER,
-    "iemocap": iemocap.READER,
-    "covost": covost.READER,
-    "manifest": manifest.READER,
-    "espeak": Reader(_read_espeak, _fingerprint_espeak),
-}
+CORPORA: dict[str, Reader] = {kind: import_module(f"pipelines.corpora.{kind}").READER for kind in CORPUS_KINDS}

@@ -1,10 +1,10 @@
-"""ATIS (Hemphill et al. 1990) as slot-filling work distributes it: <split>/seq.in, seq.out, label, a line a sentence.
+"""ATIS (Hemphill et al. 1990) in the layout of slot-filling work: <split>/seq.in, seq.out, label, a sentence per line.
 
     name: atis, kind: atis, source: /data/atis
 
-Text alone: no audio, no speakers, one domain (so none is stated). Intents stay as they are; a double one such as
-"atis_flight#atis_airfare" is one label. The folders train, valid (or dev) and test are the splits, unless
-`options.folders` says otherwise: {train: train, valid: test} judges by the valid folder where there is no test.
+Text only: no audio, speakers or domain. Intents are used as they are; a double one such as "atis_flight#atis_airfare"
+is one label. The folders train, valid (or dev) and test are the splits, unless `options.folders` gives others:
+{train: train, valid: test} evaluates on the valid folder of a release without test data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipelines.corpora.base import SPLIT_NAMES, Reader, check_options, need_source, source_fingerprint
+from pipelines.corpora.base import SPLIT_NAMES, Rows, reader
 from pipelines.recipe import Corpus
 from pipelines.sources.source import Source
 from pipelines.utterances.schema import SPLITS
@@ -21,42 +21,31 @@ from pipelines.utterances.utterance import CorpusError, Reject, Utterance, not_u
 _FILES = ("seq.in", "seq.out", "label")
 
 
-def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
-    """One utterance a line.
-
-    Raises:
-        CorpusError: no folder with the three files, or an unknown option.
-    """
-    source = need_source(source, corpus)
-    check_options(corpus, ("folders",))
-    names = _names(corpus)
-    folders = _folders(source, names)
+def read(source: Source, corpus: Corpus) -> Rows:
+    """One utterance per line."""
+    splits = _splits(corpus)
+    paths = (PurePosixPath(file.path) for file in source.files())
+    folders = [path.parent for path in paths if path.name == "seq.in" and path.parent.name in splits]
     if not folders:
         raise CorpusError(
-            f"{source.uri}: no folder {' or '.join(names)} with {', '.join(_FILES)}; expected ATIS's layout"
+            f"{source.uri}: no folder {' or '.join(splits)} with {', '.join(_FILES)}; expected ATIS's layout"
         )
     for folder in folders:
-        yield from _split(source, folder, names[PurePosixPath(folder).name])
+        yield from _folder(source, folder, splits[folder.name])
 
 
-def _names(corpus: Corpus) -> dict[str, str]:
-    """Folder to split, as options.folders has it or as the release names them."""
-    names = corpus.options.get("folders", SPLIT_NAMES)
-    if not isinstance(names, dict) or not names or not all(split in SPLITS for split in names.values()):
+def _splits(corpus: Corpus) -> dict[str, str]:
+    """Folder name -> split."""
+    splits = corpus.options.get("folders", SPLIT_NAMES)
+    if not isinstance(splits, dict) or not splits or not all(split in SPLITS for split in splits.values()):
         raise CorpusError(
-            f"corpora.{corpus.name}.options.folders is {names!r}; expected folders and their splits, "
+            f"corpora.{corpus.name}.options.folders is {splits!r}; expected folders and their splits, "
             f"such as {{train: train, valid: test}}, of {', '.join(SPLITS)}"
         )
-    return {str(folder): split for folder, split in names.items()}
+    return {str(folder): split for folder, split in splits.items()}
 
 
-def _folders(source: Source, names: dict[str, str]) -> list[str]:
-    """Folders that are named like a split and hold at least the sentences."""
-    paths = (PurePosixPath(file.path) for file in source.files())
-    return [str(path.parent) for path in paths if path.name == "seq.in" and path.parent.name in names]
-
-
-def _split(source: Source, folder: str, split: str) -> Iterator[Utterance | Reject]:
+def _folder(source: Source, folder: PurePosixPath, split: str) -> Rows:
     present = {file.path for file in source.files()}
     paths = [f"{folder}/{name}" for name in _FILES]
     absent = [path for path in paths if path not in present]
@@ -64,12 +53,12 @@ def _split(source: Source, folder: str, split: str) -> Iterator[Utterance | Reje
         yield Reject(source.locate(absent[0]), None, None, "missing_file", f"{folder}/ has seq.in, but not {absent[0]}")
         return
     sentences, tags, intents = (text_lines(source.read(path)) for path in paths)
-    if not len(sentences) == len(tags) == len(intents):
-        yield from _misaligned(source, paths[0], [sentences, tags, intents])
-        return
     where = source.locate(paths[0])
+    if not len(sentences) == len(tags) == len(intents):
+        yield from _misaligned(where, [sentences, tags, intents])
+        return
     for row, (sentence, slots, intent) in enumerate(zip(sentences, tags, intents, strict=True), start=1):
-        name = f"{PurePosixPath(folder).name}-{row:05d}"
+        name = f"{folder.name}-{row:05d}"
         if not_utf8(sentence + slots + intent):
             yield Reject(where, row, name, "bad_row", f"{sentence!r} is not UTF-8")
             continue
@@ -86,11 +75,11 @@ def _split(source: Source, folder: str, split: str) -> Iterator[Utterance | Reje
         )
 
 
-def _misaligned(source: Source, path: str, lines: list[list[str]]) -> Iterator[Reject]:
-    """Every row: where a line is missing somewhere, no label can be trusted to stand beside its sentence."""
-    counts = ", ".join(f"{name} {len(found)}" for name, found in zip(_FILES, lines, strict=True))
-    for row in range(1, max(map(len, lines)) + 1):
-        yield Reject(source.locate(path), row, None, "length_mismatch", f"lines of the three files differ: {counts}")
+def _misaligned(where: str, files: list[list[str]]) -> Iterator[Reject]:
+    """Rejects all rows: with a line missing somewhere, labels cannot be matched with sentences."""
+    counts = ", ".join(f"{name} {len(lines)}" for name, lines in zip(_FILES, files, strict=True))
+    for row in range(1, max(map(len, files)) + 1):
+        yield Reject(where, row, None, "length_mismatch", f"lines of the three files differ: {counts}")
 
 
-READER = Reader(read, source_fingerprint)
+READER = reader(read, "folders")

@@ -1,19 +1,17 @@
-"""EmoDB, the Berlin database of emotional speech (Burkhardt et al. 2005): ten actors say ten sentences in German.
+"""EmoDB, the Berlin database of emotional speech (Burkhardt et al. 2005): ten German sentences, read by ten actors.
 
-    name: emodb, kind: emodb, source: /data/emodb            (the folder wav/ of the release, or what holds it)
+    name: emodb, kind: emodb, source: /data/emodb            (the folder wav/ of the release, or a parent of it)
 
-All is in a recording's name, 03a01Fa.wav: speaker 03, sentence a01, emotion F, version a. Released without splits, so
-by speaker: a score over speakers that training heard is worth nothing here, since every sentence is said by everybody.
-Options: `emotions` renames or drops some (see emotions.py); `splits` moves speakers.
+All labels are in the file name: 03a01Fa.wav is speaker 03, sentence a01, emotion F, version a. The release has no
+splits, so rows are split by speaker; every sentence is read by all speakers, which would inflate a random split.
+Options: `emotions` renames or drops labels (see emotions.py); `splits` assigns speakers to splits.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import PurePosixPath
 
-from pipelines.corpora.base import AUDIO_SUFFIXES, Reader, check_options, need_source, source_fingerprint
+from pipelines.corpora.base import Rows, audio_paths, reader
 from pipelines.corpora.emotions import OPTION, renaming
 from pipelines.recipe import Corpus
 from pipelines.sources.source import Source
@@ -38,41 +36,32 @@ SENTENCES = {
 _NAME = re.compile(r"(?P<speaker>\d\d)(?P<sentence>[ab]\d\d)(?P<emotion>[A-Z])(?P<version>[a-z]?)")
 
 
-def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
-    """One utterance a recording.
-
-    Raises:
-        CorpusError: no recording that is named as EmoDB's are, or options that do not fit.
-    """
-    source = need_source(source, corpus)
-    check_options(corpus, (OPTION,))
+def read(source: Source, corpus: Corpus) -> Rows:
+    """One utterance per recording."""
     renamed = renaming(corpus, tuple(EMOTIONS.values()))
-    paths = sorted(
-        (path for file in source.files() if (path := PurePosixPath(file.path)).suffix.lower() in AUDIO_SUFFIXES),
-        key=lambda path: path.stem,
-    )
+    paths = sorted(audio_paths(source), key=lambda path: path.stem)
     if not any(_NAME.fullmatch(path.stem) for path in paths):
-        raise CorpusError(f"{source.uri}: no recording named as 03a01Fa.wav is; expected EmoDB's layout")
+        raise CorpusError(f"{source.uri}: no recording has a name like 03a01Fa.wav; expected EmoDB's layout")
     for path in paths:
         where = source.locate(str(path))
-        named = _NAME.fullmatch(path.stem)
-        if named is None:
-            detail = "the name is not speaker, sentence, emotion, version, as 03a01Fa is"
+        match = _NAME.fullmatch(path.stem)
+        if match is None:
+            detail = "the name is not speaker, sentence, emotion, version, as in 03a01Fa"
             yield Reject(where, None, path.stem, "bad_row", detail)
-        elif named["emotion"] not in EMOTIONS or named["sentence"] not in SENTENCES:
-            detail = f"emotion {named['emotion']}, sentence {named['sentence']}; expected {', '.join(EMOTIONS)} and "
+        elif match["emotion"] not in EMOTIONS or match["sentence"] not in SENTENCES:
+            detail = f"emotion {match['emotion']}, sentence {match['sentence']}; expected {', '.join(EMOTIONS)} and "
             yield Reject(where, None, path.stem, "bad_row", detail + ", ".join(SENTENCES))
         else:
             yield Utterance(
                 id=path.stem,
                 split=None,
                 recording=source.recording(str(path)),
-                text=SENTENCES[named["sentence"]],
-                speaker=named["speaker"],
+                text=SENTENCES[match["sentence"]],
+                speaker=match["speaker"],
                 language="de",
-                labels={"emotion": renamed(EMOTIONS[named["emotion"]])},
+                labels={"emotion": renamed(EMOTIONS[match["emotion"]])},
                 file=where,
             )
 
 
-READER = Reader(read, source_fingerprint)
+READER = reader(read, OPTION)

@@ -1,9 +1,10 @@
-"""Names of acted and perceived emotions, the same in every corpus, and how a recipe merges or drops some of them.
+"""Common names of emotions over all corpora, and the option that renames or drops some of them.
 
-    emotion = renaming(corpus)("excited")          # "happy" with options.emotions: {excited: happy}
+    renamed = renaming(corpus, names)
+    renamed("excited")                       # "happy" with options.emotions: {excited: happy}
 
-A corpus's own codes become these names; `options.emotions` then maps names to names, or to null: such rows keep their
-sound and words and are not labelled. Four-class work on IEMOCAP merges excited into happy and drops the others.
+Each reader maps its corpus's codes to common names; `options.emotions` maps these to other names, or to null for rows
+that keep audio and text but are not labelled. Four-class work on IEMOCAP merges excited into happy and drops the rest.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ OPTION = "emotions"
 
 
 def renaming(corpus: Corpus, names: tuple[str, ...]) -> Callable[[str | None], str | None]:
-    """What the recipe calls an emotion of this corpus; `names` are all that the corpus knows.
+    """A function that applies `options.emotions`; names: all emotions of the corpus.
 
     Raises:
-        CorpusError: `options.emotions` is not a mapping, or maps an emotion that the corpus does not know.
+        CorpusError: `options.emotions` is not a mapping, or has an unknown emotion.
     """
-    given = corpus.options.get(OPTION, {})
+    new_names = corpus.options.get(OPTION, {})
     where = f"corpora.{corpus.name}.options.{OPTION}"
-    if not isinstance(given, dict) or not all(new is None or isinstance(new, str) for new in given.values()):
+    if not isinstance(new_names, dict) or not all(new is None or isinstance(new, str) for new in new_names.values()):
         raise CorpusError(
-            f"{where} is {given!r}; expected emotions and what to call them, or null, such as {{excited: happy}}"
+            f"{where} is {new_names!r}; expected emotions and their new names, or null, such as {{excited: happy}}"
         )
-    if unknown := sorted(set(map(str, given)) - set(names)):
+    if unknown := sorted(set(map(str, new_names)) - set(names)):
         raise CorpusError(f"{where}: {corpus.kind} knows no {', '.join(unknown)}; it has {', '.join(sorted(names))}")
-    return lambda name: given.get(name, name)
+    return lambda name: new_names.get(name, name)

@@ -1,50 +1,43 @@
-"""The embedded corpus: commands to a smart speaker, spoken by the eSpeak NG synthesiser. Synthetic, and labelled so.
+"""The demo corpus: commands to a smart speaker, synthesised with eSpeak NG. All results on it are labelled synthetic.
 
     for utterance in read(None, corpus): utterance.text, utterance.recording.load()
 
-Needs the extra `motet[espeak]`, see synthesiser.py. What is said comes from a grammar, who says it from voices.py.
-Splits share neither a speaker, nor a variant, nor a sentence.
-
-The corpus is a stream: utterance number k of a split depends on the seed, the split and the sentences before it, so
-that asking for more utterances adds to the end and changes not a byte of what was there.
-
-Options of the recipe's `corpora.<name>.options`: see Options.
+Needs the extra `motet[espeak]`, see synthesizer.py. Sentences come from grammars, speakers from voices.py. Splits share
+no speaker, variant or sentence. Utterance k of a split depends on the seed, the split and the sentences before it, so a
+larger corpus only appends rows. The recipe's `corpora.<name>.options` are those of Options.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import astuple, replace
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mtl.tts.espeak import PAUSE
+from pipelines.corpora.base import Reader, Rows, check_options
 from pipelines.recipe import Corpus, Section
-from pipelines.sources.source import Recording
-from pipelines.synthetic import commands_de, commands_en, dialogues_en
-from pipelines.synthetic.bilingual_grammar import Parallel
-from pipelines.synthetic.grammar import Grammar, Sentence, weighted
+from pipelines.sources.source import Recording, Source
+from pipelines.synthetic import commands, dialogues_en
+from pipelines.synthetic.grammar import Sentence, weighted
 from pipelines.synthetic.synthesizer import installed, render, speak
 from pipelines.synthetic.voices import ACCENTS, STYLE_WEIGHTS, STYLES, Voice, speakers, styled
-from pipelines.utterances.utterance import CorpusError, Reject, Utterance
+from pipelines.utterances.utterance import CorpusError, Utterance
 
-if TYPE_CHECKING:
-    from pipelines.sources.source import Source
-
-VERSION = 1  # bump when the same options would give other rows or other bytes
-SECONDS_PER_UTTERANCE = 2.7  # mean of the grammar over the voices, for turning hours into utterances
+VERSION = 1  # raise when the same options give other rows or bytes
+SECONDS_PER_UTTERANCE = 2.7  # mean over the grammar and the voices, to convert hours into utterances
 SENTENCE_SHARES = {"train": 80, "valid": 6, "test": 14}  # percent of all sentences
-GRAMMARS: dict[str, Grammar] = {"en": commands_en.GRAMMAR, "de": commands_de.GRAMMAR}
-TRANSLATED: dict[str, Parallel] = {"de": commands_de.PARALLEL}  # from English
+GRAMMARS = {"en": commands.ENGLISH, "de": commands.GERMAN}
+# Options that do not enter the fingerprint while they are unset: older versions did not have them.
+_ADDED_OPTIONS = ("translate", "accents", "known_speakers", "every_style")
 
 
 class Options(Section):
-    """What the embedded corpus is made of; `utterances` wins over `hours`."""
+    """Settings of the demo corpus; `utterances` overrides `hours`."""
 
     seed: int = Field(0, description="another seed is another corpus")
     hours: float = Field(1.5, gt=0, le=1000, description="audio to train on, about")
@@ -88,7 +81,7 @@ class Options(Section):
 
     @field_validator("accents")
     @classmethod
-    def _are_used(cls, accents: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _are_known(cls, accents: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if unknown := sorted(set(accents or ()) - set(ACCENTS["en"])):
             raise ValueError(f"no accent {', '.join(unknown)}; expected some of {', '.join(ACCENTS['en'])}")
         return accents
@@ -101,33 +94,30 @@ class Options(Section):
 
     @property
     def parallel(self) -> bool:
-        """Whether sentences are drawn in pairs."""
+        """Whether sentences are drawn together with their translations."""
         return self.languages != ("en",) or self.translate is not None
 
     @property
-    def train_utterances(self) -> int:
-        return self.utterances or max(1, round(self.hours * 3600 / SECONDS_PER_UTTERANCE))
+    def has_dialogues(self) -> bool:
+        return bool(self.dialogues or self.text_only_dialogues)
 
     @property
     def counts(self) -> dict[str, int]:
         """Recordings of each split."""
-        return {"train": self.train_utterances, "valid": self.valid_utterances, "test": self.test_utterances}
+        train = self.utterances or max(1, round(self.hours * 3600 / SECONDS_PER_UTTERANCE))
+        return {"train": train, "valid": self.valid_utterances, "test": self.test_utterances}
 
     def voices(self, split: str, language: str = "en") -> list[Voice]:
-        """Who speaks in a split."""
-        accents = self.accents if language == "en" else None
-        of = "train" if self.known_speakers else split
-        return speakers(of, self.split_speakers[of], self.seed, language, accents)
-
-    @property
-    def split_speakers(self) -> dict[str, int]:
-        return {"train": self.speakers, "valid": self.valid_speakers, "test": self.test_speakers}
+        """The speakers of a split."""
+        counts = {"train": self.speakers, "valid": self.valid_speakers, "test": self.test_speakers}
+        source = "train" if self.known_speakers else split
+        return speakers(source, counts[source], self.seed, language, self.accents if language == "en" else None)
 
 
-def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
-    """Rows of train, valid and test with audio, then training sentences without. Makes no sound before `load()`.
+def read(source: Source | None, corpus: Corpus) -> Rows:
+    """Rows of train, valid and test with audio, then sentences and dialogues. Audio is synthesised by `load()`.
 
-    Raises CorpusError: options that do not fit, a source (there is none to read), or no eSpeak NG.
+    Raises CorpusError: invalid options, a source, or eSpeak NG is not installed.
     """
     options = options_of(corpus)
     if source is not None:
@@ -136,54 +126,49 @@ def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
     for split, count in options.counts.items():
         for utterance in _spoken(options, split, count):
             yield _with_phones(utterance) if corpus.phonemes else utterance
-    yield from _written(options, options.text_only_sentences)
-    if options.dialogues or options.text_only_dialogues:
+    yield from _text_only(options)
+    if options.has_dialogues:
         counts = {"train": options.dialogues, "valid": options.valid_dialogues, "test": options.test_dialogues}
         for split, count in counts.items():
-            yield from _conversations(options, split, count, spoken=True)
-        yield from _conversations(options, "train", options.text_only_dialogues, spoken=False)
+            yield from _dialogues(options, split, count, spoken=True)
+        yield from _dialogues(options, "train", options.text_only_dialogues, spoken=False)
 
 
-def fingerprint_of(corpus: Corpus) -> str:
-    """Changes when `read` would yield something else: options, grammar, this file's VERSION, eSpeak's package."""
+def fingerprint_of(source: Source | None, corpus: Corpus) -> str:
+    """Hash of the options, the grammars, VERSION and eSpeak's version."""
     options = options_of(corpus)
     languages = tuple(GRAMMARS) if options.parallel else options.languages  # German is drawn in English
     grammars = [GRAMMARS[language].fingerprint() for language in languages]
-    if options.dialogues or options.text_only_dialogues:
+    unset = {name for name in _ADDED_OPTIONS if not getattr(options, name)}
+    if options.has_dialogues:
         grammars.append(dialogues_en.GRAMMAR.fingerprint())
-    # As before there were such options.
-    unsaid = {name for name in ("translate", "accents", "known_speakers", "every_style") if not getattr(options, name)}
-    if not (options.dialogues or options.text_only_dialogues):
-        unsaid |= {name for name in Options.model_fields if name.endswith("dialogues")}
-    spoken = (corpus.phonemes,) if corpus.phonemes else ()
-    return _digest(VERSION, options.model_dump_json(exclude=unsaid), grammars, installed(), *spoken)
+    else:
+        unset |= {name for name in Options.model_fields if name.endswith("dialogues")}
+    phonemes = (corpus.phonemes,) if corpus.phonemes else ()
+    return _digest(VERSION, options.model_dump_json(exclude=unset), grammars, installed(), *phonemes)
 
 
 def options_of(corpus: Corpus) -> Options:
-    """The corpus's options, checked. Raises CorpusError that names the nearest valid key."""
-    where = f"corpora.{corpus.name}.options"
-    for key in corpus.options:
-        if key not in Options.model_fields:
-            near = difflib.get_close_matches(key, Options.model_fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(Options.model_fields)}"
-            raise CorpusError(f"{where}.{key}: unknown key; {hint}")
+    """The validated options. Raises CorpusError; for an unknown option with the nearest known one."""
+    check_options(corpus, Options.model_fields)
     try:
         return Options.model_validate(corpus.options)
     except ValidationError as error:
-        faults = [f"{where}.{'.'.join(map(str, f['loc']))}: {f['msg']} (given {f['input']!r})" for f in error.errors()]
-        raise CorpusError("\n".join(faults)) from None
+        where = f"corpora.{corpus.name}.options"
+        lines = [f"{where}.{'.'.join(map(str, e['loc']))}: {e['msg']} (given {e['input']!r})" for e in error.errors()]
+        raise CorpusError("\n".join(lines)) from None
 
 
 def split_of(text: str) -> str:
-    """The split that a sentence belongs to, by its hash alone: no seed and no option moves it.
+    """The split of a sentence, by its hash alone: independent of seed and options.
 
-    A corpus with translations asks for the German side of each pair of sentences, several English ones sharing one
-    German, so that neither a sentence nor its translation is in two splits.
+    With translations, the hash is of the German sentence, which several English ones may share, so
+    that neither a sentence nor its translation is in two splits.
     """
-    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
+    position = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
     for split, share in SENTENCE_SHARES.items():
-        place -= share
-        if place < 0:
+        position -= share
+        if position < 0:
             return split
     raise AssertionError("SENTENCE_SHARES do not add up to 100")
 
@@ -196,30 +181,25 @@ def _spoken(options: Options, split: str, count: int) -> Iterator[Utterance]:
         language = options.languages[number % len(options.languages)]
         rng = Random(f"{options.seed}/{language}/{split}/{number}")
         sentence, translation = _sentence(rng, language, options, split, seen)
-        voice = voices[language][int(rng.random() * len(voices[language]))]
-        style = weighted(rng, list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))
+        voice, style = _voice_and_style(rng, voices[language])
         noise = None
         if options.noise_db:
             low, high = options.noise_db
             noise = (low + rng.random() * (high - low), int(rng.random() * 2**31))
-        name = f"{split}-{number:06d}"
-        for one in STYLES if all_styles else (style,):
-            own = f"{name}-{one}" if all_styles else name
-            yield _row(
-                own,
-                split,
-                sentence,
-                recording=_recording(own, sentence.text, sentence.question, styled(voice, one), noise),
+        for emotion in STYLES if all_styles else (style,):
+            name = f"{split}-{number:06d}-{emotion}" if all_styles else f"{split}-{number:06d}"
+            yield replace(
+                _row(name, split, sentence, language, translation),
+                recording=_recording(name, sentence.text, sentence.question, styled(voice, emotion), noise),
                 speaker=voice.name,
-                language=language,
-                labels={"emotion": one, "translation": translation},
+                labels={**_labels(sentence, translation), "emotion": emotion},
             )
 
 
-def _conversations(options: Options, split: str, count: int, spoken: bool) -> Iterator[Utterance]:
-    """The user's turns of so many dialogues, each with the turns before it; one speaker and style a dialogue.
+def _dialogues(options: Options, split: str, count: int, spoken: bool) -> Iterator[Utterance]:
+    """The user turns of `count` dialogues with their contexts; one speaker and style per dialogue.
 
-    A dialogue is in one split, by the hash of all its words; a short turn such as "yes" is said in every split.
+    A dialogue's split is given by the hash of all its words; a short turn such as "yes" is in every split.
     """
     voices = options.voices(split)
     for number in range(count):
@@ -227,10 +207,9 @@ def _conversations(options: Options, split: str, count: int, spoken: bool) -> It
         turns = dialogues_en.draw(rng)
         while split_of(" / ".join((*turns[-1].context, turns[-1].text))) != split:
             turns = dialogues_en.draw(rng)
-        voice = voices[int(rng.random() * len(voices))]
-        style = weighted(rng, list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))
-        for place, turn in enumerate(turns):
-            name = f"{split}-dialogue-{number:05d}-{place}" if spoken else f"text-dialogue-{number:05d}-{place}"
+        voice, style = _voice_and_style(rng, voices)
+        for index, turn in enumerate(turns):
+            name = f"{split if spoken else 'text'}-dialogue-{number:05d}-{index}"
             yield Utterance(
                 id=name,
                 split=split,
@@ -248,70 +227,74 @@ def _conversations(options: Options, split: str, count: int, spoken: bool) -> It
             )
 
 
-def _written(options: Options, count: int) -> Iterator[Utterance]:
+def _text_only(options: Options) -> Iterator[Utterance]:
     seen: set[str] = set()
-    for number in range(count):
+    for number in range(options.text_only_sentences):
         language = options.languages[number % len(options.languages)]
         rng = Random(f"{options.seed}/{language}/text/{number}")
         sentence, translation = _sentence(rng, language, options, "train", seen)
-        yield _row(f"text-{number:06d}", "train", sentence, language=language, labels={"translation": translation})
+        yield _row(f"text-{number:06d}", "train", sentence, language, translation)
+
+
+def _voice_and_style(rng: Random, voices: list[Voice]) -> tuple[Voice, str]:
+    voice = voices[int(rng.random() * len(voices))]
+    return voice, weighted(rng, list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))
 
 
 def _recording(name: str, text: str, question: bool, voice: Voice, noise: tuple[float, int] | None = None) -> Recording:
-    spoken = text + ("?" if question else "")
+    text += "?" if question else ""
     return Recording(
-        load=partial(render, spoken, voice, noise),
+        load=partial(render, text, voice, noise),
         name=f"{name}.flac",
-        stamp=_digest(VERSION, spoken, astuple(voice), noise, installed()),
+        stamp=_digest(VERSION, text, astuple(voice), noise, installed()),
     )
 
 
-def _row(
-    name: str,
-    split: str,
-    sentence: Sentence,
-    language: str,
-    labels: Mapping[str, str | None],
-    recording: Recording | None = None,
-    speaker: str | None = None,
-) -> Utterance:
+def _row(name: str, split: str, sentence: Sentence, language: str, translation: str | None) -> Utterance:
     return Utterance(
         id=name,
         split=split,
-        recording=recording,
+        recording=None,
         text=sentence.text,
         tokens=list(sentence.tokens),
         slots=list(sentence.slots),
-        speaker=speaker,
         language=language,
-        labels={"intent": sentence.intent, "domain": sentence.domain, **labels},
+        labels=_labels(sentence, translation),
         file="espeak",
     )
 
 
+def _labels(sentence: Sentence, translation: str | None) -> dict[str, str | None]:
+    return {"intent": sentence.intent, "domain": sentence.domain, "translation": translation}
+
+
 def _sentence(rng: Random, language: str, options: Options, split: str, seen: set[str]) -> tuple[Sentence, str | None]:
-    """A sentence of this split, a new one while new ones are easy to find, and its translation; `seen` is added to."""
+    """A sentence of the split and its translation; a new one if 100 draws suffice."""
     for attempt in range(1000):
-        if not options.parallel:
-            sentence, translation = GRAMMARS["en"].draw(rng), None
-            place = sentence.text
-        else:
-            english, german = TRANSLATED["de"].draw(rng)
+        if options.parallel:
+            english, german = commands.ENGLISH_TO_GERMAN.draw(rng)
             sentence, other = (german, english) if language == "de" else (english, german)
             translated = len(options.languages) > 1 or options.translate is not None
-            translation, place = other.text if translated else None, german.text
-        if split_of(place) == split and (sentence.text not in seen or attempt >= 100):
+            translation, hashed = other.text if translated else None, german.text
+        else:
+            sentence, translation = commands.ENGLISH.draw(rng), None
+            hashed = sentence.text
+        if split_of(hashed) == split and (sentence.text not in seen or attempt >= 100):
             seen.add(sentence.text)
             return sentence, translation
     raise CorpusError(f"the {language} grammar has no sentence for the {split} split; SENTENCE_SHARES leave it none")
 
 
+def _phonemes(utterance: Utterance) -> tuple[tuple[str, float, float], ...]:
+    """Symbol, start and end (s) of each phoneme of a spoken utterance, pauses included."""
+    loader: Any = utterance.recording and utterance.recording.load  # partial(render, text, voice, noise)
+    text, voice, _noise = loader.args
+    return speak(text, voice).phonemes
+
+
 def _with_phones(utterance: Utterance) -> Utterance:
-    """The utterance with what eSpeak says in it, and when: phones and durations as true as can be."""
-    spoken: Any = utterance.recording and utterance.recording.load  # `render`, with its arguments
-    text, voice, _noise = spoken.args
-    said = speak(text, voice).phonemes
-    return replace(utterance, phones=[symbol for symbol, _, _ in said], phone_ends=[end for _, _, end in said])
+    phonemes = _phonemes(utterance)
+    return replace(utterance, phones=[symbol for symbol, _, _ in phonemes], phone_ends=[end for _, _, end in phonemes])
 
 
 def _digest(*parts: Any) -> str:
@@ -319,10 +302,11 @@ def _digest(*parts: Any) -> str:
 
 
 def phonemes_of(corpus: Corpus, split: str) -> Iterator[tuple[str, tuple[tuple[str, float, float], ...]]]:
-    """Name of each recording of a split, and what is heard in it and when, spoken again to hear it: (symbol, s, s)."""
+    """Id and phonemes (symbol, start in s, end in s) of each recording of a split, without pauses."""
     options = options_of(corpus)
     for utterance in _spoken(options, split, options.counts[split]):
-        spoken: Any = utterance.recording and utterance.recording.load  # `render`, with its arguments
-        text, voice, _noise = spoken.args
-        heard = (spoken for spoken in speak(text, voice).phonemes if spoken[0] != PAUSE and spoken[1] < spoken[2])
-        yield utterance.id, tuple(heard)
+        phonemes = _phonemes(utterance)
+        yield utterance.id, tuple((s, start, end) for s, start, end in phonemes if s != PAUSE and start < end)
+
+
+READER = Reader(read, fingerprint_of)

@@ -1,22 +1,21 @@
-"""IEMOCAP (Busso et al. 2008): five sessions of two actors, read and improvised, with the emotion that listeners heard.
+"""IEMOCAP (Busso et al. 2008): five sessions of two actors, read and improvised, with emotions as rated by listeners.
 
     name: iemocap, kind: iemocap, source: /data/IEMOCAP_full_release
 
-Words come from Session<N>/dialog/transcriptions/<dialog>.txt, labels from dialog/EmoEvaluation/<dialog>.txt: the code
-on which most of the listeners agreed; where none had a majority (xxx), the utterance has words and no emotion.
-A session's two actors are in no other session, so sessions are the splits: 5 tests, 4 is valid, the others train.
-Options: `sessions` says otherwise, {1: test, 2: valid}; `emotions` renames or drops some, {excited: happy, other: null}
-(see emotions.py); `splits` moves speakers.
+Transcripts are in Session<N>/dialog/transcriptions/<dialog>.txt, labels in dialog/EmoEvaluation/<dialog>.txt: the code
+that most of the raters chose. An utterance without a majority (xxx) has a transcript and no emotion. Each actor is in
+one session, so the sessions are the splits: 5 is test, 4 is valid, the others are train.
+Options: `sessions` changes the splits, {1: test, 2: valid}; `emotions` renames or drops labels, {excited: happy,
+other: null} (see emotions.py); `splits` assigns speakers to splits.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 
-from pipelines.corpora.base import Reader, check_options, need_source, source_fingerprint
+from pipelines.corpora.base import Rows, reader
 from pipelines.corpora.emotions import OPTION, renaming
 from pipelines.recipe import Corpus
 from pipelines.sources.source import Source
@@ -30,20 +29,14 @@ EMOTIONS = {
 UNDECIDED = "xxx"
 SESSIONS = {"4": "valid", "5": "test"}
 _LABEL = re.compile(r"\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t\[[\d., ]+\]")
-_SAID = re.compile(r"(Ses(\d\d)[FM]_\w+?_([FM])\d{3}) \[[\d.]+-[\d.]+\]: (.*)")
-# Turns that were not cut out as utterances: "Ses01F_impro01_MXX0 [..]: ..", "M: words", "F:[LAUGHTER]".
+_TURN = re.compile(r"(Ses(\d\d)[FM]_\w+?_([FM])\d{3}) \[[\d.]+-[\d.]+\]: (.*)")
+# Turns that are not utterances of the corpus: "Ses01F_impro01_MXX0 [..]: ..", "M: words", "F:[LAUGHTER]".
 _NO_UTTERANCE = re.compile(r"(Ses\d\d[FM]_\w+?_[FM]XX\d+ \[.*|[FM]:.*)")
-_SOUND = re.compile(r"\[[A-Z ]+\]")  # [LAUGHTER], [BREATHING]: no words
+_SOUND = re.compile(r"\[[A-Z ]+\]")  # [LAUGHTER], [BREATHING]
 
 
-def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
-    """One utterance a line of each transcription that names one.
-
-    Raises:
-        CorpusError: no transcription of this layout, or options that do not fit.
-    """
-    source = need_source(source, corpus)
-    check_options(corpus, (OPTION, "sessions"))
+def read(source: Source, corpus: Corpus) -> Rows:
+    """One utterance per line of each transcription."""
     renamed = renaming(corpus, tuple(EMOTIONS.values()))
     sessions = _sessions(corpus)
     paths = [path for file in source.files() if not (path := PurePosixPath(file.path)).name.startswith("._")]
@@ -61,29 +54,26 @@ def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
             labels = {}
             detail = f"no dialog/EmoEvaluation/{path.name}, so its utterances have no emotion"
             yield Reject(source.locate(str(path)), None, path.stem, "missing_file", detail)
-        for item in _dialog(source, path, labels, recordings, sessions):
-            if isinstance(item, Reject):
-                yield item
-            else:
-                yield replace(item, labels={"emotion": renamed(item.labels["emotion"])})
+        yield from _dialog(source, path, labels, recordings, sessions, renamed)
 
 
 def _sessions(corpus: Corpus) -> Mapping[str, str]:
-    given = corpus.options.get("sessions", SESSIONS)
-    if not isinstance(given, dict) or not all(
-        str(session) in "12345" and split in SPLITS for session, split in given.items()
+    """Session -> split."""
+    sessions = corpus.options.get("sessions", SESSIONS)
+    if not isinstance(sessions, dict) or not all(
+        str(session) in "12345" and split in SPLITS for session, split in sessions.items()
     ):
         raise CorpusError(
-            f"corpora.{corpus.name}.options.sessions is {given!r}; expected sessions 1 to 5 and their splits, "
+            f"corpora.{corpus.name}.options.sessions is {sessions!r}; expected sessions 1 to 5 and their splits, "
             "such as {4: valid, 5: test}; those not named train"
         )
-    return {str(session): split for session, split in given.items()}
+    return {str(session): split for session, split in sessions.items()}
 
 
 def _labels(source: Source, path: PurePosixPath) -> dict[str, str]:
-    """Utterance to code. Other lines are a heading, empty, or what each listener said."""
-    found = (_LABEL.fullmatch(line) for line in _lines(source, path))
-    return {match[1]: match[2] for match in found if match}
+    """Utterance -> code. Other lines are headings or ratings of single listeners."""
+    matches = (_LABEL.fullmatch(line) for line in _lines(source, path))
+    return {match[1]: match[2] for match in matches if match}
 
 
 def _dialog(
@@ -92,17 +82,18 @@ def _dialog(
     labels: Mapping[str, str],
     recordings: Mapping[str, str],
     sessions: Mapping[str, str],
-) -> Iterator[Utterance | Reject]:
+    renamed: Callable[[str | None], str | None],
+) -> Rows:
     where = source.locate(str(path))
     for row, line in enumerate(_lines(source, path), start=1):
         if not line or _NO_UTTERANCE.fullmatch(line):
             continue
-        said = _SAID.fullmatch(line)
-        if said is None:
+        match = _TURN.fullmatch(line)
+        if match is None:
             detail = f"{line[:80]!r}, expected Ses01F_impro01_F000 [001.0000-002.5000]: words"
             yield Reject(where, row, None, "bad_row", detail)
             continue
-        name, session, who, words = said.groups()
+        name, session, actor, words = match.groups()
         code = labels.get(name, UNDECIDED)
         if name not in recordings:
             yield Reject(where, row, name, "missing_file", f"no recording sentences/wav/{path.stem}/{name}.wav")
@@ -115,18 +106,18 @@ def _dialog(
                 split=sessions.get(str(int(session)), "train"),
                 recording=source.recording(recordings[name]),
                 text=_SOUND.sub(" ", words).strip() or None,
-                speaker=f"Ses{session}{who}",
+                speaker=f"Ses{session}{actor}",
                 language="en",
-                labels={"emotion": EMOTIONS.get(code)},
+                labels={"emotion": renamed(EMOTIONS.get(code))},
                 file=where,
                 row=row,
             )
 
 
 def _lines(source: Source, path: PurePosixPath) -> list[str]:
-    # A handful of files hold single bytes of an 8-bit code page; any byte is a character of latin-1.
+    # A few files contain bytes of an 8-bit code page; Latin-1 decodes any byte.
     text = source.read(str(path)).decode("latin-1")
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
-READER = Reader(read, source_fingerprint)
+READER = reader(read, OPTION, "sessions")

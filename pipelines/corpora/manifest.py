@@ -1,29 +1,29 @@
-"""Your own data: one row an utterance in JSON Lines (NeMo's manifests), CSV, TSV or Parquet (Hugging Face's too).
+"""Manifests: one row per utterance in JSON Lines (NeMo), CSV, TSV or Parquet (including Hugging Face's).
 
     {"audio_filepath": "audio/a.flac", "text": "turn on the light", "speaker": "ann", "intent": "light_on"}
 
-Columns are named as in the utterance table (pipelines/utterances/schema.py) or by the aliases below; others
-are ignored. A row
-without audio trains on text alone; a label that is left out is not labelled. Paths are relative to the manifest.
-`offset` and `duration` cut a segment; a `duration` alone that fits the recording's length means all of it.
+Columns have the names of the utterance table (pipelines/utterances/schema.py) or the aliases below; others are
+ignored. A row without audio is text only; a missing label means "not labelled". Paths are relative to the manifest.
+`offset` and `duration` select a segment; a `duration` equal to the recording's length means the whole recording.
 
 The source is a manifest file, or a folder, archive or prefix with manifests in it. Options:
-    manifest: which files: a pattern, a list, or a mapping of splits to patterns, e.g. {train: "data/train-*.parquet"}
+    manifest: the files: a pattern, a list, or a mapping of splits to patterns, e.g. {train: "data/train-*.parquet"}
     columns: {column of the table: column of your file}
-    transcripts: "optional" lets recordings pass whose text cell is empty (they train the other tasks)
+    transcripts: "optional" accepts recordings with an empty text cell (they train the other tasks)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
 from mtl.spec import Column, label_columns
 from pipelines.core.redaction import redact
-from pipelines.corpora.base import SPLIT_NAMES, Reader, check_options, need_source
+from pipelines.corpora.base import SPLIT_NAMES, Rows, reader
 from pipelines.corpora.rows import Embedded, Row, read_rows
 from pipelines.recipe import Corpus
 from pipelines.sources.source import Recording, Source, SourceError
@@ -31,8 +31,7 @@ from pipelines.storage.store import fingerprint
 from pipelines.utterances.utterance import CorpusError, Reject, Utterance
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
-# Core column of the utterance table -> names that other tools give it; the first that a row has wins. Columns of
-# labels have theirs in mtl.spec.
+# Core column of the utterance table -> accepted names, by precedence. Label columns declare theirs in mtl.spec.
 ALIASES = {
     "id": ("id", "utterance_id", "utt_id", "utt"),
     "split": ("split", "subset"),
@@ -51,7 +50,7 @@ ALIASES = {
 
 
 class RowError(ValueError):
-    """A row that does not make an utterance; `reason` is one of table.REASONS."""
+    """An invalid row; `reason` is one of utterances.schema.REASONS."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -59,43 +58,35 @@ class RowError(ValueError):
         self.detail = detail
 
 
-def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
-    """One utterance a row, file after file.
-
-    Raises:
-        CorpusError: no manifest where one was expected, or an option that does not fit.
-    """
-    source = need_source(source, corpus)
-    taken: set[str] = set()
-    for path, split in manifests(source, corpus):
-        yield from _File(source, corpus, path, split, taken).utterances()
+def read(source: Source, corpus: Corpus) -> Rows:
+    """One utterance per row of each manifest."""
+    generated_ids: set[str] = set()
+    for path, split in _manifests(source, corpus):
+        yield from _File(source, corpus, path, split, generated_ids).utterances()
 
 
-def fingerprint_of(source: Source | None, corpus: Corpus) -> str:
-    """Of the manifests and of the recordings that they name, which may lie anywhere; of an archive, its own."""
-    source = need_source(source, corpus)
-    if not source.lasting:
+def fingerprint_of(source: Source, corpus: Corpus) -> str:
+    """Of the manifests and the recordings that they name; of an archive, the archive's."""
+    if not source.permanent:
         return source.fingerprint()
     stamps = []
-    for path, split in manifests(source, corpus):
+    for path, split in _manifests(source, corpus):
         stamps.append([path, split, source.stamp(path)])
         file = _File(source, corpus, path, split, set())
         stamps += [[name, source.stamp(name)] for name in file.recordings()]
     return fingerprint(stamps)
 
 
-def manifests(source: Source, corpus: Corpus) -> list[tuple[str, str | None]]:
-    """Manifest files, each with the split that the options give it."""
-    check_options(corpus, ("manifest", "columns", "transcripts"))
+def _manifests(source: Source, corpus: Corpus) -> list[tuple[str, str | None]]:
+    """Manifest files, each with the split that the options assign to it."""
     if source.focus is not None:
         return [(source.focus, None)]
     paths = [file.path for file in source.files()]
-    given = corpus.options.get("manifest")
-    if given is None:
-        return _unnamed(source, paths)
-    wanted = given if isinstance(given, Mapping) else {None: given}
-    found: list[tuple[str, str | None]] = []
-    for name, patterns in wanted.items():
+    option = corpus.options.get("manifest")
+    if option is None:
+        return _default_manifests(source, paths)
+    manifests: list[tuple[str, str | None]] = []
+    for name, patterns in (option if isinstance(option, Mapping) else {None: option}).items():
         split = None if name is None else SPLIT_NAMES.get(str(name))
         if name is not None and split is None:
             raise CorpusError(
@@ -105,12 +96,12 @@ def manifests(source: Source, corpus: Corpus) -> list[tuple[str, str | None]]:
             matching = [path for path in paths if fnmatchcase(path, pattern)]
             if not matching:
                 raise CorpusError(f"{source.uri}: no file matches options.manifest {pattern!r}")
-            found += [(path, split) for path in matching]
-    return found
+            manifests += [(path, split) for path in matching]
+    return manifests
 
 
-def _unnamed(source: Source, paths: list[str]) -> list[tuple[str, str | None]]:
-    """The manifests nearest to the top of a source."""
+def _default_manifests(source: Source, paths: list[str]) -> list[tuple[str, str | None]]:
+    """The manifests in the topmost folder that has any."""
     known = [PurePosixPath(path) for path in paths if PurePosixPath(path).suffix.lower() in SUFFIXES]
     if not known:
         raise CorpusError(f"{source.uri}: holds no manifest; expected a file ending in {', '.join(SUFFIXES)}")
@@ -121,20 +112,30 @@ def _unnamed(source: Source, paths: list[str]) -> list[tuple[str, str | None]]:
 class _File:
     """One manifest file."""
 
-    def __init__(self, source: Source, corpus: Corpus, path: str, split: str | None, taken: set[str]) -> None:
+    def __init__(self, source: Source, corpus: Corpus, path: str, split: str | None, generated_ids: set[str]) -> None:
         self.source = source
         self.path = PurePosixPath(path)
         self.split = split
-        self.taken = taken  # ids that were made up so far, over all files of the corpus
+        self.generated_ids = generated_ids  # over all files of the corpus
         self.where = source.locate(path)
-        self.optional = corpus.options.get("transcripts", "required") == "optional"
         self.columns = _columns(corpus)
-        self.has_text = False
+        self.transcripts_optional = corpus.options.get("transcripts", "required") == "optional"
+        self.needs_text = False
 
-    def utterances(self) -> Iterator[Utterance | Reject]:
-        rows = [(number, self._renamed(row)) for number, row in read_rows(self.source, str(self.path))]
-        # A file with a column of transcripts means to give them all.
-        self.has_text = any(isinstance(row, dict) and row.get("text") for _, row in rows)
+    def rows(self) -> Iterator[tuple[int | None, Row]]:
+        """Rows with the table's own column names; a column that the row lacks is left out."""
+        for number, row in read_rows(self.source, str(self.path)):
+            if isinstance(row, str):
+                yield number, row
+                continue
+            present = {column: next((n for n in names if n in row), None) for column, names in self.columns.items()}
+            yield number, {column: row[name] for column, name in present.items() if name is not None}
+
+    def utterances(self) -> Rows:
+        rows = list(self.rows())
+        # If a file has transcripts, each recording needs one.
+        has_text = any(isinstance(row, dict) and row.get("text") for _, row in rows)
+        self.needs_text = has_text and not self.transcripts_optional
         for number, row in rows:
             if isinstance(row, str):
                 yield Reject(self.where, number, None, "bad_row", row)
@@ -147,39 +148,26 @@ class _File:
 
     def recordings(self) -> list[str]:
         """Paths, in the source, of the recordings that the rows name."""
-        found = set()
-        for _, row in read_rows(self.source, str(self.path)):
-            renamed = self._renamed(row)
-            audio = renamed.get("audio") if isinstance(renamed, dict) else None
+        paths = set()
+        for _, row in self.rows():
+            audio = row.get("audio") if isinstance(row, dict) else None
             name = audio.get("path") if isinstance(audio, Mapping) else audio
             if isinstance(name, str) and "://" not in name:
-                try:
-                    found.add(self.source.resolve(str(self.path.parent), name))
-                except SourceError:
-                    continue
-        return sorted(found)
-
-    def _renamed(self, row: Row) -> Row:
-        """Cells under the table's own column names; a column that the row lacks is left out."""
-        if isinstance(row, str):
-            return row
-        renamed = {}
-        for column, names in self.columns.items():
-            present = next((name for name in names if name in row), None)
-            if present is not None:
-                renamed[column] = row[present]
-        return renamed
+                with suppress(SourceError):
+                    paths.add(self.source.resolve(str(self.path.parent), name))
+        return sorted(paths)
 
     def _utterance(self, number: int | None, row: dict[str, Any]) -> Utterance:
         recording = self._recording(row)
         text, tokens = _text(row, "text"), _words(row, "tokens")
-        if recording is not None and self.has_text and not self.optional and not (text or "").strip() and not tokens:
+        has_words = bool((text or "").strip() or tokens)
+        if recording is not None and self.needs_text and not has_words:
             raise RowError("missing_transcript", f"text is {row.get('text')!r}")
         labels = {column.name: _label(row, column) for column in label_columns()}
-        if recording is None and not (text or "").strip() and not tokens:
+        if recording is None and not has_words:
             raise RowError("bad_row", f"neither audio nor text; the columns understood are {', '.join(row) or 'none'}")
         return Utterance(
-            id=_text(row, "id") or self._made_up(number, recording, row),
+            id=_text(row, "id") or self._generated_id(number, recording, row),
             split=self._split(row),
             recording=recording,
             text=text if (text or "").strip() or recording is None else None,
@@ -188,9 +176,9 @@ class _File:
             speaker=_text(row, "speaker") or None,
             language=_text(row, "language") or None,
             labels=labels,
-            context=_turns(row),
+            context=_strings(row, "context", "a list of the previous turns, oldest first"),
             phones=_words(row, "phones"),
-            phone_ends=_ends(row),
+            phone_ends=_phone_ends(row),
             file=self.where,
             row=number,
         )
@@ -209,7 +197,7 @@ class _File:
         start, duration = _seconds(row, "start") or 0.0, _seconds(row, "duration")
         if isinstance(audio, Embedded):
             return self._embedded(audio, start, duration)
-        if isinstance(audio, Mapping):  # JSON written from a Hugging Face row
+        if isinstance(audio, Mapping):  # a Hugging Face row that was exported as JSON
             audio = audio.get("path")
         if audio is None or audio == "":
             return None
@@ -217,7 +205,7 @@ class _File:
             raise RowError("bad_row", f"audio is {type(audio).__name__}, expected a path")
         if "://" in audio and not audio.startswith("s3://"):
             raise RowError("bad_row", f"audio is {redact(audio)!r}, expected a path; download it first")
-        if audio.startswith("s3://") and not self.source.uri.startswith("s3://") and self.source.lasting:
+        if audio.startswith("s3://") and not self.source.uri.startswith("s3://") and self.source.permanent:
             return Recording(uri=audio, name=audio, start=start, duration=duration)
         try:
             path = self.source.resolve(str(self.path.parent), audio)
@@ -229,42 +217,38 @@ class _File:
 
     def _embedded(self, audio: Embedded, start: float, duration: float | None) -> Recording:
         name = f"{self.where}!/{redact(audio.path or 'audio')}"
-        stamp = f"{self.source.stamp(str(self.path))}:{audio.place}"
+        stamp = f"{self.source.stamp(str(self.path))}:{audio.position}"
         return Recording(load=audio.load, name=name, start=start, duration=duration, stamp=stamp)
 
-    def _made_up(self, number: int | None, recording: Recording | None, row: dict[str, Any]) -> str:
-        """An id for a row that has none: its recording's name and segment, else its place in the file."""
+    def _generated_id(self, number: int | None, recording: Recording | None, row: dict[str, Any]) -> str:
+        """An id for a row without one: the name and segment of its recording, else its line."""
         audio = row.get("audio")
         name = audio.path if isinstance(audio, Embedded) else audio.get("path") if isinstance(audio, Mapping) else audio
         name = redact(name) if name and "://" in name else name
         stem = str(PurePosixPath(name).with_suffix("")).lstrip("/") if name else f"{self.path.stem}-{number}"
         if recording is not None and recording.start:
             stem += f"-{recording.start:.3f}"
-        # One recording in two rows is no duplicate id, which nobody stated; ingest compares their labels.
-        made = f"{stem}#{number}" if stem in self.taken else stem
-        if made in self.taken:
-            made = f"{self.path.stem}/{made}"
-        self.taken.add(made)
-        return made
+        # Two rows of one recording get different ids; ingest compares their labels.
+        unique = f"{stem}#{number}" if stem in self.generated_ids else stem
+        if unique in self.generated_ids:
+            unique = f"{self.path.stem}/{unique}"
+        self.generated_ids.add(unique)
+        return unique
 
 
 def _columns(corpus: Corpus) -> dict[str, tuple[str, ...]]:
-    chosen = corpus.options.get("columns") or {}
-    if not isinstance(chosen, Mapping):
-        raise CorpusError(
-            f"corpora.{corpus.name}.options.columns is {chosen!r}, expected {{column: name in your file}}"
-        )
+    """Column of the table -> accepted names, after `options.columns`."""
+    option, where = corpus.options.get("columns") or {}, f"corpora.{corpus.name}.options.columns"
+    if not isinstance(option, Mapping):
+        raise CorpusError(f"{where} is {option!r}, expected {{column: name in your file}}")
     aliases = {**ALIASES, **{column.name: (column.name, *column.aliases) for column in label_columns()}}
-    for column in chosen:
-        if column not in aliases:
-            raise CorpusError(
-                f"corpora.{corpus.name}.options.columns.{column}: no such column; expected one of {', '.join(aliases)}"
-            )
-    return {column: (str(chosen[column]),) if column in chosen else names for column, names in aliases.items()}
+    if unknown := [column for column in option if column not in aliases]:
+        raise CorpusError(f"{where}.{unknown[0]}: no such column; expected one of {', '.join(aliases)}")
+    return {column: (str(option[column]),) if column in option else names for column, names in aliases.items()}
 
 
 def _label(row: Mapping[str, Any], column: Column) -> Any:
-    """A label's cell, None where it is empty; ingest checks its kind."""
+    """A label's cell, or None if it is empty; ingest checks its type."""
     return row.get(column.name) if column.kind == "number" else _text(row, column.name) or None
 
 
@@ -274,38 +258,29 @@ def _text(row: Mapping[str, Any], column: str) -> str | None:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RowError("bad_row", f"{column} is {type(value).__name__}, expected text")
-    if isinstance(value, float) and not math.isfinite(value):  # how pandas writes an empty cell
+    if isinstance(value, float) and not math.isfinite(value):  # pandas writes NaN for an empty cell
         return None
-    # A column of numbers with gaps comes back from pandas as floats: speaker 7.0 is speaker 7.
+    # pandas writes integers as floats in a column with empty cells: speaker 7.0 is speaker 7.
     return str(int(value)) if float(value).is_integer() else str(value)
+
+
+def _strings(row: Mapping[str, Any], column: str, expected: str) -> list[str] | None:
+    value = row.get(column)
+    if value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        return value
+    raise RowError("bad_row", f"{column} is {value!r:.80}, expected {expected}")
 
 
 def _words(row: Mapping[str, Any], column: str) -> list[str] | None:
     value = row.get(column)
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return value.split()
-    if isinstance(value, list) and all(isinstance(word, str) for word in value):
-        return value
-    raise RowError("bad_row", f"{column} is {value!r:.80}, expected a list of words or words joined by spaces")
+    expected = "a list of words or words joined by spaces"
+    return value.split() if isinstance(value, str) else _strings(row, column, expected)
 
 
-def _turns(row: Mapping[str, Any]) -> list[str] | None:
-    value = row.get("context")
-    if value is None or (isinstance(value, list) and all(isinstance(turn, str) for turn in value)):
-        return value
-    raise RowError("bad_row", f"context is {value!r:.80}, expected a list of the turns before, oldest first")
-
-
-def _ends(row: Mapping[str, Any]) -> list[float] | None:
+def _phone_ends(row: Mapping[str, Any]) -> list[float] | None:
     value = row.get("phone_ends")
-    if isinstance(value, str):  # a cell of CSV
-        value = value.split()
-    if value is None:
-        return None
     try:
-        return [float(end) for end in value]
+        return None if value is None else [float(end) for end in (value.split() if isinstance(value, str) else value)]
     except (TypeError, ValueError):
         raise RowError("bad_row", f"phone_ends is {value!r:.80}, expected a list of seconds") from None
 
@@ -325,4 +300,4 @@ def _seconds(row: Mapping[str, Any], column: str) -> float | None:
     return seconds
 
 
-READER = Reader(read, fingerprint_of)
+READER = reader(read, "manifest", "columns", "transcripts", fingerprint=fingerprint_of)

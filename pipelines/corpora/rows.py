@@ -1,9 +1,9 @@
-"""Rows of JSON Lines, CSV and Parquet files as plain dicts, whatever is wrong with some of them.
+"""Rows of JSON Lines, CSV and Parquet files as dicts, with an error message in place of an invalid row.
 
-    for number, row in read_rows(source, "train.jsonl"): ...      # row is a dict, or a str that says what is wrong
+    for number, row in read_rows(source, "train.jsonl"): ...      # row is a dict, or a str that describes the error
 
-Parquet rows may hold the audio itself (`audio: {bytes, path}`, as Hugging Face writes it): such a cell becomes an
-`Embedded`, whose bytes are read when they are wanted.
+Parquet rows may contain the audio (`audio: {bytes, path}`, as written by Hugging Face); such a cell
+becomes an `Embedded`, whose bytes are read on demand.
 """
 
 from __future__ import annotations
@@ -25,23 +25,20 @@ from pipelines.sources.source import Source
 from pipelines.utterances.utterance import not_utf8, text_lines
 
 Row = dict[str, Any] | str
-_MAX_CELL = 1 << 24  # characters of one CSV cell
+_MAX_CELL = 1 << 24  # characters of a CSV cell
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Audio inside a Parquet file.
-
-    path: the name that it had. load: its bytes. place: row group and row in the file, which no other cell has.
-    """
+    """Audio in a Parquet file. path: original name. load: reads the bytes. position: of the cell."""
 
     path: str | None
     load: Callable[[], bytes]
-    place: str
+    position: str
 
 
 def read_rows(source: Source, path: str) -> Iterator[tuple[int | None, Row]]:
-    """Each row with its 1-based line (JSON Lines, CSV) or row (Parquet); None where the file itself is at fault."""
+    """Each row with its 1-based line or row number; None if the whole file is invalid."""
     suffix = PurePosixPath(path).suffix.lower()
     reader = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet}.get(suffix, _json_lines)
     return reader(source, path)
@@ -67,7 +64,7 @@ def _csv(source: Source, path: str) -> Iterator[tuple[int | None, Row]]:
     if not lines:
         return
     csv.field_size_limit(_MAX_CELL)
-    delimiter = max(",\t;|", key=lines[0].count)  # of equals the first, so a single column reads as CSV
+    delimiter = max(",\t;|", key=lines[0].count)
     reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter)
     try:
         header = [name.strip() for name in next(reader)]
@@ -79,7 +76,6 @@ def _csv(source: Source, path: str) -> Iterator[tuple[int | None, Row]]:
             elif any(map(not_utf8, cells)):
                 yield reader.line_num, "the line is not UTF-8"
             else:
-                # CSV knows no null: an empty cell is one.
                 yield reader.line_num, {name: cell or None for name, cell in zip(header, cells, strict=True)}
     except csv.Error as error:
         yield reader.line_num, f"not CSV from here on: {error}"
@@ -94,34 +90,35 @@ def _parquet(source: Source, path: str) -> Iterator[tuple[int | None, Row]]:
             for group in range(file.num_row_groups):
                 for row in _group_rows(file, group, cells):
                     number += 1
-                    yield number, _named(row, names)
+                    yield number, _with_class_names(row, names)
     except (pa.ArrowException, OSError, ValueError) as error:
         yield None, f"not a Parquet file that can be read, from row {number + 1} on: {error}"
 
 
 def _group_rows(file: pq.ParquetFile, group: int, cells: _AudioCells) -> Iterator[dict[str, Any]]:
-    """Rows of one row group; audio bytes stay in the file."""
+    """Rows of one row group, without audio bytes."""
     fields = list(file.schema_arrow)
     embedded = [field.name for field in fields if _holds_bytes(field)]
     paths = [f"{field.name}.path" for field in fields if _holds_bytes(field) and _has_path(field)]
     plain = [field.name for field in fields if not _holds_bytes(field)]
     table = file.read_row_group(group, columns=[*plain, *paths])
     rows = table.to_pylist() if table.num_columns else [{}] * file.metadata.row_group(group).num_rows
-    absent = {name for name in embedded if _all_null(file.metadata.row_group(group), name)}
+    # Hugging Face leaves the bytes empty if the recording is a file at `path`.
+    external = {name for name in embedded if _all_null(file.metadata.row_group(group), name)}
     for index, row in enumerate(rows):
-        given = {name: (row.get(name) or {}).get("path") for name in embedded}
+        names = {name: (row.get(name) or {}).get("path") for name in embedded}
         yield row | {
-            name: path if name in absent else cells.cell(name, group, index, path) for name, path in given.items()
+            name: path if name in external else cells.cell(name, group, index, path) for name, path in names.items()
         }
 
 
 class _AudioCells:
-    """Reads the audio of one row group at a time, so that a file of many gigabytes is never in memory as a whole."""
+    """Reads the audio of one row group at a time, so that large files need little memory."""
 
     def __init__(self, source: Source, path: str) -> None:
         self._source, self._path = source, path
         self._lock = Lock()
-        # Two groups: threads at the border of one and the next do not drive each other out.
+        # Two groups, so that threads on both sides of a group boundary do not evict each other's.
         self._group = lru_cache(maxsize=2)(self._read_group)
 
     def cell(self, column: str, group: int, index: int, path: str | None) -> Embedded:
@@ -139,7 +136,7 @@ class _AudioCells:
 
 
 def _all_null(group: pq.RowGroupMetaData, column: str) -> bool:
-    """Whether no row of the group holds bytes: Hugging Face then means the path to be opened."""
+    """Whether no row of the group has bytes, by the file's statistics."""
     leaves = (group.column(position) for position in range(group.num_columns))
     leaf = next((leaf for leaf in leaves if leaf.path_in_schema in (f"{column}.bytes", column)), None)
     statistics = leaf.statistics if leaf is not None else None
@@ -149,8 +146,8 @@ def _all_null(group: pq.RowGroupMetaData, column: str) -> bool:
 def _holds_bytes(field: pa.Field) -> bool:
     kind = field.type
     if pa.types.is_struct(kind):
-        position = kind.get_field_index("bytes")
-        return position >= 0 and _is_binary(kind.field(position).type)
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_binary(kind.field(index).type)
     return _is_binary(kind)
 
 
@@ -163,7 +160,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names of the classes that Hugging Face's ClassLabel columns keep as numbers."""
+    """Class names of Hugging Face's ClassLabel columns, which store numbers."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
@@ -175,9 +172,9 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
         return {}
 
 
-def _named(row: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:
+def _with_class_names(row: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:
     for column, classes in names.items():
         value = row.get(column)
-        if isinstance(value, int):  # -1 is Hugging Face's "no label"
+        if isinstance(value, int):  # -1 means "no label"
             row[column] = classes[value] if 0 <= value < len(classes) else None
     return row

@@ -1,14 +1,13 @@
-"""Utterance tables to feature parts: log-mel, extracted once per recording, one Ray task a part.
+"""Extracts log-mel, waveforms and pitch of recordings into feature parts, with one Ray task per part.
 
     manifests = extract([utterances], recipe.features, store)       # dataset features/<spec>/<corpus>
-    sounds = extract([utterances], recipe.features, store, kind=WAVEFORM)     # dataset waveforms/<rate>/<corpus>
+    waveforms = extract([utterances], recipe.features, store, kind=WAVEFORM)     # dataset waveforms/<rate>/<corpus>
 
-A part is a Parquet file with one row a recording: `digest`, `frames`, and `logmel`, the (frames, bins)
-little-endian float16 bytes, uncompressed because compressed log-mel reads three times as slowly and is hardly
-smaller. Parts are never rewritten: a new night extracts the digests that no part holds yet and lists the old
-parts again. A part's key is the hash of its digests, so a killed run finds the parts it had finished.
-An index (digest -> frames, part, position) is listed first, so that nobody opens parts to plan batches.
-Waveforms, for tasks that learn to make sound, are kept alike: 16-bit samples, a frame each; and so is their pitch.
+A part is a Parquet file with one row per recording: `digest`, `frames`, and `logmel`, the (frames, bins) little-endian
+float16 bytes, uncompressed because compressed log-mel reads three times as slowly and is hardly smaller. Parts are
+never rewritten: a new night extracts only new digests and refers to the old parts. A part's key is
+the hash of its digests, so an interrupted run is resumed at the part level. A manifest's first file
+is an index (digest -> frames, part, position), so that batches are planned without opening parts.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,20 +27,18 @@ from mtl.audio.features import log_mel
 from mtl.audio.pitch import PitchError, pitch
 from pipelines import recipe
 from pipelines.core import cluster
+from pipelines.core.progress import Report
 from pipelines.recipe.address import stated
 from pipelines.sources.audio import SoundError, decode
 from pipelines.sources.segments import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
 from pipelines.storage.store import Checksum, DamagedPart, Manifest, Store, fingerprint, first_table, usable_table
 
-if TYPE_CHECKING:
-    from pipelines.core.progress import Report
-
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # bump when the same recording would give other features, or another waveform
+VERSION = 1  # raise when the same recording gives other features or another waveform
 PART_SECONDS = 900.0  # audio in a part: 14 MB at 80 bins and 10 ms
 ROW_GROUP = 256  # rows
-# One page for each row group: dataset.py maps the file and finds the rows in it by counting.
+# One page per row group: dataset.py maps the file and computes the offsets of rows.
 PARQUET = {
     "compression": "NONE",
     "use_dictionary": False,
@@ -62,10 +59,10 @@ INDEX = pa.schema(
 
 @dataclass(frozen=True)
 class Kind:
-    """What is made of a recording. name: the datasets' first. column: of the parts, the values' bytes, row-major.
+    """A kind of features. name: the dataset kind. column: of the parts, with the values' bytes, row-major.
 
-    dtype: of the values, little-endian. make: (N,) float32 at spec.sample_rate -> the values, frames first. settings:
-    those of the spec that change it. seconds: from one frame to the next.
+    dtype: of the values, little-endian. make: (N,) float32 at spec.sample_rate -> the values, frames first.
+    settings: the part of the spec that affects the values. seconds: between frames.
     """
 
     name: str
@@ -94,10 +91,6 @@ def _log_mel(waveform: np.ndarray, spec: recipe.Features) -> np.ndarray:
     return log_mel(waveform, spec, np.float16)  # (T, F)
 
 
-def _settings(spec: recipe.Features) -> dict[str, Any]:
-    return stated(spec)
-
-
 def _hop(spec: recipe.Features) -> float:
     return spec.hop_ms / 1000
 
@@ -114,9 +107,9 @@ def _period(spec: recipe.Features) -> float:
     return 1 / spec.sample_rate
 
 
-LOGMEL = Kind("features", "logmel", "<f2", _log_mel, _settings, _hop)
+LOGMEL = Kind("features", "logmel", "<f2", _log_mel, stated, _hop)
 WAVEFORM = Kind("waveforms", "samples", "<i2", _samples, _rate, _period)
-PITCH = Kind("pitch", "hertz", "<f2", pitch, _settings, _hop)  # (T,)
+PITCH = Kind("pitch", "hertz", "<f2", pitch, stated, _hop)  # (T,)
 
 
 def dataset_name(spec: recipe.Features, corpus: str) -> str:
@@ -131,26 +124,25 @@ def extract(
     progress: Report | None = None,
     kind: Kind = LOGMEL,
 ) -> list[Manifest]:
-    """One features manifest for each utterance manifest; a corpus without audio gets one without files.
+    """One features manifest per utterance manifest; without files for a corpus without audio.
 
-    parallel: "ray" runs one task a part (a single part, when no cluster is up, is not worth starting one);
+    parallel: "ray" runs one task per part, unless there is only one and no cluster is running;
         "local" runs in this process.
-    progress: called with recordings done, recordings to do, and what is being done.
 
     Raises:
-        FeatureError: a recording cannot be read any more; the message names it.
+        FeatureError: a recording can no longer be read; the message names it.
         DamagedPart: the utterance table is damaged.
-        PitchError: Praat is not installed, and pitch is asked for.
+        PitchError: pitch is requested and Praat is not installed.
         ClusterError: Ray cannot be started or joined.
     """
     plans = [_Plan.make(manifest, spec, kind, store) for manifest in manifests]
-    tasks = [(key, pieces) for plan in plans for key, pieces in plan.missing.items()]
+    tasks = [(key, part) for plan in plans for key, part in plan.new.items() if key not in plan.finished]
     written = dict(_run(tasks, spec, kind, store, parallel, progress)) if tasks else {}
     return [plan.commit(written, store) for plan in plans]
 
 
 class Written(NamedTuple):
-    """A part that is in the store: frames of each recording, and the checksum of its bytes."""
+    """A stored part: frames of each recording, and the file's checksum."""
 
     frames: list[int]
     checksum: Checksum
@@ -158,17 +150,16 @@ class Written(NamedTuple):
 
 @dataclass
 class _Plan:
-    """What one corpus needs: which parts are there, and which are to be made."""
+    """The existing parts of one corpus, and the parts to create."""
 
     manifest: Manifest
     spec: recipe.Features
     kind: Kind
     pieces: list[Piece]
-    old: pa.Table  # INDEX rows of digests that earlier versions hold and the table still wants
-    new: dict[str, list[Piece]]  # part key -> what goes in
-    left: dict[str, Written]  # those of `new` that a killed run has left behind
-    missing: dict[str, list[Piece]]  # the others
     latest: Manifest | None
+    old: pa.Table = field(default_factory=INDEX.empty_table)  # rows of the last version that are still needed
+    new: dict[str, list[Piece]] = field(default_factory=dict)  # part key -> its recordings
+    finished: dict[str, Written] = field(default_factory=dict)  # those of `new` that an interrupted run has written
     unchanged: bool = False
 
     @classmethod
@@ -179,27 +170,27 @@ class _Plan:
         latest = store.latest(dataset)
         faults = store.faults(latest) if latest is not None else {}
         if latest is not None and latest.address == _address(pieces) and not faults:
-            return cls(manifest, spec, kind, pieces, INDEX.empty_table(), {}, {}, {}, latest, unchanged=True)
-        old = _held(latest, faults, pieces, store)
+            return cls(manifest, spec, kind, pieces, latest, unchanged=True)
+        old = _reusable_index(latest, faults, pieces, store)
         known = set(old["digest"].to_pylist())
-        new = dict(_parts([piece for piece in pieces if piece.digest not in known], dataset))
-        found = {key: _left(key, part, store) for key, part in new.items() if key not in faults}
-        left = {key: written for key, written in found.items() if written is not None}
-        missing = {key: part for key, part in new.items() if key not in left}
-        return cls(manifest, spec, kind, pieces, old, new, left, missing, latest)
+        parts = by_duration((p for p in pieces if p.digest not in known), lambda piece: piece.duration, PART_SECONDS)
+        new = {_part_key(part, dataset): part for part in parts}
+        written = {key: _written(key, part, store) for key, part in new.items() if key not in faults}
+        finished = {key: part for key, part in written.items() if part is not None}
+        return cls(manifest, spec, kind, pieces, latest, old, new, finished)
 
     def commit(self, written: dict[str, Written], store: Store) -> Manifest:
         if self.unchanged and self.latest is not None:
             return self.latest
-        written = {key: written[key] if key in written else self.left[key] for key in self.new}
-        made = [_index_rows(key, part, written[key].frames) for key, part in self.new.items()]
-        index = _in_order(pa.concat_tables([self.old, *made]), self.latest)
+        written = {key: written[key] if key in written else self.finished[key] for key in self.new}
+        new = [_index_rows([p.digest for p in part], written[key].frames, key) for key, part in self.new.items()]
+        index = _in_order(pa.concat_tables([self.old, *new]), self.latest)
         dataset, address = self.kind.dataset(self.spec, _corpus(self.manifest)), _address(self.pieces)
         checksums = {key: part.checksum for key, part in written.items()}
         files: tuple[str, ...] = ()
         if len(index):
             parts = index["part"].unique().to_pylist()
-            name = fingerprint(address, parts)  # equal digests may lie in other parts after another history
+            name = fingerprint(address, parts)  # the same digests may be in other parts
             files = (f"{dataset}/index-{name}.parquet", *parts)
             checksums[files[0]] = store.write_table(files[0], index)
         total = pc.sum(index["frames"]).as_py() or 0
@@ -236,24 +227,24 @@ def _address(pieces: list[Piece]) -> str:
     return fingerprint(sorted(piece.digest for piece in pieces))
 
 
-def _held(latest: Manifest | None, faults: Mapping[str, str], pieces: list[Piece], store: Store) -> pa.Table:
-    """Index of what the last version holds and the table still wants; a part that lost all its rows is let go.
+def _reusable_index(latest: Manifest | None, faults: Mapping[str, str], pieces: list[Piece], store: Store) -> pa.Table:
+    """Index rows of the last version that are still needed and whose parts are intact.
 
     faults: files of the version that are missing or have another size; their rows are extracted again.
     """
     if latest is None or not latest.files:
         return INDEX.empty_table()
     for key, fault in faults.items():
-        logger.warning("%s of %s: %s; it is made anew", key, latest.dataset, fault)
-    held = INDEX.empty_table() if latest.files[0] in faults else usable_table(store, latest, INDEX)
-    if not len(held):
-        held = _index_of_parts(latest, faults, store)
-    held = held.filter(pc.invert(pc.is_in(held["part"], pa.array(list(faults), pa.string()))))
-    return held.filter(pc.is_in(held["digest"], pa.array([piece.digest for piece in pieces], pa.string())))
+        logger.warning("%s of %s: %s; it is created again", key, latest.dataset, fault)
+    rows = INDEX.empty_table() if latest.files[0] in faults else usable_table(store, latest, INDEX)
+    if not len(rows):
+        rows = _index_of_parts(latest, faults, store)
+    rows = rows.filter(pc.invert(pc.is_in(rows["part"], pa.array(list(faults), pa.string()))))
+    return rows.filter(pc.is_in(rows["digest"], pa.array([piece.digest for piece in pieces], pa.string())))
 
 
 def _index_of_parts(latest: Manifest, faults: Mapping[str, str], store: Store) -> pa.Table:
-    """The index of a version, where it is lost: from the parts that can be read."""
+    """The index of a version whose index file is lost, from its readable parts."""
     rows = [INDEX.empty_table()]
     for key in latest.files[1:]:
         if key in faults:
@@ -263,30 +254,25 @@ def _index_of_parts(latest: Manifest, faults: Mapping[str, str], store: Store) -
         except DamagedPart as error:
             logger.warning("%s", error)
             continue
-        rows.append(_index_table(part["digest"].to_pylist(), part["frames"].to_pylist(), key))
+        rows.append(_index_rows(part["digest"].to_pylist(), part["frames"].to_pylist(), key))
     return pa.concat_tables(rows)
 
 
 def _in_order(index: pa.Table, latest: Manifest | None) -> pa.Table:
-    """Rows by part, those of the last version first: a version whose parts were made anew has the same index."""
-    before = latest.files if latest is not None else ()
-    keys = list(dict.fromkeys([*before, *index["part"].unique().to_pylist()]))
+    """Rows by part, in the order of the last version, so that a repair gives the same index."""
+    previous = latest.files if latest is not None else ()
+    keys = list(dict.fromkeys([*previous, *index["part"].unique().to_pylist()]))
     rank = pc.index_in(index["part"], pa.array(keys, pa.string()))
     keyed = pa.table({"rank": rank, "position": index["position"]})
     return index.take(pc.sort_indices(keyed, [("rank", "ascending"), ("position", "ascending")]))
-
-
-def _parts(pieces: list[Piece], dataset: str) -> Iterator[tuple[str, list[Piece]]]:
-    for part in by_duration(pieces, lambda piece: piece.duration, PART_SECONDS):
-        yield _part_key(part, dataset), part
 
 
 def _part_key(part: list[Piece], dataset: str) -> str:
     return f"{dataset}/{fingerprint([piece.digest for piece in part])}.parquet"
 
 
-def _left(key: str, part: list[Piece], store: Store) -> Written | None:
-    """A part that a run wrote which was killed before it could commit; None where there is none, or none to read."""
+def _written(key: str, part: list[Piece], store: Store) -> Written | None:
+    """A part that an interrupted run has written; None if there is none or it is damaged."""
     if not store.exists(key):
         return None
     try:
@@ -298,11 +284,7 @@ def _left(key: str, part: list[Piece], store: Store) -> Written | None:
     return Written(table["frames"].to_pylist(), store.checksum(key))
 
 
-def _index_rows(key: str, part: list[Piece], frames: list[int]) -> pa.Table:
-    return _index_table([piece.digest for piece in part], frames, key)
-
-
-def _index_table(digests: list[str], frames: list[int], key: str) -> pa.Table:
+def _index_rows(digests: list[str], frames: list[int], key: str) -> pa.Table:
     columns = [digests, frames, [key] * len(digests), range(len(digests))]
     return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, INDEX, strict=True)], schema=INDEX)
 
@@ -315,7 +297,7 @@ def _run(
     parallel: str,
     progress: Report | None,
 ) -> Iterator[tuple[str, Written]]:
-    """Key, frame counts and checksum of every part, as they are finished."""
+    """Extracts and writes parts; yields each one's key and Written, in order of completion."""
     total, done = sum(len(part) for _, part in tasks), 0
     report = progress or (lambda done, total, label: None)
     report(0, total, kind.name)
@@ -324,8 +306,8 @@ def _run(
         finished = _run_here(tasks, spec, kind, store)
     else:
         calls = [(key, part, spec, kind, store) for key, part in tasks]
-        made = cluster.over(calls, extract_part, FeatureError, PitchError)
-        finished = ((calls[number][0], written) for number, written in made)
+        results = cluster.run_tasks(calls, extract_part, FeatureError, PitchError)
+        finished = ((calls[number][0], written) for number, written in results)
     for key, written in finished:
         done += len(written.frames)
         report(done, total, kind.name)
@@ -335,32 +317,27 @@ def _run(
 def _run_here(
     tasks: list[tuple[str, list[Piece]]], spec: recipe.Features, kind: Kind, store: Store
 ) -> Iterator[tuple[str, Written]]:
-    # A part is written, and synced to the disk, while the next one is decoded.
+    # A part is written and synced while the next one is decoded.
     with ThreadPoolExecutor(1) as writer:
-        before: tuple[str, list[int], Future[Checksum]] | None = None
+        previous: tuple[str, list[int], Future[Checksum]] | None = None
         for key, part in tasks:
             table = make_part(part, spec, kind, store)
             writing = writer.submit(store.write_table, key, table, **PARQUET)
-            if before:
-                yield _when_written(*before)
-            before = key, table["frames"].to_pylist(), writing
-        if before:
-            yield _when_written(*before)
-
-
-def _when_written(key: str, frames: list[int], writing: Future[Checksum]) -> tuple[str, Written]:
-    return key, Written(frames, writing.result())
+            if previous:
+                yield previous[0], Written(previous[1], previous[2].result())
+            previous = key, table["frames"].to_pylist(), writing
+        if previous:
+            yield previous[0], Written(previous[1], previous[2].result())
 
 
 def extract_part(key: str, part: list[Piece], spec: recipe.Features, kind: Kind, store: Store) -> Written:
-    """Makes a part and writes it under `key`: one Ray task. Raises FeatureError."""
+    """Extracts a part and writes it to `key`, as a Ray task. Raises FeatureError."""
     table = make_part(part, spec, kind, store)
-    checksum = store.write_table(key, table, **PARQUET)
-    return Written(table["frames"].to_pylist(), checksum)
+    return Written(table["frames"].to_pylist(), store.write_table(key, table, **PARQUET))
 
 
 def make_part(part: list[Piece], spec: recipe.Features, kind: Kind, store: Store) -> pa.Table:
-    """Rows of the kind's schema. Raises FeatureError naming the recording that cannot be read."""
+    """The table of a part. Raises FeatureError with the name of an unreadable recording."""
     features: list[np.ndarray] = []
     with one_thread():
         for pieces, source in recordings(part, store):
@@ -378,7 +355,7 @@ def _features(piece: Piece, source: bytes | Path, spec: recipe.Features, kind: K
 
 
 def _part_table(part: list[Piece], features: list[np.ndarray], kind: Kind) -> pa.Table:
-    """The arrays as one contiguous column, copied once."""
+    """Concatenates the arrays into one contiguous column, with one copy."""
     frames = pa.array([len(array) for array in features], pa.int32())
     sizes = np.array([array.nbytes for array in features], dtype=np.int64)
     offsets = np.concatenate([[0], sizes.cumsum()])

@@ -1,13 +1,13 @@
-"""Ingest: a corpus becomes an utterance table, and a quarantine table of what was turned away.
+"""Ingest: converts a corpus into an utterance table, and a quarantine table of rejected rows.
 
     manifest = ingest(corpus, quality, Store("motet-root"))
     utterances(store, manifest).num_rows, manifest.meta["reasons"]
 
 Datasets in the store, for a corpus NAME:
-    utterances/NAME   the two tables, addressed by their content: a source that was only touched makes no new version
-    recordings/NAME   what is known of each recording, addressed by the source's listing: an unchanged source is
-                      recognised without opening a file, a changed one opens only what changed
-    quarantine/NAME   the quarantine of an ingest that failed for having too much of it
+    utterances/NAME   the two tables, addressed by their content, so that new time stamps make no new version
+    recordings/NAME   facts about each recording, addressed by the source's listing: ingest opens no file of an
+                      unchanged source, and only the changed files of a changed one
+    quarantine/NAME   the quarantine of an ingest that failed because of its size
 """
 
 from __future__ import annotations
@@ -15,105 +15,92 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from mtl.spec import label_columns
 from mtl.text.normalization import normalise
+from pipelines.core.progress import Report
 from pipelines.core.redaction import redact
 from pipelines.corpora import CORPORA
-from pipelines.data.phones import check_phonemiser, phonemiser_version, said
-from pipelines.data.recordings import (
-    FACTS,
-    Facts,
-    Key,
-    clear_copied_again,
-    damaged_audio,
-    from_table,
-    inspect,
-    to_table,
-)
+from pipelines.data import recordings
+from pipelines.data.phones import check_phonemiser, phonemiser_version, phones_of
+from pipelines.data.recordings import FACTS, Facts, Key
 from pipelines.recipe import Corpus, Quality
-from pipelines.recipe.address import stated as stated_settings
-from pipelines.sources.source import Source, open_source
-from pipelines.storage.store import STORED, Checksum, Manifest, Store, fingerprint, first_table, usable_table
+from pipelines.recipe.address import stated
+from pipelines.sources.open import open_source
+from pipelines.sources.source import Source
+from pipelines.storage.store import Checksum, Manifest, Store, audio_copies, fingerprint, first_table, usable_table
 from pipelines.utterances.labels import LabelError, clean, clean_label, rejected
-from pipelines.utterances.schema import QUARANTINE, SPLITS, conform, stated, utterance_schema
-from pipelines.utterances.splits import overrides, settle
+from pipelines.utterances.schema import QUARANTINE, SPLITS, conform, hashed_values, utterance_schema
+from pipelines.utterances.splits import assign_split, overrides
 from pipelines.utterances.utterance import Reject, Utterance, not_utf8
 
-if TYPE_CHECKING:
-    from pipelines.core.progress import Report
-
-VERSION = 1  # raise when the same source would give other rows
-# Two rows of one recording must agree in these, and in the labels that their column compares. A label that only one
-# of them has is no contradiction.
+VERSION = 1  # raise when the same source gives other rows
+# Rows of the same recording must agree in these columns, and in label columns that are `compared`, unless null.
 _COMPARED = ("split", "text", "slots", "speaker", "language")
 
 
 class IngestError(RuntimeError):
-    """A corpus with nothing usable in it, or with more in quarantine than the recipe allows."""
+    """A corpus without a valid row, or with more rows in quarantine than the recipe allows."""
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A row of the utterance table together with where it came from."""
+    """A row of the utterance table, and the utterance that it was made from."""
 
     row: dict[str, Any]
     origin: Utterance
 
 
 def ingest(corpus: Corpus, quality: Quality, store: Store, progress: Report | None = None) -> Manifest:
-    """The newest version of `utterances/<corpus>`; an unchanged source gives the one that is there.
+    """Creates a version of `utterances/<corpus>`, or returns the newest one if the source has not changed.
 
     Raises:
-        IngestError: nothing usable, or more than `quality.max_quarantined` of it in quarantine. The quarantine is
-            committed under `quarantine/<corpus>` first, so that it can be read.
-        SourceError, CorpusError, SplitError: the source or the options are not what the recipe says.
+        IngestError: no valid row, or more than `quality.max_quarantined` in quarantine, which is
+            then committed as `quarantine/<corpus>`.
+        SourceError, CorpusError, SplitError: the source or the options do not match the recipe.
     """
-    overrides(corpus)  # a mistyped split, or voice, is told before anything is read
+    overrides(corpus)  # checks the options before anything is read
     check_phonemiser(corpus)
     reader = CORPORA[corpus.kind]
-    location = corpus.location()
-    source = open_source(location, corpus.checksum, corpus.source) if location else None
-    listing = fingerprint(VERSION, _stated(corpus), stated_settings(quality), reader.fingerprint(source, corpus))
+    source = _source(corpus)
+    listing = fingerprint(VERSION, _settings(corpus), stated(quality), reader.fingerprint(source, corpus))
     last = store.latest(f"recordings/{corpus.name}")
-    unchanged = _already_done(store, corpus, last, listing)
+    unchanged = _unchanged(store, corpus, last, listing)
     if unchanged is not None:
         return unchanged
     utterances, rejects = _read(corpus, source)
     recorded = [utterance.recording for utterance in utterances if utterance.recording is not None]
-    facts = inspect(recorded, quality, store, _known(store, last, quality), progress)
-    drafts, faulty = _drafts(corpus, utterances, facts)
+    facts = recordings.inspect(recorded, quality, store, _known_facts(store, last, quality), progress)
+    drafts, invalid = _drafts(corpus, utterances, facts)
     drafts, conflicting = _without_conflicts(drafts)
-    rejects += faulty + conflicting
-    clear_copied_again(store)
+    rejects += invalid + conflicting
+    recordings.clear_restored_copies(store)
     facts_file = _save_facts(store, corpus, listing, facts)
     rows, quarantined = _tables(corpus, drafts, rejects)
     meta = _meta(corpus, rows, quarantined, len({fact.name for fact in facts}))
     parents = {"source": listing}
-    if _too_bad(rows, quarantined, quality):
+    total = rows.num_rows + quarantined.num_rows
+    if rows.num_rows == 0 or quarantined.num_rows / total > quality.max_quarantined:
         _commit_failure(store, corpus, quarantined, meta)
         _commit_facts(store, corpus, listing, facts_file, quality, None)
-        raise IngestError(summary(corpus, rows, quarantined, quality))
+        raise IngestError(_quarantine_summary(corpus, rows, quarantined, quality))
     manifest = _commit(store, corpus, rows, quarantined, meta, parents)
     _commit_facts(store, corpus, listing, facts_file, quality, manifest.address)
     return manifest
 
 
 def has_own_splits(corpus: Corpus) -> bool:
-    """Whether the corpus or its options say in which split some row is; else every row is dealt by a hash.
+    """Whether the corpus or its options give the split of some row; otherwise all rows are split by a hash.
 
-    Reads labels up to the first row with a split: a manifest of an earlier ingest does not say it.
+    Reads labels up to the first row with a split.
     """
     if overrides(corpus):
         return True
-    location = corpus.location()
-    source = open_source(location, corpus.checksum, corpus.source) if location else None
-    rows = CORPORA[corpus.kind].read(source, corpus)
+    rows = CORPORA[corpus.kind].read(_source(corpus), corpus)
     return any(isinstance(row, Utterance) and row.split is not None for row in rows)
 
 
@@ -125,55 +112,49 @@ def quarantine(store: Store, manifest: Manifest) -> pa.Table:
     return store.read_table(manifest.files[-1], manifest=manifest)
 
 
-def _stated(corpus: Corpus) -> dict[str, Any]:
-    """The recipe's corpus as it is hashed: phonemes that nobody asks for make no other version of it."""
-    content = {**stated_settings(corpus), "source": corpus.location()}
-    if corpus.phonemes is None:
-        return content
-    return {**content, "phonemiser": phonemiser_version(corpus.phonemes)}
+def _source(corpus: Corpus) -> Source | None:
+    location = corpus.location()
+    return open_source(location, corpus.checksum, corpus.source) if location else None
 
 
-def _already_done(store: Store, corpus: Corpus, last: Manifest | None, listing: str) -> Manifest | None:
+def _settings(corpus: Corpus) -> dict[str, Any]:
+    """The recipe's settings of the corpus, for its address."""
+    phonemiser = {} if corpus.phonemes is None else {"phonemiser": phonemiser_version(corpus.phonemes)}
+    return {**stated(corpus), "source": corpus.location(), **phonemiser}
+
+
+def _unchanged(store: Store, corpus: Corpus, last: Manifest | None, listing: str) -> Manifest | None:
+    """The newest version, if it was made from the same listing and its files are intact."""
     if last is None or last.meta["listing"] != listing or last.meta["utterances"] is None:
         return None
     newest = store.latest(f"utterances/{corpus.name}")
-    # Somebody may have committed another version in between, `motet forget` for one: then look again.
-    if newest is None or newest.address != last.meta["utterances"]:
+    # Another command may have committed a version in between, such as `motet forget`.
+    if newest is None or newest.address != last.meta["utterances"] or store.faults(newest):
         return None
-    return None if store.faults(newest) or _damaged_copies(store, newest) else newest
-
-
-def _damaged_copies(store: Store, manifest: Manifest) -> bool:
-    """Whether a recording that the table names lies among those that were found damaged, to be copied again."""
-    waiting = damaged_audio(store)
-    if not waiting:
-        return False
-    audio = store.read_table(manifest.files[0], columns=["audio"], manifest=manifest)["audio"]
-    return any(uri.removeprefix(STORED) in waiting for uri in audio.unique().to_pylist() if uri)
+    damaged = recordings.damaged_audio(store)
+    return None if damaged and damaged & audio_copies(store, newest.files[0], newest) else newest
 
 
 def _read(corpus: Corpus, source: Source | None) -> tuple[list[Utterance], list[Reject]]:
-    """What the corpus states, without what cannot be a row at all."""
-    kept: list[Utterance] = []
+    """Utterances with unique ids and valid UTF-8, and rejects."""
+    utterances: dict[str, Utterance] = {}
     rejects: list[Reject] = []
-    first: dict[str, Utterance] = {}
     for item in CORPORA[corpus.kind].read(source, corpus):
         if isinstance(item, Reject):
             rejects.append(item)
         elif not_utf8(_strings(item)):
             rejects.append(rejected(item, "bad_row", "a name or label is not UTF-8"))
-        elif item.id in first:
-            before = first[item.id]
-            detail = f"{item.id!r} is also {before.file} row {before.row}, which is kept"
+        elif item.id in utterances:
+            first = utterances[item.id]
+            detail = f"{item.id!r} is also {first.file} row {first.row}, which is kept"
             rejects.append(rejected(item, "duplicate_id", detail))
         else:
-            first[item.id] = item
-            kept.append(item)
-    return kept, rejects
+            utterances[item.id] = item
+    return list(utterances.values()), rejects
 
 
 def _strings(utterance: Utterance) -> str:
-    """All that would go into the tables as text."""
+    """All strings that the tables would contain."""
     recording = utterance.recording
     single = [utterance.id, utterance.text, utterance.speaker, utterance.language]
     single += [value for value in utterance.labels.values() if isinstance(value, str)]
@@ -182,25 +163,28 @@ def _strings(utterance: Utterance) -> str:
     return " ".join(filter(None, [*single, *names, *(word for words in lists for word in words or ())]))
 
 
-def _known(store: Store, last: Manifest | None, quality: Quality) -> dict[Key, Facts]:
-    """Facts of the last ingest, where they were judged by the same limits and the same code."""
+def _known_facts(store: Store, last: Manifest | None, quality: Quality) -> dict[Key, Facts]:
+    """Facts of the last ingest, if it had the same limits and VERSION."""
     if last is None or last.meta["judged_by"] != _judged_by(quality):
         return {}
-    return from_table(usable_table(store, last, FACTS))
+    return recordings.from_table(usable_table(store, last, FACTS))
 
 
 def _judged_by(quality: Quality) -> str:
     return fingerprint(VERSION, quality.min_seconds, quality.max_seconds)
 
 
-def _drafts(corpus: Corpus, found: list[Utterance], facts: list[Facts]) -> tuple[list[_Draft], list[Reject]]:
+def _drafts(corpus: Corpus, utterances: list[Utterance], facts: list[Facts]) -> tuple[list[_Draft], list[Reject]]:
+    """facts: of the utterances with a recording, in their order."""
     drafts: list[_Draft] = []
     rejects: list[Reject] = []
-    inspected = iter(facts)
-    for utterance in found:
-        fact = next(inspected) if utterance.recording is not None else None
+    remaining = iter(facts)
+    for utterance in utterances:
+        fact = next(remaining) if utterance.recording is not None else None
         if fact is not None and fact.reason is not None:
-            rejects.append(_sound_reject(utterance, fact))
+            row = f" (named in {utterance.file} row {utterance.row})" if utterance.row is not None else ""
+            file = fact.name or utterance.file
+            rejects.append(Reject(file, None, utterance.id, fact.reason, f"{fact.detail}{row}"))
             continue
         try:
             drafts.append(_Draft(_row(corpus, utterance, fact), utterance))
@@ -209,25 +193,15 @@ def _drafts(corpus: Corpus, found: list[Utterance], facts: list[Facts]) -> tuple
     return drafts, rejects
 
 
-def _sound_reject(utterance: Utterance, fact: Facts) -> Reject:
-    """Points at the recording, and says which row named it."""
-    named = f" (named in {utterance.file} row {utterance.row})" if utterance.row is not None else ""
-    return Reject(fact.name or utterance.file, None, utterance.id, fact.reason or "", f"{fact.detail}{named}")
-
-
 def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, Any]:
     text, tokens, slots = clean(utterance)
-    phones, ends = said(utterance, corpus, fact.duration if fact else None)
-    digest = fact.digest if fact else None
+    phones, ends = phones_of(utterance, corpus, fact.duration if fact else None)
+    recording = {name: getattr(fact, name, None) for name in ("audio", "start", "duration", "sample_rate", "digest")}
     return {
         "id": f"{corpus.name}/{utterance.id}",
         "corpus": corpus.name,
-        "split": settle(corpus, utterance.split, utterance.speaker, text, digest),
-        "audio": fact.audio if fact else None,
-        "start": fact.start if fact else None,
-        "duration": fact.duration if fact else None,
-        "sample_rate": fact.sample_rate if fact else None,
-        "digest": digest,
+        "split": assign_split(corpus, utterance.split, utterance.speaker, text, recording["digest"]),
+        **recording,
         "text": text,
         "tokens": tokens,
         "slots": slots,
@@ -242,22 +216,23 @@ def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, 
 
 
 def _without_conflicts(drafts: list[_Draft]) -> tuple[list[_Draft], list[Reject]]:
-    """Rows of one recording that contradict each other all go: nobody can tell here which is right."""
-    same: dict[str, list[_Draft]] = {}
+    """Rejects all rows of a recording whose rows contradict each other."""
+    by_digest: dict[str, list[_Draft]] = {}
     for draft in drafts:
         if draft.row["digest"] is not None:
-            same.setdefault(draft.row["digest"], []).append(draft)
-    faults = {digest: fault for digest, rows in same.items() if len(rows) > 1 and (fault := _conflict(rows))}
+            by_digest.setdefault(draft.row["digest"], []).append(draft)
+    shared = {digest: rows for digest, rows in by_digest.items() if len(rows) > 1}
+    conflicts = {digest: conflict for digest, rows in shared.items() if (conflict := _conflict(rows))}
     rejects = [
-        rejected(draft.origin, "conflicting_labels", faults[draft.row["digest"]])
+        rejected(draft.origin, "conflicting_labels", conflicts[draft.row["digest"]])
         for draft in drafts
-        if draft.row["digest"] in faults
+        if draft.row["digest"] in conflicts
     ]
-    return [draft for draft in drafts if draft.row["digest"] not in faults], rejects
+    return [draft for draft in drafts if draft.row["digest"] not in conflicts], rejects
 
 
 def _conflict(drafts: list[_Draft]) -> str | None:
-    """What the rows of one recording disagree about."""
+    """A description of the first column in which the rows of one recording differ."""
     for column in (*_COMPARED, *(label.name for label in label_columns() if label.compared)):
         values = {json.dumps(draft.row[column]) for draft in drafts if draft.row[column] is not None}
         if len(values) > 1:
@@ -268,15 +243,15 @@ def _conflict(drafts: list[_Draft]) -> str | None:
 
 def _tables(corpus: Corpus, drafts: list[_Draft], rejects: list[Reject]) -> tuple[pa.Table, pa.Table]:
     rows = pa.Table.from_pylist([draft.row for draft in drafts], schema=utterance_schema())
-    fields = ("file", "row", "id", "reason", "detail")
-    bad = [
-        {"corpus": corpus.name, **{name: _printable(getattr(reject, name)) for name in fields}} for reject in rejects
+    values = (asdict(reject) for reject in rejects)
+    quarantined = [
+        {"corpus": corpus.name, **{name: _printable(value) for name, value in row.items()}} for row in values
     ]
-    return rows, pa.Table.from_pylist(bad, schema=QUARANTINE)
+    return rows, pa.Table.from_pylist(quarantined, schema=QUARANTINE)
 
 
 def _printable(value: Any) -> Any:
-    """File names need not be UTF-8; Arrow's strings must. What a row quotes may be a URL with a password."""
+    """A value as valid UTF-8, which file names need not be, and without passwords of URLs."""
     return redact(value.encode("utf-8", "backslashreplace").decode()) if isinstance(value, str) else value
 
 
@@ -295,13 +270,8 @@ def _meta(corpus: Corpus, rows: pa.Table, quarantined: pa.Table, sources: int) -
     return meta | ({"license": corpus.options["license"]} if "license" in corpus.options else {})
 
 
-def _too_bad(rows: pa.Table, quarantined: pa.Table, quality: Quality) -> bool:
-    total = rows.num_rows + quarantined.num_rows
-    return rows.num_rows == 0 or quarantined.num_rows / total > quality.max_quarantined
-
-
-def summary(corpus: Corpus, rows: pa.Table, quarantined: pa.Table, quality: Quality) -> str:
-    """What is in quarantine, by reason, each with an example."""
+def _quarantine_summary(corpus: Corpus, rows: pa.Table, quarantined: pa.Table, quality: Quality) -> str:
+    """Counts by reason, each with an example."""
     total = rows.num_rows + quarantined.num_rows
     if not total:
         return f"{corpus.name}: {redact(str(corpus.source))} holds no utterance"
@@ -310,27 +280,25 @@ def summary(corpus: Corpus, rows: pa.Table, quarantined: pa.Table, quality: Qual
         f"{corpus.name}: {quarantined.num_rows} of {total} utterances ({share:.1%}) are in quarantine, "
         f"quality.max_quarantined allows {quality.max_quarantined:.1%}. See the quarantine table:"
     ]
-    examples: dict[str, dict[str, Any]] = {}
-    for bad in quarantined.to_pylist():
-        examples.setdefault(bad["reason"], bad)
+    examples = {reject["reason"]: reject for reject in reversed(quarantined.to_pylist())}  # the first of each reason
     for reason, count in Counter(quarantined["reason"].to_pylist()).most_common():
-        bad = examples[reason]
-        row = f" row {bad['row']}" if bad["row"] is not None else ""
-        lines.append(f"  {count} {reason}, e.g. {bad['file']}{row}: {bad['detail']}")
+        reject = examples[reason]
+        row = f" row {reject['row']}" if reject["row"] is not None else ""
+        lines.append(f"  {count} {reason}, e.g. {reject['file']}{row}: {reject['detail']}")
     return "\n".join(lines)
 
 
 def _save_facts(store: Store, corpus: Corpus, listing: str, facts: list[Facts]) -> dict[str, Checksum]:
     key = f"recordings/{corpus.name}/{listing}.parquet"
-    return {key: store.write_table(key, to_table(facts), compression="zstd")}
+    return {key: store.write_table(key, recordings.to_table(facts), compression="zstd")}
 
 
 def _commit_facts(
-    store: Store, corpus: Corpus, listing: str, file: dict[str, Checksum], quality: Quality, outcome: str | None
+    store: Store, corpus: Corpus, listing: str, file: dict[str, Checksum], quality: Quality, address: str | None
 ) -> None:
-    """file: of the facts. outcome: address of the utterances that the listing gave, None where the ingest failed."""
-    meta = {"listing": listing, "utterances": outcome, "judged_by": _judged_by(quality)}
-    store.commit(f"recordings/{corpus.name}", fingerprint(listing, outcome), file, meta=meta, checksums=file)
+    """file: of the facts. address: of the utterance table, None if the ingest failed."""
+    meta = {"listing": listing, "utterances": address, "judged_by": _judged_by(quality)}
+    store.commit(f"recordings/{corpus.name}", fingerprint(listing, address), file, meta=meta, checksums=file)
 
 
 def _commit(
@@ -353,15 +321,9 @@ def _commit_failure(store: Store, corpus: Corpus, quarantined: pa.Table, meta: d
 
 
 def _content(*tables: pa.Table) -> str:
-    """Hash of the rows themselves: Parquet's bytes differ between versions of its writer."""
+    """Hash of the rows: the bytes of a Parquet file depend on the version of its writer."""
     digest = hashlib.sha256(str(VERSION).encode())
-    for table in tables:
-        for line in _lines(table):
-            digest.update(line)
-    return digest.hexdigest()[:16]
-
-
-def _lines(table: pa.Table) -> Iterator[bytes]:
-    for batch in table.to_batches(max_chunksize=10_000):
+    for batch in (batch for table in tables for batch in table.to_batches(max_chunksize=10_000)):
         for row in batch.to_pylist():
-            yield json.dumps(stated(row), sort_keys=True).encode()
+            digest.update(json.dumps(hashed_values(row), sort_keys=True).encode())
+    return digest.hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""What a recording says to a synthesiser: the corpus's own phones, or those that are made of its text.
+"""Phones of a recording, for synthesis: those of the corpus, or derived from the text.
 
-    phones, ends = said(utterance, corpus, duration=1.9)       # ["_", "t", …], seconds or None; None, None without
+    phones, ends = phones_of(utterance, corpus, duration=1.9)       # ["_", "t", …], seconds or None
 
-Only for corpora that ask for it (`corpora.<name>.phonemes`), and for rows that bring phones of their own.
+Only for corpora with `corpora.<name>.phonemes` and for rows that have phones.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from pipelines.recipe import Corpus
 from pipelines.utterances.labels import LabelError
 from pipelines.utterances.utterance import CorpusError, Utterance
 
-SLACK = 0.05  # s that the last phone may end before or behind the recording's end: aligners count in frames
+SLACK = 0.05  # s between the last phone's end and the recording's end: aligners work in frames
 
 
 def check_phonemiser(corpus: Corpus) -> None:
-    """Raises CorpusError where `corpora.<name>.phonemes` cannot be made here: no such voice, or no eSpeak NG."""
-    if corpus.phonemes is None:
-        return
+    """Raises CorpusError if `corpora.<name>.phonemes` is not available: unknown voice, or no eSpeak NG."""
     try:
-        Phonemiser(corpus.phonemes)("a")
+        if corpus.phonemes is not None:
+            Phonemiser(corpus.phonemes)("a")
     except UnspeakableText as error:
         raise CorpusError(f"corpora.{corpus.name}.phonemes: {error}") from None
 
 
 def phonemiser_version(kind: str) -> str:
-    """Changes when the same text might give other phones."""
+    """Changes when the phones of a text may change."""
     return "1" if kind == CHARACTERS else f"1 {espeak.installed()}"
 
 
-def said(utterance: Utterance, corpus: Corpus, duration: float | None) -> tuple[list[str] | None, list[float] | None]:
-    """Phones of a recorded utterance, and where each ends, in s, if the corpus says so.
+def phones_of(
+    utterance: Utterance, corpus: Corpus, duration: float | None
+) -> tuple[list[str] | None, list[float] | None]:
+    """Phones of a recorded utterance, and their ends in s if the corpus gives them.
 
     Raises:
-        LabelError: length_mismatch (ends that do not fit the phones or the recording), unspeakable (a text of which
-            no phone can be made).
+        LabelError: length_mismatch (the ends do not match the phones or the recording), unspeakable
+            (no phone can be derived from the text).
     """
     if utterance.phones is not None:
         _check_ends(utterance.phones, utterance.phone_ends, duration)
@@ -60,7 +61,8 @@ def _check_ends(phones: list[str], ends: list[float] | None, duration: float | N
     if len(ends) != len(phones):
         raise LabelError("length_mismatch", f"{len(phones)} phones, {len(ends)} ends; expected as many")
     if not all(map(math.isfinite, ends)) or ends[0] < 0 or any(later < end for end, later in pairwise(ends)):
-        raise LabelError("length_mismatch", "phone_ends do not rise; expected seconds from the start of the utterance")
+        detail = "phone_ends do not increase; expected seconds from the start of the utterance"
+        raise LabelError("length_mismatch", detail)
     if duration is not None and abs(ends[-1] - duration) > SLACK:
-        detail = f"the last phone ends at {ends[-1]:.3f} s of {duration:.3f} s; expected phones, silence among them, "
-        raise LabelError("length_mismatch", f"{detail}that fill the utterance")
+        detail = f"the last phone ends at {ends[-1]:.3f} s of {duration:.3f} s; expected phones, with silence, for all"
+        raise LabelError("length_mismatch", f"{detail} of the utterance")

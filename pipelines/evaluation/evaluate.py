@@ -41,7 +41,7 @@ from pipelines.data.dataset import Dataset
 from pipelines.data.loader import evaluation_batches
 from pipelines.evaluation.gates import RowCounts, ScoredModel
 from pipelines.storage.store import Store, fingerprint
-from pipelines.utterances.schema import stated
+from pipelines.utterances.schema import hashed_values
 
 if TYPE_CHECKING:
     from pipelines.core.progress import Report
@@ -315,7 +315,7 @@ def _reference() -> tuple[str, ...]:
 def rows_identity(dataset: Dataset) -> str:
     """Equal for equal rows with equal labels, in any order and whatever the rest of their dataset: frozen test rows."""
     columns = ["id", "digest", *_reference()]
-    rows = [stated(row) for row in dataset.rows.select(columns).to_pylist()]
+    rows = [hashed_values(row) for row in dataset.rows.select(columns).to_pylist()]
     return fingerprint(sorted([json.dumps(row, sort_keys=True) for row in rows]))
 
 

@@ -23,7 +23,7 @@ from mtl.inference.predictor import Prediction, Predictor
 from mtl.metrics.distortion import compare
 from pipelines.registry.package import describe
 from pipelines.sources.audio import decode, resample
-from pipelines.sources.source import read_audio
+from pipelines.sources.open import read_audio
 
 if TYPE_CHECKING:
     from pipelines.recipe import Listening

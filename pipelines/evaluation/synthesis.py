@@ -102,7 +102,7 @@ def synthesized_by(
     unloaded = {id(listener): Judge(listener.address, listener.load) for listener in listeners.values()}
     ears = {task: unloaded[id(listener)] for task, listener in listeners.items()}
     found: dict[int, pa.Table] = {}
-    for number, table in cluster.over([(load, ears, one) for one in work], work_part):
+    for number, table in cluster.run_tasks([(load, ears, one) for one in work], work_part):
         found[number] = table
         if progress:
             progress(len(found), len(work), "listening")

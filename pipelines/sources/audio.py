@@ -1,11 +1,11 @@
-"""Recordings as waveforms: any format that libsndfile reads, any rate, any channel count, to mono float32.
+"""Decodes recordings to mono float32 waveforms: any format of libsndfile, any sample rate and channel count.
 
     waveform = decode("a.flac", 16000)                      # (N,) float32, within [-1, 1] for integer formats
-    waveform, rate = read(data, start=1.5, duration=2.0)     # a segment at the rate it was recorded with
+    waveform, rate = read(data, start=1.5, duration=2.0)     # a segment at its own rate
     check(waveform, rate, quality.min_seconds, quality.max_seconds)
 
-The format is told from the bytes, never from the suffix. What cannot be used raises SoundError, whose
-`reason` is one of pipelines.utterances.schema.REASONS, so that ingest can quarantine the row by it.
+The format is detected from the content, not the suffix. An unusable recording raises SoundError
+with the reason under which ingest quarantines the row.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 import soundfile
 import soxr
 
-SEGMENT_SLACK = 0.05  # s that a segment may reach past the end: manifests round their times
+SEGMENT_SLACK = 0.05  # s by which a segment may exceed the recording: manifests round their times
 RESAMPLE_QUALITY = "HQ"  # soxr's 20-bit setting: stop band below the noise of 16-bit recordings
 
 
 class SoundError(ValueError):
-    """A recording that cannot be used: `reason` is one of table.REASONS, `detail` says what was found."""
+    """An unusable recording; `reason` is one of utterances.schema.REASONS."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -32,7 +32,7 @@ class SoundError(ValueError):
         self.detail = detail
 
     def __reduce__(self) -> tuple[type[SoundError], tuple[str, str]]:
-        # Exceptions pickle by their message alone, and this one crosses Ray's process borders.
+        # By default an exception is pickled with its message only; Ray sends this one between processes.
         return SoundError, (self.reason, self.detail)
 
 
@@ -42,8 +42,8 @@ def decode(
     """A recording, or its segment of `duration` s from `start` s, as (N,) float32 at `sample_rate` Hz, mono.
 
     Raises:
-        SoundError: missing_file, undecodable, empty, not_finite, all_zero; too_short where the segment ends
-            after the recording.
+        SoundError: missing_file, undecodable, empty, not_finite, all_zero; too_short if the segment
+            ends after the recording.
     """
     waveform, rate = read(source, start, duration)
     check(waveform, rate)
@@ -56,31 +56,25 @@ def read(source: bytes | str | Path, start: float = 0.0, duration: float | None 
     Raises:
         SoundError: missing_file, undecodable, empty, or too_short (see `decode`).
     """
-    name = "recording" if isinstance(source, bytes) else str(source)
     if isinstance(source, bytes):
         if not source:
             raise SoundError("empty", "0 bytes")
-        return _read(io.BytesIO(source), name, start, duration)
+        return _read(io.BytesIO(source), "recording", start, duration)
     try:
-        # A descriptor carries no name, and so no suffix to believe.
+        # A descriptor has no name, so libsndfile cannot use its suffix.
         descriptor = os.open(source, os.O_RDONLY)
     except OSError as error:
-        raise SoundError("missing_file", f"{name}: {error.strerror}") from None
+        raise SoundError("missing_file", f"{source}: {error.strerror}") from None
     try:
-        status = os.fstat(descriptor)
-        if status.st_size == 0:
-            raise SoundError("empty", f"{name}: 0 bytes")
-        return _read(descriptor, name, start, duration)
+        if os.fstat(descriptor).st_size == 0:
+            raise SoundError("empty", f"{source}: 0 bytes")
+        return _read(descriptor, str(source), start, duration)
     finally:
         os.close(descriptor)
 
 
 def check(waveform: np.ndarray, rate: int, min_seconds: float | None = None, max_seconds: float | None = None) -> None:
-    """Refuses what no model should hear.
-
-    Raises:
-        SoundError: empty, not_finite, all_zero, too_short, too_long.
-    """
+    """Raises SoundError for an unusable waveform: empty, not_finite, all_zero, too_short, too_long."""
     seconds = len(waveform) / rate
     if not len(waveform):
         raise SoundError("empty", "no samples")
@@ -88,7 +82,7 @@ def check(waveform: np.ndarray, rate: int, min_seconds: float | None = None, max
         raise SoundError("too_short", f"{seconds:.3f} s, expected at least {min_seconds:g} s")
     if max_seconds is not None and seconds > max_seconds:
         raise SoundError("too_long", f"{seconds:.3f} s, expected at most {max_seconds:g} s")
-    # min and max see NaN and infinity as well as silence, without a temporary array.
+    # min and max detect NaN, infinity and silence without a temporary array.
     low, high = float(waveform.min()), float(waveform.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         bad = int(np.count_nonzero(~np.isfinite(waveform)))
@@ -125,13 +119,13 @@ def _read(file: io.BytesIO | int, name: str, start: float, duration: float | Non
             decoder = sound.format
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise SoundError("undecodable", f"{name}: {error}") from None
-    # An MP3's header only estimates its length; elsewhere fewer samples mean a cut-off file.
+    # The header of an MP3 only estimates its length; in other formats fewer samples mean a truncated file.
     if len(samples) < count and decoder != "MPEG":
-        detail = f"{name}: the header promises {count} samples, {len(samples)} could be decoded"
-        raise SoundError("undecodable", detail)
+        raise SoundError("undecodable", f"{name}: {count} samples by the header, {len(samples)} could be decoded")
     if not len(samples):
         raise SoundError("empty", f"{name}: no samples")
-    return _mono(samples), rate
+    mono = samples if samples.ndim == 1 else np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32))
+    return mono, rate
 
 
 def _segment(sound: soundfile.SoundFile, name: str, start: float, duration: float | None) -> tuple[int, int]:
@@ -142,11 +136,6 @@ def _segment(sound: soundfile.SoundFile, name: str, start: float, duration: floa
     begin = round(start * rate)
     end = total if duration is None else round((start + duration) * rate)
     if begin < 0 or end > total + SEGMENT_SLACK * rate or begin >= total:
-        wanted = f"{start:g} s to {end / rate:g} s"
-        raise SoundError("too_short", f"{name}: segment {wanted} asked for, the recording ends at {total / rate:.3f} s")
+        segment = f"segment {start:g} s to {end / rate:g} s"
+        raise SoundError("too_short", f"{name}: {segment} requested, the recording ends at {total / rate:.3f} s")
     return begin, min(end, total) - begin
-
-
-def _mono(samples: np.ndarray) -> np.ndarray:
-    """(N,) or (N, channels) to (N,)."""
-    return samples if samples.ndim == 1 else np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32))

@@ -1,4 +1,7 @@
-"""One file over http(s), into the cache: resumed where it broke off, checked before it is used."""
+"""Downloads a file over http(s) into the cache, resumes interrupted downloads, and verifies the checksum.
+
+Not pooch: it cannot resume a download, and needs a checksum to detect that a file has changed.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ import httpx
 from pipelines.core.redaction import redact, scrub
 from pipelines.storage.roots import cache_folder, sha256
 
-TIMEOUT = httpx.Timeout(30.0)  # s without a byte, not for the whole file
-ATTEMPTS = 5  # connections that may break before the download gives up
+TIMEOUT = httpx.Timeout(30.0)  # s without data, not for the whole file
+ATTEMPTS = 5  # connections, before the download fails
 
 
 class DownloadError(RuntimeError):
-    """A file that could not be fetched, or is not the one that was expected."""
+    """A file that cannot be downloaded, or has another checksum than expected."""
 
 
 def file_name(url: str) -> str:
@@ -26,17 +29,19 @@ def file_name(url: str) -> str:
 
 
 def remote_stamp(url: str) -> str:
-    """What changes when the file behind the URL does: its ETag, else its date and length.
+    """The file's ETag, else its date and length.
 
     Raises:
-        DownloadError: the server does not answer, or says none of the three.
+        DownloadError: the server does not respond, or gives none of the three.
     """
     try:
-        with httpx.stream("HEAD", url, follow_redirects=True, timeout=TIMEOUT) as answer:
-            answer.raise_for_status()
-            stamp = _stamp(answer.headers)
+        with httpx.stream("HEAD", url, follow_redirects=True, timeout=TIMEOUT) as response:
+            response.raise_for_status()
+            headers = response.headers
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DownloadError(f"{redact(url)}: {_describe(error)}") from error
+    names = ("etag",) if headers.get("etag") else ("last-modified", "content-length")
+    stamp = "|".join(headers[name] for name in names if name in headers)
     if not stamp:
         raise DownloadError(
             f"{redact(url)}: the server gives no ETag, date or length; set the corpus's checksum (sha256)"
@@ -45,12 +50,10 @@ def remote_stamp(url: str) -> str:
 
 
 def download(url: str, checksum: str | None = None) -> Path:
-    """The file behind the URL, in the cache.
-
-    A download that broke off goes on where it stopped, when the server still has the same file.
+    """The path of the file in the cache. An interrupted download is resumed if the file has not changed.
 
     Raises:
-        DownloadError: no answer after ATTEMPTS, or a content whose sha256 is not `checksum`.
+        DownloadError: ATTEMPTS failed, or the SHA-256 is not `checksum`.
     """
     version = checksum.lower() if checksum else remote_stamp(url)
     folder = cache_folder() / "downloads" / hashlib.sha256(f"{url}\n{version}".encode()).hexdigest()[:32]
@@ -76,57 +79,48 @@ def download(url: str, checksum: str | None = None) -> Path:
 
 
 def _fetch(url: str, partial: Path) -> None:
-    """Appends what is missing. The ETag or date beside the partial file keeps two versions from being joined."""
-    note = partial.with_name(partial.name + ".json")
-    have = partial.stat().st_size if partial.exists() else 0
-    known = json.loads(note.read_text()) if have and note.exists() else {}
+    """Appends the missing bytes. The recorded ETag or date prevents joining parts of two versions."""
+    record = partial.with_name(partial.name + ".json")
+    size = partial.stat().st_size if partial.exists() else 0
+    previous = json.loads(record.read_text()) if size and record.exists() else {}
     headers = {"Accept-Encoding": "identity"}
-    if have and known.get("validator"):
-        headers |= {"Range": f"bytes={have}-", "If-Range": known["validator"]}
-    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT) as answer:
-        if answer.status_code == 416 and have == known.get("length"):
-            return  # everything had arrived before the last attempt ended
-        if answer.status_code == 416:
+    if size and previous.get("validator"):
+        headers |= {"Range": f"bytes={size}-", "If-Range": previous["validator"]}
+    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT) as response:
+        if response.status_code == 416 and size == previous.get("length"):
+            return  # the previous attempt received everything
+        if response.status_code == 416:
             partial.unlink()
             raise httpx.ReadError("the partial file is longer than the remote one; starting again")
-        answer.raise_for_status()
-        resumed = answer.status_code == 206
-        length = int(answer.headers["content-length"]) if "content-length" in answer.headers else None
-        total = (have if resumed else 0) + length if length is not None else None
-        note.write_text(json.dumps({"validator": _validator(answer.headers), "length": total}))
+        response.raise_for_status()
+        resumed = response.status_code == 206
+        length = int(response.headers["content-length"]) if "content-length" in response.headers else None
+        total = (size if resumed else 0) + length if length is not None else None
+        record.write_text(json.dumps({"validator": _validator(response.headers), "length": total}))
         with open(partial, "ab" if resumed else "wb") as file:
-            # Chunks as they come: gathered to a fixed size, the last ones before a break would be lost.
-            for chunk in answer.iter_raw():
+            # Unbuffered, so that an interruption loses no chunk.
+            for chunk in response.iter_raw():
                 file.write(chunk)
     if total is not None and partial.stat().st_size != total:
         raise httpx.ReadError(f"{partial.stat().st_size} of {total} bytes arrived")
 
 
 def _verify(path: Path, checksum: str | None, url: str) -> None:
-    if checksum is None:
-        return
-    found = sha256(path)
-    if found != checksum.lower():
+    if checksum is not None and (actual := sha256(path)) != checksum.lower():
         path.unlink()
-        raise DownloadError(f"{redact(url)}: sha256 is {found}, expected {checksum.lower()}; the download was removed")
+        raise DownloadError(f"{redact(url)}: sha256 is {actual}, expected {checksum.lower()}; the download was removed")
 
 
 def _validator(headers: httpx.Headers) -> str | None:
-    """A strong ETag or a date: what If-Range accepts."""
+    """A strong ETag or a date, for If-Range."""
     etag = headers.get("etag")
     if etag and not etag.startswith("W/"):
         return str(etag)
     return headers.get("last-modified")
 
 
-def _stamp(headers: httpx.Headers) -> str:
-    if headers.get("etag"):
-        return str(headers["etag"])
-    return "|".join(headers[name] for name in ("last-modified", "content-length") if name in headers)
-
-
 def _describe(error: httpx.HTTPError | httpx.InvalidURL) -> str:
-    """What went wrong; the error, which the message is raised from, quotes its URL no more."""
+    """The error's message; also removes secrets from the error."""
     scrub(error)
     if isinstance(error, httpx.HTTPStatusError):
         return f"HTTP {error.response.status_code} {error.response.reason_phrase}"

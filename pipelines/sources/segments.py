@@ -1,6 +1,6 @@
-"""Recordings as they are opened again after ingest: whole or a segment, from a folder, the store or S3.
+"""Opens ingested recordings, from a folder, the store or S3, for feature extraction.
 
-for pieces, source in recordings(part, store):           # runs of pieces of one recording, and its bytes or path
+for pieces, source in recordings(part, store):           # consecutive pieces of one recording, and its bytes or path
     for piece in pieces:
         waveform = decode(source, rate, piece.start, piece.duration)
 """
@@ -18,20 +18,20 @@ from typing import TypeVar
 
 import torch
 
-from pipelines.sources.source import read_audio
+from pipelines.sources.open import read_audio
 from pipelines.storage.store import STORED, DamagedPart, Store
 
 T = TypeVar("T")
-FETCHES = 8  # recordings on their way from S3 while others are decoded
+FETCHES = 8  # concurrent downloads from S3
 
 
 class FeatureError(RuntimeError):
-    """A recording that ingest had accepted and that cannot be read now."""
+    """A recording that ingest accepted and that can no longer be read."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A recording, or a segment of one, to extract."""
+    """A recording, or a segment of one."""
 
     digest: str
     audio: str
@@ -40,7 +40,7 @@ class Piece:
 
 
 def by_duration(items: Iterable[T], duration: Callable[[T], float], seconds: float) -> Iterator[list[T]]:
-    """The items in their order, in lists that are closed when they last `seconds` or more; the last may be shorter."""
+    """Consecutive items in lists of at least `seconds`; the last list may be shorter."""
     part: list[T] = []
     total = 0.0
     for item in items:
@@ -54,20 +54,20 @@ def by_duration(items: Iterable[T], duration: Callable[[T], float], seconds: flo
 
 
 def recordings(part: list[Piece], store: Store) -> Iterator[tuple[list[Piece], bytes | Path]]:
-    """Runs of pieces that lie in the same recording, and the recording; from S3, several are fetched ahead."""
+    """Consecutive pieces of the same recording, and the recording; remote ones are prefetched."""
     runs = [list(pieces) for _, pieces in itertools.groupby(part, key=lambda piece: piece.audio)]
     if not any(_is_remote(pieces[0].audio, store) for pieces in runs):
         yield from ((pieces, _open(pieces[0].audio, store)) for pieces in runs)
         return
-    ahead: deque[tuple[list[Piece], Future[bytes | Path]]] = deque()
+    queue: deque[tuple[list[Piece], Future[bytes | Path]]] = deque()
     with ThreadPoolExecutor(FETCHES) as pool:
         for pieces in runs:
-            ahead.append((pieces, pool.submit(_open, pieces[0].audio, store)))
-            if len(ahead) > FETCHES:
-                ready, source = ahead.popleft()
-                yield ready, source.result()
-        for ready, source in ahead:
-            yield ready, source.result()
+            queue.append((pieces, pool.submit(_open, pieces[0].audio, store)))
+            if len(queue) > FETCHES:
+                first, source = queue.popleft()
+                yield first, source.result()
+        for first, source in queue:
+            yield first, source.result()
 
 
 def _is_remote(audio: str, store: Store) -> bool:
@@ -78,7 +78,7 @@ def _open(audio: str, store: Store) -> bytes | Path:
     """The recording behind an audio URI of the utterance table. Raises FeatureError."""
     try:
         if audio.startswith(("s3://", STORED)):
-            # Not `fetch`: on S3 it would keep a copy, and a recording is read once.
+            # Not Store.fetch: a recording is read once, so a copy in the cache is of no use.
             return read_audio(audio, store)
     except (OSError, DamagedPart) as error:
         raise unreadable(audio, error) from error
@@ -93,10 +93,10 @@ def unreadable(audio: str, error: Exception) -> FeatureError:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One part, one core: threads of several tasks on the same cores only wait for each other."""
-    before = torch.get_num_threads()
+    """Restricts torch to one thread: each part is processed on one core."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)

@@ -1,11 +1,11 @@
-"""Checks every file of a root against what is known of it: `motet fsck`.
+"""Verifies all files of a root: `motet fsck`.
 
-    found = check(store)                        # reads every byte
-    found.problems, found.files, found.bytes
-    repair(store, found.problems)               # so that the next run makes anew what it can
+    result = check(store)                       # reads every byte
+    result.problems, result.files, result.bytes
+    repair(store, result.problems)              # sets damaged files aside, so that the next run creates them again
 
-Checked are the files that manifests list (by checksum; without one, whether they can be read), copies of recordings
-(by the SHA-256 in their names) and checkpoints (by their digests.json).
+Files of manifests are verified by their checksums (without one, they are parsed), copies of
+recordings by the SHA-256 in their names, and checkpoints by their digests.json.
 """
 
 from __future__ import annotations
@@ -14,32 +14,31 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from pipelines.core.progress import Report
 from pipelines.storage.checksums import AUDIO, REMADE, Checksum, is_named_content, names_its_content, remedy
-from pipelines.storage.store import DAMAGED, MANIFESTS, STORED, DamagedPart, Manifest, Store, fingerprint
+from pipelines.storage.store import DAMAGED, MANIFESTS, DamagedPart, Manifest, Store, audio_copies, fingerprint
 
-if TYPE_CHECKING:
-    from pipelines.core.progress import Report
-
-READERS = 8  # files that are read at a time
+READERS = 8  # threads
 CHECKPOINTS = ("train/", "search/")
 DIGESTS = "digests.json"  # in a checkpoint's folder: name -> bytes, sha256; see mtl/training/checkpoint.py
 
 
 @dataclass(frozen=True)
 class File:
-    """A file to check.
+    """A file to verify.
 
     manifests: the versions that list it. latest: whether one of them is the latest of its dataset.
-    expected: its checksums, of which one must match; empty where none is recorded.
+    expected: checksums, one of which must match; empty if none is recorded.
     """
 
     key: str
@@ -58,12 +57,12 @@ class File:
 
 @dataclass(frozen=True)
 class Problem:
-    """state: "damaged", "missing", or "unknown" (readable, and no checksum is recorded). advice: what to do, or what
-    was done. actual: the checksum as it is."""
+    """state: "damaged", "missing", or "unknown" (readable, but without a checksum). advice: what to
+    do, or what `repair` did. actual: the current checksum."""
 
     file: File
     state: str
-    size: int  # bytes; as listed where the file is missing
+    size: int  # bytes; the recorded size if the file is missing
     detail: str
     advice: str
     repaired: bool = False
@@ -77,7 +76,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Check:
-    """files, bytes: that were read."""
+    """files, bytes: read."""
 
     problems: list[Problem]
     files: int
@@ -85,14 +84,12 @@ class Check:
 
 
 def check(store: Store, progress: Report | None = None) -> Check:
-    """Reads every file and says what is wrong. Nothing is changed."""
+    """Reads and verifies every file; changes nothing."""
     sizes = {entry.key: entry.size for entry in store.list()}
     manifests, problems = _manifests(store, sizes)
     files = [*_listed(manifests, sizes), *_copies(store, manifests, sizes), *_checkpoints(store, sizes)]
-    done = 0
     with ThreadPoolExecutor(READERS) as pool:
-        for problem in pool.map(partial(_examine, store, sizes), files):
-            done += 1
+        for done, problem in enumerate(pool.map(partial(_examine, store, sizes), files), start=1):
             if problem is not None:
                 problems.append(problem)
             if progress is not None:
@@ -103,7 +100,7 @@ def check(store: Store, progress: Report | None = None) -> Check:
 
 
 def repair(store: Store, problems: Sequence[Problem]) -> list[Problem]:
-    """Moves damaged files away that a later run makes anew, and records checksums of those that have none."""
+    """Sets aside damaged files that a later run creates again, and records missing checksums."""
     repaired = []
     added: dict[tuple[str, int], dict[str, Checksum]] = {}
     for problem in problems:
@@ -125,11 +122,11 @@ def _set_aside(store: Store, problem: Problem) -> Problem:
     key = problem.file.key
     moved = store.set_aside(key)
     if not problem.file.latest:
-        if not moved:  # remembered, so that the next check does not report it again
+        if not moved:  # recorded, so that the next check does not report it again
             store.put_bytes(DAMAGED + key, b"")
         return replace(problem, repaired=True, advice="given up: only older versions list it, and no run needs it")
-    place = f"moved to {DAMAGED}{key}; " if moved else ""
-    return replace(problem, repaired=True, advice=f"{place}{_advice(problem.file)}")
+    prefix = f"moved to {DAMAGED}{key}; " if moved else ""
+    return replace(problem, repaired=True, advice=f"{prefix}{_advice(problem.file)}")
 
 
 def _advice(file: File) -> str:
@@ -143,7 +140,7 @@ def _advice(file: File) -> str:
 
 
 def _manifests(store: Store, sizes: Mapping[str, int]) -> tuple[list[Manifest], list[Problem]]:
-    """All versions of all datasets, oldest first, and those that cannot be read."""
+    """All versions of all datasets, oldest first, and problems for those that cannot be read."""
     manifests, problems = [], []
     for key in sorted(key for key in sizes if key.startswith(f"{MANIFESTS}/")):
         try:
@@ -156,7 +153,7 @@ def _manifests(store: Store, sizes: Mapping[str, int]) -> tuple[list[Manifest], 
 
 
 def _listed(manifests: Iterable[Manifest], sizes: Mapping[str, int]) -> Iterator[File]:
-    """Files of manifests; without those of older versions that an earlier repair has given up."""
+    """Files of manifests, without those of older versions that an earlier repair has given up."""
     latest = {manifest.dataset: manifest.version for manifest in manifests}
     listing: dict[str, list[Manifest]] = {}
     for manifest in manifests:
@@ -166,23 +163,19 @@ def _listed(manifests: Iterable[Manifest], sizes: Mapping[str, int]) -> Iterator
         newest = [manifest for manifest in listed if latest[manifest.dataset] == manifest.version]
         if not newest and key not in sizes and DAMAGED + key in sizes:
             continue
-        # A file that was made anew may have other bytes than an older version lists.
-        known = {m.checksums[key] for m in newest if key in m.checksums} or {
-            m.checksums[key] for m in listed if key in m.checksums
-        }
-        yield File(key, tuple(listed), bool(newest), tuple(known))
+        # Checksums of the newest version take precedence: a file that was created again may have changed.
+        known = ({m.checksums[key] for m in versions if key in m.checksums} for versions in (newest, listed))
+        yield File(key, tuple(listed), bool(newest), tuple(next(filter(None, known), ())))
 
 
 def _copies(store: Store, manifests: Sequence[Manifest], sizes: Mapping[str, int]) -> Iterator[File]:
-    """Copies of recordings: those that are there, and those that the latest utterance tables name."""
+    """Copies of recordings: the existing ones, and those that the latest utterance tables name."""
     latest = {manifest.dataset: manifest for manifest in manifests if manifest.kind == "utterances" and manifest.files}
     keys = {key for key in sizes if names_its_content(key)}
     for manifest in latest.values():
-        try:
-            audio = store.read_table(manifest.files[0], columns=["audio"])["audio"].unique().to_pylist()
-        except (FileNotFoundError, DamagedPart, pa.ArrowInvalid, KeyError):  # reported as what it is
-            continue
-        keys |= {uri.removeprefix(STORED) for uri in audio if uri and uri.startswith(STORED)}
+        # The table itself is among the files of manifests and reported there.
+        with suppress(FileNotFoundError, DamagedPart, pa.ArrowInvalid, KeyError):
+            keys |= audio_copies(store, manifest.files[0])
     yield from (File(key) for key in sorted(keys))
 
 
@@ -195,7 +188,7 @@ def _checkpoints(store: Store, sizes: Mapping[str, int]) -> Iterator[File]:
             digests = json.loads(store.read_bytes(key))
             checksums = {name: Checksum(listed["bytes"], listed["sha256"]) for name, listed in digests.items()}
         except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
-            yield File(key)  # reported as JSON that cannot be read
+            yield File(key)  # reported as invalid JSON
             continue
         yield from (File(f"{folder}/{name}", expected=(checksum,)) for name, checksum in checksums.items())
 
@@ -218,23 +211,23 @@ def _examine(store: Store, sizes: Mapping[str, int], file: File) -> Problem | No
 
 
 def _fault(store: Store, file: File, actual: Checksum) -> str:
-    """What is wrong with a file that is there; empty where nothing is."""
+    """A description of the damage to an existing file; empty if it is intact."""
     if file.expected:
         return "" if actual in file.expected else f"it holds {actual}, expected {file.expected[-1]}"
     if names_its_content(file.key):
         same = is_named_content(file.key, actual.sha256)
         return "" if same else f"its SHA-256 is {actual.sha256[:16]}…, its name says another"
     try:
-        _read_through(file.key, store.read_bytes(file.key))
+        _parse(file.key, store.read_bytes(file.key))
+    except FileNotFoundError:
+        raise
     except (pa.ArrowInvalid, SafetensorError, ValueError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         return f"it cannot be read ({str(error)[:200]})"
     return ""
 
 
-def _read_through(key: str, data: bytes) -> None:
-    """Reads a file of a known format to its end."""
+def _parse(key: str, data: bytes) -> None:
+    """Reads a file of a known format completely."""
     if key.endswith(".parquet"):
         table = pq.ParquetFile(io.BytesIO(data))
         for group in range(table.num_row_groups):
@@ -246,14 +239,13 @@ def _read_through(key: str, data: bytes) -> None:
 
 
 def _models_by_address(problems: Sequence[Problem]) -> list[Problem]:
-    """Files of models without checksums, checked by the model's address: the hash of all their names and SHA-256."""
+    """Verifies models without checksums by their address, the hash of all names and SHA-256."""
     actual = {problem.file.key: problem.actual for problem in problems if problem.actual is not None}
     models = {p.file.manifests[-1].address: p.file.manifests[-1] for p in problems if p.file.kind == "models"}
     wrong: dict[str, str] = {}
     for manifest in models.values():
-        known = [(key.rpartition("/")[2], actual.get(key)) for key in manifest.files]
-        if all(checksum for _, checksum in known):
-            address = fingerprint([[name, checksum.sha256] for name, checksum in sorted(known) if checksum])
+        if all(key in actual for key in manifest.files):
+            address = fingerprint(sorted([key.rpartition("/")[2], actual[key].sha256] for key in manifest.files))
             if address != manifest.address:
                 wrong.update(dict.fromkeys(manifest.files, f"the folder's hash is {address}, its name says another"))
     return [

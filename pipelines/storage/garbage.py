@@ -1,16 +1,15 @@
-"""Garbage collection: finds the objects of a store that no version of any dataset reaches, and deletes them.
+"""Garbage collection: deletes the objects of a store that no dataset version refers to.
 
-    collect_garbage(store)                      # what could be deleted
+    collect_garbage(store)                      # lists them
     collect_garbage(store, dry_run=False)
 
-It reads everything first and deletes afterwards: one listing, manifest or table that cannot be read, for whatever
-reason, and nothing is deleted. While it deletes it holds the root's lock, so no night or other writer is at work.
+All listings, manifests and utterance tables are read first; if any of them cannot be read, nothing
+is deleted. The root's lock is held meanwhile, so no night or other writer is running.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,14 +18,14 @@ from pathlib import Path
 from pipelines.storage import lock
 from pipelines.storage.kinds import AUDIO, COLLECTED
 from pipelines.storage.roots import TEMPORARY, Entry, StoreError
-from pipelines.storage.store import STORED, Manifest, Store
+from pipelines.storage.store import Manifest, Store, audio_copies
 
-UNFINISHED_DAYS = 7  # after which a night that was killed is not expected to be resumed
+UNFINISHED_DAYS = 7  # after which the files of an interrupted night are no longer protected
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Work that was begun and has not ended well. since: of the marker, by the store's own clock, like all objects."""
+    """Work that was started and has not completed. since: by the store's clock, as for objects."""
 
     key: str
     what: str
@@ -41,68 +40,65 @@ def collect_garbage(
     store: Store,
     dry_run: bool = True,
     older_than_hours: float = 24.0,
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
     timing: lock.Timing | None = None,
 ) -> list[Entry]:
-    """What no manifest reaches, and deletes it unless `dry_run`.
+    """Returns the unreferenced objects in the folders of COLLECTED, and deletes them unless `dry_run`.
 
-    A file is reached when a manifest lists it, or when an utterance table that a manifest lists names it as audio.
-    Younger objects stay, and so do those that are younger than the oldest unfinished night: it goes on with them.
-    Only the folders in COLLECTED are looked at. `tell` gets a line for each unfinished night.
+    An object is referenced if a manifest lists it, or an utterance table in a manifest names it as audio. Objects
+    younger than `older_than_hours` or than the oldest unfinished night, which may use them, are kept.
+
+    report: called with a line about each unfinished night.
 
     Raises:
         StoreError: something could not be read; nothing was deleted. OSError: a deletion failed.
-        Busy: a night or another command is at work on the root; only without `dry_run`.
-        Lost: this process was suspended, and somebody else began to work on the root. What was deleted until then
-            was garbage.
+        Busy: a night or another command uses the root; only without `dry_run`. Lost: this process
+        was suspended and another one has taken the lock; everything deleted until then was garbage.
     """
     if dry_run:
-        return _garbage(store, older_than_hours, tell)
+        return _garbage(store, older_than_hours, report)
     with lock.alone(store.root, timing):
-        garbage = _garbage(store, older_than_hours, tell)
+        garbage = _garbage(store, older_than_hours, report)
         _delete(store, (entry.key for entry in garbage))
-        _delete(store, (one.key for one in unfinished(store) if one.expired))
+        _delete(store, (work.key for work in unfinished(store) if work.expired))
         _clear_temporary(store, datetime.now(UTC) - timedelta(hours=older_than_hours))
         return garbage
 
 
 def unfinished(store: Store) -> list[Unfinished]:
-    """Nights, searches and studies that were killed or failed; oldest first."""
+    """Nights, searches and studies that were killed or have failed; oldest first."""
     entries = sorted(store.list(f"{lock.UNFINISHED}/"), key=lambda entry: entry.modified)
     return [Unfinished(entry.key, _what(store, entry.key), entry.modified) for entry in entries]
 
 
-def _garbage(store: Store, older_than_hours: float, tell: Callable[[str], None]) -> list[Entry]:
+def _garbage(store: Store, older_than_hours: float, report: Callable[[str], None]) -> list[Entry]:
     try:
-        return _unreached(store, older_than_hours, tell)
+        return _unreferenced(store, older_than_hours, report)
     except StoreError:
         raise
-    except Exception as error:  # of the file system, or of a client library: each has errors of its own
+    except Exception as error:  # of the file system or a client library
         text = f"{store.root} could not be read as a whole: {type(error).__name__}: {error}"
         raise StoreError(f"{text}. Nothing was deleted; try again") from error
 
 
-def _unreached(store: Store, older_than_hours: float, tell: Callable[[str], None]) -> list[Entry]:
+def _unreferenced(store: Store, older_than_hours: float, report: Callable[[str], None]) -> list[Entry]:
     limit = datetime.now(UTC) - timedelta(hours=older_than_hours)
     for work in unfinished(store):
         if work.expired:
-            tell(f"{work.what} has not ended since {work.since:%Y-%m-%d}: what it wrote is no longer spared")
+            report(f"{work.what} has not completed since {work.since:%Y-%m-%d}: its files are no longer protected")
         else:
-            tell(f"{work.what} has not ended: what was written since {work.since:%Y-%m-%d %H:%M UTC} is spared")
+            report(f"{work.what} has not completed: files written since {work.since:%Y-%m-%d %H:%M UTC} are kept")
             limit = min(limit, work.since)
-    # Objects first, manifests second: a version that is committed in between is seen, and its files are kept.
+    # Objects are listed before manifests, so that the files of a version committed in between are kept.
     objects = [entry for folder in COLLECTED for entry in store.list(folder)]
-    reached = _reached(store)
-    return [entry for entry in objects if entry.key not in reached and entry.modified < limit]
+    referenced = _referenced(store)
+    return [entry for entry in objects if entry.key not in referenced and entry.modified < limit]
 
 
-def _reached(store: Store) -> set[str]:
+def _referenced(store: Store) -> set[str]:
     files = {file for version in _manifests(store) for file in version.files}
-    reached = set(files)
-    for file in sorted(files):
-        if file.startswith("utterances/"):
-            reached.update(_audio_of(store, file))
-    return reached
+    tables = sorted(file for file in files if file.startswith("utterances/"))
+    return files.union(*(_audio_of(store, table) for table in tables))
 
 
 def _manifests(store: Store) -> Iterable[Manifest]:
@@ -111,21 +107,19 @@ def _manifests(store: Store) -> Iterable[Manifest]:
             yield from store.versions(dataset)
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(
-                f"a manifest of {dataset} in {store.root} cannot be read, so nobody knows what it reaches: {error}. "
-                "Nothing was deleted; see manifests/ there, or was it written by a newer version of Motet?"
+                f"a manifest of {dataset} in {store.root} cannot be read, so its files are unknown: {error}. "
+                "Nothing was deleted; see manifests/ there. Was it written by a newer version of Motet?"
             ) from error
 
 
-def _audio_of(store: Store, key: str) -> set[str]:
-    """Copies of recordings that an utterance table names."""
+def _audio_of(store: Store, table: str) -> set[str]:
     try:
-        audio = store.read_table(key, columns=["audio"])["audio"].unique().to_pylist()
+        return audio_copies(store, table)
     except (FileNotFoundError, ValueError, KeyError) as error:
         raise StoreError(
-            f"{key} in {store.root} cannot be read, so nobody knows which recordings in {AUDIO}/ it reaches: {error}. "
+            f"{table} in {store.root} cannot be read, so its recordings in {AUDIO}/ are unknown: {error}. "
             "Nothing was deleted; restore the table, or remove the manifest that lists it"
         ) from error
-    return {uri.removeprefix(STORED) for uri in audio if uri and uri.startswith(STORED)}
 
 
 def _delete(store: Store, keys: Iterable[str]) -> None:
@@ -142,7 +136,7 @@ def _what(store: Store, key: str) -> str:
 
 
 def _clear_temporary(store: Store, limit: datetime) -> None:
-    """Half-written files of a folder root whose writer was killed, and marks of commands that were."""
+    """Deletes temporary files and locks of commands that were left by killed processes."""
     for entry in store.list(f"{lock.WRITERS}/"):
         if entry.modified < datetime.now(UTC) - timedelta(days=UNFINISHED_DAYS):
             store.delete(entry.key)
@@ -152,7 +146,3 @@ def _clear_temporary(store: Store, limit: datetime) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.stat().st_mtime < limit.timestamp():
             path.unlink(missing_ok=True)
-
-
-def print_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -1,6 +1,6 @@
-"""Every kind of dataset that the store knows: the first part of a dataset's name, as "features" in features/1f0c/calls.
+"""All kinds of dataset. The kind is the first part of a dataset's name, such as "features" in features/1f0c/calls.
 
-`Store.commit` refuses a kind that is not listed here, so that the garbage collector (garbage.py) knows them all.
+`Store.commit` rejects other kinds, so that the garbage collector (garbage.py) covers all datasets.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pipelines.storage.roots import StoreError
 
 @dataclass(frozen=True)
 class DatasetKind:
-    """collected: objects below `<name>/` that no manifest reaches are garbage; they can be derived again."""
+    """collected: unreferenced objects below `<name>/` are garbage, because they can be derived again."""
 
     name: str
     collected: bool
@@ -31,18 +31,17 @@ KINDS = (
     DatasetKind("utterances", collected=True),
     DatasetKind("waveforms", collected=True),
 )
-AUDIO = "audio"  # copies of recordings; no dataset of their own, reached through utterance tables
-# Folders whose objects live only as long as a manifest reaches them. Whatever else a root holds (checkpoints, reports,
-# MLflow's files) is not the garbage collector's to judge.
+AUDIO = "audio"  # copies of recordings; not a dataset, but referenced by utterance tables
+# Folders from which unreferenced objects are deleted. Checkpoints, reports and MLflow's files are never collected.
 COLLECTED = (f"{AUDIO}/", *(f"{kind.name}/" for kind in KINDS if kind.collected))
 
 
 def check_kind(dataset: str) -> None:
     """Raises StoreError for a dataset of a kind that is not listed."""
     kind, _, name = dataset.partition("/")
-    known = [one.name for one in KINDS]
-    if kind not in known or not name:
+    kinds = [kind.name for kind in KINDS]
+    if kind not in kinds or not name:
         raise StoreError(
-            f"{dataset!r} is not a dataset that garbage collection knows; expected KIND/NAME with KIND one of "
-            f"{', '.join(known)}. Add a new kind to KINDS in pipelines/storage/kinds.py"
+            f"{dataset!r} is not a dataset of a known kind; expected KIND/NAME with KIND one of {', '.join(kinds)}. "
+            "Add a new kind to KINDS in pipelines/storage/kinds.py"
         )

@@ -1,22 +1,22 @@
-"""A lock in an object store, for roots that machines share: numbered lease objects with a heartbeat.
+"""A lock for roots in an object store, which several machines share: numbered lease objects with a heartbeat.
 
     lease = Lease(root, "locks/root", what="night of assistant")
     lease.acquire()                 # or raises Busy
     lease.check()                   # before a commit; raises Lost
     lease.release()
 
-It needs "create if absent" and nothing else of the server. A folder of the store holds, for each token N:
+The server only needs to support "create if absent". A folder of the store holds, for each token N:
 
-    N.json    who holds the lease with this token; created on condition that the number is free
-    N.beat    the holder's heartbeat: a counter that it raises every `Timing.beat` seconds, or RELEASED
+    N.json    the owner; created only if the number is free
+    N.beat    the owner's heartbeat: a counter that is incremented every `Timing.beat` seconds, or RELEASED
 
-The highest token is the lease. Whoever wants it watches the heartbeat. When it has not changed for `Timing.lease`
-seconds on the watcher's own clock, the watcher creates token N + 1; of several watchers one succeeds. Clocks of
-different machines are never compared.
+The highest token is the current lease. A waiting process watches its heartbeat, and creates token N
++ 1 when it has not changed for `Timing.lease` seconds on the watcher's own clock; of several
+watchers one succeeds. Clocks of different machines are never compared.
 
-A holder trusts its lease for `Timing.lease` seconds from the start of its last heartbeat. No watcher can have taken it
-in that time, because each has waited as long after reading that heartbeat. A holder that was paused for longer, or cut
-off, must create token N + 1 itself before it goes on; if another machine was first, the lease is lost for good.
+The lease is valid for `Timing.lease` seconds from the start of its last heartbeat. No watcher can have taken it in that
+time, because each waits as long after reading that heartbeat. An owner that was suspended or disconnected for longer
+must create token N + 1 itself before it continues; if another process was first, the lease is lost.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from typing import Any
 from pipelines.storage.roots import Root
 
 RELEASED = b"released"
-KEPT_TOKENS = 10  # older lease objects are removed by the next holder
-# Counts the time during which a machine is suspended, where the system has such a clock.
+KEPT_TOKENS = 10  # older lease objects are removed by the next owner
+# CLOCK_BOOTTIME includes the time during which the machine is suspended.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 logger = logging.getLogger(__name__)
 
 
 class Busy(RuntimeError):
-    """Another process works on the same root."""
+    """Another process uses the same root."""
 
 
 class Lost(RuntimeError):
-    """This process held the lock of a root and another one has taken it since: it must write nothing more."""
+    """Another process has taken this process's lock of a root: this process must not write any more."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """lease: seconds without a heartbeat after which a holder counts as dead. beat: seconds between heartbeats."""
+    """lease: seconds without a heartbeat until the lease expires. beat: seconds between heartbeats."""
 
     lease: float = 60.0
     beat: float = 10.0
@@ -60,7 +60,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class State:
-    """What the store says of a lease: the highest token, its owner and its heartbeat."""
+    """A stored lease: the highest token, its owner and its heartbeat."""
 
     token: int
     owner: dict[str, Any]
@@ -85,14 +85,14 @@ def described(owner: dict[str, Any]) -> str:
 
 
 def state_of(root: Root, folder: str) -> State | None:
-    """The lease in this folder, or None where there never was one."""
+    """The lease in this folder, or None if there never was one."""
     token = highest_token(root, folder)
     if token == 0:
         return None
     owner = json.loads(root.read(_key(folder, token, "json")))
     try:
         beat = root.read(_key(folder, token, "beat"))
-    except FileNotFoundError:  # a holder's first heartbeat follows after Timing.beat seconds
+    except FileNotFoundError:  # the first heartbeat is written after Timing.beat seconds
         beat = b""
     return State(token, owner, beat)
 
@@ -102,23 +102,23 @@ def highest_token(root: Root, folder: str) -> int:
 
 
 class Watch:
-    """Tells by its heartbeat whether a holder is alive, without comparing clocks."""
+    """Detects by its heartbeat whether an owner is alive, without comparing clocks."""
 
     def __init__(self, timing: Timing) -> None:
         self.timing = timing
-        self.changed = False  # since the first look: somebody is alive
+        self.changed = False  # since the first update: the owner is alive
         self._last: tuple[int, bytes] | None = None
         self._since = clock()
 
-    def look(self, state: State) -> None:
-        seen = (state.token, state.beat)
-        if seen != self._last:
+    def update(self, state: State) -> None:
+        current = (state.token, state.beat)
+        if current != self._last:
             self.changed = self._last is not None
-            self._last, self._since = seen, clock()
+            self._last, self._since = current, clock()
 
     @property
     def expired(self) -> bool:
-        """Nothing has changed for the length of a lease."""
+        """Whether the state has not changed for the length of a lease."""
         return clock() - self._since >= self.timing.lease
 
     def pause(self) -> None:
@@ -126,13 +126,13 @@ class Watch:
 
 
 class Lease:
-    """One process's claim to the lease in `folder`. Threads may share it."""
+    """This process's lease in `folder`; threads may share it."""
 
     def __init__(self, root: Root, folder: str, what: str, timing: Timing | None = None) -> None:
         self.root, self.folder, self.timing = root, folder, timing or Timing()
         self.owner = {**owner_of(what), "id": uuid.uuid4().hex}
-        self.token = 0  # the fencing token: higher than that of every holder before
-        self.lost = ""  # why, once it is
+        self.token = 0  # the fencing token: higher than those of all previous owners
+        self.lost = ""  # the message of Lost, once the lease is lost
         self._renewed = 0.0
         self._beats = 0
         self._mutex = threading.Lock()
@@ -140,40 +140,40 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def acquire(self, wait: bool = False) -> None:
-        """Takes the lease when it is free, released or expired; starts the heartbeat.
+        """Takes the lease if it is free, released or expired, and starts the heartbeat.
 
         Raises:
-            Busy: its holder is alive, which takes up to a heartbeat to see. Not with `wait`.
+            Busy: its owner is alive, which takes up to one heartbeat to detect. Not with `wait`.
         """
-        watch, told = Watch(self.timing), False
+        watch, warned = Watch(self.timing), False
         while True:
             state = state_of(self.root, self.folder)
             if state is not None:
-                watch.look(state)
+                watch.update(state)
             if state is None or state.released or watch.expired:
                 if self._take(1 if state is None else state.token + 1):
                     break
                 continue
             if watch.changed and not wait:
                 raise Busy(described(state.owner))
-            if not told:
-                logger.warning("in use: %s; watching whether it is alive", described(state.owner))
-                told = True
+            if not warned:
+                logger.warning("in use: %s; checking whether it is alive", described(state.owner))
+                warned = True
             watch.pause()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat of {self.folder}", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raises Lost where another process has taken the lease. Asks the store only when heartbeats have failed."""
+        """Raises Lost if another process has the lease. Sends a request only if heartbeats failed."""
         with self._mutex:
-            # Half a lease is left for what the caller is about to write.
+            # The other half of the lease's time remains for the caller's write.
             if not self.lost and clock() - self._renewed > self.timing.lease / 2:
                 self._renew()
             if self.lost:
                 raise Lost(self.lost)
 
     def release(self) -> None:
-        """Lets the next one take it at once. A store that is away is no error: the lease expires by itself."""
+        """Releases the lease. An unreachable store is not an error: the lease expires."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
@@ -185,7 +185,7 @@ class Lease:
             logger.warning("%s was not released and expires in %g s: %s", self.folder, self.timing.lease, error)
 
     def fence(self, token: int) -> bool:
-        """Takes an expired lease only to end it: its old holder can no longer renew it. Says whether it was first."""
+        """Takes and releases an expired lease, so that its owner cannot renew it; returns success."""
         if not self._take(token + 1):
             return False
         self.release()
@@ -196,7 +196,7 @@ class Lease:
             try:
                 with self._mutex:
                     self._renew()
-            except Exception as error:  # the next heartbeat may succeed; `check` says when it is too late
+            except Exception as error:  # the next heartbeat may succeed; `check` raises when it is too late
                 logger.warning("no heartbeat in %s: %s", self.folder, error)
             if self.lost:
                 logger.error("%s", self.lost)
@@ -212,20 +212,20 @@ class Lease:
         self.root.write(_key(self.folder, self.token, "beat"), str(self._beats).encode())
         if clock() - self._renewed < self.timing.lease:
             self._renewed = started
-        elif not self._take(self.token + 1):  # a watcher may have seen no heartbeat for a whole lease
+        elif not self._take(self.token + 1):  # the lease may have expired for a watcher
             self._lose()
 
     def _take(self, token: int) -> bool:
-        """Claims a token; says whether this lease holds it."""
+        """Tries to create a token; returns whether this lease holds it."""
         started = clock()
         key = _key(self.folder, token, "json")
         taken = self.root.create(key, json.dumps(self.owner).encode())
-        if not taken:  # perhaps by this very call: its answer was lost, and the client asked again
+        if not taken:  # perhaps by this call, if its response was lost and the client retried
             try:
                 taken = json.loads(self.root.read(key))["id"] == self.owner["id"]
             except FileNotFoundError:
                 taken = False
-        if taken and highest_token(self.root, self.folder) > token:  # an old number that had been removed
+        if taken and highest_token(self.root, self.folder) > token:  # an old token that had been removed
             self.root.delete(key)
             taken = False
         if taken:
@@ -235,11 +235,11 @@ class Lease:
 
     def _lose(self) -> None:
         state = state_of(self.root, self.folder)
-        holder = described(state.owner) if state else "nobody"
+        owner = described(state.owner) if state else "nobody"
         self.lost = (
-            f"{self.owner['what']} lost the lock of its root: it gave no sign of life for {self.timing.lease:g} s (was "
-            f"this machine suspended, or cut off from the store?), and {holder} has taken it. Nothing more is written; "
-            "start again when that has ended, it goes on from what is stored"
+            f"{self.owner['what']} lost the lock of its root: it sent no heartbeat for {self.timing.lease:g} s (was "
+            f"this machine suspended, or disconnected from the store?), and {owner} has taken it. Nothing more is "
+            "written; start again when that has ended, it resumes from the stored state"
         )
 
     def _remove_old(self) -> None:

@@ -1,4 +1,4 @@
-"""The lock of a root: one night at a time, and no garbage collection while anything is written.
+"""The lock of a root: one night at a time, and no garbage collection during writes.
 
     with one_at_a_time(root, "night of assistant"):         # nights, searches, studies
         ...
@@ -7,11 +7,11 @@
     with alone(root):                                       # the garbage collector: neither of the above
         ...
 
-In a folder the operating system holds the lock (flock) until the process ends, however that comes about. An S3 prefix
-is shared by machines, so there the lock is a lease with a heartbeat (lease.py). A process that was suspended may lose
-it: `check` is called before every commit and deletion that matters, and raises Lost.
+A folder is locked with flock, which the operating system releases when the process ends for any reason. (The filelock
+library has no shared mode for it; its ReadWriteLock is a SQLite file.) An S3 prefix is shared by machines, so its lock
+is a lease with a heartbeat (lease.py). A suspended process may lose it: commits and deletions call `check` first.
 
-A night leaves a marker in `unfinished/` until it has ended well. The garbage collector spares what was written since.
+A night leaves a marker in `unfinished/` until it has completed; the garbage collector keeps files written since then.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ WRITERS = "locks/writers"  # a folder for each command that holds `writing`
 GARBAGE = "garbage collection"
 
 logger = logging.getLogger(__name__)
-_held: dict[str, list[Lease]] = {}  # by root: of this process
+_leases: dict[str, list[Lease]] = {}  # of this process, by root
 
 
 @contextmanager
 def one_at_a_time(
     root: str, what: str, wait: bool = False, resumable: bool = True, timing: Timing | None = None
 ) -> Iterator[None]:
-    """Holds the root's lock. With `resumable`, what was written is spared by garbage collection until it ends well.
+    """Holds the root's lock. With `resumable`, garbage collection keeps what is written until the work completes.
 
     Raises:
-        Busy: somebody else holds it, with who, where and since when. Not with `wait`.
+        Busy: another process holds it; the message says which. Not with `wait`.
     """
     with _exclusive(root, what, wait, timing), _marked(root, what) if resumable else nullcontext():
         yield
@@ -54,7 +54,7 @@ def one_at_a_time(
 
 @contextmanager
 def writing(root: str, what: str, timing: Timing | None = None) -> Iterator[None]:
-    """For commands that add data beside a night: no garbage is collected meanwhile. Waits for a collection to end."""
+    """For commands that add data beside a night: excludes garbage collection, and waits for one to end."""
     opened = open_root(root)
     if isinstance(opened, FolderRoot):
         with _locked(opened, ".writers.lock", fcntl.LOCK_SH):
@@ -64,19 +64,19 @@ def writing(root: str, what: str, timing: Timing | None = None) -> Iterator[None
     with _holding(root, lease, wait=False):
         _await_garbage_collection(opened, timing)
         yield
-    with suppress(OSError):  # only tidiness: a released lease is no obstacle
+    with suppress(OSError):  # optional: a released lease blocks nobody
         for entry in opened.entries(f"{lease.folder}/"):
             opened.delete(entry.key)
 
 
 @contextmanager
 def alone(root: str, timing: Timing | None = None) -> Iterator[None]:
-    """Holds the root's lock for a garbage collection. Raises Busy while a night or a `writing` command is at work."""
+    """The lock for garbage collection. Raises Busy if a night or a `writing` command is running."""
     opened = open_root(root)
     with one_at_a_time(root, GARBAGE, resumable=False, timing=timing):
         if isinstance(opened, S3Root):
-            # A writer shows itself before it looks for a collection, and this is the other way round: one sees the
-            # other, whoever comes first.
+            # A writer registers before it checks for a collection; here the order is the reverse,
+            # so that at least one of the two sees the other.
             _refuse_writers(opened, root, timing)
             yield
             return
@@ -89,11 +89,8 @@ def alone(root: str, timing: Timing | None = None) -> Iterator[None]:
 
 
 def check(root: str) -> None:
-    """Before a commit or deletion: raises Lost if this process held the lock of this root and has lost it.
-
-    root: as Store.root has it. Costs no request while heartbeats succeed.
-    """
-    for lease in _held.get(root, ()):
+    """Raises Lost if this process has lost its lock of the root (as in Store.root)."""
+    for lease in _leases.get(root, ()):
         lease.check()
 
 
@@ -123,7 +120,7 @@ def _holding(root: str, lease: Lease, wait: bool) -> Iterator[None]:
         lease.acquire(wait)
     except Busy as error:
         raise _busy(root, str(error), lease.owner["what"]) from None
-    leases = _held.setdefault(_location(open_root(root)), [])
+    leases = _leases.setdefault(_location(open_root(root)), [])
     leases.append(lease)
     try:
         yield
@@ -133,7 +130,7 @@ def _holding(root: str, lease: Lease, wait: bool) -> Iterator[None]:
 
 
 def _locked(root: FolderRoot, name: str, mode: int) -> IO[str]:
-    """An open file that holds the lock until it is closed. Raises BlockingIOError with LOCK_NB when it is held."""
+    """An open file with the lock, until it is closed. With LOCK_NB, raises BlockingIOError."""
     root.folder.mkdir(parents=True, exist_ok=True)
     file = open(root.path(name), "a", encoding="utf-8")  # noqa: SIM115  (closed by the caller)
     try:
@@ -146,7 +143,7 @@ def _locked(root: FolderRoot, name: str, mode: int) -> IO[str]:
 
 @contextmanager
 def _marked(root: str, what: str) -> Iterator[None]:
-    """Marks the work as unfinished. A killed night's marker stays, with its time, until the same work ends well."""
+    """Marks the work as unfinished. The marker of killed work stays until the same work completes."""
     opened = open_root(root)
     key = f"{UNFINISHED}/{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
     opened.create(key, json.dumps(owner_of(what)).encode())
@@ -154,14 +151,14 @@ def _marked(root: str, what: str) -> Iterator[None]:
     try:
         check(_location(opened))
         opened.delete(key)
-    except Exception as error:  # the work itself is done and stored
+    except Exception as error:  # the work itself is complete
         logger.warning("%s stays marked as unfinished in %s: %s", what, root, error)
 
 
 def _await_garbage_collection(root: Root, timing: Timing | None) -> None:
     watch = Watch(timing or Timing())
     while (state := state_of(root, LEASE)) is not None and not state.released and state.owner["what"] == GARBAGE:
-        watch.look(state)
+        watch.update(state)
         if watch.expired:
             Lease(root, LEASE, f"end of a {GARBAGE} that was killed", timing).fence(state.token)
         else:
@@ -169,19 +166,19 @@ def _await_garbage_collection(root: Root, timing: Timing | None) -> None:
 
 
 def _refuse_writers(opened: S3Root, root: str, timing: Timing | None) -> None:
-    """Raises Busy when a `writing` command is alive; fences those that were killed."""
+    """Raises Busy if a `writing` command is alive; fences killed ones."""
     folders = {entry.key.rpartition("/")[0] for entry in opened.entries(f"{WRITERS}/")}
     watches = {folder: Watch(timing or Timing()) for folder in folders}
     while watches:
         for folder, watch in list(watches.items()):
             try:
                 state = state_of(opened, folder)
-            except FileNotFoundError:  # it ended between two requests
+            except FileNotFoundError:  # the command ended between two requests
                 state = None
             if state is None or state.released:
                 del watches[folder]
                 continue
-            watch.look(state)
+            watch.update(state)
             if watch.changed:
                 raise _busy(root, described(state.owner), GARBAGE)
             if watch.expired:
@@ -194,7 +191,7 @@ def _refuse_writers(opened: S3Root, root: str, timing: Timing | None) -> None:
 def _busy(root: str, holder: str, what: str) -> Busy:
     hint = "One night at a time; take --wait to wait for its end, or another --root"
     if what == GARBAGE:
-        hint = "Garbage is collected while nothing writes to the root; try again when that has ended"
+        hint = "Garbage collection needs a root that nothing writes to; try again when that has ended"
     return Busy(f"{root} is in use: {holder}. {hint}")
 
 

@@ -1,4 +1,4 @@
-"""One version of a dataset, as the store keeps it: a small JSON document that lists files and their checksums."""
+"""The manifest of a dataset version: a small JSON document that lists files and their checksums."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from pipelines.storage.checksums import Checksum
 class Manifest:
     """One version of a dataset.
 
-    address: hash of what the version was made from; equal addresses mean equal content.
-    files: keys of the store. parents: dataset -> address of what it was derived from.
-    checksums: of the files, by key; a file without one is read unchecked.
+    address: hash of the inputs; equal addresses mean equal content. files: keys of the store.
+    parents: dataset -> address, of the inputs. checksums: key -> checksum; a file without one is not verified.
     """
 
     dataset: str
@@ -37,7 +36,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Raises ValueError, TypeError or KeyError where the bytes are no manifest."""
+        """Raises ValueError, TypeError or KeyError if the data is not a manifest."""
         content = json.loads(data)
         if not isinstance(content, dict):
             raise TypeError(f"a manifest is {type(content).__name__}, expected a JSON object")

@@ -1,9 +1,8 @@
-"""Where bytes really lie: a folder or an S3 prefix behind the same eight operations.
+"""Storage back ends: a folder or an S3 prefix with the same eight operations.
 
-Both are safe against a crash in mid-write (a key is either absent or whole), and both can create a key
-on condition that it does not exist, which is what makes the commit of a manifest atomic (store.py).
-S3 takes its endpoint and credentials from the usual places (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
-~/.aws, fsspec's own configuration).
+Writes are atomic: a key is absent or complete. A key can be created on condition that it does not
+exist, which makes the commit of a manifest atomic (store.py). S3 reads its endpoint and credentials
+from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ~/.aws or fsspec's configuration.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,11 +23,11 @@ from typing import Any, Protocol
 
 from pipelines.core.redaction import redact
 
-TEMPORARY = ".tmp"  # half-written files of a folder root; never listed
+TEMPORARY = ".tmp"  # incomplete files of a folder root; never listed
 
 
 class StoreError(RuntimeError):
-    """A root that cannot be used as a store, or a key that cannot be one."""
+    """A root that cannot be used as a store, or an invalid key."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Root(Protocol):
     def create(self, key: str, data: bytes) -> bool: ...
     def upload(self, local: Path, key: str) -> None: ...
     def download(self, key: str, local: Path) -> None: ...
-    def exists(self, key: str) -> bool: ...  # raises where it cannot tell
+    def exists(self, key: str) -> bool: ...  # raises if the back end does not respond
     def entries(self, prefix: str) -> list[Entry]: ...
     def delete(self, key: str) -> None: ...
 
 
 class FolderRoot:
-    """Keys as files below a folder. Writes go to a temporary file, are synced, and renamed into place."""
+    """Keys as files below a folder. Writes go to a temporary file, which is synced and renamed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ class FolderRoot:
         self._replace(key, lambda temporary: _copy_synced(local, temporary))
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes the key unless it exists; says whether it did. `link` fails on an existing name, whoever made it."""
+        """Writes the key unless it exists; returns whether it did. `link` is atomic."""
         temporary = self._temporary()
         try:
             _write_synced(temporary, data)
@@ -92,7 +92,7 @@ class FolderRoot:
             return False
 
     def entries(self, prefix: str) -> list[Entry]:
-        found = []
+        entries = []
         for path in self._files(prefix):
             key = path.relative_to(self.folder).as_posix()
             if key.startswith(prefix):
@@ -100,15 +100,15 @@ class FolderRoot:
                     info = path.stat()
                 except FileNotFoundError:  # deleted since the folder was read
                     continue
-                found.append(Entry(key, info.st_size, datetime.fromtimestamp(info.st_mtime, UTC)))
-        return sorted(found, key=lambda entry: entry.key)
+                entries.append(Entry(key, info.st_size, datetime.fromtimestamp(info.st_mtime, UTC)))
+        return sorted(entries, key=lambda entry: entry.key)
 
     def delete(self, key: str) -> None:
         self.path(key).unlink(missing_ok=True)
 
     def _files(self, prefix: str) -> Iterator[Path]:
         top = self.folder / prefix.rpartition("/")[0]
-        # By default os.walk takes a folder that cannot be read for an empty one.
+        # By default os.walk skips a folder that cannot be read.
         for folder, names, files in os.walk(top, onerror=_raise_unless_absent):
             if Path(folder) == self.folder and TEMPORARY in names:
                 names.remove(TEMPORARY)
@@ -124,8 +124,8 @@ class FolderRoot:
         try:
             fill(temporary)
             self.path(key).parent.mkdir(parents=True, exist_ok=True)
-            # The folder is not synced here, which halves the cost of a small file: a journal keeps the order of
-            # renames, so the sync behind a manifest's creation brings along all that was written before it.
+            # The folder is not synced here, which halves the cost of a small file. A journal keeps the order of
+            # renames, so the sync after a manifest's creation also covers all earlier renames.
             os.replace(temporary, self.path(key))
         finally:
             temporary.unlink(missing_ok=True)
@@ -154,13 +154,13 @@ class S3Root:
         self.fs.put_file(str(local), self.path(key))
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes the key unless it exists; says whether it did. For small data: not every multipart is conditional."""
+        """As FolderRoot.create. For small data: multipart uploads may overwrite an object."""
         try:
             self.fs.pipe_file(self.path(key), data, mode="create")
         except FileExistsError:
             return False
         except OSError as error:
-            # Some servers answer 412 without naming the condition, so s3fs calls it EINVAL; 409 is a race in flight.
+            # s3fs maps a 412 without an error code to EINVAL; 409 is a concurrent request.
             if http_status(error) in (409, 412):
                 return False
             raise
@@ -175,12 +175,12 @@ class S3Root:
     def entries(self, prefix: str) -> list[Entry]:
         try:
             objects = self.fs.find(self.base, prefix=prefix, detail=True)
-        except FileNotFoundError as error:  # a prefix without objects gives an empty answer instead
+        except FileNotFoundError as error:  # a prefix without objects gives an empty listing instead
             raise StoreError(f"s3://{self.base} cannot be listed: {error}; does the bucket exist?") from error
         entries = [
             Entry(path[len(self.base) + 1 :], info["size"], info["LastModified"])
             for path, info in objects.items()
-            # A key that ends in "/" is a folder that somebody made on the server's web page.
+            # A key that ends in "/" is a folder that was created in the server's web console.
             if info["type"] == "file" and path.startswith(f"{self.base}/{prefix}") and not path.endswith("/")
         ]
         return sorted(entries, key=lambda entry: entry.key)
@@ -188,12 +188,12 @@ class S3Root:
     def delete(self, key: str) -> None:
         try:
             self.fs.rm_file(self.path(key))
-        except FileNotFoundError as error:  # some servers answer 404 for a key that is absent already
+        except FileNotFoundError as error:  # some servers return 404 for an absent key
             if error_code(error) == "NoSuchBucket":
                 raise
 
     def __getstate__(self) -> dict[str, Any]:
-        # A connection does not survive pickling: a Ray worker opens its own.
+        # Connections cannot be pickled: a Ray worker opens its own.
         return {"base": self.base}
 
 
@@ -209,19 +209,18 @@ def open_root(location: str) -> FolderRoot | S3Root:
 
 
 def s3_filesystem() -> Any:
-    """s3fs without its listing cache, which would hide what other machines write."""
+    """s3fs without its listing cache, which would hide writes of other machines."""
     import s3fs
 
     return s3fs.S3FileSystem(use_listings_cache=False)
 
 
 def object_exists(fs: Any, path: str) -> bool:
-    """Whether the S3 object exists. `fs.isfile` and `fs.exists` are no substitute: they hide errors.
+    """Whether the S3 object exists. Unlike `fs.isfile` and `fs.exists`, does not hide errors.
 
     Raises:
-        OSError, botocore's errors: the server did not say (5xx, a time-out, 403). 403 is no answer either: S3 sends
-            it for an absent key to whoever lacks s3:ListBucket, and for any key when the credentials have expired or
-            the clock is wrong.
+        OSError, botocore's errors: 5xx, a time-out, 403. S3 sends 403 for an absent key if s3:ListBucket is not
+            granted, and for any key if the credentials have expired or the clock is wrong.
     """
     bucket, key, _ = fs.split_path(path)
     try:
@@ -237,12 +236,12 @@ def object_exists(fs: Any, path: str) -> bool:
 
 
 def http_status(error: BaseException) -> int | None:
-    """HTTP status behind an error of s3fs, when there is one."""
+    """HTTP status of an error of s3fs, if it has one."""
     return _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
 
 
 def error_code(error: BaseException) -> str | None:
-    """S3's name for an error of s3fs, as "NoSuchBucket", when there is one."""
+    """S3's code of an error of s3fs, such as "NoSuchBucket", if it has one."""
     return _response(error).get("Error", {}).get("Code")
 
 
@@ -256,20 +255,19 @@ def _raise_unless_absent(error: OSError) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a local file's content, in hex."""
+    """Of a local file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
-    """This user's folder for what can be fetched or computed again: $MOTET_CACHE, or one below the temporary folder.
+    """This user's cache folder: $MOTET_CACHE, or a folder below the temporary folder.
 
     Raises:
-        StoreError: the folder in the shared temporary folder belongs to somebody else, who could plant files there.
+        StoreError: the folder below the shared temporary folder belongs to another user, who could plant files.
     """
-    given = os.environ.get("MOTET_CACHE")
-    if given:
-        folder = Path(given).expanduser().absolute()
+    if location := os.environ.get("MOTET_CACHE"):
+        folder = Path(location).expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     user = os.getuid() if hasattr(os, "getuid") else 0
@@ -296,14 +294,11 @@ def _copy_synced(source: Path, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut; a file system without folder handles goes without."""
+    """Makes a rename survive a power failure, if the file system supports syncing folders."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
         return
-    try:
+    with suppress(OSError):
         os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
+    os.close(handle)

@@ -1,18 +1,17 @@
-"""The store: where every derived thing lives, addressed by the content it came from.
+"""The store: versioned datasets below one root, addressed by the content that they were derived from.
 
     store = Store("motet-root")                        # or Store("s3://bucket/prefix")
     store.write_table("utterances/commands/1f0c.parquet", table)
     store.commit("utterances/commands", address="1f0c", files=("utterances/commands/1f0c.parquet",))
     store.latest("utterances/commands").files
 
-A dataset version is a small JSON manifest that lists Parquet files. It is written last, on condition that no
-other writer took its number, so a reader sees the whole old version or the whole new one, never a half.
-Objects are never changed once written: a key carries the hash of what lies under it.
+A dataset version is a small JSON manifest that lists Parquet files. It is written last, and only if
+no other writer has taken its number, so readers never see an incomplete version. Keys contain the
+hash of their content, and objects are never changed.
 
 A manifest lists the size and SHA-256 of its files. `read_table(key, manifest=manifest)`, `read_bytes` and `fetch`
-compare them with what they read and raise DamagedPart; a damaged file that can be made anew is moved to `damaged/`,
-so that the next run of its stage finds it missing. Manifests written before checksums were recorded have none:
-their files are read unchecked until `motet fsck --repair` records them.
+verify them and raise DamagedPart. A damaged file that can be derived again is moved to `damaged/`, so that the next
+run of its stage creates it again. The oldest manifests have no checksums; `motet fsck --repair` adds them.
 """
 
 from __future__ import annotations
@@ -39,28 +38,19 @@ from pipelines.storage.kinds import check_kind
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.roots import TEMPORARY, Entry, FolderRoot, StoreError, cache_folder, open_root
 
-__all__ = [
-    "Checksum",
-    "DamagedPart",
-    "Entry",
-    "Manifest",
-    "Store",
-    "StoreError",
-    "fingerprint",
-    "first_table",
-    "usable_table",
-]
+__all__ = ["Checksum", "DamagedPart", "Entry", "Manifest", "Store", "StoreError", "fingerprint"]
 
 logger = logging.getLogger(__name__)
 
 MANIFESTS = "manifests"
-DAMAGED = "damaged/"  # before the key of a file that was moved away
+DAMAGED = "damaged/"  # prefix of the keys of files that were set aside
 STORED = "store:"  # scheme of an audio URI that is a key of the store
 _COMMIT_ATTEMPTS = 1000  # each failed attempt means that another writer succeeded
+_MISSING = "it is not there"
 
 
 class Store:
-    """Bytes, tables and dataset versions below one root. Cheap to make, and picklable: it holds only its root."""
+    """Bytes, tables and dataset versions below one root. Cheap to create, and picklable."""
 
     def __init__(self, root: str | Path) -> None:
         self._root = open_root(str(root))
@@ -70,20 +60,20 @@ class Store:
         return f"Store({self.root!r})"
 
     def probe(self) -> None:
-        """Checks that the root can be written and honours conditional creation, without which commits are not safe.
+        """Checks that the root is writable and supports conditional creation, which commits depend on.
 
         Raises:
-            StoreError: it cannot, or it lets a second writer overwrite the first (some S3 stand-ins do).
+            StoreError: it is not, or a second writer can overwrite the first (as with some S3-compatible servers).
         """
         key = f".probe/{uuid.uuid4().hex}"
         try:
             first, second = self._root.create(key, b"1"), self._root.create(key, b"2")
-            kept = self._root.read(key) if first else b""
+            content = self._root.read(key) if first else b""
             self._root.delete(key)
         except OSError as error:
             scrub(error)
             raise StoreError(f"{self.root} cannot be used as a store: {error}") from error
-        if not first or second or kept != b"1":
+        if not first or second or content != b"1":
             raise StoreError(
                 f"{self.root} ignores 'create only if absent' (If-None-Match on S3, hard links in a folder), "
                 "so two writers could overwrite each other's versions; use a server or file system that honours it"
@@ -94,23 +84,21 @@ class Store:
         return checksum_of(data)
 
     def read_bytes(self, key: str, manifest: Manifest | None = None) -> bytes:
-        """The key's content; with the manifest that lists it, checked.
+        """The key's content; verified if the manifest that lists it is passed.
 
         Raises:
-            FileNotFoundError: no such key. DamagedPart: instead of it, with a manifest, and where the bytes differ.
+            FileNotFoundError: no such key, without a manifest. DamagedPart: the file is missing or damaged, with one.
         """
-        detail = ""
+        if manifest is None:
+            return self._root.read(_checked(key))
+        expected, detail = manifest.checksums.get(key), ""
         try:
             data = self._root.read(_checked(key))
-        except FileNotFoundError:
-            if manifest is None:
-                raise
-            detail = "it is not there"
-        else:
-            expected = manifest.checksums.get(key) if manifest is not None else None
             if expected is not None and (actual := checksum_of(data)) != expected:
                 detail = f"it holds {actual}"
-        if detail:  # raised here, so that it is no consequence of an error that a flow would retry
+        except FileNotFoundError:
+            detail = _MISSING
+        if detail:  # raised outside of the except block: a FileNotFoundError as context would be retried
             raise self.damaged(key, manifest, detail)
         return data
 
@@ -118,11 +106,11 @@ class Store:
         return self._root.exists(_checked(key))
 
     def list(self, prefix: str = "") -> builtins.list[Entry]:
-        """Everything whose key begins with `prefix`, by key."""
+        """All entries whose key begins with `prefix`, sorted by key."""
         return self._root.entries(prefix)
 
     def delete(self, key: str) -> None:
-        """Removes the key; one that is not there is no error."""
+        """Removes the key, if it exists."""
         self._root.delete(_checked(key))
 
     def put_file(self, local: Path, key: str) -> Checksum:
@@ -132,11 +120,8 @@ class Store:
     def fetch(self, key: str, manifest: Manifest | None = None) -> Path:
         """A local file with the key's content: the file itself below a folder root, else a cached copy.
 
-        The copy is kept by key, so this is for keys whose content never changes. With the manifest that lists the key,
-        the content is checked once in each process, and a copy before it is kept.
-
-        Raises:
-            FileNotFoundError: no such key. DamagedPart: instead of it, with a manifest, and where the bytes differ.
+        Only for keys whose content never changes. With the manifest that lists the key, the content
+        is verified once per process. Raises as `read_bytes` does.
         """
         expected = manifest.checksums.get(key) if manifest is not None else None
         copy = self._local_path(key)
@@ -148,7 +133,7 @@ class Store:
                 raise self.damaged(key, manifest, f"it holds {actual}")
         elif isinstance(self._root, FolderRoot):
             if manifest is not None:
-                raise self.damaged(key, manifest, "it is not there")
+                raise self.damaged(key, manifest, _MISSING)
             raise FileNotFoundError(f"{self.root} holds no {key}")
         return self._download(key, copy, expected, manifest)
 
@@ -164,12 +149,12 @@ class Store:
             detail = ""
             try:
                 self._root.download(key, temporary)
+                if expected is not None and (actual := mismatch(temporary, expected)) is not None:
+                    detail = f"it holds {actual}"
             except FileNotFoundError:
                 if manifest is None:
                     raise
-                detail = "it is not there"
-            if not detail and expected is not None and (actual := mismatch(temporary, expected)) is not None:
-                detail = f"it holds {actual}"
+                detail = _MISSING
             if detail:
                 raise self.damaged(key, manifest, detail)
             os.replace(temporary, copy)
@@ -178,12 +163,12 @@ class Store:
         return copy
 
     def fetch_folder(self, keys: Sequence[str], manifest: Manifest | None = None) -> Path:
-        """A local folder that holds the named keys of one folder of the store; see `fetch`."""
+        """A local folder with the given keys, which are in one folder of the store; see `fetch`."""
         (folder,) = {self.fetch(key, manifest).parent for key in keys}
         return folder
 
     def write_table(self, key: str, table: pa.Table, **options: Any) -> Checksum:
-        """The table as Parquet; `options` go to pyarrow.parquet.write_table."""
+        """Writes Parquet; `options` are those of pyarrow.parquet.write_table."""
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer, **options)
         return self.put_bytes(key, buffer.getvalue().to_pybytes())
@@ -191,28 +176,24 @@ class Store:
     def read_table(
         self, key: str, columns: builtins.list[str] | None = None, manifest: Manifest | None = None
     ) -> pa.Table:
-        """A Parquet file; with the manifest that lists it, checked as `read_bytes` does.
-
-        Raises:
-            FileNotFoundError: no such key. DamagedPart: it is not Parquet, or, with a manifest, not what that lists.
-        """
+        """A Parquet file, verified as by `read_bytes`; also raises DamagedPart if the file is not Parquet."""
         folder = isinstance(self._root, FolderRoot)
         source = self.fetch(key, manifest) if folder else pa.BufferReader(self.read_bytes(key, manifest))
         try:
-            # ParquetFile, not read_table: the latter reads partitions into a path that holds a "=".
+            # ParquetFile, because read_table takes a "=" in a path for a partition.
             return pq.ParquetFile(source).read(columns=columns)
         except (pa.ArrowInvalid, OSError) as error:
             detail = f"it cannot be read as Parquet ({error})"
         raise self.damaged(key, manifest, detail)
 
     def checksum(self, key: str) -> Checksum:
-        """Of the stored bytes, as they are now."""
+        """Checksum of the current content."""
         if isinstance(self._root, FolderRoot):
             return checksum_of(self._root.path(_checked(key)))
         return checksum_of(self.read_bytes(key))
 
     def damaged(self, key: str, manifest: Manifest | None, detail: str) -> DamagedPart:
-        """The error to raise for a file that a manifest lists; moves the file away where a later run makes it anew."""
+        """The error for a damaged file, which is set aside if a later run creates it again."""
         if not isinstance(self._root, FolderRoot):
             self._local_path(key).unlink(missing_ok=True)  # a cached copy
         if manifest is None:
@@ -223,16 +204,16 @@ class Store:
         if manifest.kind in REMADE:
             try:
                 moved = f" It was moved to {DAMAGED}{key}." if self.set_aside(key, expected) else ""
-            except OSError as error:  # a root that may only be read
+            except OSError as error:  # a read-only root
                 moved = f" It could not be moved to {DAMAGED}{key} ({error}); delete it."
         name = f"{manifest.dataset} version {manifest.version}"
         return DamagedPart(f"{self.root}/{key} of {name} is damaged: {detail}{listed}.{moved} {remedy(manifest.kind)}")
 
     def set_aside(self, key: str, expected: Checksum | None = None) -> bool:
-        """Moves the key to damaged/, so that its stage finds it missing; False where there is nothing to move.
+        """Moves the key to damaged/, so that its stage creates it again; returns False if there is nothing to move.
 
-        Nothing is moved when a second reading gives the expected bytes: another process may have made the file anew.
-        A recording's copy that is missing leaves an empty file there, by which the next ingest knows to copy it again.
+        If the file now has the expected checksum (another process may have replaced it), it stays. A missing copy of a
+        recording leaves an empty file in damaged/, so that the next ingest copies it again.
         """
         try:
             data = self._root.read(_checked(key))
@@ -247,14 +228,14 @@ class Store:
         return True
 
     def faults(self, manifest: Manifest) -> dict[str, str]:
-        """Files of a manifest that are not there or have another size than listed, and what is wrong with each.
+        """Files of a manifest that are missing or have another size, with a description.
 
-        This only lists folders: damage that leaves the size as it was is found when the file is read.
+        Compares listings only; other damage is detected when a file is read.
         """
         folders = {_checked(key).rpartition("/")[0] for key in manifest.files}
         entries = (entry for folder in sorted(folders) for entry in self.list(f"{folder}/" if folder else ""))
         sizes = {entry.key: entry.size for entry in entries}
-        faults = {key: "it is not there" for key in manifest.files if key not in sizes}
+        faults = {key: _MISSING for key in manifest.files if key not in sizes}
         for key, checksum in manifest.checksums.items():
             if key in sizes and sizes[key] != checksum.size:
                 faults[key] = f"it has {sizes[key]:,} bytes, expected {checksum.size:,}"
@@ -269,25 +250,22 @@ class Store:
         meta: Mapping[str, Any] | None = None,
         checksums: Mapping[str, Checksum] | None = None,
     ) -> Manifest:
-        """A new version of the dataset, or the newest one when it has this address already and its files are whole.
+        """Creates a version of the dataset, or returns the newest one if it has this address and its files are intact.
 
-        Write the files first. Of several writers each gets a number of its own, without gaps.
+        The files are written first. Concurrent writers get different version numbers, without gaps.
 
-        checksums: what the writes returned. Files of the newest version keep the checksums that it lists; of others
-        that are not given, they are computed from the stored bytes.
+        checksums: as returned by the writes. Others are taken from the newest version, or computed from the files.
 
         Raises:
-            StoreError: the dataset's name cannot be a key, pipelines/storage/kinds.py does not list its kind,
-            or a file is not
-                in the store as it was written.
-            Lost: this process held the lock of the root and has lost it.
+            StoreError: invalid dataset name, unknown kind, or a file is not in the store as it was
+            written. Lost: this process has lost the lock of the root.
         """
         check_kind(dataset)
         _checked(f"{MANIFESTS}/{dataset}")
         files, written = tuple(files), dict(checksums or {})
         for _ in range(_COMMIT_ATTEMPTS):
             newest = self.latest(dataset)
-            if newest is not None and newest.address == address and self._stands(newest, written):
+            if newest is not None and newest.address == address and self._is_intact(newest, written):
                 return self.record(newest, written)
             manifest = Manifest(
                 dataset=dataset,
@@ -306,27 +284,27 @@ class Store:
         raise StoreError(f"{dataset}: {_COMMIT_ATTEMPTS} other commits came first; is a writer looping?")
 
     def record(self, manifest: Manifest, checksums: Mapping[str, Checksum]) -> Manifest:
-        """Adds checksums to a version that was committed without them; what it lists already stays."""
+        """Adds checksums to a version that lacks them."""
         added = {key: checksums[key] for key in manifest.files if key in checksums}
         recorded = replace(manifest, checksums={**added, **manifest.checksums})
         if recorded != manifest:
             self._root.write(_manifest_key(manifest.dataset, manifest.version), recorded.to_json())
         return recorded
 
-    def _stands(self, newest: Manifest, written: Mapping[str, Checksum]) -> bool:
-        """Whether a version describes the files as they are now, `written` ones among them."""
+    def _is_intact(self, newest: Manifest, written: Mapping[str, Checksum]) -> bool:
+        """Whether a version describes the current files, including the ones just written."""
         listed = newest.checksums
         return not self.faults(newest) and all(listed.get(key, written[key]) == written[key] for key in written)
 
     def _checksums(
         self, files: Sequence[str], newest: Manifest | None, written: dict[str, Checksum]
     ) -> dict[str, Checksum]:
-        """Of each file; without those that the newest version lists without one: reading them all may take hours."""
-        before = newest.checksums if newest else {}
+        """Of each file. Files that the newest version lists without one are not read: it may take hours."""
+        previous = newest.checksums if newest else {}
         for key in files:
-            if key not in written and key not in before and not (newest and key in newest.files) and self.exists(key):
+            if key not in written and not (newest and key in newest.files) and self.exists(key):
                 written[key] = self.checksum(key)
-        known = {**before, **written}
+        known = {**previous, **written}
         return {key: known[key] for key in files if key in known}
 
     def _check_files(self, manifest: Manifest) -> None:
@@ -356,17 +334,17 @@ class Store:
     def _newest_first(self, dataset: str) -> Iterator[Manifest]:
         folder = f"{MANIFESTS}/{dataset}/"
         keys = [entry.key for entry in self.list(folder) if "/" not in entry.key[len(folder) :]]
-        for key in reversed(keys):  # numbers are zero-padded, so the order of names is the order of versions
+        for key in reversed(keys):  # version numbers are zero-padded
             yield Manifest.from_json(self.read_bytes(key))
 
 
 def first_table(store: Store, manifest: Manifest) -> pa.Table:
-    """The first file of a version, a table. Raises DamagedPart where its bytes are not those that are listed."""
+    """The first file of a version, which is a table. Raises DamagedPart."""
     return store.read_table(manifest.files[0], manifest=manifest)
 
 
 def usable_table(store: Store, manifest: Manifest | None, schema: pa.Schema) -> pa.Table:
-    """The same; an empty table where there is no version, or where its table is damaged: a stage then makes it anew."""
+    """The first table of a version; an empty one if there is no version or the table is damaged."""
     if manifest is None or not manifest.files:
         return schema.empty_table()
     try:
@@ -376,8 +354,14 @@ def usable_table(store: Store, manifest: Manifest | None, schema: pa.Schema) -> 
         return schema.empty_table()
 
 
+def audio_copies(store: Store, key: str, manifest: Manifest | None = None) -> set[str]:
+    """Keys of the copies of recordings that an utterance table refers to."""
+    uris = store.read_table(key, ["audio"], manifest)["audio"].unique().to_pylist()
+    return {uri.removeprefix(STORED) for uri in uris if uri and uri.startswith(STORED)}
+
+
 def fingerprint(*parts: Any) -> str:
-    """Hash of plain values: the first 16 hex digits of the SHA-256 of their canonical JSON."""
+    """Hash of JSON values: the first 16 hex digits of the SHA-256 of their canonical JSON."""
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -387,7 +371,7 @@ def _manifest_key(dataset: str, version: int) -> str:
 
 
 def _checked(key: str) -> str:
-    """The key itself, if it stays below the root on every kind of root."""
+    """The key itself, if it is valid on every kind of root."""
     parts = key.split("/")
     if not key or any(part in ("", ".", "..") for part in parts) or "\\" in key or "\0" in key:
         raise StoreError(f"{key!r} cannot be a key; expected names joined by '/', without '.', '..' and backslashes")

@@ -1,11 +1,11 @@
-"""Short dialogues with a smart speaker: what the user says, what that does, and what the system should do next.
+"""Simulated English dialogues with a smart speaker, labelled with dialogue acts and system actions.
 
     for turn in draw(Random("seed")): turn.context, turn.text, turn.act, turn.action
 
-A user wants a light, music, a timer, an alarm or a meeting, says some of what is needed at once, is asked for the rest,
-confirms, corrects, does not hear, gives up, gives thanks. The system follows a fixed policy (`_State.next`), so that
-its action is a function of the dialogue; of the turn alone it is not: "yes" does what was asked, whatever that was,
-and "seven o'clock" leads to a question or a confirmation, depending on whether the day is known.
+The user requests a light, music, a timer, an alarm or a meeting, gives some slots, is asked for the others, confirms,
+corrects, asks to repeat, cancels or says thanks. The system follows a fixed policy (`_State.next`). Its action is a
+function of the whole dialogue, but not of the last turn: "yes" confirms whatever was asked, and "seven o'clock" leads
+to a question or to a confirmation, depending on whether the day is known. The sentences are in dialogues_en.yaml.
 """
 
 from __future__ import annotations
@@ -14,76 +14,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
-from pipelines.synthetic import commands_en
+from pipelines.synthetic.commands import ENGLISH, read_texts
 from pipelines.synthetic.grammar import Grammar, Intent, Sentence, pick, weighted
 
-MOST_TURNS = 10  # of the user
-GOALS: Mapping[str, tuple[str, ...]] = {  # what each needs, in the order in which it is asked for
+MAX_TURNS = 10  # of the user
+GOALS: Mapping[str, tuple[str, ...]] = {  # required slots, in the order in which the system asks for them
     "light": ("room",),
     "music": ("room", "genre"),
     "timer": ("duration",),
     "alarm": ("time", "date"),
     "meeting": ("date", "time"),
 }
-CONFIRMED = ("alarm", "meeting")  # before they are made, and before they are forgotten
+CONFIRMED = ("alarm", "meeting")  # goals that the system confirms before it executes or cancels them
 
-# User turns: the name's first part is the act, the rest what it is about.
-FORMS = {
-    "request_light": (
-        "<ask> (turn|switch) on the (light|lights) [in the {room}]",
-        "<ask> switch the [{room}] light on",
-    ),
-    "request_music": ("<ask> play (music|some {genre}) [in the {room}]",),
-    "request_timer": ("<ask> (set|start) a timer [for {duration}]",),
-    "request_alarm": ("<ask> (set an alarm|wake me up) [for {date}|at {time}|{date} at {time}]",),
-    "request_meeting": ("<ask> (schedule|plan|book) a meeting [for {date}|at {time}|{date} at {time}]",),
-    "again_room": ("and (in the {room}|the {room} too)", "the same in the {room} [please]"),
-    "again_genre": ("[and] now [some] {genre} [please]",),
-    "again_time": ("(and another one|the same) at {time}",),
-    "again_duration": ("and another one for {duration}",),
-    "again_date": ("(and another one|the same) for {date}",),
-    "inform_room": ("[in] the {room} [please]",),
-    "inform_genre": ("[some] {genre} [please]",),
-    "inform_duration": ("[for] {duration} [please]",),
-    "inform_time": ("[at] {time} [please]",),
-    "inform_date": ("[for] {date} [please]",),
-    "inform_both": ("{date} at {time}",),
-    "correct_room": ("no the {room}", "i meant the {room}", "make it the {room} [instead]"),
-    "correct_genre": ("no {genre}", "i meant {genre}", "make it {genre} [instead]"),
-    "correct_duration": ("no {duration}", "i meant {duration}", "make it {duration} [instead]"),
-    "correct_time": ("no at {time}", "i meant {time}", "make it {time} [instead]"),
-    "correct_date": ("no {date}", "i meant {date}", "make it {date} [instead]"),
-    "affirm": ("yes [please]|right|that's right|sure|go ahead|yes do it",),
-    "deny": ("no [thanks]|that's wrong|no that's not right|not like that",),
-    "repeat": ("what did you say?", "pardon?", "say that again [please]", "i did not hear you"),
-    "thank": ("(thank you|thanks) [a lot|very much]", "great thanks"),
-    "cancel": ("(cancel|forget|stop) (that|it)", "never mind", "leave it"),
-}
-GRAMMAR = Grammar(commands_en.RULES, {name: Intent("dialogue", forms) for name, forms in FORMS.items()})
-ASKED = {
-    "room": ("which room", "where shall i do that"),
-    "genre": ("what kind of music", "what shall i play"),
-    "duration": ("for how long", "how long shall it run"),
-    "time": ("at what time", "for what time"),
-    "date": ("on which day", "for which day"),
-}
-SAID = {
-    "execute": ("done", "okay it is done"),
-    "ask_change": ("what shall i change", "what is wrong with it"),
-    "confirm_stop": ("shall i forget it", "do you want me to drop it"),
-    "stop": ("okay i forget it",),
-    "welcome": ("you are welcome", "any time"),
-}
+_TEXTS = read_texts("dialogues_en")
+GRAMMAR = Grammar(ENGLISH.rules, {name: Intent("dialogue", tuple(forms)) for name, forms in _TEXTS["forms"].items()})
+QUESTIONS, RESPONSES = _TEXTS["questions"], _TEXTS["responses"]
 ACTS = ("request", "inform", "affirm", "deny", "correct", "repeat", "thank", "cancel")
-ACTIONS = (*(f"ask_{slot}" for slot in ASKED), "confirm", "repeat", *SAID)
+ACTIONS = (*(f"ask_{slot}" for slot in QUESTIONS), "confirm", "repeat", *RESPONSES)
 
 
 @dataclass(frozen=True)
 class Turn:
     """One turn of the user.
 
-    context: the turns before it, the user's and the system's, oldest first.
-    kind: all that the turn's words tell, without the names of rooms and the like: its name in FORMS, its slots.
+    context: the turns before it, of both sides, oldest first. kind: the turn's name in `forms` and its slots.
     """
 
     context: tuple[str, ...]
@@ -96,20 +51,20 @@ class Turn:
 
 @dataclass
 class _State:
-    """What the system knows. pending: the action that waits for an answer, and its words."""
+    """The system's state. pending: the action that waits for an answer, and its text."""
 
     goal: str
     slots: dict[str, str] = field(default_factory=dict)
     pending: tuple[str, str] = ("", "")
 
     def next(self, turn: str) -> str:
-        """The system's action after a turn of the user; `slots` hold what that turn said."""
-        act, waiting = turn.split("_")[0], self.pending[0]
+        """The system's action after a turn of the user, whose slots are already in `slots`."""
+        act = turn.split("_")[0]
         if act in ("repeat", "thank"):
             return {"repeat": "repeat", "thank": "welcome"}[act]
         if act == "cancel":
             return "confirm_stop" if self.goal in CONFIRMED else "stop"
-        if waiting == "confirm_stop":
+        if self.pending[0] == "confirm_stop":
             return "stop" if act == "affirm" else "repeat"
         if act == "deny":
             return "ask_change"
@@ -125,55 +80,55 @@ def draw(rng: Random) -> list[Turn]:
     context: list[str] = []
     turns: list[Turn] = []
     name = f"request_{state.goal}"
-    interrupted = ("", "")  # what waited when the user gave up, and waits again when that is taken back
-    while name and len(turns) < MOST_TURNS:
-        sentence = GRAMMAR.say(GRAMMAR.derive(rng, name))
-        said = dict(_values(sentence))
-        state.slots.update(said)
+    interrupted = ("", "")  # the pending action when the user cancelled; restored if the user denies that
+    while name and len(turns) < MAX_TURNS:
+        sentence = GRAMMAR.sentence(GRAMMAR.derive(rng, name))
+        values = dict(_slot_values(sentence))
+        state.slots.update(values)
         action = state.next(name)
         act = {"again": "request"}.get(name.split("_")[0], name.split("_")[0])
-        turns.append(Turn(tuple(context), sentence.text, sentence.question, act, action, " ".join((name, *said))))
+        turns.append(Turn(tuple(context), sentence.text, sentence.question, act, action, " ".join((name, *values))))
         if action == "repeat" and state.pending[0] == "confirm_stop" and act == "deny":
             state.pending = interrupted
         if action == "confirm_stop":
             interrupted = state.pending
         if action != "repeat":
-            state.pending = action, _words(rng, action, state)
+            state.pending = action, _system_text(rng, action, state)
         context += [sentence.text, state.pending[1]]
-        name = _answer(rng, state, action)
+        name = _next_turn(rng, state, action)
     return turns
 
 
-def _values(sentence: Sentence) -> Iterator[tuple[str, str]]:
+def _slot_values(sentence: Sentence) -> Iterator[tuple[str, str]]:
     names = {tag[2:] for tag in sentence.slots if tag != "O"}
     for name in sorted(names):
         words = [word for word, tag in zip(sentence.tokens, sentence.slots, strict=True) if tag[2:] == name]
         yield name, " ".join(words)
 
 
-def _words(rng: Random, action: str, state: _State) -> str:
+def _system_text(rng: Random, action: str, state: _State) -> str:
     if action == "confirm":
         return f"{state.goal} {state.slots['date']} at {state.slots['time']} is that right"
-    return pick(rng, ASKED[action.removeprefix("ask_")] if action in ACTIONS[: len(ASKED)] else SAID[action])
+    return pick(rng, RESPONSES[action] if action in RESPONSES else QUESTIONS[action.removeprefix("ask_")])
 
 
-def _answer(rng: Random, state: _State, action: str) -> str:
-    """What the user does next, by its name in FORMS; "" ends the dialogue."""
-    waiting = state.pending[0]
+def _next_turn(rng: Random, state: _State, action: str) -> str:
+    """The user's next turn, by its name in `forms`; "" ends the dialogue."""
+    pending = state.pending[0]
     if action in ("stop", "welcome"):
         return ""
-    if waiting == "execute":
+    if pending == "execute":
         last = GOALS[state.goal][-1]
         return weighted(rng, ("thank", f"again_{last}", ""), (2, 2, 1))
     known = [f"correct_{slot}" for slot in GOALS[state.goal] if slot in state.slots]
-    if waiting == "confirm_stop":
+    if pending == "confirm_stop":
         return weighted(rng, ("affirm", "deny"), (1, 1))
-    if waiting == "confirm":
+    if pending == "confirm":
         return weighted(rng, ("affirm", "deny", pick(rng, known), "repeat", "cancel"), (5, 2, 2, 1, 1))
-    if waiting == "ask_change":
+    if pending == "ask_change":
         slot = pick(rng, GOALS[state.goal])
         return weighted(rng, (f"inform_{slot}", f"correct_{slot}", "cancel"), (4, 2, 1))
-    asked = waiting.removeprefix("ask_")
+    asked = pending.removeprefix("ask_")
     missing = set(GOALS[state.goal]) - set(state.slots)
     both = "inform_both" if {asked, *missing} == {"time", "date"} else f"inform_{asked}"
     other = pick(rng, known) if known else f"inform_{asked}"

@@ -1,20 +1,18 @@
 """A grammar of labelled sentences: text, tokens, BIO slots, intent and domain, drawn from one set of rules.
 
-    grammar = commands_en.GRAMMAR
-    sentence = grammar.draw(random.Random("seed"))
+    sentence = Grammar(rules, intents).draw(random.Random("seed"))
     sentence.text, sentence.slots       # 'play some jazz please', ('O', 'O', 'B-genre', 'O')
 
 A rule is one line of words with five marks:
 
-    (a|b c)      one of these; more often the one that has more words to choose from (its share: their root), so
-                 that words deep inside are heard too
-    [a|b]        the same, or nothing (half the time nothing)
-    <rule>       another rule, spliced in
+    (a|b c)      one alternative, with probability proportional to the square root of the number of words in it
+    [a|b]        the same, or nothing with probability 0.5
+    <rule>       another rule, inserted
     {slot}       another rule, its words tagged B-slot, I-slot …
-    {slot:rule}  the same where the rule is named differently
+    {slot:rule}  the same for a rule whose name differs from the slot's
 
-A form that ends in "?" is a question: `Sentence.question` lets a synthesiser raise its voice; `text` has no marks.
-A number before a bracket, "2(a|b)", is for a grammar that translates another one: see parallel.py.
+A form that ends in "?" sets `Sentence.question`, for the synthesiser's intonation; `text` has no punctuation.
+A number before a bracket, "2(a|b)", is for grammars that translate another one: see bilingual_grammar.py.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ Item = TypeVar("Item")
 
 
 class GrammarError(ValueError):
-    """A rule that cannot be read; the message names the rule and what is wrong with it."""
+    """A rule that cannot be parsed; the message names the rule and the error."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Intent:
-    """What can be asked for: its domain, its forms, and how often it is drawn (relative to the others)."""
+    """weight: how often the intent is drawn, relative to the others."""
 
     domain: str
     forms: tuple[str, ...]
@@ -60,9 +58,9 @@ class Intent:
 
 @dataclass(frozen=True)
 class Node:
-    """A parsed rule. word: itself; rule: by name (tagged when `slot` is set); sequence and choice: their children.
+    """Part of a parsed rule. An optional choice has two children: an empty sequence, and the content of the bracket.
 
-    An optional choice has two: nothing, and what is in the brackets. link: the number written before the bracket.
+    link: the number before the bracket.
     """
 
     kind: Literal["word", "rule", "sequence", "choice"]
@@ -75,7 +73,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Derivation:
-    """What became of a node: of a sequence all children, of a choice number `chosen` of them, of a rule its line."""
+    """An expanded node. children: of a sequence all, of a choice number `chosen`, of a rule its line."""
 
     node: Node
     children: tuple[Derivation, ...] = ()
@@ -84,7 +82,7 @@ class Derivation:
 
 @dataclass(frozen=True)
 class Draw:
-    """A sentence before it is said: its intent, the number of the form, and how that was derived."""
+    """A drawn sentence: its intent, the number of the form, and the derivation of the form."""
 
     intent: str
     form: int
@@ -93,7 +91,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Grammar:
-    """rules: rule name -> line. intents: intent name -> Intent. Raises GrammarError on first use if one is faulty."""
+    """rules: name -> line. intents: by name. Raises GrammarError on first use if one is invalid."""
 
     rules: Mapping[str, str]
     intents: Mapping[str, Intent]
@@ -116,7 +114,7 @@ class Grammar:
         return forms
 
     def _check(self, node: Node, where: str, inside: frozenset[str], parsed: Mapping[str, Node]) -> None:
-        """Every rule that is named exists, and none leads back into itself."""
+        """Checks that all referenced rules exist and that none is recursive."""
         if node.kind == "rule":
             if node.name not in parsed:
                 near = difflib.get_close_matches(node.name, parsed, n=1)
@@ -128,42 +126,42 @@ class Grammar:
         for child in node.children:
             self._check(child, where, inside, parsed)
 
-    @cached_property
+    @property
     def slot_names(self) -> tuple[str, ...]:
         """Slots that can occur in a sentence, sorted."""
-        found: set[str] = set()
-        for forms in self._forms.values():
-            for node, _ in forms:
-                self._walk(node, set(), found)
-        return tuple(sorted(found))
+        return self._vocabulary[1]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All words that can occur in a sentence, sorted."""
+        return self._vocabulary[0]
 
     @cached_property
-    def words(self) -> tuple[str, ...]:
-        """The closed vocabulary: each word that some sentence holds, sorted."""
-        found: set[str] = set()
+    def _vocabulary(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        words: set[str] = set()
+        slots: set[str] = set()
         for forms in self._forms.values():
             for node, _ in forms:
-                self._walk(node, found, set())
-        return tuple(sorted(found))
+                self._collect(node, words, slots)
+        return tuple(sorted(words)), tuple(sorted(slots))
 
-    def _walk(self, node: Node, words: set[str], slots: set[str]) -> None:
+    def _collect(self, node: Node, words: set[str], slots: set[str]) -> None:
         if node.kind == "word":
             words.add(node.name)
         if node.slot:
             slots.add(node.slot)
         for child in (self._rules[node.name],) if node.kind == "rule" else node.children:
-            self._walk(child, words, slots)
+            self._collect(child, words, slots)
 
     @cached_property
     def _shares(self) -> dict[Node, tuple[float, ...]]:
-        """How likely each child of a choice is: the square root of the number of words that it can say."""
+        """Weight of each child of a choice: the square root of the number of words in it."""
         shares: dict[Node, tuple[float, ...]] = {}
 
         def visit(node: Node) -> None:
             if node.kind == "choice" and node not in shares:
-                shares[node] = tuple(self._reach(child) ** 0.5 for child in node.children)
-                if node.optional:
-                    shares[node] = (1.0, 1.0)
+                weights = tuple(self._word_count(child) ** 0.5 for child in node.children)
+                shares[node] = (1.0, 1.0) if node.optional else weights
             for child in node.children:
                 visit(child)
 
@@ -171,9 +169,9 @@ class Grammar:
             visit(node)
         return shares
 
-    def _reach(self, node: Node) -> int:
+    def _word_count(self, node: Node) -> int:
         words: set[str] = set()
-        self._walk(node, words, set())
+        self._collect(node, words, set())
         return max(1, len(words))
 
     @property
@@ -182,16 +180,16 @@ class Grammar:
 
     def draw(self, rng: Random) -> Sentence:
         """One sentence: an intent by weight, one of its forms, then every choice at random."""
-        return self.say(self.derive(rng))
+        return self.sentence(self.derive(rng))
 
     def derive(self, rng: Random, intent: str | None = None) -> Draw:
-        """A sentence of that intent, or of one by weight, before it is said."""
+        """A draw of the given intent, or of an intent chosen by weight."""
         name = intent or weighted(rng, list(self.intents), [each.weight for each in self.intents.values()])
         form, (node, _) = pick(rng, list(enumerate(self._forms[name])))
         return Draw(name, form, self._derive(node, rng))
 
-    def say(self, draw: Draw) -> Sentence:
-        tagged = _said(draw.derivation)
+    def sentence(self, draw: Draw) -> Sentence:
+        tagged = _tagged_words(draw.derivation)
         tokens, slots = tuple(word for word, _ in tagged), tuple(tag for _, tag in tagged)
         _, question = self._forms[draw.intent][draw.form]
         return Sentence(" ".join(tokens), tokens, slots, draw.intent, self.intents[draw.intent].domain, question)
@@ -200,8 +198,8 @@ class Grammar:
         if node.kind == "choice":
             chosen = weighted(rng, range(len(node.children)), self._shares[node])
             return Derivation(node, (self._derive(node.children[chosen], rng),), chosen)
-        inside = (self._rules[node.name],) if node.kind == "rule" else node.children
-        return Derivation(node, tuple(self._derive(child, rng) for child in inside))
+        children = (self._rules[node.name],) if node.kind == "rule" else node.children
+        return Derivation(node, tuple(self._derive(child, rng) for child in children))
 
     def form(self, intent: str, number: int) -> Node:
         return self._forms[intent][number][0]
@@ -210,43 +208,40 @@ class Grammar:
         return self._rules[name]
 
     def fingerprint(self) -> str:
-        """Changes when any sentence could."""
+        """Hash of all rules and intents."""
         content: Any = [dict(self.rules), {name: [i.domain, i.forms, i.weight] for name, i in self.intents.items()}]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _said(derivation: Derivation) -> list[tuple[str, str]]:
-    """Words and their tags."""
+def _tagged_words(derivation: Derivation) -> list[tuple[str, str]]:
+    """Words and their BIO tags."""
     node = derivation.node
     if node.kind == "word":
         return [(node.name, "O")]
-    inside = [pair for child in derivation.children for pair in _said(child)]
+    tagged = [pair for child in derivation.children for pair in _tagged_words(child)]
     if node.slot is None:
-        return inside
-    return [(word, f"{'I' if position else 'B'}-{node.slot}") for position, (word, _) in enumerate(inside)]
+        return tagged
+    return [(word, f"{'I' if position else 'B'}-{node.slot}") for position, (word, _) in enumerate(tagged)]
 
 
 def pick(rng: Random, items: Sequence[Item]) -> Item:
-    """One item, all as likely. Only `Random.random` is promised to stay the same over versions of Python."""
+    """One item, uniformly. Only `Random.random` is stable over versions of Python."""
     return items[int(rng.random() * len(items))]
 
 
 def weighted(rng: Random, items: Sequence[Item], weights: Sequence[float]) -> Item:
-    """One item, each as likely as its weight says."""
-    left = rng.random() * sum(weights)
+    """One item, with probability proportional to its weight."""
+    remaining = rng.random() * sum(weights)
     for item, weight in zip(items, weights, strict=True):
-        left -= weight
-        if left < 0:
+        remaining -= weight
+        if remaining < 0:
             return item
     return items[-1]
 
 
 def _parse(line: str, where: str) -> Node:
-    left = _TOKEN.sub("", line).strip()
-    if left:
-        raise GrammarError(
-            f"{where}: cannot read {left.split()[0]!r} in {line!r}; digits and punctuation are spelled out"
-        )
+    if unknown := _TOKEN.sub("", line).split():
+        raise GrammarError(f"{where}: cannot read {unknown[0]!r} in {line!r}; digits and punctuation are spelled out")
     tokens = _TOKEN.findall(line)
     node, end = _alternatives(tokens, 0, where)
     if end != len(tokens):
@@ -255,7 +250,7 @@ def _parse(line: str, where: str) -> Node:
 
 
 def _alternatives(tokens: Sequence[str], at: int, where: str) -> tuple[Node, int]:
-    """Sequences with "|" between them, up to a closing bracket or the end."""
+    """Sequences separated by "|", up to a closing bracket or the end."""
     choices: list[Node] = []
     while True:
         sequence, at = _sequence(tokens, at, where)
@@ -271,13 +266,13 @@ def _sequence(tokens: Sequence[str], at: int, where: str) -> tuple[Node, int]:
     while at < len(tokens) and tokens[at] not in ("|", ")", "]"):
         token = tokens[at]
         if token[-1] in "([":
-            inside, at = _alternatives(tokens, at + 1, where)
+            content, at = _alternatives(tokens, at + 1, where)
             closing = ")" if token[-1] == "(" else "]"
             if at == len(tokens) or tokens[at] != closing:
                 raise GrammarError(f"{where}: {token!r} without its {closing!r}")
             if token[-1] == "[":
-                inside = Node("choice", children=(Node("sequence"), inside), optional=True)
-            items.append(replace(inside, link=int(token[:-1])) if token[:-1] else inside)
+                content = Node("choice", children=(Node("sequence"), content), optional=True)
+            items.append(replace(content, link=int(token[:-1])) if token[:-1] else content)
         elif token[0] == "<":
             items.append(Node("rule", token[1:-1]))
         elif token[0] == "{":

@@ -1,7 +1,7 @@
-"""A voice for a text: the eSpeak NG synthesiser, the same samples every time.
+"""Deterministic speech synthesis with eSpeak NG, for the demo corpus.
 
     samples = synthesize("turn on the kitchen lights")             # (N,) float32 at 16 kHz
-    speech = speak("turn on the kitchen lights", voice)            # and where its phonemes lie
+    speech = speak("turn on the kitchen lights", voice)            # with the times of its phonemes
 
 Needs the extra `motet[espeak]`, see mtl/tts/espeak.py.
 """
@@ -20,32 +20,31 @@ from pipelines.synthetic.voices import Voice, speakers
 from pipelines.utterances.utterance import CorpusError
 
 SAMPLE_RATE = 16000  # Hz
-MARGIN = 0.08  # s of silence kept before and after
-SILENCE = 10 ** (-50 / 20)  # of the peak; what is below it at the ends is cut
+MARGIN = 0.08  # s of silence before and after the speech
+SILENCE = 10 ** (-50 / 20)  # relative to the peak; quieter samples at both ends are removed
 
 
 @dataclass(frozen=True)
 class Speech:
-    """samples (N,) float32 at 16 kHz; phonemes: (eSpeak's symbol, start in s, end in s), from the first sample to the
-    last, PAUSE where nothing is said."""
+    """samples: (N,) float32 at 16 kHz. phonemes: (symbol or PAUSE, start in s, end in s), without gaps."""
 
     samples: np.ndarray
     phonemes: tuple[tuple[str, float, float], ...]
 
 
 def synthesize(text: str, voice: Voice | None = None) -> np.ndarray:
-    """The text, spoken: (N,) float32 at 16 kHz, the same samples each time. Voice None is one of the test split."""
+    """(N,) float32 at 16 kHz. The default voice is one of the test split."""
     return speak(text, voice or speakers("test", 1, seed=0)[0]).samples
 
 
 def speak(text: str, voice: Voice) -> Speech:
-    """The text, spoken, with the times of its phonemes. Raises CorpusError when eSpeak cannot say it."""
+    """Synthesised speech with the times of its phonemes. Raises CorpusError if eSpeak fails."""
     try:
         raw, rate, events = espeak.say(text, voice.accent, voice.variant, voice.rate, voice.pitch, voice.range)
     except EspeakError as error:
         raise CorpusError(str(error)) from None
     samples = raw.astype(np.float32) / 32768
-    first, last = _sounding(samples, rate)
+    first, last = _speech_bounds(samples, rate)
     samples = soxr.resample(samples[first:last], rate, SAMPLE_RATE)
     power = float(np.sqrt(np.mean(samples**2)))
     gain = min(10 ** (voice.level / 20) / power, 0.99 / float(np.abs(samples).max()))
@@ -53,29 +52,29 @@ def speak(text: str, voice: Voice) -> Speech:
 
 
 def render(text: str, voice: Voice, noise: tuple[float, int] | None = None) -> bytes:
-    """A 16-bit FLAC file of the text, spoken; `noise` is (signal-to-noise ratio in dB, seed)."""
+    """Synthesised speech as a 16-bit FLAC file; `noise` is (signal-to-noise ratio in dB, seed)."""
     samples = synthesize(text, voice)
     if noise is not None:
         samples = _with_noise(samples, *noise)
     return flac(samples, SAMPLE_RATE)
 
 
-def _sounding(samples: np.ndarray, rate: int) -> tuple[int, int]:
-    """Where the sound begins and ends, in samples, the margins included."""
+def _speech_bounds(samples: np.ndarray, rate: int) -> tuple[int, int]:
+    """First and last sample of the speech, with margins."""
     loud = np.flatnonzero(np.abs(samples) > SILENCE * np.abs(samples).max())
     margin = int(MARGIN * rate)
     return max(0, int(loud[0]) - margin), min(len(samples), int(loud[-1]) + 1 + margin)
 
 
 def _phonemes(events: list[espeak.Event], first: int, last: int, rate: int) -> tuple[tuple[str, float, float], ...]:
-    """From (symbol, sample) at each start; each ends where the next begins, the last one with the sound."""
+    """Symbols with start and end; each phoneme ends where the next one begins."""
     starts = espeak.with_pauses(events, first)
     times = [(min(max(sample, first), last) - first) / rate for _, sample in starts] + [(last - first) / rate]
     return tuple(zip((symbol for symbol, _ in starts), times[:-1], times[1:], strict=True))
 
 
 def _with_noise(samples: np.ndarray, ratio: float, seed: int) -> np.ndarray:
-    """Noise that falls by 3 dB an octave, as that of rooms and machines does, at `ratio` dB below the speech."""
+    """Adds pink noise (-3 dB per octave) at a signal-to-noise ratio of `ratio` dB."""
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(len(samples)))
     spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), len(spectrum) * 50 / (SAMPLE_RATE / 2)))  # flat to 50 Hz
     noise = np.fft.irfft(spectrum, len(samples))
@@ -85,7 +84,7 @@ def _with_noise(samples: np.ndarray, ratio: float, seed: int) -> np.ndarray:
 
 
 def installed() -> str:
-    """Version of the package that carries eSpeak NG. Raises CorpusError when it is missing."""
+    """Version of eSpeak NG's package. Raises CorpusError if it is not installed."""
     try:
         return espeak.installed()
     except EspeakError as error:

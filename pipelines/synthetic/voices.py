@@ -1,23 +1,20 @@
-"""Who speaks in the embedded corpus, and how: accents, variants, speakers and speaking styles of eSpeak NG.
+"""Speakers and speaking styles of the demo corpus: accents, variants and prosody settings of eSpeak NG.
 
-A speaker is one accent, one variant (the shape of the throat, so to say), one pitch, one pitch range and one rate,
-drawn once. Accents are heard in every split; a variant is heard in one split only, so that a voice of the test
-split is a voice that training never heard.
+A speaker is one accent, variant (formants and voice quality), pitch, pitch range and rate, drawn once. Accents occur
+in every split, a variant in one split only, so the speakers of the test split are unseen in training.
 
-Variants were chosen by measuring: each was synthesised, and its level, clipping, pitch, share of voiced frames, length
-and long-term spectrum compared with the plain voice and with every other variant. Left out are:
+Variants were selected by level, clipping, pitch, share of voiced frames, length and long-term spectrum. Excluded:
 
-- whispers and creaks, which have next to no voiced frames: whisper, whisperf, croak, grandpa, klatt, klatt2, ian;
-- robots, effects and echoes that nobody sounds like: robosoft to robosoft8, UniRobot, anikaRobot, announcer,
-  Demonic, RicishayMax to RicishayMax3, caleb (no voicing, 360 Hz), zac (360 Hz);
-- spectra far from speech or heavy clipping: ed, iven, iven2, iven3, paul, Jacky, norbert, kaukovalta,
-  steph2, steph3;
-- other timing than the rest: Marco and AnxiousAndy (a third slower), anika (every phrase in one melody);
-- Storm, which switches the language, and fast, which only switches the rate;
-- twins of a variant that is in (log spectra within 0.15): Gene2, klatt6, edward2, or in another split's
-  family: Henrique, gustave, robert, john, "Mr serious".
+- almost no voiced frames: whisper, whisperf, croak, grandpa, klatt, klatt2, ian;
+- robots, effects and echoes: robosoft to robosoft8, UniRobot, anikaRobot, announcer, Demonic, RicishayMax to
+  RicishayMax3, caleb (no voicing, 360 Hz), zac (360 Hz);
+- spectra unlike speech, or heavy clipping: ed, iven, iven2, iven3, paul, Jacky, norbert, kaukovalta, steph2, steph3;
+- different timing or intonation: Marco and AnxiousAndy (a third slower), anika (the same melody in every phrase);
+- Storm, which changes the language, and fast, which only changes the rate;
+- near-duplicates of an included variant (log spectra within 0.15): Gene2, klatt6, edward2; or of one in another
+  split: Henrique, gustave, robert, john, "Mr serious".
 
-Andy is in no split: a voice that neither training nor a test has heard, for trying things out.
+Andy is in no split, so it can serve as an unseen voice.
 """
 
 from __future__ import annotations
@@ -27,18 +24,9 @@ from random import Random
 
 from pipelines.synthetic.grammar import pick
 
-# eSpeak NG's names of its voices. English: America, New York, Great Britain, Received Pronunciation. It has Scotland,
-# Lancaster, the Caribbean and the West Midlands too; each more accent takes minutes more to learn, on a laptop.
-# By file, in lower case as eSpeak looks for them: "en-gb" alone is not found.
-ACCENTS = {
-    "en": (
-        "gmw/en-us",
-        "gmw/en",
-        "gmw/en-gb-x-rp",
-        "gmw/en-us-nyc",
-    ),
-    "de": ("gmw/de",),
-}
+# Voice files of eSpeak NG, in lower case: America, Great Britain, Received Pronunciation, New York.
+# eSpeak has four more English accents; each one lengthens training by minutes on a laptop.
+ACCENTS = {"en": ("gmw/en-us", "gmw/en", "gmw/en-gb-x-rp", "gmw/en-us-nyc"), "de": ("gmw/de",)}
 
 VARIANTS = {
     "train": (
@@ -51,7 +39,7 @@ VARIANTS = {
     "test": ("f3", "m3", "belinda", "m5", "linda", "Michael", "Mike", "Reed", "victor", "mike2", "klatt3", "miguel"),
 }
 
-# Drawn evenly, once for a speaker; eSpeak's own scales (rate in words a minute, the other two 0 to 99, 50 normal).
+# Ranges of a speaker's settings, drawn uniformly, in eSpeak's units (rate in words per minute, the others 0 to 99).
 RATES = (125, 160)
 PITCHES = (35, 65)
 RANGES = (35, 65)
@@ -60,7 +48,7 @@ LEVELS = (-26, -22)  # dBFS, RMS
 
 @dataclass(frozen=True)
 class Voice:
-    """How eSpeak speaks. accent, variant: its names; rate: words a minute; pitch, range: 0 to 99; level: dBFS (RMS)."""
+    """eSpeak's settings. rate: words per minute; pitch, range: 0 to 99; level: dBFS (RMS)."""
 
     accent: str = "gmw/en-us"
     variant: str = "f3"
@@ -77,7 +65,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Style:
-    """What a speaking style does to a voice: rate (factor), pitch and range (added), gain (dB)."""
+    """Changes to a voice: rate (factor), pitch and range (added), gain (dB)."""
 
     rate: float = 1.0
     pitch: int = 0
@@ -85,8 +73,8 @@ class Style:
     gain: float = 0.0
 
 
-# Acted by four parameters alone: a synthetic style, and the label `emotion` says no more than which of them it was.
-# Directions follow Murray and Arnott (1993): joy and anger faster, higher, wider and louder; sadness the reverse.
+# Synthetic styles, made of four parameters; the label `emotion` names the style. The directions follow Murray and
+# Arnott (1993): joy and anger are faster, higher, wider in pitch and louder; sadness is the opposite.
 STYLES = {
     "neutral": Style(),
     "excited": Style(rate=1.18, pitch=20, range=32, gain=5.0),
@@ -110,27 +98,17 @@ def styled(voice: Voice, style: str) -> Voice:
 def speakers(
     split: str, count: int, seed: int, language: str = "en", accents: tuple[str, ...] | None = None
 ) -> list[Voice]:
-    """The first `count` speakers of a split; asking for more adds to the end and changes none.
+    """The first `count` speakers of a split; a larger count only appends speakers.
 
-    Goes through every variant before it repeats one, each time with the next accent, of `accents` or all there are.
+    Each variant is used once before any is used again, with the next of `accents` (default: all of the language).
     """
     variants, accents = VARIANTS[split], accents or ACCENTS[language]
-    drawn = []
+    voices = []
     for number in range(count):
         rng = Random(f"{seed}/speaker/{language}/{split}/{number}")
-        turn, place = divmod(number, len(variants))
-        drawn.append(
-            Voice(
-                accent=accents[(place + turn) % len(accents)],
-                variant=variants[place],
-                rate=_between(rng, RATES),
-                pitch=_between(rng, PITCHES),
-                range=_between(rng, RANGES),
-                level=float(_between(rng, LEVELS)),
-            )
+        cycle, index = divmod(number, len(variants))
+        rate, pitch, range_, level = (pick(rng, range(low, high + 1)) for low, high in (RATES, PITCHES, RANGES, LEVELS))
+        voices.append(
+            Voice(accents[(index + cycle) % len(accents)], variants[index], rate, pitch, range_, float(level))
         )
-    return drawn
-
-
-def _between(rng: Random, bounds: tuple[int, int]) -> int:
-    return pick(rng, range(bounds[0], bounds[1] + 1))
+    return voices

@@ -1,7 +1,7 @@
-"""What the labels of a row must satisfy before it may train anything; no audio is opened here.
+"""Validates and normalises the labels of a row.
 
-Words of a row are normalised one by one, so that `tokens` are always the words of `text`: a tag meant for
-"8:38" stays on "8 38", and a comma that was a token of its own takes its tag with it.
+Tokens are normalised one by one, so that `tokens` are always the words of `text`: "8 38" keeps the
+tag of "8:38", and a comma that is a token is removed with its tag.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipelines.utterances.utterance import Reject, Utterance
 
 
 class LabelError(ValueError):
-    """Labels that contradict each other; `reason` is one of table.REASONS."""
+    """Inconsistent labels; `reason` is one of schema.REASONS."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -25,10 +25,10 @@ class LabelError(ValueError):
 
 
 def check_bio(tags: Sequence[str]) -> None:
-    """BIO (IOB2, Ramshaw and Marcus 1995): O, B-x, and I-x only behind B-x or I-x of the same x.
+    """Checks BIO tags (IOB2, Ramshaw and Marcus 1995): O, B-x, and I-x only after B-x or I-x with the same x.
 
     Raises:
-        LabelError: bio_transition, naming the position (1-based).
+        LabelError: bio_transition, with the position (1-based).
     """
     previous = "O"
     for position, tag in enumerate(tags, start=1):
@@ -36,13 +36,13 @@ def check_bio(tags: Sequence[str]) -> None:
         if tag != "O" and not (kind in ("B", "I") and dash and slot):
             raise LabelError("bio_transition", f"tag {position} is {tag!r}, expected O, B-<slot> or I-<slot>")
         if kind == "I" and previous not in (f"B-{slot}", f"I-{slot}"):
-            detail = f"tag {position} is {tag!r} behind {previous!r}, expected B-{slot} or I-{slot} before it"
+            detail = f"tag {position} is {tag!r} after {previous!r}, expected B-{slot} or I-{slot} before it"
             raise LabelError("bio_transition", detail)
         previous = tag
 
 
 def align(tokens: Sequence[str], tags: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tokens as normalised words, each with its tag. Both lists have one length, and the tags stay valid BIO.
+    """Normalised words and their tags, which stay valid BIO.
 
     Raises:
         LabelError: length_mismatch, bio_transition.
@@ -52,44 +52,44 @@ def align(tokens: Sequence[str], tags: Sequence[str]) -> tuple[list[str], list[s
     check_bio(tags)
     words: list[str] = []
     aligned: list[str] = []
-    pending = ""  # slot whose B- stood on a token without words
+    pending = ""  # slot whose B- tag was on a token without words
     for token, tag in zip(tokens, tags, strict=True):
         slot = tag[2:]
         begins = tag.startswith("B-") or (tag.startswith("I-") and pending == slot)
-        spoken = normalise(token).split()
-        for position, word in enumerate(spoken):
+        normalised = normalise(token).split()
+        for position, word in enumerate(normalised):
             words.append(word)
             aligned.append("O" if not slot else f"B-{slot}" if begins and position == 0 else f"I-{slot}")
-        pending = slot if begins and not spoken else ""
+        pending = slot if begins and not normalised else ""
     return words, aligned
 
 
 def clean(utterance: Utterance) -> tuple[str | None, list[str] | None, list[str] | None]:
-    """Text, tokens and slots as the table keeps them: normalised; tokens only where there are slots.
+    """Normalised text, tokens and slots; tokens only if there are slots.
 
     Raises:
         LabelError: length_mismatch, bio_transition, missing_transcript.
     """
-    stated = utterance.text if utterance.text is not None else " ".join(utterance.tokens or ())
-    given = utterance.text is not None or utterance.tokens is not None
-    text = normalise(stated) if given else None
-    if given and not text:
-        raise LabelError("missing_transcript", f"the text is {stated!r}, which holds no word")
-    if not given and utterance.recording is None:
+    original = utterance.text if utterance.text is not None else " ".join(utterance.tokens or ())
+    has_text = utterance.text is not None or utterance.tokens is not None
+    text = normalise(original) if has_text else None
+    if has_text and not text:
+        raise LabelError("missing_transcript", f"the text is {original!r}, which holds no word")
+    if not has_text and utterance.recording is None:
         raise LabelError("missing_transcript", "the row has neither audio nor text")
     if utterance.slots is None:
         return text, None, None
-    tokens, slots = align(utterance.tokens if utterance.tokens is not None else stated.split(), utterance.slots)
+    tokens, slots = align(utterance.tokens if utterance.tokens is not None else original.split(), utterance.slots)
     if " ".join(tokens) != text:
-        raise LabelError("length_mismatch", f"the tokens read {' '.join(tokens)!r}, the text {text!r}")
+        raise LabelError("length_mismatch", f"the tokens are {' '.join(tokens)!r}, the text is {text!r}")
     return text, tokens, slots
 
 
 def clean_label(column: Column, value: Any) -> Any:
-    """A label as the table keeps it: text as it is written, but NFC and with single spaces; None where it is empty.
+    """A label as stored: text in NFC and with single spaces, if the column is `tidied`; None if it is empty.
 
     Raises:
-        LabelError: bad_row, for a value of another kind than the column's.
+        LabelError: bad_row, for a value of another type than the column's.
     """
     if column.kind == "number":
         return _number(column, value)
@@ -115,5 +115,5 @@ def _number(column: Column, value: Any) -> float | None:
 
 
 def rejected(utterance: Utterance, reason: str, detail: str) -> Reject:
-    """The utterance as a quarantine row that points at its label file."""
+    """A Reject with the utterance's id and position in its label file."""
     return Reject(utterance.file, utterance.row, utterance.id, reason, detail)

@@ -1,4 +1,4 @@
-"""What a corpus reader yields: utterances with their labels, and rows that it rejects."""
+"""The rows that a corpus reader yields: utterances with their labels, and rejects."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipelines.sources.source import Recording
 
 @dataclass(frozen=True)
 class Utterance:
-    """One row as the corpus states it; ingest adds the corpus name to `id`, normalises `text` and settles the split.
+    """One row of a corpus. Ingest adds the corpus name to `id`, normalises `text` and assigns the split.
 
-    split: the release's own, one of table.SPLITS, or None where it has none.
-    recording: None for a row of text alone.
-    slots: BIO tags, one for each of `tokens`.
-    labels: values of the columns that tasks declare (mtl.spec.label_columns), None or left out where not labelled.
-    context: the turns of the dialogue before this one, oldest first; None where the row is no part of a dialogue.
-    trials: "1 ID" or "0 ID" for verification: whether the row ID of this corpus is the same speaker.
-    phones, phone_ends: what is said, silence included, and where each ends in s, for a corpus that knows; see
-        mtl/tts/phonemes.py. Ingest makes phones of the text of others, where the recipe asks for them.
-    file, row: where a person would mend it; row is 1-based, None when the file is the row.
+    split: of the release, one of schema.SPLITS, or None.
+    recording: None for a text-only row.
+    slots: BIO tags, one per token.
+    labels: values of the columns that tasks declare (mtl.spec.label_columns); None or absent if not labelled.
+    context: the previous turns of the dialogue, oldest first; None outside of dialogues.
+    trials: "1 ID" or "0 ID" for verification: whether the row ID of this corpus is of the same speaker.
+    phones, phone_ends: phones, including silence, and their ends in s, if the corpus has them; see
+        mtl/tts/phonemes.py. Otherwise ingest derives phones from the text, if the recipe requires them.
+    file, row: position in the label file, for messages; row is 1-based, None if the file is the row.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that a reader could not turn into an utterance; `reason` is one of table.REASONS."""
+    """An invalid row; `reason` is one of schema.REASONS."""
 
     file: str
     row: int | None
@@ -53,11 +53,11 @@ class Reject:
 
 
 class CorpusError(ValueError):
-    """A source that is not laid out as its kind of corpus is, or options that do not fit it."""
+    """A source without the layout of its kind of corpus, or invalid options."""
 
 
 def text_lines(data: bytes) -> list[str]:
-    """Lines of a UTF-8 file, without their ends. Bytes that are not UTF-8 become lone surrogates: see `not_utf8`."""
+    """Lines of a UTF-8 file, without line ends. Invalid bytes become lone surrogates: see `not_utf8`."""
     lines = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")
     if lines[-1] == "":
         lines.pop()

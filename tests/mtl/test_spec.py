@@ -20,7 +20,7 @@ from mtl.tasks import SHIPPED
 from pipelines.data.ingest import ingest, utterances
 from pipelines.recipe import Corpus, Quality, RecipeError, parse
 from pipelines.storage.store import Store
-from pipelines.utterances.schema import stated, utterance_schema
+from pipelines.utterances.schema import hashed_values, utterance_schema
 from tests.conftest import ROOT
 
 ACCENT = TaskSpec(
@@ -101,7 +101,7 @@ def test_a_new_column_moves_no_address_of_rows_without_it(tmp_path: Path) -> Non
     spec.register(ACCENT)
     try:
         assert address("after") == before
-        assert "accent" not in stated({"id": "1", "accent": None})
+        assert "accent" not in hashed_values({"id": "1", "accent": None})
     finally:
         spec.unregister("accent")
 

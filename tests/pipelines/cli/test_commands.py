@@ -340,13 +340,11 @@ def test_bars_are_drawn_on_a_terminal_and_lines_everywhere(capsys: pytest.Captur
 
     drawn, plain = io.StringIO(), io.StringIO()
     for stream, terminal in ((drawn, True), (plain, False)):
-        screen = progress.Screen(console=Console(file=stream, force_terminal=terminal, width=120))
-        screen.start()
-        with screen.bar("features", unit="rec") as report:
-            report(5, 10, "a.wav")
-            screen._bars.refresh()
-        screen.line("features", "10 recordings [all new]", seconds=1.23)
-        screen.stop()
+        with progress.Screen(console=Console(file=stream, force_terminal=terminal, width=120)) as screen:
+            with screen.bar("features", unit="rec") as report:
+                report(5, 10, "a.wav")
+                screen._bars.refresh()
+            screen.line("features", "10 recordings [all new]", seconds=1.23)
     assert "5/10" in drawn.getvalue()
     assert "ETA" in drawn.getvalue()
     assert plain.getvalue() == "features   10 recordings [all new]  1.2 s\n"

@@ -18,7 +18,7 @@ def test_what_is_there_may_be_asked_for(ray_session: Any) -> None:
 
 
 def test_asking_for_too_much_fails_at_once(ray_session: Any) -> None:
-    with pytest.raises(cluster.ClusterError, match=r"3 CPUs, 8 GPUs asked for.* has 2 CPUs, 0 GPUs in all"):
+    with pytest.raises(cluster.ClusterError, match=r"3 CPUs, 8 GPUs required.* has 2 CPUs, 0 GPUs in total"):
         cluster.connect(cpus=3, gpus=8)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.corpora import CORPORA
 from pipelines.recipe import CORPUS_KINDS, Corpus
-from pipelines.sources.source import open_source
+from pipelines.sources.open import open_source
 from pipelines.utterances.schema import REASONS
 from pipelines.utterances.utterance import CorpusError, Reject, Utterance, not_utf8, text_lines
 

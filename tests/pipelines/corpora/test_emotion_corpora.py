@@ -96,7 +96,7 @@ def test_emotions_are_merged_and_dropped_by_name(iemocap: Path) -> None:
     ("options", "message"),
     [
         ({"emotions": {"exited": "happy"}}, "iemocap knows no exited; it has afraid, angry"),
-        ({"emotions": ["happy"]}, "expected emotions and what to call them"),
+        ({"emotions": ["happy"]}, "expected emotions and their new names"),
         ({"sessions": {6: "test"}}, "expected sessions 1 to 5"),
         ({"sessions": {5: "dev"}}, "expected sessions 1 to 5"),
         ({"session": {5: "test"}}, "did you mean 'sessions'"),
@@ -199,7 +199,7 @@ def test_ljspeech_reads_what_was_read(tmp_path: Path) -> None:
     ]
     rows, _ = read("ljspeech", folder, text="printed", speaker="linda")
     assert (rows[0].text, rows[0].speaker) == ('In 1455, "he" said', "linda")
-    with pytest.raises(CorpusError, match="expected read or printed"):
+    with pytest.raises(CorpusError, match="expected 'read' or 'printed'"):
         read("ljspeech", folder, text="normalised")
 
 

@@ -351,16 +351,16 @@ def test_a_recording_is_flac_and_its_stamp_follows_its_bytes() -> None:
 
 
 def test_fingerprint_stays_until_an_option_changes() -> None:
-    assert espeak.fingerprint_of(corpus()) == espeak.fingerprint_of(corpus(hours=1.5))
+    assert espeak.READER.fingerprint(None, corpus()) == espeak.READER.fingerprint(None, corpus(hours=1.5))
     options: list[dict[str, Any]] = [{}, {"utterances": 10}, {"seed": 1}, {"noise_db": [5, 10]}, {"speakers": 81}]
-    assert len({espeak.fingerprint_of(corpus(**each)) for each in options}) == len(options)
+    assert len({espeak.READER.fingerprint(None, corpus(**each)) for each in options}) == len(options)
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"utterence": 3}, "options.utterence: unknown key; did you mean 'utterances'"),
-        ({"zzz": 3}, "unknown key; valid keys: seed, hours"),
+        ({"utterence": 3}, "options.utterence: unknown option; did you mean 'utterances'"),
+        ({"zzz": 3}, "unknown option; a corpus of kind espeak has seed, hours"),
         ({"hours": -1}, r"options.hours: .*greater than 0 \(given -1\)"),
         ({"languages": ["xx"]}, "options.languages.0"),
         ({"languages": ["en", "en"]}, "options.languages: .*named twice"),
@@ -374,7 +374,7 @@ def test_wrong_options_are_explained(options: dict[str, Any], complaint: str) ->
 
 
 def test_a_source_is_refused(tmp_path: Path) -> None:
-    from pipelines.sources.source import open_source
+    from pipelines.sources.open import open_source
 
     with pytest.raises(CorpusError, match="leave out its source"):
         list(espeak.read(open_source(str(tmp_path)), corpus()))

@@ -14,7 +14,7 @@ import soundfile
 from pipelines.corpora import CORPORA
 from pipelines.data.ingest import ingest, utterances
 from pipelines.recipe import Corpus, Quality
-from pipelines.sources.source import open_source
+from pipelines.sources.open import open_source
 from pipelines.storage.store import Store
 from pipelines.utterances.utterance import CorpusError, Reject, Utterance
 

@@ -23,11 +23,11 @@ from pipelines.data import recordings
 from pipelines.data.ingest import VERSION, IngestError, ingest, quarantine, utterances
 from pipelines.data.recordings import digest_of
 from pipelines.recipe import Corpus, Quality
-from pipelines.sources.source import read_audio
+from pipelines.sources.open import read_audio
 from pipelines.storage.garbage import collect_garbage
 from pipelines.storage.roots import s3_filesystem
 from pipelines.storage.store import Manifest, Store
-from pipelines.utterances.schema import QUARANTINE, REASONS, stated, utterance_schema
+from pipelines.utterances.schema import QUARANTINE, REASONS, hashed_values, utterance_schema
 from pipelines.utterances.splits import SplitError
 from tests.support.buckets import new_bucket
 
@@ -65,13 +65,13 @@ def good_corpus(folder: Path, count: int = 4, **settings: Any) -> Corpus:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the recordings that ingest decodes."""
     names: list[str] = []
-    look = recordings._look
+    inspect_file = recordings._inspect_file
 
-    def noting(items: Any, *rest: Any) -> Any:
+    def noting(items: Any, **rest: Any) -> Any:
         names.extend(Path(item.uri or item.name).name for item in items)
-        return look(items, *rest)
+        return inspect_file(items, **rest)
 
-    monkeypatch.setattr(recordings, "_look", noting)
+    monkeypatch.setattr(recordings, "_inspect_file", noting)
     return names
 
 
@@ -264,7 +264,7 @@ def test_the_same_source_gives_the_rows_it_always_gave(tmp_path: Path, store: St
     """Golden: when this digest changes, raise ingest.VERSION with it, or old nights are taken for the new."""
     manifest = ingest(good_corpus(tmp_path), LENIENT, store)
     rows = utterances(store, manifest).drop_columns("audio").to_pylist()
-    found = hashlib.sha256(json.dumps([stated(row) for row in rows], sort_keys=True).encode()).hexdigest()[:16]
+    found = hashlib.sha256(json.dumps([hashed_values(row) for row in rows], sort_keys=True).encode()).hexdigest()[:16]
     assert (VERSION, found) == (1, "117d3fde4f4c306b")
 
 

@@ -67,7 +67,7 @@ def test_a_corpus_brings_its_own_phones_and_ends(tmp_path: Path) -> None:
     ("row", "reason", "detail"),
     [
         ({"phone_ends": [0.1, 0.5]}, "length_mismatch", "3 phones, 2 ends"),
-        ({"phone_ends": [0.4, 0.1, 0.5]}, "length_mismatch", "do not rise"),
+        ({"phone_ends": [0.4, 0.1, 0.5]}, "length_mismatch", "do not increase"),
         ({"phone_ends": [0.1, 0.2, 0.4]}, "length_mismatch", "ends at 0.400 s of 0.500 s"),
         ({"phone_ends": ["a", "b", "c"]}, "bad_row", "expected a list of seconds"),
         ({"phones": ["_", "", "_"]}, "length_mismatch", "none of them empty"),

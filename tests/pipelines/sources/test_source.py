@@ -18,7 +18,8 @@ import pytest
 
 from pipelines.sources import archive, download
 from pipelines.sources.archive import ArchiveError, unpack
-from pipelines.sources.source import Source, SourceError, open_source, read_audio
+from pipelines.sources.open import open_source, read_audio
+from pipelines.sources.source import Source, SourceError
 from pipelines.storage.roots import s3_filesystem
 from pipelines.storage.store import Store
 from tests.support.buckets import new_bucket
@@ -163,7 +164,7 @@ def test_every_kind_of_source_lists_and_reads_alike(kind: str, tmp_path: Path, s
     _same_content(source)
     assert open_source(uri).fingerprint() == source.fingerprint()
     recording = source.recording("a/one.txt")
-    if source.lasting:
+    if source.permanent:
         assert recording.uri is not None
         assert read_audio(recording.uri, store) == b"1"
     else:

@@ -158,12 +158,12 @@ def test_what_an_unfinished_night_wrote_is_spared_until_it_is_given_up(store: St
     age(store, "waveforms/w/calls/older.parquet", 6)
     age(store, work.key, 5)
     age(store, PART, 4)
-    told: list[str] = []
-    assert [entry.key for entry in collect_garbage(store, False, tell=told.append)] == [
+    lines: list[str] = []
+    assert [entry.key for entry in collect_garbage(store, False, report=lines.append)] == [
         "waveforms/w/calls/older.parquet"
     ]
-    assert len(told) == 1
-    assert told[0].startswith("night of calls has not ended: what was written since")
+    assert len(lines) == 1
+    assert lines[0].startswith("night of calls has not completed: files written since")
     with pytest.raises(KeyboardInterrupt):  # fails again: it is as old as before
         night(store, ends_well=False)
     assert unfinished(store)[0].since < datetime.now(UTC) - timedelta(days=4)
@@ -179,9 +179,9 @@ def test_a_night_that_nobody_resumes_is_given_up_after_some_days(store: Store) -
     (work,) = unfinished(store)
     age(store, work.key, UNFINISHED_DAYS + 1)
     age(store, PART, UNFINISHED_DAYS)
-    told: list[str] = []
-    assert [entry.key for entry in collect_garbage(store, tell=told.append)] == [PART]
-    assert "is no longer spared" in told[0]
+    lines: list[str] = []
+    assert [entry.key for entry in collect_garbage(store, report=lines.append)] == [PART]
+    assert "no longer protected" in lines[0]
     assert [one.key for one in unfinished(store)] == [work.key]  # a dry run
     collect_garbage(store, dry_run=False)
     assert unfinished(store) == []

@@ -121,7 +121,7 @@ def test_a_holder_that_was_paused_goes_on_where_nobody_else_came() -> None:
         while not watch.expired:
             state = state_of(store._root, lock.LEASE)
             assert state is not None
-            watch.look(state)
+            watch.update(state)
             watch.pause()
         other.send_signal(signal.SIGCONT)
         assert ask_to_commit(other) == "committed\n"

@@ -10,7 +10,8 @@ import pytest
 
 from pipelines.data.recordings import inspect
 from pipelines.recipe import Quality
-from pipelines.sources.source import Recording, SourceError, open_source
+from pipelines.sources.open import open_source
+from pipelines.sources.source import Recording, SourceError
 from pipelines.storage.store import Store, StoreError
 from tests.support.buckets import new_bucket
 from tests.support.faulty import Faults, faulty_s3

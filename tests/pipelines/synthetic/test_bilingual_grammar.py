@@ -8,9 +8,8 @@ from random import Random
 import pytest
 
 from mtl.text.normalization import normalise
-from pipelines.synthetic import commands_en
+from pipelines.synthetic import commands as grammars
 from pipelines.synthetic.bilingual_grammar import Parallel
-from pipelines.synthetic.commands_de import GRAMMAR, PARALLEL
 from pipelines.synthetic.grammar import Grammar, GrammarError, Intent
 
 ENGLISH = Grammar(
@@ -70,12 +69,12 @@ def test_other_intents_are_named() -> None:
 @pytest.fixture(scope="module")
 def commands() -> list:
     rng = Random("0")
-    return [PARALLEL.draw(rng) for _ in range(6000)]
+    return [grammars.ENGLISH_TO_GERMAN.draw(rng) for _ in range(6000)]
 
 
 def test_english_is_drawn_as_it_was(commands: list) -> None:
     rng = Random("0")
-    assert [english for english, _ in commands[:1000]] == [commands_en.GRAMMAR.draw(rng) for _ in range(1000)]
+    assert [english for english, _ in commands[:1000]] == [grammars.ENGLISH.draw(rng) for _ in range(1000)]
 
 
 def test_both_sides_are_labelled_alike(commands: list) -> None:
@@ -98,8 +97,8 @@ def test_one_english_sentence_has_one_german_one_and_no_german_one_means_two_thi
 
 
 def test_every_german_word_is_said(commands: list) -> None:
-    assert {word for _, german in commands for word in german.tokens} == set(GRAMMAR.words)
-    assert GRAMMAR.slot_names == commands_en.GRAMMAR.slot_names
+    assert {word for _, german in commands for word in german.tokens} == set(grammars.GERMAN.words)
+    assert grammars.GERMAN.slot_names == grammars.ENGLISH.slot_names
 
 
 TRANSLATED_BY_A_PERSON = {
@@ -122,5 +121,5 @@ TRANSLATED_BY_A_PERSON = {
 
 def test_sentences_translated_by_a_person() -> None:
     rng = Random("x")
-    drawn = {english.text: german.text for english, german in (PARALLEL.draw(rng) for _ in range(60))}
+    drawn = {english.text: german.text for english, german in (grammars.ENGLISH_TO_GERMAN.draw(rng) for _ in range(60))}
     assert {english: drawn.get(english) for english in TRANSLATED_BY_A_PERSON} == TRANSLATED_BY_A_PERSON

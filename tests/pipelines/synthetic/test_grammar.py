@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtl.text.normalization import normalise
-from pipelines.synthetic.commands_en import GRAMMAR
+from pipelines.synthetic.commands import ENGLISH as GRAMMAR
 from pipelines.synthetic.grammar import Grammar, GrammarError, Intent, weighted
 
 SMALL = Grammar(

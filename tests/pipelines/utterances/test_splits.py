@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines.recipe import Corpus, Fractions
 from pipelines.utterances.schema import SPLITS
-from pipelines.utterances.splits import SplitError, overrides, position, settle, split_at
+from pipelines.utterances.splits import SplitError, assign_split, overrides, position, split_at
 
 NAMES = st.text(min_size=1, max_size=8)
 SHARES = st.tuples(st.integers(0, 10), st.integers(0, 10), st.integers(0, 10)).filter(any)
@@ -30,12 +30,12 @@ def test_a_speaker_is_in_one_split_whatever_is_said(
     speaker: str, said: list[tuple[str, str]], shares: tuple[int, int, int]
 ) -> None:
     by_speaker = corpus(split_by="speaker", fractions=fractions(shares))
-    expected = settle(by_speaker, None, speaker, None, None)
-    assert {settle(by_speaker, "test", speaker, text, digest) for text, digest in said} <= {expected}
-    assert settle(corpus(fractions=fractions(shares)), None, speaker, "x", "y") == expected
+    expected = assign_split(by_speaker, None, speaker, None, None)
+    assert {assign_split(by_speaker, "test", speaker, text, digest) for text, digest in said} <= {expected}
+    assert assign_split(corpus(fractions=fractions(shares)), None, speaker, "x", "y") == expected
     by_sentence = corpus(split_by="sentence", fractions=fractions(shares))
-    assert {settle(by_sentence, None, voice, "a sentence", digest) for voice, digest in said} <= {
-        settle(by_sentence, "train", None, "a sentence", None)
+    assert {assign_split(by_sentence, None, voice, "a sentence", digest) for voice, digest in said} <= {
+        assign_split(by_sentence, "train", None, "a sentence", None)
     }
 
 
@@ -60,7 +60,7 @@ def test_positions_are_pinned() -> None:
 
 
 def test_shares_come_out_as_asked_over_many_speakers() -> None:
-    given_to = [settle(corpus(split_by="speaker"), None, f"s{number}", None, None) for number in range(5000)]
+    given_to = [assign_split(corpus(split_by="speaker"), None, f"s{number}", None, None) for number in range(5000)]
     shares = {split: given_to.count(split) / 5000 for split in SPLITS}
     # Three standard deviations of a binomial share over 5,000 speakers are 0.017 and 0.013.
     assert shares["train"] == pytest.approx(0.8, abs=0.017)
@@ -70,13 +70,13 @@ def test_shares_come_out_as_asked_over_many_speakers() -> None:
 
 def test_release_override_sentence_and_digest_in_their_order() -> None:
     named = corpus(options={"splits": {1089: "test", "ann": "valid"}})
-    assert settle(named, "train", "1089", "x", None) == "test"
-    assert settle(named, "train", "ann", "x", None) == "valid"
-    assert settle(named, "train", "bob", "x", None) == "train"
+    assert assign_split(named, "train", "1089", "x", None) == "test"
+    assert assign_split(named, "train", "ann", "x", None) == "valid"
+    assert assign_split(named, "train", "bob", "x", None) == "train"
     by_speaker = corpus(split_by="speaker", fractions=Fractions(train=0.5, valid=0.25, test=0.25))
     for kind, row in (("sentence", (None, "hello", "d")), ("recording", (None, None, "d"))):
         name = "hello" if kind == "sentence" else "d"
-        assert settle(by_speaker, None, *row) == split_at(position(kind, name), by_speaker.fractions)
+        assert assign_split(by_speaker, None, *row) == split_at(position(kind, name), by_speaker.fractions)
 
 
 @pytest.mark.parametrize("wrong", [["ann"], {"ann": "training"}, {"ann": None}])
