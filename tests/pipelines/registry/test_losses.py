@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from motet import app
+from motet.commands import app
 from mtl.inference.predictor import Predictor
 from pipelines.admin.doctor import registry as registry_checks
 from pipelines.held_out import current_champion, judged

@@ -36,7 +36,6 @@ from pipelines.cli.console import (
     SetOption,
     app,
     emit,
-    run,
     table_of,
     who,
 )
@@ -48,7 +47,7 @@ from pipelines.recipe.variables import hide_in_overrides
 from pipelines.search.front_table import front_lines, front_rows, picked
 from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
 
-DEPLOYMENTS = Path(__file__).parent / "infra" / "prefect.yaml"
+DEPLOYMENTS = Path(__file__).parents[1] / "infra" / "prefect.yaml"
 
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Instead of the recipe's trainer.workers.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for another night on this root instead of failing.")]
@@ -280,9 +279,7 @@ def promote_command(
 
 @app.command("deploy")
 def deploy_command(
-    file: Annotated[Path, typer.Option("--file", help="Deployments to serve.")] = Path(__file__).parent
-    / "infra"
-    / "prefect.yaml",
+    file: Annotated[Path, typer.Option("--file", help="Deployments to serve.")] = DEPLOYMENTS,
     root: RootOption = environment.ROOT,
     verbose: VerboseOption = False,
 ) -> None:
@@ -295,12 +292,3 @@ def deploy_command(
     import flows
 
     flows.serve_deployments(file, root)
-
-
-def main() -> None:
-    """The script `motet`."""
-    run()
-
-
-if __name__ == "__main__":
-    main()
