@@ -1,17 +1,16 @@
-"""The command line. Here are the commands that run a flow; those that need no Prefect are in pipelines/desk.
+"""Commands that run a Prefect flow; all others are in pipelines.cli.
 
-    motet nightly assistant            ingest -> features -> train -> register -> evaluate -> gate ->
-                                       interpret -> report
-    motet search assistant             Ray Tune over task weights, sharing mode and learning rate; a front over tasks
-    motet study assistant              every task alone, all together, in pairs, each left out: which help which
-    motet study assistant --labels 0.01,0.1,1     how few labels will do, for all tasks together and for each alone
-    motet study assistant --sharing all --balancing all     which mode, which method
-    motet study mine.yaml --folds speakers        each speaker held out once
-    motet promote assistant 4          the gate for one version, or a person's word
-    motet deploy                       serves the deployments of infra/prefect.yaml to a Prefect server
+    motet nightly assistant            ingest, features, training, evaluation, gate, promotion, report
+    motet search assistant             hyperparameter search with Ray Tune, Pareto front over tasks
+    motet study assistant              each task alone, all together, in pairs, each left out
+    motet study assistant --labels 0.01,0.1,1     joint and single-task models on shares of the labels
+    motet study assistant --sharing all --balancing all     sharing modes and balancing methods
+    motet study mine.yaml --folds speakers        cross-validation over speakers
+    motet promote assistant 4          the gate for one version, or a person's decision
+    motet deploy                       serves the deployments of infra/prefect.yaml
 
-`flows`, which brings Prefect, is imported by the commands that run one, once their recipe has been read: a mistake in
-it is told, and every other command starts, without Prefect and torch.
+Each calls the function of the same name in motet.runs, which imports Prefect after the recipe is validated, so that
+`--help`, mistakes in a recipe and all other commands are fast.
 """
 
 from __future__ import annotations
@@ -19,15 +18,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pipelines import nightly as night
-from pipelines import promotion
+from motet import runs
 from pipelines.cli import admin_commands, model_commands, speech_commands  # noqa: F401  (their commands join the app)
 from pipelines.cli.console import (
-    NUMBERS,
     JsonOption,
     NameArgument,
     ReasonOption,
@@ -36,16 +33,11 @@ from pipelines.cli.console import (
     SetOption,
     app,
     emit,
-    table_of,
-    who,
 )
 from pipelines.core import environment
-from pipelines.core.progress import display
-from pipelines.nightly import RunResult, metrics_of
-from pipelines.recipe import BALANCING, SHARING_MODES, load
-from pipelines.recipe.variables import hide_in_overrides
-from pipelines.search.front_table import front_lines, front_rows, picked
-from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
+from pipelines.nightly import MissingServer
+from pipelines.recipe import BALANCING, SHARING_MODES
+from pipelines.study.table import KINDS, SEEDS, Split
 
 DEPLOYMENTS = Path(__file__).parents[1] / "infra" / "prefect.yaml"
 
@@ -65,21 +57,14 @@ def nightly_command(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """The whole DAG: ingest, features, training, evaluation, gate, promotion, report. Nothing new: trains nothing.
+    """Runs ingest, features, training, evaluation, gate, promotion and report. If nothing is new, trains nothing.
 
     Example: `motet nightly assistant --set trainer.epochs=10 --workers 2`
     """
-    overrides = hide_in_overrides(settings or [])
-    load(recipe, night.with_workers(overrides, workers))  # a mistake is told before anything starts
-    import flows
-
-    environment.make_home(root)
-    with display(quiet=as_json):
-        result = flows.nightly(recipe, root=root, overrides=overrides, workers=workers, again=again, wait=wait)
-    outcome = RunResult(**result)
-    emit(result, as_json, table_of(promotion.headline(outcome), metrics_of(outcome), NUMBERS))
-    if not as_json:
-        print(promotion.next_steps(outcome, root))
+    result = runs.nightly(
+        recipe, *settings or [], root=root, workers=workers, again=again, wait=wait, quiet=as_json, verbose=verbose
+    )
+    emit(result.to_json(), as_json, *result.parts())
 
 
 @app.command("search")
@@ -88,55 +73,39 @@ def search_command(
     root: RootOption = environment.ROOT,
     settings: SetOption = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of search.trials.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that was interrupted.")] = False,
-    train_winner: Annotated[bool, typer.Option("--train-winner", help="Then a night of the picked point.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the interrupted search.")] = False,
+    train_winner: Annotated[bool, typer.Option("--train-winner", help="Then run a night of the picked trial.")] = False,
     pick: Annotated[
         str, typer.Option("--pick", metavar="TRIAL", help="A trial's name; best: by the objective; knee: of the front.")
     ] = "best",
     write: Annotated[
-        Path | None, typer.Option("--write", metavar="FILE.yaml", help="The recipe with the picked point put in.")
+        Path | None, typer.Option("--write", metavar="FILE.yaml", help="Write the recipe with the picked trial.")
     ] = None,
     wait: WaitOption = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Ray Tune over task weights, sharing mode and its strength, learning rate; ends with the front over the tasks.
+    """Searches task weights, sharing mode and its strength, and learning rate; shows the Pareto front over tasks.
 
-    A search that has ended is shown again by `--resume`, for instance to pick another of its trials.
+    After a search has ended, `--resume` shows it again, for instance to pick another trial.
 
     Example: `motet search assistant --trials 8`, after an interruption the same with `--resume`, and then
     `motet search assistant --resume --pick knee --write knee.yaml`
     """
-    overrides = hide_in_overrides(settings or [])
-    load(recipe, overrides)
-    import flows
-
-    environment.make_home(root)
-    with display(quiet=as_json):
-        found = flows.search(recipe, root, overrides, trials, resume, train_winner, wait, pick)
-    rows = [night.trial_row(row) for row in found["leaderboard"]]
-    emit(found, as_json, table_of(f"trials, the best first ({found['objective']['label']})", rows, NUMBERS))
-    if not as_json:
-        print_front(found)
-    chosen = picked(found, pick)["overrides"]
+    result = runs.search(
+        recipe, *settings or [], root=root, trials=trials, resume=resume, train_winner=train_winner, pick=pick,
+        wait=wait, quiet=as_json, verbose=verbose,
+    )  # fmt: skip
+    emit(result.to_json(), as_json, *result.parts())
+    chosen = result.settings(pick)
     if write:
         from pipelines.search.trial import with_overrides
 
-        write.write_text(with_overrides(load(recipe, overrides), chosen).to_yaml(), encoding="utf-8")
+        write.write_text(with_overrides(runs.recipe(recipe, *settings or []), chosen).to_yaml(), encoding="utf-8")
     if not as_json:
         print(f"\n{pick}: motet nightly {recipe} " + " ".join(f"--set {setting}" for setting in chosen))
         if write:
             print(f"written to {write}")
-
-
-def print_front(found: dict[str, Any]) -> None:
-    """The front, what its figures mean, and where it is drawn."""
-    rows = front_rows(found)
-    if rows:
-        print()
-        emit(found, False, table_of("the front: beaten by no other trial on every task", rows, list(rows[0])[1:]))
-    lines = [*front_lines(found), ("report", found["report"])]
-    print("\n".join(["", *(f"{name:<12}{text}" for name, text in lines)]))
 
 
 @app.command("study")
@@ -144,7 +113,7 @@ def study_command(
     recipe: RecipeArgument,
     root: RootOption = environment.ROOT,
     settings: SetOption = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Of each cell; fewer than 3 say little.")] = SEEDS,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Per cell; fewer than 3 give wide intervals.")] = SEEDS,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of trainer.epochs.")] = None,
     share: Annotated[
         float, typer.Option("--share", min=1e-6, max=1.0, help="Of the training rows, the same for every cell.")
@@ -154,10 +123,10 @@ def study_command(
     ] = ",".join(KINDS),
     split: Annotated[Split, typer.Option("--split", help="Test rows are better kept for the gate.")] = "valid",
     labels: Annotated[
-        str | None, typer.Option("--labels", help="Shares of the labels, as 0.01,0.1,1: how few will do, instead.")
+        str | None, typer.Option("--labels", help="Shares of the labels to compare instead, as 0.01,0.1,1.")
     ] = None,
     sparse: Annotated[
-        str | None, typer.Option("--sparse", help="With --labels: whose labels; intent,slots if left out.")
+        str | None, typer.Option("--sparse", help="With --labels: tasks with fewer labels; intent,slots if left out.")
     ] = None,
     sharing: Annotated[
         str | None, typer.Option("--sharing", help="Sharing modes to compare instead, as hard,mmoe, or all.")
@@ -172,68 +141,32 @@ def study_command(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Which tasks help which: each alone, all together, in pairs, each left out; ends with task groups.
+    """Compares each task alone, all together, in pairs, each left out; suggests groups of tasks.
 
-    After an interruption the same call goes on; a finished cell is never trained again.
+    The same call resumes an interrupted study; a finished cell is not trained again.
 
-    With --labels it trains the joint model and the single-task ones on shares of the labels, and shows which of them
-    does with fewer. With --sharing or --balancing it trains the joint model in each mode, as large as the recipe's
-    own, and with each method. With --folds it trains the joint model and the single-task ones with every group of
-    speakers held out once, and pools what they say of speakers that they did not hear.
+    With --labels, it trains joint and single-task models on shares of the labels. With --sharing or --balancing, it
+    trains the joint model in each mode, at the size of the recipe's, and with each method. With --folds, it
+    cross-validates joint and single-task models over groups of speakers and pools the results.
 
     Example: `motet study assistant --seeds 3 --share 0.25` or `motet study assistant --labels 0.01,0.1,1`
     """
-    kinds, few = _listed(cells), _listed(sparse)
-    modes, methods = _known("--sharing", sharing, SHARING_MODES), _known("--balancing", balancing, BALANCING)
-    if sum(map(bool, (labels, modes or methods, folds))) > 1:
-        raise typer.BadParameter("--labels, --folds, and --sharing or --balancing are studies apart; ask for one")
-    dealt = _folds(folds)
-    if unknown := sorted(set(kinds) - set(KINDS)):
-        raise typer.BadParameter(f"--cells {', '.join(unknown)}: expected some of {', '.join(KINDS)}")
-    shares = _shares(labels)
-    if few and not shares:
-        raise typer.BadParameter(f"--sparse {sparse}: says whose labels are few, and needs --labels, as 0.01,0.1,1")
-    overrides = [*hide_in_overrides(settings or []), *([f"trainer.epochs={epochs}"] if epochs else [])]
-    loaded = load(recipe, overrides)
-    if unknown := sorted(set(few) - set(loaded.tasks)):
-        raise typer.BadParameter(f"--sparse {', '.join(unknown)}: expected some of {', '.join(loaded.tasks)}")
-    import flows
-
-    environment.make_home(root)
-    with display(quiet=as_json):
-        found = flows.study(
-            recipe, root, overrides, seeds, kinds, split, share, wait, shares, few, modes, methods, dealt
-        )
-    table = None
-    if dealt is not None:
-        title = f"{found['recordings']:,} recordings of {found['speakers']} speakers, each held out once"
-        table = table_of(title, fold_rows(found), NUMBERS)
-    elif modes or methods:
-        title = f"joint models by sharing mode and balancing method, %, on {found['scored']:,} {split} rows"
-        table = table_of(title, variant_rows(found), NUMBERS)
-    elif shares:
-        title = f"joint and single-task models by share of the labels, on {found['rows']:,} {split} rows"
-        table = table_of(title, label_rows(found), NUMBERS)
-    if table is not None:
-        emit(found, as_json, table)
-        if not as_json:
-            print(f"\nreport      {found['report']}")
-        return
-    title = f"gain over single-task models, % of their own figure, on {found['rows']:,} {split} rows"
-    emit(found, as_json, table_of(title, gain_rows(found), NUMBERS))
-    if not as_json:
-        print("\n".join(["", *found["advice"].values(), "", *group_lines(found), "", f"report      {found['report']}"]))
+    overrides = [*(settings or []), *([f"trainer.epochs={epochs}"] if epochs else [])]
+    try:
+        result = runs.study(
+            recipe, *overrides, root=root, seeds=seeds, cells=_names(cells), split=split, share=share,
+            labels=_shares(labels), sparse=_names(sparse), sharing=_names(sharing, SHARING_MODES),
+            balancing=_names(balancing, BALANCING), folds=_folds(folds), wait=wait, quiet=as_json, verbose=verbose,
+        )  # fmt: skip
+    except runs.OptionError as error:
+        raise typer.BadParameter(str(error)) from None
+    emit(result.to_json(), as_json, *result.parts())
 
 
-def _listed(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def _known(option: str, text: str | None, known: Sequence[str]) -> list[str]:
-    found = list(known) if text == "all" else _listed(text)
-    if unknown := sorted(set(found) - set(known)):
-        raise typer.BadParameter(f"{option} {', '.join(unknown)}: expected all, or some of {', '.join(known)}")
-    return found
+def _names(text: str | None, known: Sequence[str] = ()) -> list[str]:
+    return (
+        list(known) if text == "all" and known else [name.strip() for name in (text or "").split(",") if name.strip()]
+    )
 
 
 def _folds(text: str | None) -> int | None:
@@ -244,36 +177,31 @@ def _folds(text: str | None) -> int | None:
 
 def _shares(text: str | None) -> list[float]:
     try:
-        found = sorted({float(part) for part in _listed(text)})
+        shares = sorted({float(share) for share in _names(text)})
     except ValueError:
-        found = [0.0]
-    if text is not None and not (found and all(0 < share <= 1 for share in found)):
+        shares = []
+    if text is not None and not shares:
         raise typer.BadParameter(f"--labels {text}: expected shares above 0, up to 1, as 0.01,0.1,1")
-    return found
+    return shares
 
 
 @app.command("promote")
 def promote_command(
     model: NameArgument,
     version: Annotated[int | None, typer.Argument(metavar="[VERSION]", help="The challenger if left out.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Your word instead of the gate's; needs --reason.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote without the gate; give a --reason.")] = False,
     reason: ReasonOption = "by hand",
     root: RootOption = environment.ROOT,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Offers a version to the gate, against the champion of today; exit code 1 when it is not promoted.
+    """Compares a version with the current champion at the gate; exit code 1 when it is not promoted.
 
     Example: `motet promote assistant 4` or `motet promote assistant 4 --force --reason "WER is not what counts here"`
     """
-    import flows
-
-    environment.make_home(root)
-    with display(quiet=as_json):
-        number = version or promotion.challenger(root, model)
-        result = flows.promote(model, number, root=root, force=force, reason=reason, by=who())
-    emit(result, as_json, f"models:/{model}/{number}: {promotion.state_of(result['promoted'])} ({result['reason']})")
-    if not result["promoted"]:
+    result = runs.promote(model, version, root=root, force=force, reason=reason, quiet=as_json, verbose=verbose)
+    emit(result.to_json(), as_json, *result.parts())
+    if not result.promoted:
         raise typer.Exit(1)
 
 
@@ -283,12 +211,12 @@ def deploy_command(
     root: RootOption = environment.ROOT,
     verbose: VerboseOption = False,
 ) -> None:
-    """Serves the deployments of infra/prefect.yaml, the nightly cron among them, until Ctrl-C. Needs a Prefect server.
+    """Serves the deployments of infra/prefect.yaml, with the nightly schedule, until Ctrl-C. Needs a Prefect server.
 
     Example: `motet deploy --root s3://bucket/motet`, where PREFECT_API_URL names the server that `motet up` started
     """
     if not os.environ.get("PREFECT_API_URL"):
-        raise night.MissingServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
+        raise MissingServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
     import flows
 
     flows.serve_deployments(file, root)
