@@ -129,7 +129,7 @@ class HeldOutScores:
         return judges_of(self.registry, self.recipe.listening)
 
     def _folder(self, version: Version) -> Path:
-        from pipelines.registry.losses import StoredVersion
+        from pipelines.registry.deleted_versions import StoredVersion
 
         return version.folder if isinstance(version, StoredVersion) else self.registry.folder(version.uri)
 
@@ -151,11 +151,11 @@ def current_champion(registry: Registry, name: str, version: int, again: bool = 
     A champion that was deleted from MLflow is still the one to beat, as long as the store can score it: its successor
     must not be a worse model. again: whatever it was judged against before.
     """
-    from pipelines.registry.losses import stored_copy
+    from pipelines.registry.deleted_versions import stored_copy
 
     settled = None if again else judged(registry, name, version)
     state = registry.state(name).before(settled)
-    loss = state.loss
+    loss = state.deletion
     copy = stored_copy(registry.store, name, loss.expects, loss.time) if loss and loss.expects is not None else None
     if copy is not None or state.champion is None:
         return copy

@@ -236,7 +236,7 @@ def report(
 ) -> StageResult:
     """Writes the page into the store and MLflow, and the record that makes this night finished."""
     from pipelines.evaluation.inspection import read
-    from pipelines.registry.losses import warning
+    from pipelines.registry.deleted_versions import warning
     from pipelines.registry.tracking import Run
     from pipelines.report.builder import ReportContent
     from pipelines.report.page import render

@@ -1,10 +1,9 @@
-"""What is wrong with this machine: a list of checks, each with what was found and what to do about it.
+"""Checks of this machine, each with a state, an observation and advice.
 
     for check in examine("motet-root"):
         print(check.state, check.name, check.found, check.advice)
 
-Nothing is changed, and nothing is started but short child processes: a library that does not import
-must not take the doctor with it.
+Changes nothing. Libraries are imported in child processes, since a broken one may end its process.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from pipelines.core.redaction import redact
 
 MIN_PYTHON = (3, 11)
 OK, WARN, FAIL = "ok", "warn", "fail"
-MIN_CORES, MIN_MEMORY_GB, MIN_DISK_GB = 2, 6.0, 5.0  # what the demo takes, with room to spare
+MIN_CORES, MIN_MEMORY_GB, MIN_DISK_GB = 2, 6.0, 5.0  # for the demo, with some reserve
 PORTS = {"Prefect": 4200, "MLflow": 5000, "Ray dashboard": 8265}
 IMPORT_SECONDS = 120
 
-# What each import proves. Prefect's and MLflow's servers break with other versions of fastapi than their clients do.
+# Prefect's and MLflow's servers break with other versions of fastapi than their clients, so both are imported.
 IMPORTS = {
     "torch": "import torch; print(torch.__version__)",
     "ray": "import ray.train, ray.tune; print(ray.__version__)",
@@ -41,7 +40,7 @@ IMPORTS = {
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. state: ok, warn (works, with a limit) or fail (some command cannot work)."""
+    """Result of one check. state: ok, warn (works with a limit) or fail (some command cannot work)."""
 
     name: str
     state: str
@@ -53,20 +52,20 @@ class Check:
 
 
 def examine(root: str) -> list[Check]:
-    """Every check, in the order in which a person would mend them."""
+    """All checks, in the order in which to fix problems."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         imports = [pool.submit(importable, name, code) for name, code in IMPORTS.items()]
         servers = pool.submit(configured_servers)
         first = [python(), cores(), memory(), disk(root), versions(), accelerator(), espeak(), store(root)]
-        checks = [*first, *(found.result() for found in imports), *registry(root), *servers.result(), *ports()]
+        checks = [*first, *(check.result() for check in imports), *registry(root), *servers.result(), *ports()]
     return [replace(check, found=redact(check.found), advice=redact(check.advice)) for check in checks]
 
 
 def python() -> Check:
-    found = f"{sys.version.split()[0]} at {sys.executable}"
+    version = f"{sys.version.split()[0]} at {sys.executable}"
     if sys.version_info < MIN_PYTHON:
-        return Check("python", FAIL, found, "Motet needs Python 3.11 or later")
-    return Check("python", OK, found)
+        return Check("python", FAIL, version, "Motet needs Python 3.11 or later")
+    return Check("python", OK, version)
 
 
 def cores() -> Check:
@@ -77,7 +76,7 @@ def cores() -> Check:
 
 
 def available_cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine has."""
+    """Cores that this process may use; in a container, fewer than the machine has."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _read("/sys/fs/cgroup/cpu.max").split()
     if len(quota) == 2 and quota[0].isdigit():
@@ -91,7 +90,7 @@ def memory() -> Check:
     gigabytes = min(total, int(limit) if limit.isdigit() else total) / 1e9
     if gigabytes < MIN_MEMORY_GB:
         return Check(
-            "memory", WARN, f"{gigabytes:.1f} GB", f"the demo wants {MIN_MEMORY_GB:g} GB; take a smaller recipe"
+            "memory", WARN, f"{gigabytes:.1f} GB", f"the demo needs {MIN_MEMORY_GB:g} GB; take a smaller recipe"
         )
     return Check("memory", OK, f"{gigabytes:.1f} GB")
 
@@ -109,7 +108,7 @@ def disk(root: str) -> Check:
 
 
 def versions() -> Check:
-    """Whether what is installed fits the bounds that Motet itself declares."""
+    """Whether installed packages satisfy the requirements of Motet."""
     from packaging.requirements import Requirement
 
     try:
@@ -139,39 +138,39 @@ def accelerator() -> Check:
         "if names: torch.ones(8, device='cuda').sum().item()\n"
         "print(', '.join(names) or 'none: training runs on the CPU')"
     )
-    done = _child(code)
-    if done.returncode:
-        return Check("gpu", FAIL, _last_line(done.stderr), "the driver and this torch build do not fit; see nvidia-smi")
-    return Check("gpu", OK, _last_line(done.stdout))
+    process = _child(code)
+    if process.returncode:
+        advice = "the driver and this torch build do not fit; see nvidia-smi"
+        return Check("gpu", FAIL, _last_line(process.stderr), advice)
+    return Check("gpu", OK, _last_line(process.stdout))
 
 
 def espeak() -> Check:
     code = "import espeakng_loader as e, ctypes; ctypes.CDLL(e.get_library_path()); print(e.get_data_path())"
-    done = _child(code)
-    if done.returncode:
-        return Check(
-            "espeak", WARN, _last_line(done.stderr), 'only the embedded corpus needs it: pip install "motet[espeak]"'
-        )
+    process = _child(code)
+    if process.returncode:
+        advice = 'only the embedded corpus needs it: pip install "motet[espeak]"'
+        return Check("espeak", WARN, _last_line(process.stderr), advice)
     return Check("espeak", OK, "eSpeak NG library and voices found")
 
 
 def store(root: str) -> Check:
-    """Writable, and a manifest cannot be overwritten by a second writer."""
+    """Whether the store is writable and creates objects conditionally."""
     from pipelines.storage.store import Store
 
     fresh = "://" not in root and not Path(root).exists()
     try:
         Store(root).probe()
-    except Exception as error:  # whatever a file system or an object store may raise is what a person must read
-        return Check("store", FAIL, f"{root}: {error}", "give another --root, or mend its permissions or credentials")
+    except Exception as error:  # file systems and object stores raise many kinds of errors
+        return Check("store", FAIL, f"{root}: {error}", "give another --root, or fix its permissions or credentials")
     finally:
         if fresh and Path(root).is_dir():
-            shutil.rmtree(root, ignore_errors=True)  # the probe made it, and nothing else
+            shutil.rmtree(root, ignore_errors=True)  # only the probe has written there
     return Check("store", OK, f"{root} is writable, and commits are conditional")
 
 
 def registry(root: str) -> Iterator[Check]:
-    """Whether MLflow has what the ledgers say, and belongs to this root. A root without ledgers is not looked at."""
+    """Whether MLflow agrees with the ledgers of the root, if there are any."""
     from pipelines.registry.tracking import home_folder, is_embedded
     from pipelines.storage.store import Store
 
@@ -185,8 +184,8 @@ def registry(root: str) -> Iterator[Check]:
         from pipelines.admin.listings import registry_problems
 
         problems = registry_problems(root, None)
-    except Exception as error:  # a server that is away, or an MLflow that does not import, has a line of its own
-        yield Check("registry", FAIL, str(error), "start MLflow, or mend what is said of it above and below")
+    except Exception as error:  # an unreachable server or a broken MLflow also fails a check of its own
+        yield Check("registry", FAIL, str(error), "start MLflow, or fix the other checks about it")
         return
     for problem in problems:
         yield Check("registry", WARN, problem)
@@ -196,32 +195,28 @@ def registry(root: str) -> Iterator[Check]:
 
 def importable(name: str, code: str) -> Check:
     try:
-        done = _child(code)
+        process = _child(code)
     except subprocess.TimeoutExpired:
         return Check(name, FAIL, f"import took more than {IMPORT_SECONDS} s", "is the disk very slow, or full?")
-    if done.returncode:
-        return Check(name, FAIL, _last_line(done.stderr), "pip install -r requirements.lock")
-    return Check(name, OK, _last_line(done.stdout))
+    if process.returncode:
+        return Check(name, FAIL, _last_line(process.stderr), "pip install -r requirements.lock")
+    return Check(name, OK, _last_line(process.stdout))
 
 
 def configured_servers() -> list[Check]:
-    """The servers that the environment names, if any, must answer."""
-    addresses = {
-        "PREFECT_API_URL": lambda url: f"{url.rstrip('/')}/health",
-        "MLFLOW_TRACKING_URI": lambda url: f"{url.rstrip('/')}/health" if url.startswith("http") else "",
-    }
-    found = []
-    for variable, page in addresses.items():
-        value = os.environ.get(variable)
-        if value and page(value):
-            found.append(_answers(variable, value, page(value)))
-            if variable == "PREFECT_API_URL" and found[-1].state == OK:
-                found.append(schedules(value))
-    return found
+    """Whether the servers that the environment names answer."""
+    checks = []
+    for variable in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        url = os.environ.get(variable, "")
+        if url.startswith("http"):
+            checks.append(_answers(variable, url, f"{url.rstrip('/')}/health"))
+            if variable == "PREFECT_API_URL" and checks[-1].state == OK:
+                checks.append(schedules(url))
+    return checks
 
 
 def schedules(api_url: str) -> Check:
-    """Whether the Prefect server creates the runs that its deployments are scheduled for."""
+    """Whether the Prefect server plans the runs of its scheduled deployments."""
     import httpx
 
     from pipelines.admin.scheduler import ADVICE, unscheduled
@@ -233,7 +228,7 @@ def schedules(api_url: str) -> Check:
     if idle:
         names = f"{', '.join(idle)}: a schedule is active, but no run is planned"
         return Check("schedules", FAIL, names, f"{ADVICE} (wait a minute after deploying)")
-    return Check("schedules", OK, "every active schedule has a run to come")
+    return Check("schedules", OK, "every active schedule has a planned run")
 
 
 def ports() -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""What there is: registered models, finished nights, versions of datasets, as rows for a table or a script."""
+"""Registered models, finished nights and dataset versions, as rows of a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def short_time(moment: str) -> str:
 
 
 def leaderboard_rows(root: str, model: str | None, metric: str | None) -> list[dict[str, Any]]:
-    """Versions of one model or of all, the best by `metric` first.
+    """Versions of one model or of all, best by `metric` first.
 
     Raises:
         RegistryError: no model of that name.
@@ -52,7 +52,7 @@ def leaderboard_rows(root: str, model: str | None, metric: str | None) -> list[d
 
 
 def registry_problems(root: str, model: str | None) -> list[str]:
-    """What is wrong between the ledgers and MLflow, of one model or of all."""
+    """Disagreements between the ledgers and MLflow, of one model or of all."""
     from pipelines.registry import health
     from pipelines.registry.registry import Registry
 
@@ -62,7 +62,7 @@ def registry_problems(root: str, model: str | None) -> list[str]:
 
 
 def night_rows(root: str, recipe: str | None) -> list[dict[str, Any]]:
-    """Finished nights of one recipe or of all, the newest first."""
+    """Finished nights of one recipe or of all, newest first."""
     from pipelines.promotion import place
 
     store = Store(root)
@@ -79,14 +79,14 @@ def night_rows(root: str, recipe: str | None) -> list[dict[str, Any]]:
                     "model": outcome["model"],
                     "verdict": "promoted" if outcome["promoted"] else "not promoted",
                     "reason": outcome["reason"],
-                    "report": place(store, manifest.files[0]),  # where it is now: the root may have been moved
+                    "report": place(store, manifest.files[0]),  # current path: the root may have been moved
                 }
             )
     return sorted(rows, key=lambda row: str(row["ended"]), reverse=True)
 
 
 def version_rows(root: str, dataset: str | None) -> list[dict[str, Any]]:
-    """Versions of a dataset, the newest first; the newest of each dataset when none is named."""
+    """Versions of a dataset, newest first; without a name, the newest version of each dataset."""
     store = Store(root)
     if dataset is not None:
         manifests = list(reversed(store.versions(dataset)))

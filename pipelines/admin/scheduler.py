@@ -1,9 +1,9 @@
-"""Whether a Prefect server schedules what is deployed on it: asked over its REST API, without importing prefect.
+"""Checks over the REST API whether a Prefect server plans runs for its deployments; does not import prefect.
 
-    unscheduled("http://127.0.0.1:4200/api")        # ["nightly/nightly"]: active schedule, no run to come
+    unscheduled("http://127.0.0.1:4200/api")        # ["nightly/nightly"]: active schedule, no planned run
 
-A server whose scheduler service fails still answers, registers deployments and starts runs by hand; it only never
-creates a scheduled run. Prefect 3.8.8 does so with SQLAlchemy 2.1 ("Can't evaluate bulk DML statement" in its log).
+A server whose scheduler service fails still answers and registers deployments, but never creates a scheduled run.
+Prefect 3.8.8 fails so with SQLAlchemy 2.1 ("Can't evaluate bulk DML statement" in its log).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
-PAGE = 200  # deployments in one answer, the most that the API gives
+PAGE = 200  # deployments per response, the maximum of the API
 TIMEOUT_S = 10.0
 ADVICE = (
     "the server's scheduler service does not work or is switched off; look for 'schedule' in the server's log, "
@@ -21,7 +21,7 @@ ADVICE = (
 
 
 class SchedulerError(RuntimeError):
-    """A Prefect server that takes deployments, but plans none of their runs."""
+    """A Prefect server registers deployments, but plans none of their runs."""
 
 
 def unscheduled(api_url: str) -> list[str]:
@@ -61,7 +61,7 @@ def _is_scheduled(deployment: dict[str, Any]) -> bool:
 
 
 def _has_future_run(client: Any, deployment: str) -> bool:
-    """Late runs of the past do not count: they stay when the scheduler has died."""
+    """Late runs do not count: they stay when the scheduler has failed."""
     runs = {
         "deployments": {"id": {"any_": [deployment]}},
         "flow_runs": {
@@ -74,7 +74,7 @@ def _has_future_run(client: Any, deployment: str) -> bool:
 
 
 def _credentials() -> dict[str, Any]:
-    """As Prefect's own client: an API key, or user and password of a self-hosted server."""
+    """As Prefect's client: an API key, or user and password of a self-hosted server."""
     if key := os.environ.get("PREFECT_API_KEY"):
         return {"headers": {"Authorization": f"Bearer {key}"}}
     if secret := os.environ.get("PREFECT_API_AUTH_STRING"):

@@ -1,9 +1,9 @@
 """The local stack: Prefect, MLflow and Ray with their pages, on loopback, as children of one process.
 
-    with running(plan(root), log_folder) as services: ...      # every service answers; leaving ends them all
+    with running(plan(root), log_folder) as processes: ...      # every service answers; all end with the block
 
-Nothing listens on anything but 127.0.0.1: Ray's dashboard can run code, and none of the three asks for a password.
-Each service leads a process group of its own, so that ending it ends what it started.
+All services listen on 127.0.0.1 only: Ray's dashboard can run code, and none of the three asks for a password. Each
+leads a process group, so that ending it ends its children.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from pipelines.core.redaction import redact
 
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT, RAY_PORT, RAY_GCS_PORT = 4200, 5000, 8265, 6379
-READY_SECONDS = 180.0  # a first start migrates two databases, on whatever disk there is
+READY_SECONDS = 180.0  # the first start migrates two databases, maybe on a slow disk
 STOP_SECONDS = 20.0
-KILLED_SECONDS = 5.0  # the kernel ends a killed process soon, not at once
-_SEARCHED = 100  # ports above the usual one
+KILLED_SECONDS = 5.0  # the kernel needs a moment to end a killed process
+_PORTS_TRIED = 100  # from the default port on
 
 
 class StackError(RuntimeError):
-    """A service that cannot be started; the message names it and the end of its log."""
+    """A service cannot be started; the message names it and shows the end of its log."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A program to run. page: what a person opens; health: what answers 200 when it is ready."""
+    """A program to run. page: URL to open; health: URL that answers 200 when it is ready."""
 
     name: str
     command: tuple[str, ...]
     page: str
     health: str
-    environment: dict[str, str] = field(default_factory=dict)  # of the service
-    exports: dict[str, str] = field(default_factory=dict)  # for those who use it
-    before: tuple[str, ...] = ()  # a command that must have run once
+    environment: dict[str, str] = field(default_factory=dict)  # of the service itself
+    exports: dict[str, str] = field(default_factory=dict)  # for its clients
+    before: tuple[str, ...] = ()  # a command that runs before it starts
 
 
 def plan(
     root: str, prefect: int | None = None, mlflow: int | None = None, ray: int | None = None, cpus: int | None = None
 ) -> list[Service]:
-    """The three services on free ports, or on those given.
+    """The three services, on the given ports or on free ones.
 
     Raises:
-        StackError: a port that was given is taken.
+        StackError: a given port is taken.
     """
     taken: set[int] = set()
     home = (Path("~/.motet").expanduser() if "://" in root else Path(root)).resolve()
@@ -78,17 +78,17 @@ def prefect_service(home: Path, port: int) -> Service:
 
 def _mlflow(home: Path, port: int) -> Service:
     url = f"http://{HOST}:{port}"
-    places = (
+    storage = (
         "--backend-store-uri",
         f"sqlite:///{home / 'mlflow.db'}",
-        # Files, not the server's proxy: a night without the server must find the models of a night with it.
+        # File URIs, not the server's proxy: a night without the server must read models of a night with it.
         "--no-serve-artifacts",
         "--default-artifact-root",
         (home / "mlartifacts").as_uri(),
     )
     return Service(
         "MLflow",
-        (sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *places),
+        (sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *storage),
         page=url,
         health=f"{url}/health",
         exports={"MLFLOW_TRACKING_URI": url},
@@ -110,7 +110,7 @@ def _ray(port: int, gcs: int, cpus: int | None) -> Service:
         (sys.executable, "-m", "ray.scripts.scripts", "start", *address, "--include-dashboard=true", "--block", *cores),
         page=page,
         health=f"{page}/api/gcs_healthz",
-        # Ray's own ports are reached from outside, whatever the dashboard is bound to: only a token keeps others out.
+        # Ray's own ports are reachable from outside, whatever the dashboard is bound to: a token protects them.
         environment={"RAY_AUTH_MODE": "token"},
         exports={"RAY_ADDRESS": f"{HOST}:{gcs}", "RAY_AUTH_MODE": "token"},
         before=(sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"),
@@ -121,9 +121,9 @@ def _ray(port: int, gcs: int, cpus: int | None) -> Service:
 def running(
     services: list[Service], logs: Path, ready: Callable[[Service], None] | None = None
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Starts the services, waits until each answers, and ends them all on the way out, however that is taken.
+    """Starts the services, waits until each answers, and ends all of them when the block ends.
 
-    ready: called with each service as it answers. logs: folder for one log a service.
+    ready: called with each service as it answers. logs: folder for one log per service.
 
     Raises:
         StackError: a service ended, or did not answer within READY_SECONDS.
@@ -143,10 +143,10 @@ def running(
 
 
 def watch(services: list[Service], children: list[subprocess.Popen[bytes]], logs: Path) -> None:
-    """Waits until a person interrupts.
+    """Waits until interrupted.
 
     Raises:
-        StackError: a service ended by itself.
+        StackError: a service ended.
     """
     while True:
         for service, child in zip(services, children, strict=True):
@@ -177,7 +177,7 @@ def _await(service: Service, child: subprocess.Popen[bytes], logs: Path) -> None
         if child.poll() is not None:
             raise StackError(f"{service.name} ended with code {child.returncode} at its start:\n{_tail(logs, service)}")
         try:
-            # 401: Ray's token authentication; it is up, and asks who we are.
+            # 401: Ray is up and asks for its token.
             if httpx.get(service.health, timeout=2).status_code in (200, 401):
                 return
         except httpx.HTTPError:
@@ -189,20 +189,20 @@ def _await(service: Service, child: subprocess.Popen[bytes], logs: Path) -> None
 
 
 def _stop(children: list[subprocess.Popen[bytes]]) -> None:
-    """Asks every group to end, last started first, and ends by force what has not in STOP_SECONDS."""
+    """Terminates every group, last started first, and kills those that have not ended after STOP_SECONDS."""
     for child in reversed(children):
         _signal(child, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     for child in children:
         with suppress(subprocess.TimeoutExpired):
             child.wait(timeout=max(0.1, deadline - time.monotonic()))
-        _signal(child, signal.SIGKILL)  # its leader gone, a group may still hold members
+        _signal(child, signal.SIGKILL)  # the group may outlive its leader
         child.wait()
         _await_end_of_group(child.pid)
 
 
 def _await_end_of_group(group: int) -> None:
-    """Waits until no process of a killed group is left, so that its ports are free again."""
+    """Waits until no process of a killed group is left, so that its ports are free."""
     deadline = time.monotonic() + KILLED_SECONDS
     with suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < deadline:
@@ -215,17 +215,17 @@ def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
         os.killpg(child.pid, number)
 
 
-def _port(name: str, given: int | None, usual: int, taken: set[int]) -> int:
-    if given is not None:
-        if given in taken or not port_free(given, HOST):
-            raise StackError(f"port {given}, given for {name}, is taken; give another, or leave it out for a free one")
-        taken.add(given)
-        return given
-    for port in range(usual, usual + _SEARCHED):
+def _port(name: str, port: int | None, default: int, taken: set[int]) -> int:
+    if port is not None:
+        if port in taken or not port_free(port, HOST):
+            raise StackError(f"port {port}, given for {name}, is taken; give another, or leave it out for a free one")
+        taken.add(port)
+        return port
+    for port in range(default, default + _PORTS_TRIED):
         if port not in taken and port_free(port, HOST):
             taken.add(port)
             return port
-    raise StackError(f"no free port for {name} between {usual} and {usual + _SEARCHED - 1}")
+    raise StackError(f"no free port for {name} between {default} and {default + _PORTS_TRIED - 1}")
 
 
 def _tail(logs: Path, service: Service, lines: int = 15) -> str:
@@ -234,7 +234,7 @@ def _tail(logs: Path, service: Service, lines: int = 15) -> str:
 
 
 def serve(root: str, prefect: int | None, mlflow: int | None, ray: int | None, cpus: int | None) -> None:
-    """`motet up`: runs the stack and tells where it is, until Ctrl-C or SIGTERM.
+    """`motet up`: runs the stack and prints its addresses, until Ctrl-C or SIGTERM.
 
     Raises:
         StackError: a port is taken, or a service ended. RelocationError: a moved root is in use by its other path.
@@ -245,9 +245,9 @@ def serve(root: str, prefect: int | None, mlflow: int | None, ray: int | None, c
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)  # a supervisor's way of saying Ctrl-C; the children must end with us
+    signal.signal(signal.SIGTERM, interrupt)  # supervisors send SIGTERM; the children must end too
     services = plan(root, prefect, mlflow, ray, cpus)
-    relocate(home_folder(root))  # so that MLflow's page finds the files of a root that was moved
+    relocate(home_folder(root))  # so that MLflow's page shows the files of a root that was moved
     logs = (Path("~/.motet").expanduser() if "://" in root else Path(root)) / "logs"
     print(f"starting {', '.join(service.name for service in services)}; logs in {logs}", flush=True)
     try:

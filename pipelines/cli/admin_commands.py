@@ -1,4 +1,4 @@
-"""Commands that show and tidy what there is: models, nights, datasets, recipes; the machine; local servers."""
+"""Commands about models, nights, datasets, recipes, this machine and local servers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ import sys
 from typing import Annotated
 
 import typer
+import yaml
 
-from pipelines.admin.listings import short_time
+from pipelines.admin.listings import (
+    fsck_lines,
+    leaderboard_rows,
+    night_rows,
+    registry_problems,
+    short_time,
+    version_rows,
+)
 from pipelines.cli.console import (
     NUMBERS,
     JsonOption,
@@ -24,6 +32,7 @@ from pipelines.cli.console import (
     who,
 )
 from pipelines.core import environment
+from pipelines.recipe import SHIPPED, Recipe, load, shipped
 
 
 @app.command()
@@ -33,21 +42,18 @@ def leaderboard(
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
-    """Registered versions with their test figures, the best first.
+    """Lists registered versions with their test scores, best first.
 
     Example: `motet leaderboard assistant --metric transcript/wer`
     """
-    from pipelines.admin.listings import leaderboard_rows, registry_problems
-
     environment.prepare(root)
     rows = leaderboard_rows(root, model, metric)
     shown = [{**{key: row[key] for key in ("model", "version", "alias", "created")}, **row["metrics"]} for row in rows]
     columns = list(dict.fromkeys(key for row in shown for key in row))
     table = [{column: row.get(column) for column in columns} for row in shown]
-    emit(rows, as_json, table_of("", table, right=columns[4:]) if table else "no model yet; `motet nightly` makes one")
-    if not as_json:
-        for problem in registry_problems(root, model):
-            print(f"\nwarning: {problem}")
+    listing = table_of("", table, right=columns[4:]) if table else "no model yet; `motet nightly` makes one"
+    problems = [] if as_json else registry_problems(root, model)
+    emit(rows, as_json, listing, *(f"\nwarning: {problem}" for problem in problems))
 
 
 @app.command()
@@ -57,9 +63,9 @@ def rollback(
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
-    """Makes the champion before this one champion again.
+    """Makes the previous champion champion again.
 
-    Example: `motet rollback assistant --reason "hears alarms as calls"`
+    Example: `motet rollback assistant --reason "confuses alarms and calls"`
     """
     from pipelines.registry.registry import Registry
 
@@ -75,10 +81,10 @@ def adopt(
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
-    """Makes this root the owner of a registered model that another root made, or an older state of this one.
+    """Makes this root the owner of a registered model of another root, or of an older state of this one.
 
-    Whoever is @champion in MLflow stays it, and the ledger of this root goes on from there. The other root is refused
-    from then on.
+    @champion in MLflow stays as it is, and the ledger of this root continues from it. The other root can no longer
+    change the model.
 
     Example: `motet adopt assistant --reason "restored from the backup of Monday"`
     """
@@ -92,7 +98,7 @@ def adopt(
 
 @app.command()
 def history(model: NameArgument, root: RootOption = environment.ROOT, as_json: JsonOption = False) -> None:
-    """The ledger: who was champion when, and why.
+    """Shows the ledger: which version was champion when, and why.
 
     Example: `motet history assistant`
     """
@@ -122,18 +128,13 @@ def runs(
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
-    """The nights that have ended: verdict, primary figure, report.
+    """Lists finished nights with decision, reason and report.
 
     Example: `motet runs assistant`
     """
-    from pipelines.admin.listings import night_rows
-
     rows = night_rows(root, recipe)
-    emit(
-        rows,
-        as_json,
-        table_of("", rows, NUMBERS) if rows else f"no night has ended in {root}; see `motet nightly --help`",
-    )
+    empty = f"no night has ended in {root}; see `motet nightly --help`"
+    emit(rows, as_json, table_of("", rows, NUMBERS) if rows else empty)
 
 
 @app.command()
@@ -142,29 +143,25 @@ def versions(
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
-    """Datasets of the store, or the versions of one.
+    """Lists the datasets of the store, or the versions of one.
 
     Example: `motet versions utterances/commands`
     """
-    from pipelines.admin.listings import version_rows
-
     rows = version_rows(root, dataset)
     emit(rows, as_json, table_of("", rows, NUMBERS) if rows else f"{root} holds no {dataset or 'dataset'}")
 
 
 @app.command()
 def gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it, only say what would be.")] = False,
-    older_than: Annotated[
-        float, typer.Option("--older-than", metavar="HOURS", help="Leave younger ones alone.")
-    ] = 24.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it, only list.")] = False,
+    older_than: Annotated[float, typer.Option("--older-than", metavar="HOURS", help="Skip younger objects.")] = 24.0,
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
-    """What no version of any dataset reaches: shows it, or deletes it.
+    """Lists or deletes objects that no version of any dataset refers to.
 
-    What a night wrote that was killed is spared for a week, since the same night would go on with it. Nothing is
-    deleted while a night or another command writes to the root, or when anything in it cannot be read.
+    Objects of an interrupted night are kept for a week, so that it can resume. Nothing is deleted while a night or
+    another command writes to the root, or when anything in it cannot be read.
 
     Example: `motet gc` then `motet gc --delete`
     """
@@ -173,7 +170,7 @@ def gc(
 
     entries = collect_garbage(Store(root), not delete, older_than, lambda line: print(line, file=sys.stderr))
     rows = [{"key": entry.key, "MB": round(entry.size / 1e6, 2)} for entry in entries]
-    verb = "deleted" if delete else "could be deleted (nothing was; take --delete)"
+    verb = "deleted" if delete else "could be deleted (nothing was; add --delete)"
     total = f"{len(rows):,} objects, {sum(entry.size for entry in entries) / 1e6:,.1f} MB {verb}"
     emit({"deleted": delete, "objects": rows}, as_json, table_of(total, rows, NUMBERS) if rows else total)
 
@@ -181,51 +178,51 @@ def gc(
 @app.command()
 def fsck(
     repair: Annotated[
-        bool, typer.Option("--repair", help="Move damaged files away that the next run makes anew; record checksums.")
+        bool, typer.Option("--repair", help="Move away damaged files that the next run recreates; record checksums.")
     ] = False,
     root: RootOption = environment.ROOT,
     as_json: JsonOption = False,
 ) -> None:
-    """Reads every file of the store and compares it with its checksum; exit code 1 when damage is left.
+    """Verifies the checksum of every file of the store; exit code 1 when damage remains.
 
     Example: `motet fsck` then `motet fsck --repair`
     """
-    from pipelines.admin.listings import fsck_lines
     from pipelines.core.progress import display
     from pipelines.nightly import one_at_a_time
-    from pipelines.storage import fsck as checking
+    from pipelines.storage import fsck as checksums
     from pipelines.storage.store import Store
 
     store = Store(root)
     with display(quiet=as_json) as screen, screen.bar("fsck", "file") as report:
-        checked = checking.check(store, report)
+        checked = checksums.check(store, report)
     problems = checked.problems
     if repair and problems:
         with one_at_a_time(root, "fsck --repair"):
-            problems = checking.repair(store, problems)
-    left = [problem for problem in problems if problem.state != "unknown" and not problem.repaired]
+            problems = checksums.repair(store, problems)
+    remaining = [problem for problem in problems if problem.state != "unknown" and not problem.repaired]
     result = {
         "files": checked.files,
         "bytes": checked.bytes,
         "problems": [problem.to_json() for problem in problems],
-        "left": len(left),
+        "left": len(remaining),
     }
     title, rows = fsck_lines(checked, problems)
     emit(result, as_json, table_of(title, rows, NUMBERS) if rows else title)
-    if left:
+    if remaining:
         raise typer.Exit(1)
 
 
 @app.command()
 def doctor(root: RootOption = environment.ROOT, as_json: JsonOption = False) -> None:
-    """What is wrong with this machine, and what to do about it; exit code 1 when something cannot work.
+    """Checks this machine and advises; exit code 1 when something cannot work.
 
     Example: `motet doctor --json`
     """
     from pipelines.admin.doctor import FAIL, examine
 
     checks = examine(root)
-    emit([check.to_json() for check in checks], as_json, table_of("", [check.to_json() for check in checks]))
+    rows = [check.to_json() for check in checks]
+    emit(rows, as_json, table_of("", rows))
     if any(check.state == FAIL for check in checks):
         raise typer.Exit(1)
 
@@ -235,12 +232,10 @@ def up(
     root: RootOption = environment.ROOT,
     prefect_port: Annotated[int | None, typer.Option(help="Instead of 4200 or the next free one.")] = None,
     mlflow_port: Annotated[int | None, typer.Option(help="Instead of 5000 or the next free one.")] = None,
-    ray_port: Annotated[
-        int | None, typer.Option(help="Of the dashboard, instead of 8265 or the next free one.")
-    ] = None,
-    cpus: Annotated[int | None, typer.Option(help="Cores that Ray may use; all if left out.")] = None,
+    ray_port: Annotated[int | None, typer.Option(help="Dashboard, instead of 8265 or the next free one.")] = None,
+    cpus: Annotated[int | None, typer.Option(help="Cores for Ray; all if left out.")] = None,
 ) -> None:
-    """Prefect, MLflow and Ray with their pages, on loopback, until Ctrl-C.
+    """Runs Prefect, MLflow and Ray with their pages, on loopback, until Ctrl-C.
 
     Example: `motet up`, then in another terminal the printed exports and `motet nightly assistant`
     """
@@ -251,15 +246,11 @@ def up(
 
 @recipe_app.command("list")
 def recipe_list(as_json: JsonOption = False) -> None:
-    """Recipes that ship.
+    """Lists the shipped recipes.
 
     Example: `motet recipe list`
     """
-    import yaml
-
-    from pipelines.recipe import SHIPPED, shipped
-
-    # Read as it lies there: a recipe whose sources name an unset variable is listed too.
+    # Parsed without validation, so that recipes whose sources name an unset variable are listed too.
     rows = [
         {"recipe": name, "summary": yaml.safe_load((SHIPPED / f"{name}.yaml").read_text())["summary"]}
         for name in shipped()
@@ -269,22 +260,18 @@ def recipe_list(as_json: JsonOption = False) -> None:
 
 @recipe_app.command("show")
 def recipe_show(recipe: RecipeArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
-    """A recipe with every default filled in.
+    """Prints a recipe with every default filled in.
 
     Example: `motet recipe show assistant --set trainer.epochs=3`
     """
-    from pipelines.recipe import load
-
     loaded = load(recipe, settings or [])
     emit(loaded.model_dump(mode="json"), as_json, f"# address {loaded.address()}\n{loaded.to_yaml().rstrip()}")
 
 
 @recipe_app.command("schema")
 def recipe_schema() -> None:
-    """The JSON schema of recipes, for an editor.
+    """Prints the JSON schema of recipes, for an editor.
 
     Example: `motet recipe schema > recipe.schema.json`
     """
-    from pipelines.recipe import Recipe
-
     print(json.dumps(Recipe.model_json_schema(), indent=1))

@@ -1,11 +1,12 @@
-"""What all commands share: the `app` that they join, their options, and how results are printed.
+"""The Typer app, the options that commands share, and how results and errors are printed.
 
-Results go to standard output, a table for people or `--json` for scripts; what a command is doing goes to standard
-error. Exit codes: 0 done, 1 failed or refused, 2 a wrong call (a recipe with a mistake in it is one).
+Results go to standard output, as tables or with `--json`; progress goes to standard error. Exit codes: 0 success,
+1 failure or refusal, 2 a wrong call, which includes a recipe that is not valid.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -21,34 +22,13 @@ from typer.core import TyperGroup
 
 from pipelines.core.redaction import redact
 
+# Columns that are aligned to the right.
 NUMBERS = (
-    "value",
-    "single",
-    "gain, %",
-    "low",
-    "high",
-    "channel, %",
-    "channel low",
-    "channel high",
-    "words, %",
-    "words low",
-    "words high",
-    "recordings",
-    "speakers",
-    "without",
-    "rows",
-    "champion",
-    "floor",
-    "limit",
-    "version",
-    "number",
-    "trial",
-    "objective",
-    "MB",
-    "files",
-)
-
-PIPE_WIDTH = 220
+    "value", "single", "gain, %", "low", "high", "channel, %", "channel low", "channel high", "words, %", "words low",
+    "words high", "recordings", "speakers", "without", "rows", "champion", "floor", "limit", "version", "number",
+    "trial", "objective", "MB", "files",
+)  # fmt: skip
+PIPE_WIDTH = 220  # columns of a table that is not printed to a terminal
 ORDER = (
     "nightly", "search", "study", "deploy", "ingest", "evaluate", "predict", "personalise", "say", "leaderboard",
     "promote", "rollback",
@@ -56,7 +36,7 @@ ORDER = (
 
 
 class InOrder(TyperGroup):
-    """Lists what a person starts with first."""
+    """Lists the commands of ORDER first."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = super().list_commands(ctx)
@@ -70,9 +50,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Trains one speech model for several tasks at once, every night, and promotes it when it is shown better.",
+    help="Trains one multi-task speech model every night, and promotes it when it is significantly better.",
 )
-recipe_app = typer.Typer(no_args_is_help=True, help="Recipes: what ships, what a recipe says, what it may say.")
+recipe_app = typer.Typer(no_args_is_help=True, help="Recipes: list, show, JSON schema.")
 app.add_typer(recipe_app, name="recipe")
 
 RootOption = Annotated[
@@ -86,35 +66,48 @@ SetOption = Annotated[
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a YAML file.")]
 NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name in the registry: the recipe's name.")]
 HotWordOption = Annotated[
-    list[str] | None, typer.Option("--hot-word", metavar="PHRASE", help="To be expected in recordings; repeatable.")
+    list[str] | None, typer.Option("--hot-word", metavar="PHRASE", help="A phrase to expect in recordings; repeatable.")
 ]
 HotWordsOption = Annotated[
     Path | None,
-    typer.Option("--hot-words", metavar="FILE", exists=True, dir_okay=False, help="Such phrases, one a line."),
+    typer.Option("--hot-words", metavar="FILE", exists=True, dir_okay=False, help="Phrases to expect, one per line."),
 ]
 HotWeightOption = Annotated[
-    float, typer.Option("--hot-weight", min=0, help="What a character of a hot word is worth, in natural logarithms.")
+    float, typer.Option("--hot-weight", min=0, help="Weight of a hot word per character, in nats.")
 ]
 DomainOption = Annotated[
     str | None,
-    typer.Option("--domain", metavar="NAME", help="Where the recordings come from, for a model that is told of it."),
+    typer.Option("--domain", metavar="NAME", help="Domain of the recordings, for a model that takes one."),
 ]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Kept in the ledger.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Recorded in the ledger.")]
 
 
-def emit(result: Any, as_json: bool, table: Table | str) -> None:
-    """Prints the one or the other to standard output."""
+def emit(result: Any, as_json: bool, *parts: Table | str) -> None:
+    """Prints the result as JSON, or the parts one below the other, to standard output."""
     if as_json:
         print(json.dumps(result, indent=1, ensure_ascii=False, default=str))
-    elif isinstance(table, str):
-        print(table)
-    else:
-        # A pipe has no width of its own, and one guessed at 80 columns would break numbers apart.
-        Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, soft_wrap=False).print(table)
+        return
+    for part in parts:
+        if isinstance(part, str):
+            print(part)
+        else:
+            Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(part)
+
+
+def rendered(*parts: Table | str) -> str:
+    """The parts as plain text, for a repr."""
+    text = io.StringIO()
+    console = Console(file=text, width=PIPE_WIDTH, color_system=None, force_jupyter=False)
+    for part in parts:
+        if isinstance(part, str):
+            text.write(f"{part}\n")
+        else:
+            console.print(part)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 
 def table_of(title: str, rows: Sequence[Mapping[str, Any]], right: Sequence[str] = ()) -> Table:
-    """A plain table; `right` names the columns of numbers."""
+    """A plain table; `right` names the columns that are aligned to the right."""
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     columns = list(rows[0]) if rows else []
     for column in columns:
@@ -125,7 +118,7 @@ def table_of(title: str, rows: Sequence[Mapping[str, Any]], right: Sequence[str]
 
 
 def who() -> str:
-    """Whose decision it was, for the ledger."""
+    """User who decides, for the ledger: MOTET_USER or the login name."""
     import getpass
 
     try:
@@ -135,9 +128,9 @@ def who() -> str:
 
 
 def run() -> None:
-    """Runs the command line; what a person can mend is told in a line, anything else keeps its traceback.
+    """Runs the command line. Prints expected errors in one line and others with their traceback.
 
-    Libraries quote the URLs that they were given in their errors: nothing is printed with a secret in it.
+    Libraries quote URLs in their errors, so secrets are removed from all of them.
     """
     from pipelines.recipe import RecipeError
 
@@ -159,9 +152,9 @@ def run() -> None:
 
 
 def explained(error: Exception) -> str | None:
-    """What a person is told of an error in a line; None for one that nobody foresaw, whose traceback is shown."""
+    """Message of an expected error; None for an unexpected one, whose traceback is shown."""
     library = type(error).__module__.split(".")[0]
-    if library in ("pipelines", "mtl"):  # Motet's own errors say what was wrong, where, and what to do
+    if library in ("motet", "pipelines", "mtl"):
         return str(error)
     if library == "mlflow":
         reason = " ".join(str(error).split())[:500]

@@ -1,4 +1,4 @@
-"""The files of registered models: a package goes up as an MLflow model, and comes back as a local folder.
+"""Files of registered models: uploads a package as an MLflow model, and returns it as a local folder.
 
 model_id = store_package(client, experiment_id, "assistant", save, run, tags)
 folder = local_package(registry.uri, home, model_version)
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-Save = Callable[[Path, str, str | None], None]  # writes a package: folder, model id, run id
+Save = Callable[[Path, str, str | None], None]  # writes a package; arguments: folder, model id, run id
 
 
 def store_package(
@@ -47,10 +47,10 @@ def store_package(
 
 
 def local_package(uri: str, home: Path, version: ModelVersion) -> Path:
-    """The package's folder: where it lies, or a copy kept by model id. uri: of MLflow; home: see `located`.
+    """The package's folder, or a cached copy if it is not on this machine. uri: of MLflow; home: as of `located`.
 
     Raises:
-        RegistryError: the registry knows the version, and its files are gone.
+        RegistryError: the files of the version were deleted.
     """
     import mlflow
 
@@ -64,11 +64,11 @@ def local_package(uri: str, home: Path, version: ModelVersion) -> Path:
     copy = cache_folder() / "packages" / hashlib.sha256(f"{uri} {location}".encode()).hexdigest()[:32]
     if not copy.is_dir():
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=copy.parent) as fresh:
+        with tempfile.TemporaryDirectory(dir=copy.parent) as scratch:
             package = mlflow.artifacts.download_artifacts(
-                artifact_uri=location, tracking_uri=connection(uri), dst_path=fresh
+                artifact_uri=location, tracking_uri=connection(uri), dst_path=scratch
             )
-            with suppress(OSError):  # another process was first, with the same content
+            with suppress(OSError):  # another process copied the same content first
                 Path(package).rename(copy)
     return copy
 

@@ -1,4 +1,4 @@
-"""What is wrong between a root's ledgers and MLflow; nothing is changed.
+"""Checks a root's ledgers against MLflow; changes nothing.
 
 for problem in problems(registry, "assistant"):
     print(problem)
@@ -6,20 +6,20 @@ for problem in problems(registry, "assistant"):
 
 from __future__ import annotations
 
-from pipelines.registry import losses, ownership
+from pipelines.registry import deleted_versions, ownership
 from pipelines.registry.registry import CHAMPION, Registry, RegistryError
 
 LEDGERS = "ledger/"
 
 
 def names(registry: Registry) -> list[str]:
-    """Models that the root has a ledger of."""
+    """Models with a ledger in the root."""
     datasets = (dataset for dataset in registry.store.datasets() if dataset.startswith(LEDGERS))
     return [dataset.removeprefix(LEDGERS) for dataset in datasets]
 
 
 def problems(registry: Registry, name: str) -> list[str]:
-    """A sentence for each; of a model without a ledger in this root there is nothing to say."""
+    """One sentence per problem; none for a model without a ledger in this root."""
     state = registry.state(name)
     if not state.lines:
         return []
@@ -27,13 +27,15 @@ def problems(registry: Registry, name: str) -> list[str]:
         ownership.check(registry, name)
     except RegistryError as error:
         return [str(error)]
-    if warning := losses.warning(registry.store, name, state):
+    if warning := deleted_versions.warning(registry.store, name, state):
         return [warning]
     champion = registry.champion(name)
     if state.champion is not None and (champion is None or champion.version != state.champion):
-        left = f"version {champion.version} is the newest champion left" if champion else "no earlier champion is left"
+        newest = (
+            f"version {champion.version} is the newest champion left" if champion else "no earlier champion is left"
+        )
         return [
-            f"{name}: version {state.champion}, the champion, was deleted from MLflow; {left}. "
+            f"{name}: version {state.champion}, the champion, was deleted from MLflow; {newest}. "
             "The next night notes it in the ledger"
         ]
     alias = registry.aliases(name).get(CHAMPION)

@@ -1,14 +1,13 @@
-"""Who was champion when, and why: an append-only list of lines in the store, one list per model name.
+"""The ledger: who was champion when, and why. An append-only list of lines in the store, one list per model name.
 
     ledger = Ledger(store, "assistant")
     ledger.append("promote", version=4, expects=3, reason="significantly better: …", by="nightly")
     ledger.state().champion
 
-A line is a numbered manifest, created on condition that nobody took its number: of two writers neither
-loses its line. Which lines took effect follows from reading them in order: a line says which champion it
-expects, and one that finds another is kept and counts for nothing ("overtaken"). So two promoters who judged against
-the same champion cannot both win, without a lock, on a folder and on S3 alike. MLflow's aliases hold no history; they
-are set from here.
+A line is a numbered manifest, created only if its number is free, so concurrent writers lose no line. Each line names
+the champion that it expects; read in order, a line that expects another than the current one has no effect
+("overtaken"). So of two promotions against the same champion only one takes effect, without a lock, in a folder and on
+S3. MLflow's aliases have no history; they are set from the ledger.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from typing import Any, Literal, get_args
 from pipelines.storage.store import Manifest, Store, fingerprint
 
 Action = Literal["promote", "keep", "rollback", "lost", "adopt"]
-ALL = 0  # as the version of a lost line: the registered model with all its versions
-# To a person.
+ALL = 0  # version of a "lost" line: the registered model with all its versions
+# As printed.
 ACTION_WORDS: dict[Action, str] = {
     "promote": "promoted",
     "keep": "not promoted",
@@ -37,11 +36,15 @@ ACTION_WORDS: dict[Action, str] = {
 class Line:
     """One decision.
 
-    promote: `version` becomes champion. keep: `version` was a candidate and was not promoted. rollback: `version`,
-    the champion before, is champion again. lost: `version`, a champion of now or before, is not in MLflow any more
-    (ALL: none is). adopt: this root took the registered model over, whose champion is `version` (0: none). expects:
-    the champion it was decided against. rows: identity of the test rows. effective: False where another line came
-    first. address: of the line itself, unique.
+    Attributes:
+        action: promote: `version` becomes champion. keep: candidate `version` is not promoted. rollback: `version`, the
+            previous champion, is champion again. lost: `version`, a current or former champion, was deleted from
+            MLflow (ALL: the registered model was). adopt: this root takes over the registered model, whose champion
+            is `version` (0: none).
+        expects: the champion that the decision was made against.
+        rows: identity of the test rows.
+        effective: False if another line came first.
+        address: unique identity of the line.
     """
 
     number: int
@@ -62,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True)
 class State:
-    """What the lines amount to. reigns: champions in order without those rolled back or lost; the last one reigns."""
+    """The lines, and the champions in order without those rolled back or deleted; the last one is champion."""
 
     lines: tuple[Line, ...]
     champions: tuple[int, ...]
@@ -73,7 +76,7 @@ class State:
 
     @property
     def previous(self) -> int | None:
-        """Where a rollback leads."""
+        """The champion after a rollback."""
         return self.champions[-2] if len(self.champions) > 1 else None
 
     @property
@@ -82,35 +85,35 @@ class State:
 
     @property
     def current(self) -> tuple[Line, ...]:
-        """Lines about the versions that are in MLflow now: those since the registered model was lost or adopted."""
+        """Lines about the versions in MLflow: those since the registered model was deleted or adopted."""
         starts = [n + 1 for n, line in enumerate(self.lines) if line.effective and _starts_anew(line)]
         return self.lines[starts[-1] :] if starts else self.lines
 
     @property
-    def loss(self) -> Line | None:
-        """The line by which a reigning champion was lost, until somebody is made champion by a decision.
+    def deletion(self) -> Line | None:
+        """The line that records the deletion of the champion, until a decision makes another version champion.
 
-        Of several the first: that champion is the one that candidates have had to beat.
+        The first of several, since candidates are compared with that champion.
         """
-        loss = None
+        deletion = None
         for line in self.lines:
             if line.effective and line.action == "lost" and line.version in (line.expects, ALL):
-                loss = loss or (line if line.expects is not None else None)
+                deletion = deletion or (line if line.expects is not None else None)
             elif line.effective and line.action not in ("keep", "lost"):
-                loss = None
-        return loss
+                deletion = None
+        return deletion
 
     def before(self, line: Line | None) -> State:
-        """As it was before a line; as it is for None."""
+        """The state before a line; this state for None."""
         return self if line is None else fold(earlier for earlier in self.lines if earlier.number < line.number)
 
     def challenges(self, rows: str | None, besides: int | None = None) -> int:
-        """Candidates, `besides` one, that the champion has met on these test rows and that lost: `looks` in gates.
+        """Number of candidates except `besides` that were rejected against this champion on these test rows.
 
-        A candidate that is judged twice on the same rows is still one.
+        A candidate that is judged twice on the same rows counts once. `gates.decide` takes it as `looks`.
         """
-        beaten = [line for line in self.current if line.action == "keep" and line.expects == self.champion]
-        return len({line.version for line in beaten if line.rows == rows} - {besides})
+        rejected = [line for line in self.current if line.action == "keep" and line.expects == self.champion]
+        return len({line.version for line in rejected if line.rows == rows} - {besides})
 
 
 class Ledger:
@@ -130,7 +133,7 @@ class Ledger:
         rows: str | None = None,
         decision: Mapping[str, Any] | None = None,
     ) -> Line:
-        """Writes a line; the returned one says by `effective` whether it was overtaken."""
+        """Writes a line; `effective` of the returned line is False if it was overtaken."""
         meta = {
             "action": action,
             "version": version,
@@ -141,7 +144,7 @@ class Ledger:
             "decision": decision,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        # No two lines are the same line, even with equal words: the address must be new each time.
+        # Equal decisions are different lines, so the address must be unique.
         manifest = self.store.commit(self.dataset, fingerprint(meta, uuid.uuid4().hex), meta=meta)
         return next(line for line in self.state().lines if line.number == manifest.version)
 
@@ -150,15 +153,15 @@ class Ledger:
 
 
 def fold(lines: Iterable[Line]) -> State:
-    """Reads lines in order and says which took effect."""
-    read: list[Line] = []
+    """Applies lines in order and marks those that take effect."""
+    applied: list[Line] = []
     champions: list[int] = []
     for line in lines:
         effective = line.action == "keep" or _applies(line, champions)
         if effective:
             champions = _after(line, champions)
-        read.append(replace(line, effective=effective))
-    return State(tuple(read), tuple(champions))
+        applied.append(replace(line, effective=effective))
+    return State(tuple(applied), tuple(champions))
 
 
 def _applies(line: Line, champions: list[int]) -> bool:
@@ -177,8 +180,8 @@ def _after(line: Line, champions: list[int]) -> list[int]:
     if line.action == "rollback":
         return champions[:-1]
     if line.action == "lost":
-        left = [] if line.version == ALL else [version for version in champions if version != line.version]
-        return [version for n, version in enumerate(left) if n == 0 or version != left[n - 1]]
+        remaining = [] if line.version == ALL else [version for version in champions if version != line.version]
+        return [version for n, version in enumerate(remaining) if n == 0 or version != remaining[n - 1]]
     if line.action == "adopt":
         return [line.version] if line.version else []
     return champions

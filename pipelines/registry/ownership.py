@@ -1,12 +1,12 @@
-"""Whose a registered model is: the root whose ledger its aliases follow.
+"""Ownership of registered models: a model belongs to the root whose ledger its aliases follow.
 
-    ownership.check(registry, "assistant")        # raises RegistryError when another root's ledger holds it
-    ownership.claim(registry, "assistant")        # the same, and reserves the name for this root
+    ownership.check(registry, "assistant")        # raises RegistryError if it belongs to another root
+    ownership.claim(registry, "assistant")        # also reserves the name for this root
     ownership.adopt(registry, "assistant", "the old disk is lost", "ana")
 
-Many roots may share one MLflow. Each has an id (root.json, made once); a registered model carries the id of its root,
-and the last line of the ledger that its aliases were set from. That line tells a copy of a root, whose id is the same,
-from the root that has gone on: the line is not in the copy's ledger.
+Several roots may share one MLflow. Each has an id (root.json); a registered model has tags with the id of its root and
+with the last ledger line that its aliases were set from. A copy of a root has the same id, but not the lines that were
+added since, and is refused.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pipelines.registry.deleted_versions import BY, stored_copy
 from pipelines.registry.ledger import ALL, Ledger, Line, State
-from pipelines.registry.losses import BY, stored_copy
 from pipelines.registry.tracking import quiet_mlflow
 from pipelines.registry.version import CHAMPION, RegistryError, is_absent
 from pipelines.storage.roots import open_root
@@ -35,7 +35,7 @@ DESCRIPTION = "Trained and promoted by Motet."
 
 
 def identity(store: Store) -> str:
-    """The root's id, which it keeps wherever it is moved; made when it is first asked for."""
+    """The root's id, created on first use; it stays the same when the root is moved."""
     if not store.exists(IDENTITY):
         content = {"id": uuid.uuid4().hex, "created": datetime.now(UTC).isoformat(timespec="seconds")}
         open_root(store.root).create(IDENTITY, json.dumps(content, indent=1).encode())
@@ -43,30 +43,30 @@ def identity(store: Store) -> str:
 
 
 def location(store: Store) -> str:
-    """Where the root is, for people."""
+    """Location of the root, as shown in messages."""
     return store.root if "://" in store.root else f"{socket.gethostname()}:{store.root}"
 
 
 def check(registry: Registry, name: str) -> None:
-    """Raises RegistryError when this root must not change the registered model `name`."""
+    """Raises RegistryError if this root must not change the registered model `name`."""
     _check(registry, name, registered(registry, name))
 
 
 def claim(registry: Registry, name: str) -> None:
-    """Reserves the name for this root. Raises RegistryError when it is another's."""
+    """Reserves the name for this root. Raises RegistryError if it belongs to another."""
     model = registered(registry, name)
     _check(registry, name, model)
     if model is None:
         _create(registry, name)
     elif not _tag(registry, model):
         return
-    check(registry, name)  # of two roots that came at once, one finds the other's tag
+    check(registry, name)  # of two roots that claim at the same time, one sees the other's tag
 
 
 def _check(registry: Registry, name: str, model: RegisteredModel | None) -> None:
     state = registry.state(name)
     if model is None:
-        if state.current and not _was_here(registry, name):
+        if state.current and not _has_experiment(registry, name):
             raise RegistryError(
                 f"the ledger of {name} in {location(registry.store)} has {len(state.current)} lines, and this MLflow "
                 f"has neither a model nor an experiment of that name. Is MLFLOW_TRACKING_URI the one that it was "
@@ -74,13 +74,13 @@ def _check(registry: Registry, name: str, model: RegisteredModel | None) -> None
             )
         return
     owner = model.tags.get(ROOT_TAG)
-    objection = _objection(registry, model, state) if owner is None else _of_owner(registry, model, state, owner)
+    objection = _unowned(registry, model, state) if owner is None else _owned(registry, model, state, owner)
     if objection:
         raise RegistryError(f"{objection}. {_advice(name)}")
 
 
 def adopt(registry: Registry, name: str, reason: str, by: str) -> Line:
-    """Makes this root the owner of a registered model: its ledger goes on from whoever is @champion there.
+    """Makes this root the owner of a registered model; its ledger continues from @champion in MLflow.
 
     Raises:
         RegistryError: neither MLflow nor the ledger knows the name.
@@ -104,7 +104,7 @@ def adopt(registry: Registry, name: str, reason: str, by: str) -> Line:
 
 
 def mark(registry: Registry, name: str, line: Line) -> None:
-    """Notes with the registered model which line of the ledger its aliases follow."""
+    """Tags the registered model with the ledger line that its aliases follow."""
     registry.client.set_registered_model_tag(name, LEDGER_TAG, f"{line.number}:{line.address}")
 
 
@@ -118,28 +118,29 @@ def registered(registry: Registry, name: str) -> RegisteredModel | None:
         raise
 
 
-def _of_owner(registry: Registry, model: RegisteredModel, state: State, owner: str) -> str | None:
-    """What is wrong with a model that carries a root's id."""
-    where = model.tags.get(LOCATION_TAG, "a place that it did not name")
-    mine = location(registry.store)
+def _owned(registry: Registry, model: RegisteredModel, state: State, owner: str) -> str | None:
+    """Why a model with the tag of a root must not be changed; None if it may."""
+    owner_location = model.tags.get(LOCATION_TAG, "unknown location")
+    here = location(registry.store)
     if owner != identity(registry.store):
         return (
-            f"{model.name} in this MLflow belongs to another root, {where} (id {owner[:8]}), whose ledger says who is "
-            f"champion; this one is {mine} (id {identity(registry.store)[:8]})"
+            f"{model.name} in this MLflow belongs to another root, {owner_location} (id {owner[:8]}), whose ledger "
+            f"says who is champion; this one is {here} (id {identity(registry.store)[:8]})"
         )
     followed = model.tags.get(LEDGER_TAG)
-    if followed and followed not in {f"{line.number}:{line.address}" for line in _since_anew(state)}:
+    if followed and followed not in {f"{line.number}:{line.address}" for line in _followable(state)}:
         return (
             f"line {followed.partition(':')[0]} of the ledger of {model.name}, which @champion follows in this MLflow, "
-            f"is not in {mine}: this is a copy of the root {where} or an older state of it, and the other has gone on"
+            f"is not in {here}: this is a copy of the root {owner_location} or an older state of it, and the "
+            "other has gone on"
         )
     return None
 
 
-def _objection(registry: Registry, model: RegisteredModel, state: State) -> str | None:
-    """What is wrong with a model that carries no id: one that was registered before there were any, or by others."""
+def _unowned(registry: Registry, model: RegisteredModel, state: State) -> str | None:
+    """Why a model without the tag of a root must not be changed; None if it may."""
     if registry.embedded:
-        return None  # the database lies in this root
+        return None  # the database is in this root
     name, champion = model.name, dict(model.aliases).get(CHAMPION)
     versions = registry.versions(name)
     if champion is None:
@@ -149,14 +150,14 @@ def _objection(registry: Registry, model: RegisteredModel, state: State) -> str 
         return f"{name} in this MLflow has {len(versions)} versions, and none was made by {location(registry.store)}"
     number = int(champion)
     copy = stored_copy(registry.store, name, number)
-    theirs = next((version.address for version in versions if version.version == number), "")
-    reigned = {line.version for line in state.current if line.effective and line.action in ("promote", "rollback")}
-    if number in reigned and (copy is None or copy.address == theirs):
+    registered_address = next((version.address for version in versions if version.version == number), "")
+    promoted = {line.version for line in state.current if line.effective and line.action in ("promote", "rollback")}
+    if number in promoted and (copy is None or copy.address == registered_address):
         return None
-    mine = f"champion {state.champion}" if state.champion is not None else "no champion"
+    recorded = f"champion {state.champion}" if state.champion is not None else "no champion"
     return (
         f"@champion of {name} in this MLflow is version {number}, and the ledger in {location(registry.store)} has "
-        f"{mine}: another root made that model"
+        f"{recorded}: another root made that model"
     )
 
 
@@ -167,13 +168,13 @@ def _advice(name: str) -> str:
     )
 
 
-def _since_anew(state: State) -> tuple[Line, ...]:
-    """The lines that this MLflow may follow, the one that starts anew among them."""
+def _followable(state: State) -> tuple[Line, ...]:
+    """The lines that this MLflow may follow: the current ones and the adoption or deletion before them."""
     return state.lines[max(0, len(state.lines) - len(state.current) - 1) :]
 
 
-def _was_here(registry: Registry, name: str) -> bool:
-    """Whether this MLflow has seen the model's runs: then it was deleted, and else this is another MLflow."""
+def _has_experiment(registry: Registry, name: str) -> bool:
+    """Whether this MLflow holds the model's runs: then the model was deleted; else this is another MLflow."""
     return registry.client.get_experiment_by_name(name.partition(".")[0]) is not None
 
 
@@ -191,7 +192,7 @@ def _create(registry: Registry, name: str) -> None:
 
 
 def _tag(registry: Registry, model: RegisteredModel) -> bool:
-    """Writes the root's id and place, where they are not there already; says whether it wrote any."""
+    """Writes the root's id and location; returns whether any was missing."""
     tags = {ROOT_TAG: identity(registry.store), LOCATION_TAG: location(registry.store)}
     missing = {tag: value for tag, value in tags.items() if model.tags.get(tag) != value}
     for tag, value in missing.items():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.core import progress
 from pipelines.evaluation.gates import Decision
-from pipelines.registry import losses, ownership
+from pipelines.registry import deleted_versions, ownership
 from pipelines.registry.artifacts import Save, local_package, store_package
 from pipelines.registry.ledger import Action, Ledger, Line, State
 from pipelines.registry.package import (
@@ -144,8 +144,8 @@ class Registry:
         before = self.aliases(name).get(CHAMPION)
         ownership.claim(self, name)
         state = self.follow(name)
-        notes = [note] if (note := losses.warning(self.store, name, state)) else []
-        if state.loss is None and state.champion is not None and before != state.champion:
+        notes = [note] if (note := deleted_versions.warning(self.store, name, state)) else []
+        if state.deletion is None and state.champion is not None and before != state.champion:
             was = "was missing in MLflow" if before is None else f"was on version {before} in MLflow"
             notes.append(f"{name}: @champion {was}; it is on version {state.champion} again, as the ledger says")
         return notes
@@ -198,7 +198,7 @@ class Registry:
         ownership.check(self, name)
         ledger = Ledger(self.store, name)
         state = ledger.state()
-        if losses.record(ledger, state, lambda number: self._exists(name, number), spare=state.champion):
+        if deleted_versions.record(ledger, state, lambda number: self._exists(name, number), spare=state.champion):
             state = ledger.state()
         if state.champion is None or state.previous is None:
             had = f"version {state.champion} is its first champion" if state.champion else "it has no champion"
@@ -335,7 +335,7 @@ class Registry:
         ledger = Ledger(self.store, name)
         while True:
             state = ledger.state()
-            if losses.record(ledger, state, lambda number: self._exists(name, number)):
+            if deleted_versions.record(ledger, state, lambda number: self._exists(name, number)):
                 continue
             aliases = self.aliases(name)
             if state.champion is not None:

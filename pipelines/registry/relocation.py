@@ -1,10 +1,10 @@
-"""A root that was moved, renamed or copied: MLflow's database in it holds the absolute paths of its files.
+"""Corrects paths after a root was moved, renamed or copied: MLflow's database holds absolute paths.
 
     located("file:///old/root/mlartifacts/models/m-1/artifacts", Path("/new/root"))     # below /new/root
     relocate(Path("/new/root"))             # rewrites the paths in /new/root/mlflow.db
 
-Reading looks below the present root first and changes nothing. Writing needs the database to be right: MLflow would
-write new files to the old path, where another root may lie by now. So whoever is about to write calls `relocate`.
+Reading looks below the current root first and changes nothing. Before writing, call `relocate`: otherwise MLflow would
+write new files to the old path, where another root may be by now.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _BUSY_SECONDS = 60.0  # wait for another writer of the database
 
 
 class RelocationError(RuntimeError):
-    """The paths of a moved root cannot be corrected now; the message says why."""
+    """The paths of a moved root cannot be corrected at the moment; the message says why."""
 
 
 def located(location: str, home: Path) -> str:
-    """The location of an artifact, below `home` where the same artifact lies there; else as MLflow has it.
+    """Location of an artifact: below `home` if it exists there, else unchanged.
 
     home: the folder that holds mlflow.db and mlartifacts.
     """
@@ -48,10 +48,10 @@ def located(location: str, home: Path) -> str:
 
 
 def relocate(home: Path) -> bool:
-    """Corrects the paths in the database below `home`; says whether there was anything to correct.
+    """Corrects the paths in the database below `home`; returns whether any was wrong.
 
     Raises:
-        RelocationError: another process works on the root, perhaps through the other path.
+        RelocationError: another process uses the root, perhaps by the other path.
     """
     home = home.resolve()
     if not (home / DATABASE).is_file():
@@ -68,23 +68,23 @@ def relocate(home: Path) -> bool:
 
 
 def _former_homes(database: sqlite3.Connection, home: Path) -> Iterator[str]:
-    """Homes that the database names and that were this one's, as URIs or paths, as they are written there."""
+    """Former homes of this root in the database, as written there: URIs or paths."""
     for former, rests in _homes(database).items():
         if Path(_path(former)) == home:
             continue
-        # An experiment that Motet made lies in mlartifacts itself; a server's are numbered folders in it, and may have
-        # been put on another disk on purpose: those moved only if their files are found here.
+        # Motet's own experiments are in mlartifacts itself. A server's are numbered folders in it, which may be on
+        # another disk on purpose: they have moved only if their files exist here.
         if "" in rests or any(_below(home, rest, former).exists() for rest in rests):
             yield former
 
 
 def _homes(database: sqlite3.Connection) -> dict[str, set[str]]:
-    """Every home that experiments name, and what lies below its folder of artifacts."""
+    """Homes of all experiments, each with the paths below its artifact folder."""
     homes: dict[str, set[str]] = {}
     try:
         experiments = [text for (text,) in database.execute("SELECT artifact_location FROM experiments")]
         others = [text for (text,) in database.execute("SELECT artifact_uri FROM runs LIMIT 1000")]
-    except sqlite3.OperationalError:  # a database that MLflow has not set up yet
+    except sqlite3.OperationalError:  # MLflow has not created its tables yet
         return {}
     for text in experiments:
         if match := _LOCATION.fullmatch(text or ""):
@@ -103,13 +103,13 @@ def _rewrite(database: sqlite3.Connection, former: str, home: Path) -> None:
             f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?",
             (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
         )
-    # Where a dataset's manifest lies, as JSON.
+    # Paths of manifests, in JSON.
     before, after = (json.dumps(str(path))[1:-1] + "/manifests/" for path in (_path(former), home))
     database.execute("UPDATE datasets SET dataset_source = replace(dataset_source, ?, ?)", (before, after))
 
 
 def _refuse_in_use(home: Path, former: list[str]) -> None:
-    """A root that is mounted at two paths is one root: paths must not change while a night writes by them."""
+    """A root that is mounted at two paths is one root: refuses to change paths while a night uses them."""
     try:
         with open(home / ".lock", encoding="utf-8") as file:
             try:

@@ -1,11 +1,11 @@
-"""MLflow runs: where they are kept, what stands in them, and one writer for each.
+"""MLflow runs: where they are stored, what they contain, and one writer for each.
 
     with start(root, recipe, name="assistant-3f2a", manifests=[*utterances, *features]) as run:
         run.log({"train/loss": 1.2, "valid/transcript/wer": 9.8}, step=3)
 
-`Run` is plain strings: it travels to another process (Ray Train's controller) and writes from there. Whoever holds it
-is the only writer; workers report to it and never open MLflow. A run has a key: starting one again whose
-key exists goes on in the same run, so that a crashed night leaves one run and not two.
+`Run` holds only strings, so it can be sent to another process (Ray Train's controller) and used there. Only its holder
+writes; workers report to it and never open MLflow. A run has a key: starting a run whose key exists resumes it, so that
+a crashed night leaves one run.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from pipelines.storage.store import Manifest
 
 PROJECT = Path(__file__).resolve().parents[2]
-HOME = Path("~/.motet")  # MLflow's database when the root is not a folder
+HOME = Path("~/.motet")  # of MLflow's database if the root is not a folder
 LOCK_FILES = ("requirements.lock", "uv.lock", "pylock.toml")
 KEY_TAG = "motet.key"
-PARENT_TAG = "mlflow.parentRunId"  # how MLflow's pages nest runs
+PARENT_TAG = "mlflow.parentRunId"  # by which MLflow's pages nest runs
 _PARAMS_A_CALL, _METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
 _PARAM_CHARACTERS = 6000
 _DEFAULT = threading.RLock()  # MLflow's default address is one per process
@@ -54,7 +54,7 @@ class TrackingError(RuntimeError):
 class Run:
     """One MLflow run, as three strings; `with run:` marks it FAILED when the block raises, and else FINISHED.
 
-    uri: as people are shown it, without secrets, see connection.py.
+    uri: redacted, see connection.py.
     """
 
     uri: str
@@ -75,7 +75,7 @@ class Run:
         return client_of(self.uri)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """One report in one call. What is not a number (None, text, NaN) is left out: MLflow would plot it as 0."""
+        """Logs metrics in one call. Skips None, text and NaN, which MLflow would plot as 0."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -106,7 +106,7 @@ class Run:
         self.client.log_artifact(self.run_id, str(path), folder)
 
     def log_datasets(self, root: str, manifests: Iterable[Manifest], context: str = "training") -> None:
-        """Dataset lineage (`mlflow.log_input`): each manifest's address is the digest, its own place the source."""
+        """Dataset lineage (`mlflow.log_input`): a manifest's address is the digest, its location the source."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
@@ -131,14 +131,14 @@ class Run:
 
 
 def _metric_name(name: str) -> str:
-    """MLflow takes letters, digits and a few signs; a metric of one domain is "transcript/wer:digits" there."""
+    """MLflow allows letters, digits and a few signs: "transcript/wer@digits" becomes "transcript/wer:digits"."""
     return re.sub(r"[^\w./\- :]", "_", name.replace("@", ":"))
 
 
 def tracking_uri(root: str) -> str:
-    """MLFLOW_TRACKING_URI, without its secrets; else a SQLite file in the root, or in ~/.motet when that is no folder.
+    """MLFLOW_TRACKING_URI, redacted; else a SQLite file in the root, or in ~/.motet if the root is not a folder.
 
-    What connects to it takes `connection` of it.
+    Pass it through `connection` to connect.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     return redact(uri) if uri else _database(root)
@@ -149,13 +149,13 @@ def _database(root: str) -> str:
 
 
 def is_embedded(root: str) -> bool:
-    """Whether MLflow is a database in the root itself, which no other root uses."""
+    """Whether MLflow is a database in the root, which no other root uses."""
     elsewhere = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
     return "://" not in root and not any(os.environ.get(name) for name in elsewhere)
 
 
 def artifact_location(root: str) -> str | None:
-    """Where a new experiment keeps its artifacts: beside the SQLite file; None leaves it to the tracking server."""
+    """Artifact location of a new experiment: beside the SQLite file; None if the tracking server decides."""
     return None if os.environ.get("MLFLOW_TRACKING_URI") else (home_folder(root) / "mlartifacts").as_uri()
 
 
@@ -186,9 +186,9 @@ def _client(uri: str) -> MlflowClient:
 
 @contextmanager
 def as_default(uri: str) -> Iterator[None]:
-    """Makes `uri` the process's own for a moment, for the parts of MLflow that take no address.
+    """Makes `uri` the default of the process within the block, for parts of MLflow that take no address.
 
-    MLflow also writes its default into the environment, where `tracking_uri` would find it for every later root.
+    Restores the environment afterwards: MLflow writes its default there, and `tracking_uri` would read it.
     """
     import mlflow
 
@@ -204,7 +204,7 @@ def as_default(uri: str) -> Iterator[None]:
 
 
 def quiet_mlflow() -> Any:
-    """The module mlflow, without telemetry, pickle, progress bars of its own and its database's migration log."""
+    """The module mlflow, without telemetry, pickle, progress bars and the log of database migrations."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -226,9 +226,9 @@ def start(
     key: str | None = None,
     experiment: str | None = None,
 ) -> Run:
-    """Opens the run `key` (the name, if left out) in the recipe's experiment, or goes on in it.
+    """Starts or resumes the run `key` (the name if omitted) in the recipe's experiment.
 
-    It carries the flattened recipe as parameters, the recipe's YAML, the manifests, git commit and lock hash.
+    Logs the flattened recipe as parameters, its YAML, the manifests, git commit and lock hash.
     """
     run, resumed = _open(root, experiment or recipe.name, name, key or name, parent)
     run.tag({"motet.recipe": recipe.name, "motet.recipe_address": recipe.address(), **provenance(), **(tags or {})})
@@ -240,7 +240,7 @@ def start(
 
 
 def start_child(root: str, parent: Run, name: str, params: Mapping[str, Any], key: str | None = None) -> Run:
-    """A trial of a search: a run nested under its parent by tag, with its own parameters."""
+    """Starts or resumes a run that is nested under its parent, for a trial of a search."""
     experiment = parent.client.get_experiment(parent.experiment_id).name
     run, resumed = _open(root, experiment, name, key or f"{parent.run_id}/{name}", parent)
     if not resumed:
@@ -253,9 +253,9 @@ def _open(root: str, experiment: str, name: str, key: str, parent: Run | None) -
     client = client_of(uri)
     experiment_id = experiment_named(client, experiment, root)
     quoted = key.replace("'", "")
-    found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{quoted}'", max_results=1)
-    if found:
-        run_id = found[0].info.run_id
+    runs = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{quoted}'", max_results=1)
+    if runs:
+        run_id = runs[0].info.run_id
         client.update_run(run_id, status="RUNNING")
         return Run(uri, experiment_id, run_id), True
     tags = {KEY_TAG: quoted, "mlflow.source.name": "motet", "mlflow.source.type": "LOCAL"}
@@ -266,31 +266,31 @@ def _open(root: str, experiment: str, name: str, key: str, parent: Run | None) -
 
 
 def experiment_named(client: MlflowClient, name: str, root: str) -> str:
-    """Id of an experiment, made if it is not there; two processes that make it at once get the same one.
+    """Id of an experiment, which is created if needed; safe if two processes do so at the same time.
 
     Raises:
-        TrackingError: the experiment's files are kept by a server, and this process has opened its database directly.
+        TrackingError: the experiment's files are behind a server, and this process opened its database directly.
     """
     from mlflow.exceptions import MlflowException
 
     if client.tracking_uri == _database(root):
-        relocate(home_folder(root))  # whoever asks for an experiment is about to write files
-    found = client.get_experiment_by_name(name)
-    if found is None:
+        relocate(home_folder(root))  # the caller is about to write files
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return client.create_experiment(name, artifact_location=artifact_location(root))
         except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    refuse_served(found.artifact_location, client.tracking_uri)
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return found.experiment_id
+    refuse_served(experiment.artifact_location, client.tracking_uri)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return experiment.experiment_id
 
 
 def refuse_served(location: str | None, uri: str) -> None:
-    """Raises TrackingError for files that only an MLflow server can reach, when there is no server at `uri`."""
+    """Raises TrackingError for files behind an MLflow server, if there is no server at `uri`."""
     if location and location.startswith("mlflow-artifacts:") and not uri.startswith("http"):
         raise TrackingError(
             f"{location} is kept by an MLflow server, and {redact(uri)} is a database without one: "
@@ -299,7 +299,7 @@ def refuse_served(location: str | None, uri: str) -> None:
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; items of a list go by their name where they have one, else as JSON."""
+    """{"a": {"b": 1}} -> {"a.b": 1}; items of a list are keyed by their name if they have one."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
@@ -313,7 +313,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def provenance() -> dict[str, str]:
-    """Tags that name the code: git commit (with "+changes"), and the hash of the lock file it runs from."""
+    """Tags about the code: git commit (with "+changes") and hash of the lock file."""
     tags = {}
     commit = git_commit()
     if commit:
@@ -324,7 +324,7 @@ def provenance() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def git_commit() -> str | None:
-    """The commit of the checkout that runs; MOTET_GIT_COMMIT in an image that has no .git; None if unknown."""
+    """MOTET_GIT_COMMIT, which images without .git set; else the commit of the checkout; None if unknown."""
     if "MOTET_GIT_COMMIT" in os.environ:
         return os.environ["MOTET_GIT_COMMIT"]
     try:
@@ -349,7 +349,7 @@ def _git(*arguments: str) -> str:
 
 
 def home_folder(root: str) -> Path:
-    """Of mlflow.db and mlartifacts where no server is named: the root, or ~/.motet when that is not a folder."""
+    """Folder of mlflow.db and mlartifacts without a server: the root, or ~/.motet if that is not a folder."""
     folder = HOME.expanduser() if "://" in root else Path(root)
     return folder.resolve()
 
@@ -359,5 +359,5 @@ def _text(value: Any) -> str:
 
 
 def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The small numbers of a manifest's meta: what a person wants to see of a dataset."""
+    """The short values of a manifest's meta."""
     return {key: value for key, value in meta.items() if isinstance(value, str | int | float | bool | dict)}

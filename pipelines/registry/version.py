@@ -23,16 +23,16 @@ _MODELS_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<ve
 
 
 class RegistryError(RuntimeError):
-    """What was asked of the registry cannot be; the message says why and what there is instead."""
+    """A request that the registry cannot fulfil; the message says why and what exists instead."""
 
 
 class Overtaken(RegistryError):
-    """Another promotion or rollback came first: judge again, against the champion that reigns now."""
+    """Another promotion or rollback came first: compare with the new champion."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model. metrics: percent, on the test rows, as recorded; tags: its lineage."""
+    """A version of a registered model. metrics: on the test rows, mostly percent; tags: its lineage."""
 
     name: str
     version: int
@@ -75,24 +75,24 @@ def parse_uri(uri: str) -> re.Match[str]:
 
 
 def lineage(manifests: Iterable[Manifest]) -> dict[str, str]:
-    """The tag that names the datasets a model was made from."""
+    """The tag with the datasets that a model was trained on."""
     return {"motet.datasets": tag_json({manifest.dataset: manifest.address for manifest in manifests})}
 
 
 def tag_json(content: Mapping[str, Any]) -> str:
-    """JSON for a tag. Raises RegistryError when it is longer than MLflow keeps."""
+    """JSON for a tag. Raises RegistryError when it is longer than MLflow allows."""
     text = json.dumps(content)
     if len(text) > _TAG_CHARACTERS:
         raise RegistryError(
-            f"a tag of {len(text)} characters is more than MLflow keeps ({_TAG_CHARACTERS}): {text[:80]}…"
+            f"a tag of {len(text)} characters is longer than MLflow allows ({_TAG_CHARACTERS}): {text[:80]}…"
         )
     return text
 
 
 def is_absent(error: Exception, alias: bool = False) -> bool:
-    """Whether MLflow answered that there is no such thing; an unreachable or failing server is not that answer.
+    """Whether MLflow answered that the object does not exist; False for an unreachable or failing server.
 
-    alias: an alias was asked for, of which MLflow says so with another code.
+    alias: the request was for an alias, for which MLflow uses another error code.
     """
     code = getattr(error, "error_code", None)
     return code == "RESOURCE_DOES_NOT_EXIST" or (alias and code == "INVALID_PARAMETER_VALUE")

@@ -59,7 +59,7 @@ def test_a_task_of_a_plug_in_runs_through_a_night(tmp_path: Path) -> None:
     }
 
     def motet(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "motet.py"), *arguments]
+        command = [sys.executable, "-m", "motet", *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
 
     night = motet("nightly", "accents.yaml", "--root", "root", "--json")

@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 import flows
-import motet
+from motet import commands
 from pipelines import nightly as night
 from pipelines import promotion
 from pipelines.recipe import load
@@ -149,7 +149,7 @@ def test_a_changed_recipe_meets_the_champion_at_the_gate(finished_night: Finishe
     assert (line.action, line.version, line.expects) == ("keep", 2, 1)
     assert {row["metric"] for row in line.decision["comparisons"]} >= {"transcript/wer", "slots/f1"}
     # Asked again, the gate is asked again, and refuses again; a person's word is taken.
-    refused = CliRunner().invoke(motet.app, ["promote", "small", "2", "--root", finished_night.root])
+    refused = CliRunner().invoke(commands.app, ["promote", "small", "2", "--root", finished_night.root])
     assert refused.exit_code == 1
     assert refused.stdout.startswith("models:/small/2: not promoted (not significantly better: transcript/wer")
     forced = flows.promote("small", 2, root=finished_night.root, force=True, reason="trial", by="a test")
@@ -270,7 +270,7 @@ def test_a_search_and_a_night_of_its_winner(
     assert set(found["front"]["metrics"]) == {"transcript", "intent", "slots"}
     assert all(trial in page for trial in found["front"]["trials"])
     other = found["leaderboard"][1]
-    motet.search_command(recipe, root, resume=True, pick=other["trial"], write=tmp_path / "other.yaml")
+    commands.search_command(recipe, root, resume=True, pick=other["trial"], write=tmp_path / "other.yaml")
     assert load(str(tmp_path / "other.yaml")) == load(recipe, other["overrides"])
     told = capsys.readouterr().out
     assert f"{other['trial']}: motet nightly {recipe} --set {other['overrides'][0]}" in told
@@ -327,7 +327,7 @@ def test_the_identity_follows_what_can_change_the_result(finished_night: Finishe
 
 
 def test_deployments_fit_their_flows() -> None:
-    content = yaml.safe_load(motet.DEPLOYMENTS.read_text())
+    content = yaml.safe_load(commands.DEPLOYMENTS.read_text())
     names = [entry["name"] for entry in content["deployments"]]
     assert names == ["nightly", "search", "study", "promote"]
     for entry in content["deployments"]:
@@ -340,7 +340,7 @@ def test_deployments_fit_their_flows() -> None:
 
 
 def test_what_is_served_is_what_the_file_says(tmp_path: Path) -> None:
-    served = {made.name: made for made in flows.deployments(motet.DEPLOYMENTS, str(tmp_path))}
+    served = {made.name: made for made in flows.deployments(commands.DEPLOYMENTS, str(tmp_path))}
     assert set(served) == {"nightly", "search", "study", "promote"}
     nightly = served["nightly"]
     assert nightly.entrypoint == "flows.nightly"

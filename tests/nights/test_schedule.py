@@ -21,7 +21,7 @@ import flows
 from pipelines.admin import doctor, stack
 from pipelines.admin.scheduler import SchedulerError, unscheduled
 from pipelines.nightly import one_at_a_time
-from tests.conftest import ROOT, FinishedNight
+from tests.conftest import FinishedNight
 from tests.pipelines.admin.test_stack import free_port
 
 MINUTE = "* * * * *"
@@ -61,7 +61,7 @@ def deployed(api: str, folder: Path, recipe: str, root: str, cron: str = MINUTE)
         "schedules": [{"cron": cron, "timezone": "UTC"}],
     }
     file = deployment_file(folder, entry)
-    command = [sys.executable, str(ROOT / "motet.py"), "deploy", "--file", str(file), "--root", root]
+    command = [sys.executable, "-m", "motet", "deploy", "--file", str(file), "--root", root]
     environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_LOGGING_LEVEL": "INFO"}
     with open(folder / "deploy.log", "wb") as log:
         process = subprocess.Popen(

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from motet import app
+from motet.commands import app
 
 TOKEN, LITERAL, TRACKING, QUOTED, PATH = (
     "v4riable-Tok3n",

@@ -187,7 +187,7 @@ def test_a_saved_model_still_knows_the_turns_before(predictor: Predictor, tmp_pa
 def test_the_command_line_takes_the_turns_before(predictor: Predictor, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from motet import app
+    from motet.commands import app
 
     predictor.save(tmp_path / "model")
     options = ["--model", str(tmp_path / "model"), "--root", str(tmp_path / "root"), "--json"]

@@ -16,7 +16,6 @@ import pytest
 from pipelines.admin import stack
 from pipelines.admin.doctor import port_free
 from pipelines.admin.stack import HOST, Service, StackError, plan, running
-from tests.conftest import ROOT
 
 # A service that starts a child of its own, as servers do, before it answers.
 PARENT = (
@@ -103,7 +102,7 @@ def test_everything_listens_on_loopback_and_ray_asks_for_a_token(tmp_path: Path)
 def test_motet_up_starts_the_real_servers_and_ends_them(tmp_path: Path) -> None:
     ports = [free_port() for _ in range(3)]
     options = [f"--{name}-port={port}" for name, port in zip(("prefect", "mlflow", "ray"), ports, strict=True)]
-    command = [sys.executable, str(ROOT / "motet.py"), "up", "--root", str(tmp_path / "root"), "--cpus", "1", *options]
+    command = [sys.executable, "-m", "motet", "up", "--root", str(tmp_path / "root"), "--cpus", "1", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ}) as process:
         lines: list[str] = []
         while not lines or "Ctrl-C" not in lines[-1]:

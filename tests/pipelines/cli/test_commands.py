@@ -16,7 +16,7 @@ from click.testing import Result
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from motet import app, main
+from motet.__main__ import app, main
 from pipelines.core import environment, progress
 from tests.conftest import ROOT, FinishedNight
 
@@ -32,7 +32,7 @@ def as_json(*arguments: str) -> Any:
 
 
 def motet(*arguments: str, cwd: Path, **environment_: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "motet.py"), *arguments]
+    command = [sys.executable, "-m", "motet", *arguments]
     variables = {**os.environ, **environment_}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables, timeout=300)
 
@@ -351,7 +351,8 @@ def test_bars_are_drawn_on_a_terminal_and_lines_everywhere(capsys: pytest.Captur
 
 
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
-    code = "import sys, motet; print([name for name in ('torch', 'prefect', 'ray', 'mlflow') if name in sys.modules])"
+    heavy = "print([name for name in ('torch', 'prefect', 'ray', 'mlflow') if name in sys.modules])"
+    code = f"import sys, motet.__main__; {heavy}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -359,5 +360,7 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
 def test_the_script_is_main() -> None:
     import tomllib
 
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"] == {"motet": "motet:main"}
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"] == {
+        "motet": "motet.__main__:main"
+    }
     assert callable(main)

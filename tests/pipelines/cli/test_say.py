@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner, Result
 
-import motet
+from motet import commands
 from mtl.inference.predictor import Predictor
 from mtl.inference.synthesizer import Synthesizer
 from pipelines.registry.package import describe, requirements, save_package
@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def say(*arguments: str) -> Result:
     model = () if "--model" in arguments else ("--model", "expressive/1")
-    return CliRunner().invoke(motet.app, ["say", *arguments, *model])
+    return CliRunner().invoke(commands.app, ["say", *arguments, *model])
 
 
 def test_a_text_becomes_a_file(root: str, tmp_path: Path) -> None:

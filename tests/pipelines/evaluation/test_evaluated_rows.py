@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from motet import app
+from motet.commands import app
 from pipelines.data.ingest import has_own_splits
 from pipelines.recipe import Corpus, parse
 from pipelines.storage.store import Manifest

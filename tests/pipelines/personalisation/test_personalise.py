@@ -19,7 +19,7 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from motet import app
+from motet.commands import app
 from mtl.address import folder_address
 from mtl.audio.features import FeatureSpec, log_mel
 from mtl.decoding.ngram import NGram

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from motet import app
+from motet.commands import app
 from mtl.inference.predictor import Predictor
 from pipelines.registry.registry import Registry, RegistryError
 from pipelines.registry.relocation import RelocationError, located, relocate

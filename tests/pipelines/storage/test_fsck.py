@@ -25,7 +25,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load
 
-from motet import app
+from motet.commands import app
 from mtl.tts.aligner import Fitting
 from pipelines.data import features
 from pipelines.data.alignment import align
