@@ -8,6 +8,7 @@ metrics, python.md from the names that `import motet` exports.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import sys
@@ -126,19 +127,26 @@ def command_line() -> str:
     """Every command with its arguments and options."""
     import typer
 
-    import motet  # noqa: F401  (its commands join the app)
-    from pipelines.cli.console import app
-
     lines = [
         "# Command-line reference",
         "",
         "Generated from `motet --help`. Results go to standard output (`--json` for scripts), progress to standard "
         "error. Exit code 0: done; 1: failed, or refused by a gate; 2: wrong usage, an invalid recipe included.",
     ]
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app_of_commands())
     for name, command in commands(group, "motet"):
         lines += ["", f"## {name}", "", *command_lines(name, command)]
     return "\n".join(lines) + "\n"
+
+
+def app_of_commands() -> Any:
+    """The typer app with all commands, which join it when their modules are imported."""
+    from pipelines.cli.console import app
+
+    importlib.import_module(
+        "motet.commands" if importlib.util.find_spec("motet").submodule_search_locations else "motet"
+    )
+    return app
 
 
 def commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
