@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,6 @@ sys.path.insert(0, str(ROOT))
 
 Schema = Mapping[str, Any]
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-SIZES = {"minItems": "at least {} items", "minProperties": "at least {} entries"}
 
 
 def write(folder: Path) -> None:
@@ -46,10 +46,15 @@ def recipe() -> str:
     ]
     for heading, schema in (
         ("Top level", Recipe.model_json_schema()),
-        ("corpora[].options of kind espeak", Options.model_json_schema()),
+        ("`corpora[].options` of kind `espeak`", Options.model_json_schema()),
     ):
         for path, section in sections(schema, schema.get("$defs", {})):
-            lines += ["", f"## {path or heading}", "", *section_lines(section, schema.get("$defs", {}))]
+            lines += [
+                "",
+                f"## `{path}`" if path else f"## {heading}",
+                "",
+                *section_lines(path, section, schema.get("$defs", {})),
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -79,11 +84,15 @@ def resolved(schema: Schema, definitions: Schema) -> Schema:
     return schema
 
 
-def section_lines(schema: Schema, definitions: Schema) -> list[str]:
-    rows = [
-        (f"`{name}`", kind(value, definitions), default(name, value, schema, definitions), meaning(value))
-        for name, value in schema.get("properties", {}).items()
-    ]
+def section_lines(path: str, schema: Schema, definitions: Schema) -> list[str]:
+    """The description of a section, and a table of its keys. Keys that hold sections link to them."""
+    rows = []
+    for name, value in schema.get("properties", {}).items():
+        text = kind(value, definitions)
+        for suffix, _ in objects(value, definitions):
+            anchor = re.sub(r"[^\w-]", "", f"{path}.{name}{suffix}".lower())
+            text = text.replace("section", f"[section](#{anchor})", 1)
+        rows.append((f"`{name}`", text, default(name, value, schema, definitions), value.get("description", "")))
     description = inspect.cleandoc(schema.get("description", ""))
     return [*([description, ""] if description else []), *table(("key", "type", "default", "meaning"), rows)]
 
@@ -101,13 +110,14 @@ def kind(schema: Schema, definitions: Schema) -> str:
         return " or ".join(dict.fromkeys(kind(option, definitions) for option in options))
     name = schema.get("type", "any value")
     if name == "array":
-        inner = schema.get("prefixItems") or [schema.get("items", {})]
-        name = f"list of {', '.join(dict.fromkeys(kind(item, definitions) for item in inner))}"
+        pair = schema.get("prefixItems", ())
+        kinds = dict.fromkeys(kind(item, definitions) for item in pair or [schema.get("items", {})])
+        name = f"list of {f'{len(pair)} × ' if pair else ''}{', '.join(kinds)}"
     elif name == "object" and isinstance(schema.get("additionalProperties"), Mapping):
         name = f"mapping to {kind(schema['additionalProperties'], definitions)}"
     bounds = [f"{sign} {schema[bound]:g}" for bound, sign in BOUNDS.items() if bound in schema]
     bounds += [f"matches `{schema['pattern']}`"] if "pattern" in schema else []
-    bounds += [text.format(schema[size]) for size, text in SIZES.items() if size in schema]
+    bounds += ["not empty"] if schema.get("minItems", schema.get("minProperties")) == 1 else []
     return ", ".join([name, *bounds])
 
 
@@ -117,10 +127,6 @@ def default(name: str, schema: Schema, owner: Schema, definitions: Schema) -> st
     if "default" not in schema or any(True for _ in objects(schema, definitions)):
         return ""
     return f"`{json.dumps(schema['default'], ensure_ascii=False)}`"
-
-
-def meaning(schema: Schema) -> str:
-    return schema.get("description", "")
 
 
 def command_line() -> str:
