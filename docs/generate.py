@@ -99,9 +99,9 @@ def section_lines(path: str, schema: Schema, definitions: Schema) -> list[str]:
 
 def kind(schema: Schema, definitions: Schema) -> str:
     """The type of a value with its bounds, in words."""
-    if "$ref" in schema:
-        inner = resolved(schema, definitions)
-        return "section" if "properties" in inner else kind(inner, definitions)
+    schema = resolved(schema, definitions)
+    if "properties" in schema:
+        return "section"
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
