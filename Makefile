@@ -1,7 +1,8 @@
 # Motet. Each target works alone on a fresh clone; the first one sets up .venv from requirements.lock (about 2 GB).
 #
-#   make demo    the whole night on the embedded corpus, then one prediction; RECIPE=expressive: a voice, and who hears it
+#   make demo    a nightly run on the demo corpus, then one prediction; RECIPE=expressive: speech synthesis
 #   make test    the tests (minutes); `make test-all` adds the slow ones
+#   make docs    the documentation, into build/docs/index.html
 #
 # PYTHON=/path/to/python3.12 picks the interpreter; PIP_INDEX_URL and the like work as pip has them.
 
@@ -11,16 +12,16 @@ STAMP := .venv/.set-up
 SAY := turn on the light in the kitchen
 RECIPE := assistant
 
-.PHONY: help setup demo demo-assistant demo-expressive test test-all lint bench up clean
+.PHONY: help setup demo demo-assistant demo-expressive test test-all lint docs bench up clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
-	@echo "targets: setup demo test test-all lint bench up clean"
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+	@echo "targets: setup demo test test-all lint docs bench up clean"
 
 setup: $(STAMP)
 
-# A second call finds the stamp newer than what it was made from, and does nothing.
+# Does nothing if the stamp is newer than its prerequisites.
 $(STAMP): requirements.lock pyproject.toml
 	@python=$$(for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
 	    "$$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$candidate"; break; }; \
@@ -42,7 +43,7 @@ demo-assistant:
 	@$(BIN)/motet say "$(SAY)" --espeak f3 -o motet-root/demo.wav
 	@$(BIN)/motet predict motet-root/demo.wav --model assistant
 
-# The models that will hear it are trained first, unless they are there.
+# The judge models are trained first, unless they exist.
 demo-expressive:
 	@$(BIN)/motet nightly assistant
 	@$(BIN)/motet nightly judge
@@ -56,7 +57,11 @@ test: setup
 test-all: setup
 	@$(BIN)/python -m pytest -q -m "slow or not slow"
 
-lint: setup
+# Strict: a broken link, a missing anchor or an unlisted page fails.
+docs: setup
+	@$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs build/docs
+
+lint: setup docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -67,7 +72,7 @@ bench: setup
 up: setup
 	@$(BIN)/motet up
 
-# What nights have made (motet-root/) is not removed: delete it by hand when you mean it.
+# Keeps motet-root/, which holds data, models and reports; delete it by hand.
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -not -path './motet-root/*' -prune -exec rm -rf {} +

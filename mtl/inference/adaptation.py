@@ -47,7 +47,7 @@ from mtl.sharing.adapter import Adapter, Film
 
 FORMAT = 2
 LIMIT = 1_000_000  # bytes of an adapter's file
-USUAL_FRAMES = 400.0  # 4 s at 10 ms; from 200 to 800 made no difference on AN4 (tests/bench/LOG.md)
+USUAL_FRAMES = 400.0  # 4 s at 10 ms; from 200 to 800 made no difference on AN4
 _KEY = "motet.personal"
 
 

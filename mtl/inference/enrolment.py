@@ -6,7 +6,7 @@
 First the user's recordings are measured (`statistics_of`). Then the base is frozen and in eval mode, and only
 the adapter
 learns, by CTC on augmented features, for a fixed number of steps: to choose it by the loss on what is held back of ten
-utterances was as noisy as ten utterances are, and took some of the gain back (tests/bench/LOG.md).
+utterances was as noisy as ten utterances are, and took some of the gain back.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Utterance:
 class Fitting:
     """How an adapter learns. folds: parts that the utterances are dealt to, where it is judged."""
 
-    steps: int = 16  # fixed before the study that measured them (LOG.md); from 8 to 32 the gain was about the same
+    steps: int = 16  # fixed before the study that measured them; from 8 to 32 the gain was about the same
     batch: int = 5
     learning_rate: float = 1e-3  # at 3e-3 the loss on what is held back rises from the first steps on
     clip_norm: float = 1.0

@@ -165,7 +165,7 @@ class SentenceReader(nn.Module):
     """A bidirectional LSTM over the words that exist: (B, L, E) -> (B, L, D).
 
     No dropout and no norm behind it: whatever is given these states begins with its own. With dropout at every step on
-    the way, ATIS was learned half as fast and ended two points of whole sentences lower (tests/bench/LOG.md).
+    the way, ATIS was learned half as fast and ended two points of whole sentences lower.
     """
 
     def __init__(self, entering: int, width: int, layers: int, dropout: float) -> None:

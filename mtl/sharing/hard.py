@@ -17,7 +17,7 @@ class HardTrunk(Trunk):
     those of six tasks would cost as much as two more of its blocks.
 
     An encoder of no blocks hands on what the front-end has read (model.blocks: 0). The heads then start at zero and are
-    spared dropout, of which front-end and tasks have theirs: see tests/bench/LOG.md, ATIS.
+    spared dropout, of which front-end and tasks have theirs.
     """
 
     def __init__(self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, **_: object) -> None:

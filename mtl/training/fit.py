@@ -353,7 +353,7 @@ def bf16_pays(device: torch.device, width: int) -> bool:
     """Whether a model of that width trains faster in bf16: where the device multiplies it in hardware.
 
     On a CPU with AMX only a wide one does. There every new shape has a kernel made for it, and batches of speech hardly
-    repeat one: a step of width 128 took 1.6 times as long as in fp32, one of width 384 three quarters of it (LOG.md).
+    repeat one: a step of width 128 took 1.6 times as long as in fp32, one of width 384 three quarters of it.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,0 +1,100 @@
+"""The plug-ins that docs/extending.md shows: a corpus, a sharing mode, a balancing method, a stage.
+
+The plug-in with a task runs through a whole night in tests/nights/test_extension.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from mtl.balancing import Balancer
+from pipelines.data.ingest import ingest
+from pipelines.recipe import Corpus, Quality
+from pipelines.sources.source import open_source
+from pipelines.storage.store import Store
+from pipelines.utterances.utterance import Reject, Utterance
+
+PLUGINS = Path(__file__).parent / "plugins"
+
+
+@pytest.fixture(autouse=True)
+def on_the_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(PLUGINS))
+    yield
+    for path in PLUGINS.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def test_kaldi_corpus(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for name, lines in {"wav.scp": "u1 a.wav\nu2 b.wav\n", "text": "u1 turn it off\n", "utt2spk": "u1 ann\n"}.items():
+        (tmp_path / "train" / name).write_text(lines)
+    (tmp_path / "a.wav").write_bytes(b"")
+    reader = importlib.import_module("kaldi_corpus").READER
+    corpus = Corpus(name="k", kind="manifest", source=str(tmp_path))
+    first, second = reader.read(open_source(str(tmp_path)), corpus)
+    assert isinstance(first, Utterance)
+    assert (first.id, first.split, first.text, first.speaker) == ("u1", "train", "turn it off", "ann")
+    assert isinstance(second, Reject)
+    assert second.reason == "missing_file"
+
+
+def test_affine_sharing() -> None:
+    modes = pytest.importorskip("mtl.config.sharing").MODES
+    plugin = importlib.import_module("affine_sharing")
+    try:
+        from pipelines.recipe import parse
+
+        recipe = parse(minimal(sharing={"mode": "affine", "initial_scale": 2.0}))
+        assert recipe.sharing.initial_scale == 2.0
+        trunk = plugin.AffineTrunk(("a", "b"), Identity, width=4, dropout=0.0, settings=plugin.AffineSettings(2.0))
+        x, lengths = torch.randn(2, 3, 4), torch.tensor([3, 2])
+        states = trunk(x, lengths, ("b",))
+        torch.testing.assert_close(states["b"], 2 * x)
+        assert list(states) == ["b"]
+        assert trunk.shared_parameters() == []  # the identity has none; scale and shift belong to their tasks
+    finally:
+        modes.unregister("affine")
+
+
+class Identity(torch.nn.Module):
+    def forward(self, x: Any, lengths: Any) -> Any:
+        return x
+
+
+def test_inverse_balancing() -> None:
+    methods = pytest.importorskip("mtl.config.balancing").METHODS
+    plugin = importlib.import_module("inverse_balancing")
+    try:
+        balancer = Balancer(("a", "b", "c"), {}, "inverse", plugin.InverseSettings(1.0))
+        present = torch.tensor([True, True, False])
+        weights = balancer.weights(present, torch.tensor([1.0, 4.0, 9.0]))
+        torch.testing.assert_close(weights, torch.tensor([1.6, 0.4, 0.0]))
+    finally:
+        methods.unregister("inverse")
+
+
+def test_hours_stage(tmp_path: Path) -> None:
+    pytest.importorskip("pipelines.core.stage")
+    plugin = importlib.import_module("hours_stage")
+    store = Store(tmp_path / "root")
+    (tmp_path / "rows.jsonl").write_text('{"text": "turn it off", "split": "train"}\n')
+    corpus = Corpus(name="c", kind="manifest", source=str(tmp_path / "rows.jsonl"))
+    manifest = ingest(corpus, Quality(), store)
+    context = SimpleNamespace(store=store, utterances=[manifest], values={"ingest": [manifest]})
+    result = plugin.HOURS.run(context)
+    assert result.value == {"train": 0.0}
+    assert result.text == "train 0.00 h"
+
+
+def minimal(**sections: Any) -> dict[str, Any]:
+    corpus = {"name": "c", "kind": "manifest", "source": "rows.jsonl"}
+    return {"name": "r", "corpora": [corpus], "tasks": {"transcript": {}, "intent": {}}, **sections}
