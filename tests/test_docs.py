@@ -135,3 +135,10 @@ def test_pages_are_complete(page: str, names: list[str]) -> None:
     text = text_of(DOCS / f"{page}.md")
     missing = [name for name in names if f"`{name}`" not in text]
     assert not missing, f"docs/{page}.md does not name {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("package", ["mtl", "pipelines"])
+def test_the_layout_names_every_folder(package: str) -> None:
+    text = text_of(DOCS / "extending.md")
+    folders = [path.name for path in (ROOT / package).iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert [folder for folder in folders if f"`{folder}/`" not in text] == []
