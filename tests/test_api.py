@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import doctest
 import inspect
 import subprocess
@@ -167,6 +168,13 @@ def test_a_night_that_is_done_trains_nothing(finished_night: FinishedNight) -> N
     assert "models:/small/1: nothing new since the night of" in repr(result)
     assert f"motet history small --root {finished_night.root}" in repr(result)
     assert "root" not in result.to_json()
+
+
+def test_a_night_runs_in_a_notebook(finished_night: FinishedNight) -> None:
+    async def cell() -> motet.RunResult:  # a notebook's cells run within an event loop
+        return motet.nightly(finished_night.recipe, root=finished_night.root, quiet=True)
+
+    assert asyncio.run(cell()).state == "nothing new"
 
 
 def test_scores_on_a_corpus(finished_night: FinishedNight) -> None:
