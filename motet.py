@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mtl.config.sharing import MODES
 from pipelines import nightly as night
 from pipelines import promotion
 from pipelines.cli import admin_commands, model_commands, speech_commands  # noqa: F401  (their commands join the app)
@@ -43,7 +44,7 @@ from pipelines.cli.console import (
 from pipelines.core import environment
 from pipelines.core.progress import display
 from pipelines.nightly import RunResult, metrics_of
-from pipelines.recipe import BALANCING, SHARING_MODES, load
+from pipelines.recipe import BALANCING, load
 from pipelines.recipe.variables import hide_in_overrides
 from pipelines.search.front_table import front_lines, front_rows, picked
 from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
@@ -185,7 +186,7 @@ def study_command(
     Example: `motet study assistant --seeds 3 --share 0.25` or `motet study assistant --labels 0.01,0.1,1`
     """
     kinds, few = _listed(cells), _listed(sparse)
-    modes, methods = _known("--sharing", sharing, SHARING_MODES), _known("--balancing", balancing, BALANCING)
+    modes, methods = _known("--sharing", sharing, tuple(MODES)), _known("--balancing", balancing, BALANCING)
     if sum(map(bool, (labels, modes or methods, folds))) > 1:
         raise typer.BadParameter("--labels, --folds, and --sharing or --balancing are studies apart; ask for one")
     dealt = _folds(folds)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from mtl.config.setting import Selection
+from mtl.config.sharing import MODES
 from mtl.layers.decoder import DecoderConfig
 from mtl.models.domains import DomainConfig
 from mtl.spec import speaks
 from mtl.tts.vocoder import VocoderConfig
+
+# Settings of sharing that are stored whatever the mode, as in version 0.1.
+VERSION_1_SHARING = (
+    *("mode", "strength", "distance", "experts", "shared_experts", "expert_blocks", "bottleneck", "graph"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,14 +36,7 @@ class ModelConfig:
     rare_words: float = 0.0  # how much more often a rare word is dropped: alpha of frontends.drop_shares
     crf: bool = False  # over the tags of slots
     lstm: int = 0  # layers that read a sentence before the encoder does
-    sharing: str = "hard"
-    strength: float = 1e-3  # lambda of the soft penalty
-    distance: str = "l2"
-    experts: int = 4  # of mmoe
-    shared_experts: int = 1  # of ple, beside one for each task
-    expert_blocks: int = 1  # the last blocks, which are experts in mmoe and ple
-    bottleneck: int = 32  # units of an adapter, or of what makes an attention mask
-    graph: tuple[tuple[str, str], ...] | None = None  # pairs of tasks; None: mtl.sharing.graph.DEFAULT_GRAPH
+    sharing: Selection = field(default_factory=MODES.select)
     recognised: float = 0.0  # share of recordings that are trained on the words that the recogniser hears
     error_limit: float = 0.5  # word errors per true word beyond which a recording keeps its true words
     read: bool = False  # recordings train the text front-end too, by their words
@@ -55,6 +55,10 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         content = asdict(self)
+        own = vars(self.sharing.settings)
+        for name, value in content.pop("sharing").items():
+            if name in (*own, *VERSION_1_SHARING) or value != self.sharing.default(name):
+                content["sharing" if name == MODES.key else name] = value
         if not self.domains.on:  # a model that is told nothing is written as it always was
             content.pop("domains")
         if "waveform" not in self.tasks:
@@ -66,11 +70,16 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> ModelConfig:
-        graph = content.get("graph")
-        pairs = None if graph is None else tuple((one, other) for one, other in graph)
+        content = {name: tuples(value) for name, value in content.items()}
+        own = {one.name for one in fields(cls)}
+        sharing = {name: content.pop(name) for name in list(content) if name not in own}
         decoder = DecoderConfig(**content.get("decoder", {}))
         domains = DomainConfig(**content.get("domains", {}))
         vocoder = VocoderConfig.from_json(content.get("vocoder", {}))
-        turned = tuple((task, strength) for task, strength in content.get("reversal", ()))
-        nested = {"graph": pairs, "decoder": decoder, "domains": domains, "vocoder": vocoder, "reversal": turned}
-        return cls(**{**content, "tasks": tuple(content["tasks"]), **nested})
+        content["sharing"] = MODES.select(content.get("sharing"), **sharing)
+        return cls(**{**content, "decoder": decoder, "domains": domains, "vocoder": vocoder})
+
+
+def tuples(value: Any) -> Any:
+    """A JSON value with tuples in place of lists."""
+    return tuple(tuples(one) for one in value) if isinstance(value, list) else value

@@ -33,7 +33,7 @@ from mtl.decoding.alignment import viterbi
 from mtl.heads.transcript import Transcript
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import Batch
-from mtl.sharing import Layer
+from mtl.sharing.base import Layer
 from mtl.text.units import Characters
 from pipelines.data import features
 from pipelines.data.dataset import Dataset
@@ -124,7 +124,7 @@ def interpret(predictor: Predictor, dataset: Dataset, recipe: Recipe, report: Re
         done += len(indices)
         if report:
             report(done, len(rows), "looking")
-    found = {"mode": model.config.sharing, "tasks": list(model.config.tasks), "rows": len(rows)}
+    found = {"mode": model.config.sharing.mode, "tasks": list(model.config.tasks), "rows": len(rows)}
     probes, skipped = probed(heard, frames, rows, names.kind) if recipe.interpret.probes else ([], {})
     return {**found, "pictures": _plain(pictures), "probes": probes, "skipped": skipped}
 

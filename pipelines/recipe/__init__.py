@@ -6,14 +6,13 @@ A recipe is YAML, checked by pydantic; a shipped name or a path. An unknown or m
 nearest valid one. `Recipe.address()` is the hash under which its results are stored.
 """
 
-from pipelines.recipe.base import BALANCING, CORPUS_KINDS, SHARING_MODES, Section, TaskName
+from pipelines.recipe.base import BALANCING, CORPUS_KINDS, Section, TaskName
 from pipelines.recipe.data import Corpus, Features, Fractions, Loader, Quality, Text
 from pipelines.recipe.model import (
     Balancing,
     Decoding,
     Domains,
     Model,
-    Sharing,
     Synthesis,
     Task,
     Translation,
@@ -27,7 +26,6 @@ from pipelines.recipe.training import Gates, Interpret, Listening, Search, Stage
 __all__ = [
     "BALANCING",
     "CORPUS_KINDS",
-    "SHARING_MODES",
     "SHIPPED",
     "Balancing",
     "Corpus",
@@ -45,7 +43,6 @@ __all__ = [
     "RecipeError",
     "Search",
     "Section",
-    "Sharing",
     "Stage",
     "Synthesis",
     "Task",

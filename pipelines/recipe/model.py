@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from pipelines.recipe.address import Operational
-from pipelines.recipe.base import BALANCING, SHARING_MODES, Section, TaskName
+from pipelines.recipe.base import BALANCING, Section
 
 
 class Model(Section):
@@ -39,27 +39,6 @@ class Model(Section):
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel} is even, expected odd")
         return self
-
-
-class Sharing(Section):
-    mode: Literal[SHARING_MODES] = "hard"  # type: ignore[valid-type]
-    strength: float = Field(1e-3, ge=0, description="lambda of the soft penalty")
-    distance: Literal["l2", "l1", "cosine"] = "l2"
-    experts: int = Field(4, ge=1, description="of mmoe")
-    shared_experts: int = Field(1, ge=1, description="of ple, beside one for each task")
-    expert_blocks: int = Field(1, ge=1, description="the model's last blocks, which are experts in mmoe and ple")
-    bottleneck: int = Field(32, ge=1, description="units of an adapter (adapter) or of what makes a mask (attention)")
-    graph: tuple[tuple[TaskName, TaskName], ...] | None = Field(
-        None, description="pairs of tasks that exchange messages; intent-slots and slots-domain if left out"
-    )
-
-    @field_validator("graph")
-    @classmethod
-    def _edges_join_two_tasks(cls, graph: tuple[tuple[str, str], ...] | None) -> tuple[tuple[str, str], ...] | None:
-        for one, other in graph or ():
-            if one == other:
-                raise ValueError(f"the pair [{one}, {other}] joins a task with itself, expected two different tasks")
-        return graph
 
 
 class Task(Section):

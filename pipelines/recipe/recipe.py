@@ -9,18 +9,18 @@ from typing import Annotated
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from mtl.config.sharing import MODES
 from mtl.spec import SOUND, reading_phones, speaks, with_context
 from mtl.spec import task as task_spec
 from mtl.training import curriculum
 from pipelines.recipe.address import Operational, stated
-from pipelines.recipe.base import Section, TaskName
+from pipelines.recipe.base import Section, Sharing, TaskName
 from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
 from pipelines.recipe.model import (
     Balancing,
     Decoding,
     Domains,
     Model,
-    Sharing,
     Synthesis,
     Task,
     Translation,
@@ -56,7 +56,7 @@ class Recipe(Section):
     text: Text = Text()
     loader: Loader = Loader()
     model: Model = Model()
-    sharing: Sharing = Sharing()
+    sharing: Sharing = Field(default_factory=MODES.select)
     tasks: dict[TaskName, Task] = Field(min_length=1)
     balancing: Balancing = Balancing()
     understanding: Understanding = Understanding()
@@ -89,11 +89,8 @@ class Recipe(Section):
                     raise ValueError(f"tasks.{task}.corpora names {corpus!r}; the recipe's corpora are {sorted(names)}")
             if config.reversal and (task_spec(task).answer != "label" or task_spec(task).context):
                 raise ValueError(f"tasks.{task}.reversal is of tasks with one label an utterance, without a context")
-        for pair in self.sharing.graph or ():
-            if missing := set(pair) - set(self.tasks):
-                raise ValueError(
-                    f"sharing.graph names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
-                )
+        for mode in MODES:
+            self.sharing.settings_of(mode).check_tasks(self.tasks)
         if missing := set(self.search.reference) - set(self.tasks):
             raise ValueError(
                 f"search.reference names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
@@ -110,11 +107,8 @@ class Recipe(Section):
         modes = {self.sharing.mode, *self.search.modes}
         if not self.model.blocks:
             self._does_without_blocks(modes)
-        if modes & {"mmoe", "ple"} and self.sharing.expert_blocks > self.model.blocks:
-            raise ValueError(
-                f"sharing.expert_blocks is {self.sharing.expert_blocks}, but the model has {self.model.blocks} blocks; "
-                "lower it, or raise model.blocks"
-            )
+        for mode in modes:
+            self.sharing.settings_of(mode).check_blocks(self.model.blocks)
         for metric in (self.gates.primary, *self.gates.tolerance, *self.gates.minimum):
             if metric.split("/")[0] not in self.tasks:
                 raise ValueError(f"gates name the metric {metric!r}, but its task is not among {sorted(self.tasks)}")
@@ -194,7 +188,7 @@ class Recipe(Section):
             raise ValueError(
                 f"model.blocks is 0, and the tasks {', '.join(heard)} hear recordings, which nothing else would read"
             )
-        if others := sorted(modes - {"hard"}):
+        if others := sorted(mode for mode in modes if self.sharing.settings_of(mode).fewest_blocks):
             raise ValueError(
                 f"model.blocks is 0, and there is nothing that {', '.join(others)} could share; raise it, or take "
                 "sharing.mode: hard and search.modes: [hard]"

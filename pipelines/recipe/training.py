@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipelines.recipe.address import Operational
-from pipelines.recipe.base import SHARING_MODES, Section, TaskName
+from pipelines.recipe.base import ModeName, Section, TaskName
 
 
 class Stage(Section):
@@ -90,7 +90,7 @@ class Search(Section):
     reduction: int = Field(3, ge=2, description="ASHA's reduction factor")
     learning_rate: tuple[float, float] = (3e-4, 3e-3)
     task_weight: tuple[float, float] = (0.1, 10.0)
-    modes: tuple[Literal[SHARING_MODES], ...] = Field(("hard", "soft"), min_length=1)  # type: ignore[valid-type]
+    modes: tuple[ModeName, ...] = Field(("hard", "soft"), min_length=1)
     strength: tuple[float, float] = (1e-5, 1e-1)
     reference: dict[TaskName, Annotated[float, Field(ge=0, le=100)]] = Field(
         default_factory=dict,

@@ -21,10 +21,11 @@ import numpy as np
 
 from mtl.analysis.equal_size import count_parameters, fit_size
 from mtl.analysis.transfer import relative_gain
+from mtl.config.sharing import MODES
 from mtl.inputs.codec import Codec
 from mtl.metrics.scoring import METRICS
 from pipelines.data.dataset import open_dataset
-from pipelines.recipe import BALANCING, SHARING_MODES, Balancing, Recipe
+from pipelines.recipe import BALANCING, Balancing, Recipe
 from pipelines.report.builder import SYNTHETIC as SPOKEN
 from pipelines.report.page import SYNTHETIC, environment
 from pipelines.storage.store import Manifest, Store
@@ -114,7 +115,7 @@ def variants(recipe: Recipe, codec: Codec, sharing: Sequence[str], balancing: Se
     Raises:
         StudyError: a mode or method that is not known, or a mode that cannot be made as small as the recipe's own.
     """
-    for what, wanted, known in (("sharing mode", sharing, SHARING_MODES), ("balancing method", balancing, BALANCING)):
+    for what, wanted, known in (("sharing mode", sharing, MODES), ("balancing method", balancing, BALANCING)):
         if unknown := sorted(set(wanted) - set(known)):
             raise StudyError(f"{what} {', '.join(unknown)}: not known; expected some of {', '.join(known)}")
     found = {f"{recipe.sharing.mode}, {recipe.balancing.method}": recipe}
@@ -130,7 +131,7 @@ def variants(recipe: Recipe, codec: Codec, sharing: Sequence[str], balancing: Se
 
 
 def _in_mode(recipe: Recipe, codec: Codec, mode: str, target: int) -> Recipe:
-    changed = recipe.model_copy(update={"sharing": recipe.sharing.model_copy(update={"mode": mode})})
+    changed = recipe.model_copy(update={"sharing": recipe.sharing.replace(mode=mode)})
     try:
         fitted = fit_size(model_config(changed), codec, target)
     except ValueError as error:

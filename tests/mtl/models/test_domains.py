@@ -18,13 +18,13 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from mtl.audio.features import FeatureSpec
+from mtl.config.sharing import MODES
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.models.config import ModelConfig
 from mtl.models.domains import DomainConfig, Domains
 from mtl.models.joint import SpeechModel, build_model
-from mtl.sharing import TRUNKS
 from mtl.sharing.adapter import Film
 from mtl.training.fit import FitConfig, fit
 from tests.support import tiny
@@ -86,7 +86,7 @@ def test_film_of_rows_by_hand() -> None:
     assert torch.equal(film(x, torch.tensor([1.0])), torch.tensor([[[12.0, 23.0]], [[16.0, 35.0]]]))
 
 
-@pytest.mark.parametrize("mode", sorted(TRUNKS))
+@pytest.mark.parametrize("mode", sorted(MODES))
 def test_untrained_it_is_the_base_bit_for_bit(mode: str) -> None:
     base, told = made(DomainConfig(), sharing=mode), made(sharing=mode)
     assert base.domains is None
@@ -97,7 +97,7 @@ def test_untrained_it_is_the_base_bit_for_bit(mode: str) -> None:
     assert all(torch.equal(ours[task], other[task]) for task in ours)
 
 
-@pytest.mark.parametrize("mode", sorted(TRUNKS))
+@pytest.mark.parametrize("mode", sorted(MODES))
 def test_each_row_gets_its_own_domain_whatever_stands_beside_it(mode: str) -> None:
     model = stirred(made(sharing=mode))
     batch = heard(model)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mtl.audio.features import FeatureSpec
+from mtl.config.sharing import MODES
 from mtl.decoding.beam_search import BeamConfig
 from mtl.decoding.greedy import Path
 from mtl.decoding.ngram import NGram
@@ -15,7 +16,6 @@ from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import collate
 from mtl.models.config import ModelConfig
 from mtl.models.joint import build_model
-from mtl.sharing import TRUNKS
 from tests.support import tiny
 
 SPEC = FeatureSpec(bins=tiny.BINS, low_hz=100.0)
@@ -114,7 +114,7 @@ def test_rereading_multiplies_what_is_heard_with_what_is_read(predictor):
     assert found[1][1] == pytest.approx(sound[1].max().item(), abs=1e-5)  # nothing was heard: nothing is read
 
 
-@pytest.mark.parametrize("sharing", sorted(TRUNKS))
+@pytest.mark.parametrize("sharing", sorted(MODES))
 def test_every_sharing_mode_makes_a_model(sharing):
     config = tiny.config(sharing=sharing, blocks=2, graph=(("intent", "speaker"),))
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config

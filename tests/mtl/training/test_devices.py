@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mtl.analysis.inspection import pictures
 from mtl.audio.features import FeatureSpec, bin_centres, hop_length, log_mel, window_length
 from mtl.balancing import METHODS, Balancer
+from mtl.config.sharing import MODES
 from mtl.decoding.ngram import NGram
 from mtl.inference.adaptation import About, Personal, PersonalPredictor
 from mtl.inference.enrolment import Fitting, Utterance
@@ -31,7 +32,6 @@ from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.inputs.tts import SpeechCode
 from mtl.models.joint import SpeechModel, build_model
-from mtl.sharing import TRUNKS
 from mtl.training import checkpoint
 from mtl.training.fit import FitConfig, fit
 from pipelines import recipe as recipes
@@ -200,7 +200,7 @@ def test_a_recipe_trains_resumes_and_predicts(name: str, changes: dict[str, Any]
 
 @pytest.mark.parametrize(
     ("sharing", "method"),
-    sorted({(mode, "static") for mode in TRUNKS} | {("hard", method) for method in METHODS} | {("ple", "pcgrad")}),
+    sorted({(mode, "static") for mode in MODES} | {("hard", method) for method in METHODS} | {("ple", "pcgrad")}),
 )
 def test_every_sharing_mode_and_balancing_method(sharing: str, method: str, tmp_path: Path) -> None:
     codec = tiny.codec()
@@ -260,7 +260,7 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
 def modules() -> Iterator[tuple[str, nn.Module]]:
     for method in METHODS:
         yield f"balancing {method}", Balancer(tiny.TASKS, {}, method)
-    for mode in TRUNKS:
+    for mode in MODES:
         yield f"sharing {mode}", build_model(tiny.config(sharing=mode), tiny.codec())
     for name, changes in CASES:
         recipe = small(name, changes)

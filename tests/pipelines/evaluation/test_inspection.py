@@ -57,7 +57,7 @@ def model(settings: Recipe, dataset: Dataset) -> Predictor:
 
 
 def test_everything_is_plain_data(settings: Recipe, dataset: Dataset) -> None:
-    mmoe = settings.model_copy(update={"sharing": recipe.Sharing(mode="mmoe", experts=2)})
+    mmoe = settings.model_copy(update={"sharing": settings.sharing.replace(mode="mmoe", experts=2)})
     found = interpret(model(mmoe, dataset), dataset, mmoe)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert (found["mode"], found["tasks"], found["rows"]) == ("mmoe", list(TASKS), 68)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mtl.sharing import TRUNKS
+from mtl.config.sharing import MODES
 from pipelines.core.cluster import ClusterError
 from pipelines.recipe import Recipe, parse
 from pipelines.registry import tracking
@@ -245,7 +245,7 @@ def test_the_space_asks_for_a_strength_only_where_sharing_is_soft() -> None:
 
 
 def test_every_sharing_mode_may_be_searched() -> None:
-    recipe = with_overrides(small_night.recipe(), (f"search.modes=[{', '.join(TRUNKS)}]",))
+    recipe = with_overrides(small_night.recipe(), (f"search.modes=[{', '.join(MODES)}]",))
     space = Space.of(recipe)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = set()
@@ -256,7 +256,7 @@ def test_every_sharing_mode_may_be_searched() -> None:
         assert changed.sharing.mode == trial.params["sharing.mode"]
         assert ("sharing.strength" in trial.params) == (changed.sharing.mode == "soft")
         seen.add(changed.sharing.mode)
-    assert seen == set(TRUNKS)
+    assert seen == set(MODES)
 
 
 def test_as_many_trials_at_once_as_fit() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mtl.analysis.equal_size import TOLERANCE, count_parameters
+from mtl.config.sharing import MODES
 from pipelines.data.dataset import open_dataset
-from pipelines.recipe import BALANCING, SHARING_MODES
+from pipelines.recipe import BALANCING
 from pipelines.study.cells import Study, StudyError, Todo
 from pipelines.study.study import study
 from pipelines.study.table import variant_rows
@@ -27,7 +28,7 @@ def test_variants_differ_from_the_recipe_in_one_thing_and_are_as_large(small: Si
     codec = prepare(recipe, dataset)[0]
     with pytest.raises(StudyError, match="mmoe with 3 tasks cannot be made as small as"):
         variants(recipe, codec, ("mmoe",), ())  # four experts of one small block
-    modes = tuple(mode for mode in SHARING_MODES if mode not in ("mmoe", "ple"))
+    modes = tuple(mode for mode in MODES if mode not in ("mmoe", "ple"))
     found = variants(recipe, codec, modes, BALANCING)
     assert next(iter(found)) == "hard, static"
     assert found["hard, static"] is recipe
