@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
 from pipelines import nightly as night
 from pipelines import promotion
@@ -44,7 +45,7 @@ from pipelines.cli.console import (
 from pipelines.core import environment
 from pipelines.core.progress import display
 from pipelines.nightly import RunResult, metrics_of
-from pipelines.recipe import BALANCING, load
+from pipelines.recipe import load
 from pipelines.recipe.variables import hide_in_overrides
 from pipelines.search.front_table import front_lines, front_rows, picked
 from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
@@ -186,7 +187,7 @@ def study_command(
     Example: `motet study assistant --seeds 3 --share 0.25` or `motet study assistant --labels 0.01,0.1,1`
     """
     kinds, few = _listed(cells), _listed(sparse)
-    modes, methods = _known("--sharing", sharing, tuple(MODES)), _known("--balancing", balancing, BALANCING)
+    modes, methods = _known("--sharing", sharing, tuple(MODES)), _known("--balancing", balancing, tuple(METHODS))
     if sum(map(bool, (labels, modes or methods, folds))) > 1:
         raise typer.BadParameter("--labels, --folds, and --sharing or --balancing are studies apart; ask for one")
     dealt = _folds(folds)

@@ -48,11 +48,21 @@ class NoSettings:
 
 @dataclass(frozen=True)
 class Choice:
-    """One alternative: its name, "<module>:<class>" or the class itself, and the dataclass of its settings."""
+    """An alternative.
+
+    implementation: a class or function, or its "<module>:<name>". settings: the dataclass of its settings.
+    """
 
     name: str
     implementation: str | Any
     settings: type[Any]
+
+    def load(self) -> Any:
+        """The class (or function) itself; imports its module."""
+        if not isinstance(self.implementation, str):
+            return self.implementation
+        module, name = self.implementation.split(":")
+        return getattr(importlib.import_module(module), name)
 
 
 class Selection:
@@ -85,11 +95,7 @@ class Selection:
     @property
     def implementation(self) -> Any:
         """Class of the alternative; imports its module."""
-        target = self.choices[self.chosen].implementation
-        if not isinstance(target, str):
-            return target
-        module, name = target.split(":")
-        return getattr(importlib.import_module(module), name)
+        return self.choices[self.chosen].load()
 
     def default(self, name: str) -> Any:
         return next(one.default for one in fields(type(self)) if one.name == name)  # type: ignore[arg-type]
@@ -148,12 +154,14 @@ class Choices:
         self._section = None
 
     def __iter__(self) -> Iterator[str]:
+        tasks()  # plug-ins register their alternatives
         return iter(self._choices)
 
     def __len__(self) -> int:
         return len(self._choices)
 
     def __getitem__(self, name: str) -> Choice:
+        tasks()
         return self._choices[name]
 
     def select(self, name: str | None = None, **settings: Any) -> Selection:
@@ -162,7 +170,7 @@ class Choices:
 
     def section(self) -> type[Selection]:
         """Flat dataclass of all registered alternatives: the key, then every setting once."""
-        tasks()  # plug-ins register their alternatives
+        tasks()
         if self._section is None:
             names: Any = Literal[tuple(self)]
             columns = [(self.key, names, setting(self.default, self.description))]

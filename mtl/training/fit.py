@@ -20,7 +20,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mtl.balancing import Balancer, Settings
+from mtl.balancing import Balancer
+from mtl.config.balancing import METHODS
+from mtl.config.setting import Selection
 from mtl.models.joint import SpeechModel
 from mtl.training import parallel
 from mtl.training.backward import Backward, MicroBatch, Step, cosines_of
@@ -51,8 +53,7 @@ class FitConfig:
     precision: str = "fp32"  # or "bf16", or "auto": bf16 where the device multiplies it faster
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0: the weights themselves
     task_weights: dict[str, float] = field(default_factory=dict)
-    balancing: str = "static"
-    balancing_settings: Settings = field(default_factory=Settings)
+    balancing: Selection = field(default_factory=METHODS.select)
     curriculum: tuple[Stage, ...] = ()  # before the joint stage; see mtl.training.curriculum
     restart: bool = False  # the learning rate's schedule in each stage anew
     look_every: int = 0  # steps between two looks at the tasks' gradients, where balancing has no need of them; 0: none
@@ -135,7 +136,8 @@ class _Run:
         self.bf16 = config.precision == "bf16" or faster
         self.model = model.to(self.device)
         tasks, weights = model.config.tasks, config.task_weights
-        self.balancer = Balancer(tasks, weights, config.balancing, config.balancing_settings).to(self.device)
+        balancing = config.balancing
+        self.balancer = Balancer(tasks, weights, balancing.method, balancing.settings).to(self.device)
         self.backward = Backward(model, self.balancer, config.seed, self.bf16, config.look_every)
         self.optimiser = torch.optim.AdamW(_parameter_groups(model, self.balancer, config), betas=BETAS, fused=True)
         steps = [loader.steps(epoch) for epoch in range(config.epochs)]

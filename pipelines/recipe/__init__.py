@@ -6,10 +6,9 @@ A recipe is YAML, checked by pydantic; a shipped name or a path. An unknown or m
 nearest valid one. `Recipe.address()` is the hash under which its results are stored.
 """
 
-from pipelines.recipe.base import BALANCING, CORPUS_KINDS, Section, TaskName
+from pipelines.recipe.base import CORPUS_KINDS, Section, TaskName
 from pipelines.recipe.data import Corpus, Features, Fractions, Loader, Quality, Text
 from pipelines.recipe.model import (
-    Balancing,
     Decoding,
     Domains,
     Model,
@@ -24,10 +23,8 @@ from pipelines.recipe.recipe import Recipe
 from pipelines.recipe.training import Gates, Interpret, Listening, Search, Stage, Trainer
 
 __all__ = [
-    "BALANCING",
     "CORPUS_KINDS",
     "SHIPPED",
-    "Balancing",
     "Corpus",
     "Decoding",
     "Domains",

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from mtl.config.balancing import METHODS
 from mtl.config.setting import Choices, Selection
 from mtl.config.sharing import MODES
 from mtl.spec import tasks
@@ -17,11 +18,6 @@ from mtl.spec import tasks
 CORPUS_KINDS = (
     *("espeak", "librispeech", "commonvoice", "voxceleb", "atis", "sgd", "covost", "ljspeech", "emodb", "iemocap"),
     "manifest",
-)
-BALANCING = (
-    *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
-    *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
-    *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
 )
 
 
@@ -90,3 +86,4 @@ def _adapter(section: type[Any]) -> TypeAdapter[Any]:
 TaskName = Annotated[str, NameOf(lambda: [spec.name for spec in tasks()])]
 ModeName = Annotated[str, NameOf(lambda: MODES)]
 Sharing = Annotated[Selection, SectionOf(MODES)]
+Balancing = Annotated[Selection, SectionOf(METHODS)]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipelines.recipe.address import Operational
-from pipelines.recipe.base import BALANCING, Section
+from pipelines.recipe.base import Section
 
 
 class Model(Section):
@@ -56,18 +56,6 @@ class Task(Section):
         description="its gradient goes into what tasks share with the other sign, times this, so that it is forgotten "
         "there; of tasks with one label an utterance",
     )
-
-
-class Balancing(Section):
-    """How tasks' losses or gradients become one step; see mtl.balancing. Each number names its methods."""
-
-    method: Literal[BALANCING] = "static"  # type: ignore[valid-type]
-    temperature: float = Field(2.0, gt=0, description="dwa: higher is more even")
-    smoothing: float = Field(0.1, gt=0, description="stch: lower is nearer to the worst loss alone")
-    radius: float = Field(0.5, ge=0, lt=1, description="cagrad: how far from the mean gradient, a share of its length")
-    fairness: float = Field(2.0, ge=0.1, description="fairgrad: 1 is proportional, higher nearer to max-min")
-    asymmetry: float = Field(1.5, ge=0, description="gradnorm: how hard slow tasks are pulled along")
-    rate: float = Field(0.025, gt=0, description="famo, gradnorm: learning rate of their own weights")
 
 
 class Decoding(Section):

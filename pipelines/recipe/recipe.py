@@ -9,15 +9,15 @@ from typing import Annotated
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
 from mtl.spec import SOUND, reading_phones, speaks, with_context
 from mtl.spec import task as task_spec
 from mtl.training import curriculum
 from pipelines.recipe.address import Operational, stated
-from pipelines.recipe.base import Section, Sharing, TaskName
+from pipelines.recipe.base import Balancing, Section, Sharing, TaskName
 from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
 from pipelines.recipe.model import (
-    Balancing,
     Decoding,
     Domains,
     Model,
@@ -58,7 +58,7 @@ class Recipe(Section):
     model: Model = Model()
     sharing: Sharing = Field(default_factory=MODES.select)
     tasks: dict[TaskName, Task] = Field(min_length=1)
-    balancing: Balancing = Balancing()
+    balancing: Balancing = Field(default_factory=METHODS.select)
     understanding: Understanding = Understanding()
     domains: Domains = Domains()
     decoding: Decoding = Decoding()

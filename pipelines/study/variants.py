@@ -21,11 +21,12 @@ import numpy as np
 
 from mtl.analysis.equal_size import count_parameters, fit_size
 from mtl.analysis.transfer import relative_gain
+from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
 from mtl.inputs.codec import Codec
 from mtl.metrics.scoring import METRICS
 from pipelines.data.dataset import open_dataset
-from pipelines.recipe import BALANCING, Balancing, Recipe
+from pipelines.recipe import Recipe
 from pipelines.report.builder import SYNTHETIC as SPOKEN
 from pipelines.report.page import SYNTHETIC, environment
 from pipelines.storage.store import Manifest, Store
@@ -115,7 +116,7 @@ def variants(recipe: Recipe, codec: Codec, sharing: Sequence[str], balancing: Se
     Raises:
         StudyError: a mode or method that is not known, or a mode that cannot be made as small as the recipe's own.
     """
-    for what, wanted, known in (("sharing mode", sharing, MODES), ("balancing method", balancing, BALANCING)):
+    for what, wanted, known in (("sharing mode", sharing, MODES), ("balancing method", balancing, METHODS)):
         if unknown := sorted(set(wanted) - set(known)):
             raise StudyError(f"{what} {', '.join(unknown)}: not known; expected some of {', '.join(known)}")
     found = {f"{recipe.sharing.mode}, {recipe.balancing.method}": recipe}
@@ -125,8 +126,7 @@ def variants(recipe: Recipe, codec: Codec, sharing: Sequence[str], balancing: Se
             found[mode] = _in_mode(recipe, codec, mode, target)
     for method in dict.fromkeys(balancing):
         if method != recipe.balancing.method:
-            settings = Balancing.model_validate({**recipe.balancing.model_dump(), "method": method})
-            found[method] = recipe.model_copy(update={"balancing": settings})
+            found[method] = recipe.model_copy(update={"balancing": recipe.balancing.replace(method=method)})
     return found
 
 

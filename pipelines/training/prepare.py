@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 import torch
 
 from mtl.audio.features import FeatureSpec, bin_centres
-from mtl.balancing import Settings
 from mtl.decoding.beam_search import BeamConfig
 from mtl.decoding.ngram import NGram
 from mtl.inference.predictor import Prediction, Predictor
@@ -198,8 +197,7 @@ def fit_config(recipe: Recipe) -> FitConfig:
         precision=trainer.precision,
         ema=trainer.ema,
         task_weights={str(task): config.weight for task, config in recipe.tasks.items()},
-        balancing=recipe.balancing.method,
-        balancing_settings=Settings(**recipe.balancing.model_dump(exclude={"method"})),
+        balancing=recipe.balancing,
         curriculum=tuple(Stage(**stage.model_dump()) for stage in trainer.curriculum),
         restart=trainer.restart,
         checkpoint_seconds=60 * trainer.checkpoint_minutes,

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from mtl.analysis.inspection import pictures
 from mtl.audio.features import FeatureSpec, bin_centres, hop_length, log_mel, window_length
-from mtl.balancing import METHODS, Balancer
+from mtl.balancing import Balancer
+from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
 from mtl.decoding.ngram import NGram
 from mtl.inference.adaptation import About, Personal, PersonalPredictor
@@ -205,7 +206,7 @@ def test_a_recipe_trains_resumes_and_predicts(name: str, changes: dict[str, Any]
 def test_every_sharing_mode_and_balancing_method(sharing: str, method: str, tmp_path: Path) -> None:
     codec = tiny.codec()
     config = tiny.config(sharing=sharing, expert_blocks=1)
-    settings = FitConfig(epochs=1, learning_rate=1e-2, balancing=method)
+    settings = FitConfig(epochs=1, learning_rate=1e-2, balancing=METHODS.select(method))
     model = both(settings, lambda: build_model(config, codec), tiny.batches(codec)[:2], tmp_path)
     with shadow.device():
         pictures(model, tiny.joined(codec))
@@ -217,7 +218,7 @@ def test_ranks_exchange_tensors_of_the_device_alone(method: str) -> None:
     with shadow.device(ranks=2):
         model = build_model(tiny.config(), tiny.codec())
         loader = tiny.TinyLoader(tiny.batches(model.codec)[:2], 2, world=2)
-        fit(model, loader, FitConfig(epochs=1, balancing=method, device="meta", checkpoint_seconds=0.0))
+        fit(model, loader, FitConfig(epochs=1, balancing=METHODS.select(method), device="meta", checkpoint_seconds=0.0))
 
 
 def test_an_adapter_is_trained_and_used(tmp_path: Path) -> None:

@@ -12,12 +12,11 @@ import jsonschema
 import pytest
 import yaml
 
-from mtl.balancing import METHODS
+from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
 from mtl.training.curriculum import Stage
 from pipelines import recipe as recipes
 from pipelines.recipe import (
-    Balancing,
     Corpus,
     Features,
     Loader,
@@ -81,9 +80,10 @@ def test_an_unknown_key_names_the_nearest(content: dict[str, object], key: str, 
 
 
 def test_every_balancing_method_can_be_asked_for_and_gets_its_settings() -> None:
-    assert set(recipes.BALANCING) == set(METHODS)
+    for method in METHODS:
+        assert fit_config(parse(changed(balancing={"method": method}))).balancing.method == method
     config = fit_config(parse(changed(balancing={"method": "cagrad", "radius": 0.3})))
-    assert (config.balancing, config.balancing_settings.radius) == ("cagrad", 0.3)
+    assert (config.balancing.method, config.balancing.settings.radius) == ("cagrad", 0.3)
 
 
 def test_a_key_like_no_other_lists_what_is_valid() -> None:
@@ -239,7 +239,7 @@ def test_the_address_is_pinned() -> None:
     assert parse(json.loads(json.dumps(SMALL))).address() == "e42a5b386fa18af8"
 
 
-SECTIONS = (Corpus, Features, Loader, Model, MODES.section(), Balancing, Task, Trainer)
+SECTIONS = (Corpus, Features, Loader, Model, MODES.section(), METHODS.section(), Task, Trainer)
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)

@@ -1,4 +1,4 @@
-"""A sharing mode that is registered at run time with a setting of its own: recipe, model, schema and addresses."""
+"""A sharing mode and a balancing method, registered at run time with a setting: recipe, model, schema, addresses."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from mtl.balancing import Balancer
+from mtl.balancing.method import Method
+from mtl.config.balancing import METHODS
 from mtl.config.setting import setting
 from mtl.config.sharing import MODES, HardSettings, ModeSettings, SoftSettings
 from mtl.models.config import ModelConfig
 from mtl.models.joint import build_model
 from mtl.sharing.hard import HardTrunk
 from pipelines.recipe import Recipe, RecipeError, load, parse, shipped
-from pipelines.training.prepare import model_config
+from pipelines.training.prepare import fit_config, model_config
 from tests.pipelines.recipe.test_recipe import changed
 from tests.support import tiny
 
@@ -41,11 +45,27 @@ def addresses() -> dict[str, str]:
     return {name: load(name).address() for name in shipped() if name in ("assistant", "expressive", "vocoder")}
 
 
+@dataclass(frozen=True)
+class SharpSettings:
+    sharpness: float = setting(2.0, "Exponent of the losses.", ge=1)
+
+
+class Sharp(Method):
+    def __init__(self, count: int, settings: SharpSettings) -> None:
+        super().__init__()
+        self.sharpness = settings.sharpness
+
+    def forward(self, losses: Tensor, present: Tensor, gramian: Tensor | None) -> Tensor:
+        return losses**self.sharpness * present
+
+
 @pytest.fixture
 def scaled(addresses: dict[str, str]) -> Iterator[None]:
     MODES.register("scaled", ScaledTrunk, ScaledSettings)
+    METHODS.register("sharp", Sharp, SharpSettings)
     yield
     MODES.unregister("scaled")
+    METHODS.unregister("sharp")
 
 
 def test_recipe_and_model_take_the_setting(scaled: None) -> None:
@@ -59,6 +79,16 @@ def test_recipe_and_model_take_the_setting(scaled: None) -> None:
     trunk: Any = build_model(tiny.config(sharing="scaled", scale=0.25), tiny.codec()).trunk
     assert isinstance(trunk, ScaledTrunk)
     assert trunk.scale == 0.25
+
+
+def test_recipe_and_step_take_the_setting_of_a_balancing_method(scaled: None) -> None:
+    recipe = parse(changed(balancing={"method": "sharp", "sharpness": 3}))
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+    selection = fit_config(recipe).balancing
+    balancer = Balancer(("a", "b"), {}, selection.method, selection.settings)
+    assert balancer.weights(torch.tensor([True, True]), torch.tensor([1.0, 2.0])).tolist() == [1.0, 8.0]
+    with pytest.raises(RecipeError, match=r"balancing.sharpness: .*greater than or equal to 1 \(given 0\)"):
+        parse(changed(balancing={"sharpness": 0}))
 
 
 @pytest.mark.parametrize(
@@ -81,14 +111,18 @@ def test_the_schema_lists_the_setting_with_its_description(scaled: None) -> None
         "type": "number",
     }  # fmt: skip
     assert "scaled" in sharing["mode"]["enum"]
+    balancing = Recipe.model_json_schema()["properties"]["balancing"]["properties"]
+    assert balancing["sharpness"]["description"] == "sharp: Exponent of the losses."
+    assert balancing["rate"]["description"].startswith("famo, gradnorm: ")
+    assert "sharp" in balancing["method"]["enum"]
     assert sharing["expert_blocks"]["description"].startswith("mmoe, ple: ")
     assert sharing["bottleneck"]["description"].count(": Hidden units") == 2  # attention and adapter
 
 
 def test_no_address_moves(scaled: None, addresses: dict[str, str]) -> None:
     assert {name: load(name).address() for name in addresses} == addresses
-    other = load("assistant", ["sharing.scale=0.6"])
-    assert other.address() != addresses["assistant"]
+    for change in ("sharing.scale=0.6", "balancing.sharpness=3"):
+        assert load("assistant", [change]).address() != addresses["assistant"]
 
 
 def test_a_model_of_another_mode_is_stored_without_the_setting(scaled: None) -> None:
