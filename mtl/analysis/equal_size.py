@@ -17,10 +17,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mtl.config.model import ModelConfig
 from mtl.config.sharing import MODES
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
-from mtl.models.config import ModelConfig
 from mtl.models.joint import build_model
 
 REFERENCE = "hard"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from dataclasses import Field, dataclass, field, fields, make_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from annotated_types import Predicate
@@ -23,6 +23,7 @@ from annotated_types import Predicate
 from mtl.spec import tasks
 
 T = TypeVar("T")
+REQUIRED: Any = MISSING  # default of a setting that has none
 
 
 def is_task(name: str) -> bool:
@@ -39,6 +40,12 @@ def setting(default: T, description: str, **bounds: Any) -> T:
         setting that says how a recipe runs and not what comes out, which keeps it out of addresses.
     """
     return field(default=default, metadata={"description": description, **bounds})
+
+
+def narrow(kind: type[T], settings: Any, **others: Any) -> T:
+    """A dataclass of `kind` with those of its fields that `settings` has, and `others`."""
+    shared = {one.name for one in fields(kind)} & {one.name for one in fields(settings)}  # type: ignore[arg-type]
+    return kind(**{name: getattr(settings, name) for name in shared}, **others)
 
 
 @dataclass(frozen=True)

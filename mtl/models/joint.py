@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mtl.config.model import ModelConfig
 from mtl.decoding.alignment import viterbi, word_spans
 from mtl.decoding.greedy import Path, best_path
 from mtl.heads import Head, States, Words, build_heads
@@ -29,7 +30,6 @@ from mtl.inputs.tts import TTSBatch
 from mtl.layers.encoder import Encoder
 from mtl.layers.gradient_reversal import reverse
 from mtl.models.asr_hypotheses import Heard, choose, placed, read, readable, tags_at, tags_of
-from mtl.models.config import ModelConfig
 from mtl.models.consistency import consistency_loss
 from mtl.models.domains import Domains
 from mtl.sharing.base import Trunk

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Protocol
 
@@ -21,12 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from mtl.balancing import Balancer
-from mtl.config.balancing import METHODS
-from mtl.config.setting import Selection
+from mtl.config.training import FitConfig, Stage
 from mtl.models.joint import SpeechModel
 from mtl.training import parallel
 from mtl.training.backward import Backward, MicroBatch, Step, cosines_of
-from mtl.training.curriculum import Curriculum, Stage
+from mtl.training.curriculum import Curriculum
 
 AMX_WIDTH = 256  # of a model, from which on bf16 is faster on a CPU with AMX
 BETAS = (0.9, 0.98)  # of Adam, as for Transformers since Vaswani et al. 2017
@@ -41,25 +39,6 @@ class StepLoader(Protocol):
     def __iter__(self) -> Iterator[list[MicroBatch]]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    epochs: int
-    learning_rate: float = 1e-3
-    warmup: float = 0.1  # share of all steps
-    weight_decay: float = 1e-2
-    clip_norm: float = 5.0
-    precision: str = "fp32"  # or "bf16", or "auto": bf16 where the device multiplies it faster
-    ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0: the weights themselves
-    task_weights: dict[str, float] = field(default_factory=dict)
-    balancing: Selection = field(default_factory=METHODS.select)
-    curriculum: tuple[Stage, ...] = ()  # before the joint stage; see mtl.training.curriculum
-    restart: bool = False  # the learning rate's schedule in each stage anew
-    look_every: int = 0  # steps between two looks at the tasks' gradients, where balancing has no need of them; 0: none
-    checkpoint_seconds: float = 120.0  # besides one after every epoch
-    seed: int = 0
-    device: str | None = None  # cuda where there is one
 
 
 class NonFiniteLoss(ArithmeticError):

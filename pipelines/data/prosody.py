@@ -10,7 +10,7 @@ those of the version before, so a new night measures what is new.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -132,7 +132,7 @@ def _measure(
     table = pa.concat_tables([kept, *_run(new, spec, store, parallel, progress)])
     files = (f"{dataset}/{address}.parquet",) if len(table) else ()
     checksums = {key: store.write_table(key, table) for key in files}
-    meta = {"rows": len(table), "measured": len(new), "spec": spec.model_dump(mode="json")}
+    meta = {"rows": len(table), "measured": len(new), "spec": asdict(spec)}
     return store.commit(dataset, address, files, {manifest.dataset: manifest.address}, meta, checksums)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ def interpreted(
 ) -> str:
     """The key of what `interpret` finds for the model with this address on a sample of these rows: made and kept."""
     chosen = dataset.select(sample(dataset.rows, recipe.interpret.rows))
-    spec = chosen.spec.model_dump() if chosen.spec else None
+    spec = asdict(chosen.spec) if chosen.spec else None
     parts = (address, rows_identity(chosen), recipe.interpret.probes, spec, features.VERSION, VERSION)
     key = f"interpretations/{fingerprint(*parts)}.json"
     if not store.exists(key):

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mtl.audio.features import Spec, log_mel
+from mtl.audio.features import log_mel
 from mtl.audio.pitch import pitch
+from mtl.config.features import FeatureSpec
 from mtl.inference.predictor import Prediction, Predictor
 from mtl.metrics.distortion import compare
 from pipelines.registry.package import describe
@@ -120,7 +121,7 @@ class Measured:
     hertz: np.ndarray
 
     @classmethod
-    def of(cls, sound: np.ndarray, spec: Spec) -> Measured:
+    def of(cls, sound: np.ndarray, spec: FeatureSpec) -> Measured:
         """Of (N,) at the spec's rate."""
         return cls(torch.from_numpy(log_mel(sound, spec)), pitch(sound, spec))
 

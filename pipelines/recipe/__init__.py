@@ -6,21 +6,15 @@ A recipe is YAML, checked by pydantic; a shipped name or a path. An unknown or m
 nearest valid one. `Recipe.address()` is the hash under which its results are stored.
 """
 
+from mtl.config.features import FeatureSpec as Features
+from mtl.config.model import Model
+from mtl.config.training import Stage
 from pipelines.recipe.base import CORPUS_KINDS, Section, TaskName
-from pipelines.recipe.data import Corpus, Features, Fractions, Loader, Quality, Text
-from pipelines.recipe.model import (
-    Decoding,
-    Domains,
-    Model,
-    Synthesis,
-    Task,
-    Translation,
-    Understanding,
-    Vocoder,
-)
+from pipelines.recipe.data import Corpus, Fractions, Loader, Quality, Text
+from pipelines.recipe.model import Decoding, Domains, Task, Translation
 from pipelines.recipe.reading import SHIPPED, RecipeError, load, parse, shipped
 from pipelines.recipe.recipe import Recipe
-from pipelines.recipe.training import Gates, Interpret, Listening, Search, Stage, Trainer
+from pipelines.recipe.training import Gates, Interpret, Listening, Search, Trainer
 
 __all__ = [
     "CORPUS_KINDS",
@@ -41,14 +35,11 @@ __all__ = [
     "Search",
     "Section",
     "Stage",
-    "Synthesis",
     "Task",
     "TaskName",
     "Text",
     "Trainer",
     "Translation",
-    "Understanding",
-    "Vocoder",
     "load",
     "parse",
     "shipped",

@@ -30,7 +30,7 @@ FIRST_VERSION: dict[str, frozenset[str]] = {
         "Corpus": "name kind source checksum split_by fractions language options",
         "Fractions": "train valid test",
         "Quality": "min_seconds max_seconds max_quarantined",
-        "Features": "sample_rate bins window_ms hop_ms low_hz high_hz",
+        "FeatureSpec": "sample_rate bins window_ms hop_ms low_hz high_hz",
         "Text": "units pieces",
         "Loader": "batch_seconds batch_tokens temperature speed time_masks time_mask_fraction freq_masks "
         "freq_mask_bins",

@@ -59,21 +59,6 @@ class Quality(Section):
     max_quarantined: float = Field(0.05, ge=0, le=1, description="share of a corpus above which its ingest fails")
 
 
-class Features(Section):
-    sample_rate: int = Field(16000, ge=4000, description="Hz")
-    bins: int = Field(80, ge=8, le=256)
-    window_ms: float = Field(25.0, gt=0)
-    hop_ms: float = Field(10.0, gt=0)
-    low_hz: float = Field(20.0, ge=0)
-    high_hz: float = Field(7600.0, gt=0)
-
-    @model_validator(mode="after")
-    def _below_nyquist(self) -> Features:
-        if not self.low_hz < self.high_hz <= self.sample_rate / 2:
-            raise ValueError(f"low_hz < high_hz <= sample_rate / 2 does not hold: {self.low_hz}, {self.high_hz}")
-        return self
-
-
 class Text(Section):
     units: Literal["characters", "sentencepiece"] = "characters"
     pieces: int = Field(256, ge=32, description="size of the SentencePiece model")

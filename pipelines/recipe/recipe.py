@@ -10,23 +10,16 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from mtl.config.balancing import METHODS
+from mtl.config.features import FeatureSpec
+from mtl.config.model import Model, Synthesis, Understanding, Vocoder
 from mtl.config.sharing import MODES
 from mtl.spec import SOUND, reading_phones, speaks, with_context
 from mtl.spec import task as task_spec
-from mtl.training import curriculum
+from mtl.training.curriculum import Curriculum
 from pipelines.recipe.address import Operational, stated
 from pipelines.recipe.base import Balancing, Section, Sharing, TaskName
-from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
-from pipelines.recipe.model import (
-    Decoding,
-    Domains,
-    Model,
-    Synthesis,
-    Task,
-    Translation,
-    Understanding,
-    Vocoder,
-)
+from pipelines.recipe.data import Corpus, Loader, Quality, Text
+from pipelines.recipe.model import Decoding, Domains, Task, Translation
 from pipelines.recipe.training import Gates, Interpret, Listening, Search, Trainer
 
 HEARD_BY = {
@@ -52,7 +45,7 @@ class Recipe(Section):
         "valid split, and all others train, whatever the corpora's own splits; see `motet study --folds`",
     )
     quality: Quality = Quality()
-    features: Features = Features()
+    features: FeatureSpec = FeatureSpec()
     text: Text = Text()
     loader: Loader = Loader()
     model: Model = Model()
@@ -196,9 +189,8 @@ class Recipe(Section):
 
     def _has_its_stages(self) -> None:
         """Raises ValueError where trainer.curriculum cannot be followed."""
-        stages = tuple(curriculum.Stage(**stage.model_dump()) for stage in self.trainer.curriculum)
         try:
-            curriculum.Curriculum(stages, tuple(self.tasks), self.trainer.epochs)
+            Curriculum(self.trainer.curriculum, tuple(self.tasks), self.trainer.epochs)
         except ValueError as error:
             raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
 

@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipelines.recipe.address import Operational
+from mtl.config.setting import setting
+from mtl.config.training import Training
 from pipelines.recipe.base import ModeName, Section, TaskName
 
 
-class Stage(Section):
-    """Some epochs of training before all tasks train together; see mtl.training.curriculum."""
+@dataclass(frozen=True)
+class Trainer(Training):
+    """Training: its length, optimiser and devices."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    tasks: tuple[TaskName, ...] = Field(min_length=1)
-    epochs: int = Field(ge=1)
-    train: Literal["all", "heads"] = Field("all", description="heads: what tasks share rests")
-
-
-class Trainer(Section):
-    epochs: int = Field(20, ge=1)
-    curriculum: tuple[Stage, ...] = Field((), description="stages before the joint one, which takes the other epochs")
-    restart: bool = Field(False, description="the learning rate's schedule begins anew in each stage")
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
-    weight_decay: float = Field(1e-2, ge=0)
-    clip_norm: float = Field(5.0, gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
-    micro_batches: int = Field(1, ge=1, description="micro-batches a step, dealt over workers and accumulation")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 switches it off")
-    workers: Annotated[int, Operational] = Field(1, ge=1)
-    gpus: Annotated[bool | None, Operational] = Field(
-        None, description="one GPU a worker; none: when the cluster has them"
+    micro_batches: int = setting(
+        1, "Micro-batches of a step, distributed over the workers and accumulated; a multiple of workers.", ge=1
     )
-    checkpoint_minutes: Annotated[float, Operational] = Field(2.0, gt=0, description="besides one after every epoch")
-    max_failures: Annotated[int, Operational] = Field(
-        3, ge=0, description="how often a worker group is restarted from its checkpoint"
+    workers: int = setting(1, "Training processes.", ge=1, operational=True)
+    gpus: bool | None = setting(None, "Give each worker a GPU; null: where the cluster has them.", operational=True)
+    checkpoint_minutes: float = setting(
+        2.0, "Minutes between two checkpoints, besides one after every epoch.", gt=0, operational=True
+    )
+    max_failures: int = setting(
+        3, "How often a failed worker group is restarted from its checkpoint.", ge=0, operational=True
     )
 
-    @model_validator(mode="after")
-    def _deals_evenly(self) -> Trainer:
+    def __post_init__(self) -> None:
         if self.micro_batches % self.workers:
             raise ValueError(
                 f"micro_batches {self.micro_batches} cannot be dealt evenly over {self.workers} workers; set "
                 f"micro_batches to a multiple of {self.workers} (a step then takes that many micro-batches), or "
                 "change workers"
             )
-        return self
 
 
 class Interpret(Section):

@@ -14,7 +14,7 @@ No variant is tuned: learning rate and task weights are the recipe's, which suit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,8 +136,8 @@ def _in_mode(recipe: Recipe, codec: Codec, mode: str, target: int) -> Recipe:
         fitted = fit_size(model_config(changed), codec, target)
     except ValueError as error:
         raise StudyError(str(error)) from error
-    size = {"blocks": fitted.blocks, "hidden": fitted.hidden}
-    return changed.model_copy(update={"model": recipe.model.model_copy(update=size)})
+    fitting = replace(recipe.model, blocks=fitted.blocks, hidden=fitted.hidden)
+    return changed.model_copy(update={"model": fitting})
 
 
 def compared_of(studies: Mapping[str, Study]) -> Compared:

@@ -21,8 +21,9 @@ from fit_bench import Fixed, batches, model_of
 from targets import Target, conclude
 
 from mtl.config.balancing import METHODS
+from mtl.config.training import FitConfig
 from mtl.models.joint import SpeechModel
-from mtl.training.fit import FitConfig, MicroBatch, fit
+from mtl.training.fit import MicroBatch, fit
 from pipelines.training.prepare import fit_config
 
 TASKS = ("transcript", "intent", "slots", "domain", "speaker")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mtl.config.model import ModelConfig
 from mtl.config.sharing import MODES
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
-from mtl.models.config import ModelConfig
 
 TASKS = ("transcript", "intent", "slots", "domain", "speaker")
 BINS = 16

@@ -13,20 +13,21 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from mtl.audio.features import FeatureSpec
+from mtl.config.decoding import DecoderConfig
+from mtl.config.features import FeatureSpec
+from mtl.config.model import ModelConfig
 from mtl.config.sharing import MODES
+from mtl.config.training import FitConfig
 from mtl.heads.translation import smoothed_cross_entropy, with_end
 from mtl.inference.adaptation import About, Personal, PersonalPredictor
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import IGNORE, collate
 from mtl.inputs.codec import Codec
-from mtl.layers.decoder import DecoderConfig
 from mtl.metrics.scoring import score_rows, summarise
-from mtl.models.config import ModelConfig
 from mtl.models.joint import build_model
 from mtl.text.units import Characters
 from mtl.training import checkpoint
-from mtl.training.fit import FitConfig, fit
+from mtl.training.fit import fit
 from tests.support import tiny
 
 SPEC = FeatureSpec(bins=tiny.BINS, low_hz=100.0)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from mtl.audio.features import FeatureSpec
+from mtl.config.decoding import BeamConfig
+from mtl.config.features import FeatureSpec
+from mtl.config.model import ModelConfig
 from mtl.config.sharing import MODES
-from mtl.decoding.beam_search import BeamConfig
 from mtl.decoding.greedy import Path
 from mtl.decoding.ngram import NGram
 from mtl.heads.slots import Words, pool_words
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import collate
-from mtl.models.config import ModelConfig
 from mtl.models.joint import build_model
 from tests.support import tiny
 
@@ -140,7 +140,7 @@ def test_a_config_from_before_a_setting_was_known_means_its_default():
 def test_greedy_is_the_recogniser_without_its_language_model():
     torch.manual_seed(1)
     model, spec = build_model(tiny.config(), tiny.codec()), FeatureSpec(bins=tiny.BINS)
-    fluent = Predictor(model, spec, NGram.train(["soft jazz", "stop now"], 2), BeamConfig(8, 3.0))
+    fluent = Predictor(model, spec, NGram.train(["soft jazz", "stop now"], 2), BeamConfig(width=8, weight=3.0))
     wave = np.random.default_rng(0).normal(size=16000).astype(np.float32)
     (heard,), (alone,) = fluent.listening(greedy=True).predict([wave]), Predictor(model, spec).predict([wave])
     assert heard.text == alone.text != fluent.predict([wave])[0].text

@@ -12,10 +12,11 @@ import torch.multiprocessing as mp
 
 from mtl.balancing import Balancer
 from mtl.config.balancing import METHODS
+from mtl.config.training import FitConfig
 from mtl.models.joint import build_model
 from mtl.training import checkpoint
 from mtl.training.backward import Backward
-from mtl.training.fit import FitConfig, fit
+from mtl.training.fit import fit
 from tests.support import tiny
 
 EPOCHS = {"dwa": 4}  # its weights move from the third on

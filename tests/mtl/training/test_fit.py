@@ -12,9 +12,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mtl.config.balancing import METHODS
+from mtl.config.training import FitConfig
 from mtl.models.joint import build_model
 from mtl.training import checkpoint
-from mtl.training.fit import FitConfig, NonFiniteLoss, bf16_pays, fit, kept_weights, learning_rate_factor, with_settings
+from mtl.training.fit import NonFiniteLoss, bf16_pays, fit, kept_weights, learning_rate_factor, with_settings
 from tests.support import tiny
 
 CONFIG = FitConfig(epochs=3, learning_rate=1e-2, device="cpu", seed=7)

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("parselmouth", reason="the extra motet[speech] is not installed")
 pytest.importorskip("espeakng_loader", reason="the extra motet[espeak] is not installed")
 
-from mtl.audio.features import FeatureSpec
+from mtl.config.features import FeatureSpec
 from mtl.inference.predictor import Predictor
 from mtl.inference.synthesizer import Synthesizer
 from mtl.models.joint import build_model
@@ -37,7 +37,7 @@ from pipelines.recipe import Listening, RecipeError, load
 from pipelines.registry.registry import Registry
 from pipelines.report.audio_examples import lines, picture, told
 from pipelines.storage.store import Store
-from pipelines.training.prepare import feature_spec, labelled, model_config, prepare
+from pipelines.training.prepare import labelled, model_config, prepare
 from tests.nights.test_expressive import made, recipe
 from tests.support import tiny
 
@@ -93,7 +93,7 @@ def voice(made: Any) -> Synthesizer:
     """Untrained: how it sounds is no matter here."""
     dataset = labelled(open_dataset(*made), recipe())
     codec, _, _ = prepare(recipe(), dataset)
-    return Synthesizer(Predictor(build_model(model_config(recipe()), codec), feature_spec(recipe())))
+    return Synthesizer(Predictor(build_model(model_config(recipe()), codec), recipe().features))
 
 
 @pytest.fixture(scope="module")

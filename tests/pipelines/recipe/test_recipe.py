@@ -14,7 +14,7 @@ import yaml
 
 from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
-from mtl.training.curriculum import Stage
+from mtl.config.training import Stage
 from pipelines import recipe as recipes
 from pipelines.recipe import (
     Corpus,

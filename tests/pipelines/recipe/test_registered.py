@@ -15,9 +15,9 @@ from torch import Tensor
 from mtl.balancing import Balancer
 from mtl.balancing.method import Method
 from mtl.config.balancing import METHODS
+from mtl.config.model import ModelConfig
 from mtl.config.setting import setting
 from mtl.config.sharing import MODES, HardSettings, ModeSettings, SoftSettings
-from mtl.models.config import ModelConfig
 from mtl.models.joint import build_model
 from mtl.sharing.hard import HardTrunk
 from pipelines.recipe import Recipe, RecipeError, load, parse, shipped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,7 +131,7 @@ def test_single_task_models_are_trained_once_and_trials_are_measured_by_them(ray
     assert {Path(key).name for key in cells if key.endswith("-0.json")} == {"transcript-0.json", "intent-0.json"}
 
     # A study of this budget, and the next search, find them.
-    budget = recipe.trainer.model_copy(update={"epochs": 1})
+    budget = replace(recipe.trainer, epochs=1)
     found = study(recipe.model_copy(update={"trainer": budget}), *manifests, store, seeds=1, kinds=("single",))
     again = single_task(recipe, *manifests, store)
     assert {entry.key: entry.modified for entry in store.list("study/")} == cells
