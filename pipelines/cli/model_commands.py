@@ -25,7 +25,7 @@ from pipelines.cli.console import (
 )
 from pipelines.core import environment
 from pipelines.core.progress import display
-from pipelines.recipe.training import LISTENED
+from pipelines.recipe.training import JUDGED
 from pipelines.storage.lock import writing
 
 
@@ -217,10 +217,10 @@ def named(listeners: list[str] | None) -> dict[str, str] | None:
         return None
     pairs = [text.partition("=") for text in listeners]
     if wrong := [
-        text for text, (task, _, name) in zip(listeners, pairs, strict=True) if task not in LISTENED or not name
+        text for text, (task, _, name) in zip(listeners, pairs, strict=True) if task not in JUDGED or not name
     ]:
         raise typer.BadParameter(
-            f"--listener {wrong[0]}: expected {', '.join(LISTENED)} = the name of a registered model"
+            f"--listener {wrong[0]}: expected {', '.join(JUDGED)} = the name of a registered model"
         )
     return {task: name for task, _, name in pairs}
 

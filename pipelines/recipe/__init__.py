@@ -14,7 +14,7 @@ from pipelines.recipe.data import Corpus, Fractions, Loader, Quality, Text
 from pipelines.recipe.model import Decoding, Domains, Task, Translation
 from pipelines.recipe.reading import SHIPPED, RecipeError, load, parse, shipped
 from pipelines.recipe.recipe import Recipe
-from pipelines.recipe.training import Gates, Interpret, Listening, Search, Trainer
+from pipelines.recipe.training import Gates, Interpret, Judges, Search, Trainer
 
 __all__ = [
     "CORPUS_KINDS",
@@ -26,7 +26,7 @@ __all__ = [
     "Fractions",
     "Gates",
     "Interpret",
-    "Listening",
+    "Judges",
     "Loader",
     "Model",
     "Quality",

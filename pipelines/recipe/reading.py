@@ -19,6 +19,7 @@ from pipelines.recipe.recipe import Recipe
 from pipelines.recipe.variables import hide_secrets, undefined
 from pipelines.storage.roots import sha256
 
+RENAMED = {"listening": "judges"}  # sections under the names of earlier versions
 SHIPPED = Path(__file__).parents[1] / "recipes"
 
 
@@ -41,6 +42,7 @@ def load(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Reci
         raise RecipeError(redact(f"{path} is not YAML: {error}")) from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path} holds {type(content).__name__}, expected a mapping with name, corpora, tasks …")
+    content = _renamed(content)
     for override in overrides:
         _override(content, override)
     _check_sources(content, path)
@@ -51,12 +53,16 @@ def load(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Reci
 def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     """A recipe from a plain mapping. Raises RecipeError with one line per fault."""
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(_renamed(content))
     except ValidationError as error:
         lines = [_explain(fault) for fault in error.errors()]
         raise RecipeError(
             f"{where} is not a valid recipe:\n" + "\n".join(f"  {redact(line)}" for line in lines)
         ) from None
+
+
+def _renamed(content: dict[str, Any]) -> dict[str, Any]:
+    return {RENAMED.get(key, key): value for key, value in content.items()}
 
 
 def _check_sources(content: dict[str, Any], path: Path) -> None:
@@ -106,7 +112,8 @@ def _override(content: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"--set {redact(override)!r}: expected key=value, for example trainer.epochs=3")
-    keys = path.strip().split(".")
+    first, *others = path.strip().split(".")
+    keys = [RENAMED.get(first, first), *others]
     node: Any = content
     for depth, key in enumerate(keys[:-1]):
         node = _step_into(node, key, ".".join(keys[: depth + 1]))

@@ -446,7 +446,7 @@ def test_a_vocoder_for_other_log_mels_is_refused(trained: tuple[Predictor, list[
         ({"loader": {"speed": [0.9, 1.1]}}, "tasks.waveform learns the recordings' own sound"),
         ({"loader": {"time_masks": 1}}, "tasks.waveform learns the recordings' own sound"),
         ({"tasks": {"waveform": {}, "intent": {}}}, "blocks and model.lstm are both 0"),
-        ({"gates": {"primary": "waveform/lsd", "minimum": {"waveform/wer": 5}}}, "set listening.transcript"),
+        ({"gates": {"primary": "waveform/lsd", "minimum": {"waveform/wer": 5}}}, "set judges.transcript"),
         ({"vocoder": {"segment": 4}}, "segment"),
     ],
 )

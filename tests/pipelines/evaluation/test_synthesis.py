@@ -33,7 +33,7 @@ from pipelines.evaluation.synthesis import (
     spoken_rows,
     synthesized_by,
 )
-from pipelines.recipe import Listening, RecipeError, load
+from pipelines.recipe import Judges, RecipeError, load
 from pipelines.registry.registry import Registry
 from pipelines.report.audio_examples import lines, picture, told
 from pipelines.storage.store import Store
@@ -187,19 +187,19 @@ def test_a_picture_has_the_borders_of_the_phones() -> None:
 def test_listeners_have_to_reign_and_to_hear(tmp_path: Path) -> None:
     registry = Registry(str(tmp_path / "root"))
     with pytest.raises(MissingJudge, match="`motet nightly ear` makes one"):
-        judges_of(registry, Listening(emotion="ear"))
+        judges_of(registry, Judges(emotion="ear"))
     Predictor(build_model(tiny.config(), tiny.codec()), FeatureSpec(bins=tiny.BINS)).save(tmp_path / "model")
     version = registry.register("ear", tmp_path / "model", None, [], {})
     registry.promote("ear", version.version, "by hand", "test")
     with pytest.raises(MissingJudge, match="and no emotion"):
-        judges_of(registry, Listening(emotion="ear"))
-    heard = judges_of(registry, Listening(transcript="ear"))
+        judges_of(registry, Judges(emotion="ear"))
+    heard = judges_of(registry, Judges(transcript="ear"))
     assert heard["transcript"].address == version.address
 
 
 def test_recipes_name_their_listeners() -> None:
-    assert load("expressive").listening.models == {"transcript": "assistant", "emotion": "judge", "speaker": "judge"}
-    with pytest.raises(RecipeError, match=r"set listening\.transcript"):
+    assert load("expressive").judges.models == {"transcript": "assistant", "emotion": "judge", "speaker": "judge"}
+    with pytest.raises(RecipeError, match=r"set judges\.transcript"):
         load("expressive", ["listening.transcript=null"])
     with pytest.raises(RecipeError, match="nothing makes sound"):
         load("assistant", ["listening.emotion=judge"])

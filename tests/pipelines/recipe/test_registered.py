@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,7 @@ from mtl.models.joint import build_model
 from mtl.sharing.hard import HardTrunk
 from pipelines.recipe import Recipe, RecipeError, load, parse, shipped
 from pipelines.training.prepare import fit_config, model_config
+from tests.conftest import ROOT
 from tests.pipelines.recipe.test_recipe import changed
 from tests.support import tiny
 
@@ -140,3 +143,28 @@ def test_two_declarations_of_a_setting_must_agree() -> None:
         MODES.register("other", HardTrunk, Other)
     with pytest.raises(ValueError, match="two alternatives of Sharing are named 'soft'"):
         MODES.register("soft", HardTrunk, SoftSettings)
+
+
+def test_every_key_has_a_description() -> None:
+    schema = Recipe.model_json_schema()
+
+    def described(properties: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+        for name, entry in properties.items():
+            yield name, "description" in (entry if "$ref" not in entry else schema["$defs"][entry["$ref"][8:]] | entry)
+            yield from described(entry.get("properties", {}))
+
+    sections = [schema, *schema["$defs"].values()]
+    assert [name for one in sections for name, fine in described(one["properties"]) if not fine] == []
+
+
+def test_sections_of_earlier_versions_keep_their_names() -> None:
+    old = parse(changed(tasks={"transcript": {}, "waveform": {}}, listening={"transcript": "assistant"}))
+    new = parse(changed(tasks={"transcript": {}, "waveform": {}}, judges={"transcript": "assistant"}))
+    assert old == new
+    with pytest.raises(RecipeError, match=r"judges\.emotoin: unknown key; did you mean 'emotion'"):
+        parse(changed(listening={"emotoin": "judge"}))
+
+
+def test_reading_a_recipe_needs_no_torch() -> None:
+    code = "import sys; from pipelines.recipe import load; load('assistant'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
