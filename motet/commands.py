@@ -23,6 +23,8 @@ from typing import Annotated
 import typer
 
 from motet import runs
+from mtl.config.balancing import METHODS
+from mtl.config.sharing import MODES
 from pipelines.cli import admin_commands, model_commands, speech_commands  # noqa: F401  (their commands join the app)
 from pipelines.cli.console import (
     JsonOption,
@@ -36,7 +38,6 @@ from pipelines.cli.console import (
 )
 from pipelines.core import environment
 from pipelines.nightly import MissingServer
-from pipelines.recipe import BALANCING, SHARING_MODES
 from pipelines.study.table import KINDS, SEEDS, Split
 
 DEPLOYMENTS = Path(__file__).parents[1] / "infra" / "prefect.yaml"
@@ -155,8 +156,8 @@ def study_command(
     try:
         result = runs.study(
             recipe, *overrides, root=root, seeds=seeds, cells=_names(cells), split=split, share=share,
-            labels=_shares(labels), sparse=_names(sparse), sharing=_names(sharing, SHARING_MODES),
-            balancing=_names(balancing, BALANCING), folds=_folds(folds), wait=wait, quiet=as_json, verbose=verbose,
+            labels=_shares(labels), sparse=_names(sparse), sharing=_names(sharing, tuple(MODES)),
+            balancing=_names(balancing, tuple(METHODS)), folds=_folds(folds), wait=wait, quiet=as_json, verbose=verbose,
         )  # fmt: skip
     except runs.OptionError as error:
         raise typer.BadParameter(str(error)) from None

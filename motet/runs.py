@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mtl.config.balancing import METHODS
+from mtl.config.sharing import MODES
 from mtl.decoding.hot_words import WEIGHT
 from pipelines import nightly as night
 from pipelines import promotion
@@ -20,7 +22,7 @@ from pipelines.cli.console import who
 from pipelines.cli.results import Evaluation, IngestResult, Promotion, RunResult, SearchResult, StudyResult
 from pipelines.core import environment
 from pipelines.core.progress import display
-from pipelines.recipe import BALANCING, SHARING_MODES, Recipe, load
+from pipelines.recipe import Recipe, load
 from pipelines.recipe.variables import hide_in_overrides
 from pipelines.storage.lock import writing
 from pipelines.study.table import KINDS, SEEDS, Split
@@ -216,7 +218,11 @@ def study(
         raise OptionError(f"--labels {','.join(f'{value:g}' for value in labels)}: expected shares above 0, up to 1")
     with _readable(recipe) as name:
         tasks = load(name, overrides).tasks
-        choices = {"cells": (cells, KINDS), "sharing": (sharing, SHARING_MODES), "balancing": (balancing, BALANCING)}
+        choices = {
+            "cells": (cells, KINDS),
+            "sharing": (sharing, tuple(MODES)),
+            "balancing": (balancing, tuple(METHODS)),
+        }
         for option, (values, known) in {**choices, "sparse": (sparse, tuple(tasks))}.items():
             if unknown := sorted(set(values) - set(known)):
                 raise OptionError(f"--{option} {', '.join(unknown)}: expected some of {', '.join(known)}")

@@ -77,7 +77,7 @@ class HeldOutScores:
         from pipelines.report.audio_examples import told
 
         rows, voice = self._rows(version), voice_of(Predictor.load(self._folder(version)))
-        return told(self._said(version, rows), voice, rows, self.recipe.listening.models)
+        return told(self._said(version, rows), voice, rows, self.recipe.judges.models)
 
     @property
     def _audible(self) -> bool:
@@ -88,7 +88,7 @@ class HeldOutScores:
         from mtl.inference.predictor import Predictor
         from pipelines.evaluation.synthesis import listened
 
-        address, folder, most = version.address, self._folder(version), self.recipe.listening.rows
+        address, folder, most = version.address, self._folder(version), self.recipe.judges.rows
         ears, speaks = self._listeners, self.recipe.speaks
         return listened(self.store, address, lambda: Predictor.load(folder), ears, rows, most, report, speaks)
 
@@ -126,7 +126,7 @@ class HeldOutScores:
     def _listeners(self) -> dict[str, Judge]:
         from pipelines.evaluation.judges import judges_of
 
-        return judges_of(self.registry, self.recipe.listening)
+        return judges_of(self.registry, self.recipe.judges)
 
     def _folder(self, version: Version) -> Path:
         from pipelines.registry.deleted_versions import StoredVersion

@@ -143,11 +143,11 @@ def finished(store: Store, recipe: Recipe, utterances: Sequence[Manifest]) -> Ma
 
 def check_listeners(root: str, recipe: Recipe) -> None:
     """Raises MissingJudge before anything is trained, where the speech could not be heard afterwards."""
-    if recipe.listening.models:
+    if recipe.judges.models:
         from pipelines.evaluation.judges import judges_of
         from pipelines.registry.registry import Registry
 
-        judges_of(Registry(root), recipe.listening)
+        judges_of(Registry(root), recipe.judges)
 
 
 def training_name(store: Store, recipe: Recipe, identity_: str, again: bool) -> str:

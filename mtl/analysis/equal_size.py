@@ -17,11 +17,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mtl.config.model import ModelConfig
+from mtl.config.sharing import MODES
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
-from mtl.models.config import ModelConfig
 from mtl.models.joint import build_model
-from mtl.sharing import TRUNKS
 
 REFERENCE = "hard"
 TOLERANCE = 0.03
@@ -45,20 +45,24 @@ class Row:
     flops_ratio: float
 
 
-def equal_parameters(config: ModelConfig, codec: Codec, modes: Iterable[str] = tuple(TRUNKS)) -> list[Row]:
+def equal_parameters(config: ModelConfig, codec: Codec, modes: Iterable[str] = tuple(MODES)) -> list[Row]:
     """One row a mode: `config` in that mode, with `hidden` and where need be `blocks` changed to be as large as hard.
 
     Raises:
         ValueError: a mode cannot come within TOLERANCE, however narrow and shallow it is made.
     """
-    reference = replace(config, sharing=REFERENCE)
+    reference = in_mode(config, REFERENCE)
     parameters, flops = count_parameters(reference, codec), count_flops(reference, codec)
     rows = []
     for mode in modes:
-        fitted = reference if mode == REFERENCE else fit_size(replace(config, sharing=mode), codec, parameters)
+        fitted = reference if mode == REFERENCE else fit_size(in_mode(config, mode), codec, parameters)
         own, own_flops = count_parameters(fitted, codec), count_flops(fitted, codec)
         rows.append(Row(mode, fitted, own, own / parameters, own_flops, own_flops / flops))
     return rows
+
+
+def in_mode(config: ModelConfig, mode: str) -> ModelConfig:
+    return replace(config, sharing=config.sharing.replace(mode=mode))
 
 
 def fit_size(config: ModelConfig, codec: Codec, target: int) -> ModelConfig:
@@ -67,7 +71,7 @@ def fit_size(config: ModelConfig, codec: Codec, target: int) -> ModelConfig:
     Raises:
         ValueError: there is none.
     """
-    fewest = config.expert_blocks if config.sharing in ("mmoe", "ple") else 1
+    fewest = max(1, config.sharing.settings.fewest_blocks)
     least = max(1, round(config.width * LEAST_HIDDEN))
     for blocks in range(config.blocks, fewest - 1, -1):
         one, two = (count_parameters(replace(config, blocks=blocks, hidden=units), codec) for units in (1, 2))
@@ -76,9 +80,9 @@ def fit_size(config: ModelConfig, codec: Codec, target: int) -> ModelConfig:
         if hidden >= least and abs(found / target - 1) <= TOLERANCE:
             return replace(config, blocks=blocks, hidden=hidden)
     raise ValueError(
-        f"{config.sharing} with {len(config.tasks)} tasks cannot be made as small as {target:,} parameters within "
-        f"{TOLERANCE:.0%}: {fewest} blocks with {least} units in each feed-forward layer are more. Compare at more "
-        f"blocks than {config.blocks}, with fewer tasks or experts, or leave this mode out"
+        f"{config.sharing.mode} with {len(config.tasks)} tasks cannot be made as small as {target:,} parameters "
+        f"within {TOLERANCE:.0%}: {fewest} blocks with {least} units in each feed-forward layer are more. Compare at "
+        f"more blocks than {config.blocks}, with fewer tasks or experts, or leave this mode out"
     )
 
 

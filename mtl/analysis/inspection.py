@@ -26,8 +26,7 @@ from mtl.heads import States
 from mtl.inputs.batch import Batch
 from mtl.layers.encoder import padding_mask
 from mtl.models.joint import SpeechModel
-from mtl.sharing import SHARED, Layer
-from mtl.sharing.base import pool
+from mtl.sharing.base import SHARED, Layer, pool
 
 FRONT_END, GIVEN = "front-end", "given"  # labels of the first layer, and of what each task is given at the end
 PENALTY = 1e-3  # of the squared weights beside the mean cross entropy, on standardised states

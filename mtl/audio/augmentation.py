@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl.audio.features import Spec, mel_scale
+from mtl.audio.features import mel_scale
+from mtl.config.features import FeatureSpec
 
 
-def speed(features: np.ndarray | Tensor, factor: float, spec: Spec) -> Tensor:
+def speed(features: np.ndarray | Tensor, factor: float, spec: FeatureSpec) -> Tensor:
     """(T, F) log-mel as if the recording were played `factor` times as fast: (round(T / factor), F) float32.
 
     Time is interpolated linearly; a frequency f sounds at f * factor, so the mel axis is warped by it (Ko et al. 2015

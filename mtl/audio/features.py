@@ -16,58 +16,29 @@ in buffers that are kept between calls (fresh ones cost more in page faults than
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from mtl.config.features import FeatureSpec
 
 FLOOR = 1e-10  # power below which everything is silence; -100 dB under a full-scale sine's filter output
 CHUNK = 512  # frames that go through all stages together: 2.5 MB of buffers; fewer cost calls, more leave the cache
 GROUPS = 5  # neighbouring filters are multiplied together over only the FFT bins they cover: 3x fewer products
 
 
-class Spec(Protocol):
-    """Anything with these settings: FeatureSpec, or a recipe's features section."""
-
-    @property
-    def sample_rate(self) -> int: ...
-    @property
-    def bins(self) -> int: ...
-    @property
-    def window_ms(self) -> float: ...
-    @property
-    def hop_ms(self) -> float: ...
-    @property
-    def low_hz(self) -> float: ...
-    @property
-    def high_hz(self) -> float: ...
-
-
-@dataclass(frozen=True)
-class FeatureSpec:
-    """What a log-mel is made with; a packaged model carries it."""
-
-    sample_rate: int = 16000  # Hz
-    bins: int = 80
-    window_ms: float = 25.0
-    hop_ms: float = 10.0
-    low_hz: float = 20.0
-    high_hz: float = 7600.0
-
-
-def window_length(spec: Spec) -> int:
+def window_length(spec: FeatureSpec) -> int:
     """Samples in a frame."""
     return _samples(spec.window_ms, spec)
 
 
-def hop_length(spec: Spec) -> int:
+def hop_length(spec: FeatureSpec) -> int:
     """Samples from one frame to the next."""
     return max(1, _samples(spec.hop_ms, spec))
 
 
-def frame_count(samples: int, spec: Spec) -> int:
+def frame_count(samples: int, spec: FeatureSpec) -> int:
     """T of a waveform of that many samples."""
     return 1 + max(0, samples - window_length(spec)) // hop_length(spec)
 
@@ -76,13 +47,13 @@ def mel_scale(hertz: np.ndarray | float) -> np.ndarray:
     return 1127.0 * np.log1p(np.asarray(hertz, dtype=np.float64) / 700.0)
 
 
-def bin_centres(spec: Spec) -> np.ndarray:
+def bin_centres(spec: FeatureSpec) -> np.ndarray:
     """(F,) Hz: where each mel filter is highest."""
     edges = np.linspace(mel_scale(spec.low_hz), mel_scale(spec.high_hz), spec.bins + 2)
     return 700.0 * np.expm1(edges[1:-1] / 1127.0)
 
 
-def mel_filters(spec: Spec) -> np.ndarray:
+def mel_filters(spec: FeatureSpec) -> np.ndarray:
     """(fft / 2 + 1, F) float32 weights. The FFT is the shortest power of two that leaves no filter empty."""
     length = 1 << (window_length(spec) - 1).bit_length()
     while True:
@@ -92,7 +63,7 @@ def mel_filters(spec: Spec) -> np.ndarray:
         length *= 2  # many bins at low frequencies lie between two FFT bins
 
 
-def log_mel(waveform: np.ndarray | Tensor, spec: Spec, dtype: type[np.floating] = np.float32) -> np.ndarray:
+def log_mel(waveform: np.ndarray | Tensor, spec: FeatureSpec, dtype: type[np.floating] = np.float32) -> np.ndarray:
     """(N,) float32 at spec.sample_rate, full scale 1 -> (T, F) of `dtype`, float32 or float16.
 
     Raises:
@@ -107,7 +78,7 @@ def log_mel(waveform: np.ndarray | Tensor, spec: Spec, dtype: type[np.floating] 
 class _Plan:
     """Window, filters and buffers of one spec in one thread."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: FeatureSpec) -> None:
         self.window, self.hop, self.bins = window_length(spec), hop_length(spec), spec.bins
         filters = mel_filters(spec)
         length = 2 * (len(filters) - 1)
@@ -151,11 +122,11 @@ class _Plan:
 _local = threading.local()
 
 
-def _samples(milliseconds: float, spec: Spec) -> int:
+def _samples(milliseconds: float, spec: FeatureSpec) -> int:
     return int(milliseconds * spec.sample_rate / 1000 + 1e-6)  # cut as Kaldi does, but 0.1 + 0.2 is 0.3
 
 
-def _plan(spec: Spec) -> _Plan:
+def _plan(spec: FeatureSpec) -> _Plan:
     key = (spec.sample_rate, spec.bins, spec.window_ms, spec.hop_ms, spec.low_hz, spec.high_hz)
     plans: dict[tuple[float, ...], _Plan] = _local.__dict__.setdefault("plans", {})
     if key not in plans:
@@ -163,7 +134,7 @@ def _plan(spec: Spec) -> _Plan:
     return plans[key]
 
 
-def _triangles(spec: Spec, length: int) -> np.ndarray:
+def _triangles(spec: FeatureSpec, length: int) -> np.ndarray:
     bins = mel_scale(np.arange(length // 2 + 1) * spec.sample_rate / length)[:, None]
     edges = np.linspace(mel_scale(spec.low_hz), mel_scale(spec.high_hz), spec.bins + 2)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtl.audio.features import Spec, hop_length, mel_filters, window_length
+from mtl.audio.features import hop_length, mel_filters, window_length
+from mtl.config.features import FeatureSpec
 
 ITERATIONS = 32
 MOMENTUM = 0.99
@@ -33,7 +34,7 @@ LEAST_WEIGHT = 1e-3  # of windows over a sample: at the very ends there is next 
 class GriffinLim(nn.Module):
     """One spec's filters, window and overlap; nothing in it is trained."""
 
-    def __init__(self, spec: Spec, iterations: int = ITERATIONS) -> None:
+    def __init__(self, spec: FeatureSpec, iterations: int = ITERATIONS) -> None:
         super().__init__()
         self.window, self.hop, self.iterations = window_length(spec), hop_length(spec), iterations
         filters = torch.from_numpy(mel_filters(spec)).double()  # (bins of the FFT, F)

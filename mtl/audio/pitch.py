@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtl.audio.features import Spec, frame_count, hop_length, window_length
+from mtl.audio.features import frame_count, hop_length, window_length
+from mtl.config.features import FeatureSpec
 
 LOW, HIGH = 60.0, 500.0  # Hz: from a creaking bass to a shout
 PERIODS = 3  # of the lowest voice, in Praat's window
@@ -21,7 +22,7 @@ class PitchError(RuntimeError):
     """Praat is not installed."""
 
 
-def pitch(waveform: np.ndarray, spec: Spec, low: float = LOW, high: float = HIGH) -> np.ndarray:
+def pitch(waveform: np.ndarray, spec: FeatureSpec, low: float = LOW, high: float = HIGH) -> np.ndarray:
     """(N,) float32 at spec.sample_rate -> (T,) float32 in Hz, 0 where unvoiced.
 
     Raises:

@@ -18,16 +18,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mtl.balancing import gradients, losses
-from mtl.balancing.method import Make, Settings
-
-__all__ = ["METHODS", "Balancer", "Settings"]
-
-METHODS: dict[str, Make] = {**losses.METHODS, **gradients.METHODS}
+from mtl.balancing.method import Method
+from mtl.config.balancing import METHODS
 
 
 class Balancer(nn.Module):
@@ -38,8 +35,9 @@ class Balancer(nn.Module):
         tasks: Sequence[str],
         weights: Mapping[str, float],
         method: str = "static",
-        settings: Settings | None = None,
+        settings: Any = None,
     ) -> None:
+        """settings: those of the method, an instance of its own dataclass; its defaults if left out."""
         super().__init__()
         if method not in METHODS:
             near = difflib.get_close_matches(method, METHODS, n=1)
@@ -48,7 +46,8 @@ class Balancer(nn.Module):
         self.tasks = tuple(tasks)
         self.static: Tensor
         self.register_buffer("static", torch.tensor([float(weights.get(task, 1.0)) for task in tasks]))
-        self.method = METHODS[method](len(self.tasks), settings or Settings())
+        choice = METHODS[method]
+        self.method: Method = choice.load()(len(self.tasks), settings or choice.settings())
 
     @property
     def needs(self) -> str:

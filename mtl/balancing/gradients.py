@@ -14,10 +14,12 @@ from torchjd import aggregation
 from torchjd.linalg import DualConeProjector
 
 from mtl.balancing.adam import VectorAdam
-from mtl.balancing.method import Make, Method
+from mtl.balancing.method import Method
 from mtl.balancing.solver import bounded_quadratic, fair, minimise
+from mtl.config.balancing import CAGradSettings, FairGradSettings, GradNormSettings
 
 LOWEST = 1e-3  # of a GradNorm weight
+MAX_NORM = 1.0  # of a NashMTL step, the authors' own
 TINY = 1e-12
 
 
@@ -53,27 +55,27 @@ class Stateless(GramianMethod):
         return self.weighting(gramian)
 
 
-def mgda() -> Stateless:
+def mgda(count: int, settings: object) -> Stateless:
     """Désidéri 2012, as in Sener and Koltun 2018: the shortest vector in the gradients' convex hull."""
     return Stateless(aggregation.MGDAWeighting())
 
 
-def pcgrad() -> Stateless:
+def pcgrad(count: int, settings: object) -> Stateless:
     """Yu et al. 2020: what conflicts with another task's gradient is projected away, in random order."""
     return Stateless(aggregation.PCGradWeighting())
 
 
-def imtl_g() -> Stateless:
+def imtl_g(count: int, settings: object) -> Stateless:
     """Liu et al. 2021: equal projections on all normalised gradients."""
     return Stateless(aggregation.IMTLGWeighting())
 
 
-def aligned_mtl() -> Stateless:
+def aligned_mtl(count: int, settings: object) -> Stateless:
     """Senushkin et al. 2023: the nearest orthogonal system of gradients."""
     return Stateless(aggregation.AlignedMTLWeighting())
 
 
-def upgrad() -> Stateless:
+def upgrad(count: int, settings: object) -> Stateless:
     """Quinton and Rey 2024: each gradient projected on the dual cone of all, then the mean."""
     return Stateless(aggregation.UPGradWeighting(projector=_Projector()))
 
@@ -94,7 +96,7 @@ class GradVac(GramianMethod):
 
     targets: Tensor
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, settings: object) -> None:
         super().__init__()
         self.register_buffer("targets", torch.zeros(count, count, dtype=torch.float64))
 
@@ -115,9 +117,9 @@ class CAGrad(GramianMethod):
     torchjd's needs cvxpy and Clarabel; the problem has K unknowns on a simplex, and Newton's method solves it.
     """
 
-    def __init__(self, radius: float) -> None:
+    def __init__(self, count: int, settings: CAGradSettings) -> None:
         super().__init__()
-        self.radius = radius
+        self.radius = settings.radius
 
     def of_present(self, gramian: Tensor, losses: Tensor, index: Tensor) -> Tensor:
         matrix, count = _normalised(gramian.numpy()), len(index)
@@ -138,29 +140,28 @@ class CAGrad(GramianMethod):
 
 
 class NashMTL(GramianMethod):
-    """Navon et al. 2022: the bargaining solution G a = 1 / a, the step no longer than `max_norm`.
+    """Navon et al. 2022: the bargaining solution G a = 1 / a, the step no longer than MAX_NORM.
 
     It is where a'Ga / 2 - sum log a has its one minimum, found in a few Newton steps: torchjd's sequence of convex
     programs (which needs cvxpy and ECOS) and the last step's solution to start it from are not needed.
     """
 
-    def __init__(self, max_norm: float = 1.0) -> None:  # the authors' own
+    def __init__(self, count: int, settings: object) -> None:
         super().__init__()
-        self.max_norm = max_norm
 
     def of_present(self, gramian: Tensor, losses: Tensor, index: Tensor) -> Tensor:
         matrix = gramian.numpy()
         alpha = fair(matrix / max(float(np.linalg.norm(matrix)), TINY), 1.0)
         length = np.sqrt(max(alpha @ matrix @ alpha, 0.0))
-        return torch.from_numpy(alpha * min(1.0, self.max_norm / max(length, TINY)))
+        return torch.from_numpy(alpha * min(1.0, MAX_NORM / max(length, TINY)))
 
 
 class FairGrad(GramianMethod):
     """Ban and Ji 2024: G w = w^(-1/alpha). Solved as for NashMTL; torchjd's takes scipy's least squares."""
 
-    def __init__(self, fairness: float) -> None:
+    def __init__(self, count: int, settings: FairGradSettings) -> None:
         super().__init__()
-        self.fairness = fairness
+        self.fairness = settings.fairness
 
     def of_present(self, gramian: Tensor, losses: Tensor, index: Tensor) -> Tensor:
         matrix = gramian.numpy()
@@ -178,12 +179,12 @@ class GradNorm(GramianMethod):
     scale: Tensor
     first: Tensor
 
-    def __init__(self, count: int, asymmetry: float, rate: float) -> None:
+    def __init__(self, count: int, settings: GradNormSettings) -> None:
         super().__init__()
-        self.asymmetry = asymmetry
+        self.asymmetry = settings.asymmetry
         self.register_buffer("scale", torch.ones(count))
         self.register_buffer("first", torch.full((count,), torch.nan))
-        self.adam = VectorAdam(count, rate)
+        self.adam = VectorAdam(count, settings.rate)
 
     def of_present(self, gramian: Tensor, losses: Tensor, index: Tensor) -> Tensor:
         self.first[index] = torch.where(self.first[index].isnan(), losses.to(self.first), self.first[index])
@@ -204,17 +205,3 @@ class GradNorm(GramianMethod):
 
 def _normalised(gramian: np.ndarray) -> np.ndarray:
     return gramian / max(float(np.trace(gramian)), TINY)
-
-
-METHODS: dict[str, Make] = {
-    "gradnorm": lambda count, settings: GradNorm(count, settings.asymmetry, settings.rate),
-    "mgda": lambda count, _: mgda(),
-    "pcgrad": lambda count, _: pcgrad(),
-    "gradvac": lambda count, _: GradVac(count),
-    "cagrad": lambda count, settings: CAGrad(settings.radius),
-    "imtl_g": lambda count, _: imtl_g(),
-    "nash_mtl": lambda count, _: NashMTL(),
-    "aligned_mtl": lambda count, _: aligned_mtl(),
-    "upgrad": lambda count, _: upgrad(),
-    "fairgrad": lambda count, settings: FairGrad(settings.fairness),
-}

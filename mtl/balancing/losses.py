@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torchjd import scalarization
 
 from mtl.balancing.adam import VectorAdam
-from mtl.balancing.method import Make, Method
+from mtl.balancing.method import Method
+from mtl.config.balancing import DWASettings, FAMOSettings, STCHSettings
 
 TINY = 1e-8  # keeps a loss of zero away from logarithms
 
@@ -60,9 +61,9 @@ class DWA(Method):
     last: Tensor
     previous: Tensor
 
-    def __init__(self, count: int, temperature: float) -> None:
+    def __init__(self, count: int, settings: DWASettings) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature = settings.temperature
         for name, value in {"sums": 0.0, "counts": 0.0, "last": torch.nan, "previous": torch.nan}.items():
             self.register_buffer(name, torch.full((count,), value))
 
@@ -90,10 +91,10 @@ class FAMO(Method):
     looks_back = True
     logits: Tensor
 
-    def __init__(self, count: int, rate: float) -> None:
+    def __init__(self, count: int, settings: FAMOSettings) -> None:
         super().__init__()
         self.register_buffer("logits", torch.zeros(count))
-        self.adam = VectorAdam(count, rate, weight_decay=1e-3)  # gamma of the paper
+        self.adam = VectorAdam(count, settings.rate, weight_decay=1e-3)  # gamma of the paper
 
     def share(self, present: Tensor) -> Tensor:
         return torch.softmax(self.logits.masked_fill(~present, -torch.inf), dim=0)
@@ -108,13 +109,31 @@ class FAMO(Method):
         self.adam.step(self.logits, share * (fall - (share * fall).sum()), present)
 
 
-METHODS: dict[str, Make] = {
-    "static": lambda count, _: Separable(scalarization.Sum()),  # lambda_k is the Balancer's, so weights here are 1
-    "random": lambda count, _: Joint(scalarization.Random(), needs="nothing"),  # Lin et al. 2022
-    "uncertainty": lambda count, _: Separable(scalarization.UW(count)),  # Kendall et al. 2018
-    "imtl_l": lambda count, _: Separable(scalarization.IMTLL(count)),  # Liu et al. 2021
-    "dwa": lambda count, settings: DWA(count, settings.temperature),
-    "geometric_mean": lambda count, _: Joint(scalarization.GeometricMean()),  # Chennupati et al. 2019
-    "stch": lambda count, settings: Joint(scalarization.STCH(settings.smoothing)),  # Lin et al. 2024
-    "famo": lambda count, settings: FAMO(count, settings.rate),
-}
+def static(count: int, settings: object) -> Separable:
+    """The sum: lambda_k is the Balancer's, so weights here are 1."""
+    return Separable(scalarization.Sum())
+
+
+def random(count: int, settings: object) -> Joint:
+    """Lin et al. 2022."""
+    return Joint(scalarization.Random(), needs="nothing")
+
+
+def uncertainty(count: int, settings: object) -> Separable:
+    """Kendall et al. 2018."""
+    return Separable(scalarization.UW(count))
+
+
+def imtl_l(count: int, settings: object) -> Separable:
+    """Liu et al. 2021."""
+    return Separable(scalarization.IMTLL(count))
+
+
+def geometric_mean(count: int, settings: object) -> Joint:
+    """Chennupati et al. 2019."""
+    return Joint(scalarization.GeometricMean())
+
+
+def stch(count: int, settings: STCHSettings) -> Joint:
+    """Lin et al. 2024."""
+    return Joint(scalarization.STCH(settings.smoothing))

@@ -1,24 +1,12 @@
 """What every balancing method is: a step's weights, and the moments of training at which it may learn.
 
-A new one is a subclass and a line of METHODS, both in the file of its family (mtl.balancing.losses or .gradients).
+A new one is a subclass in the file of its family (losses.py or gradients.py), registered in mtl/config/balancing.py.
+It is made from the number of tasks and its settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class Settings:
-    temperature: float = 2.0  # dwa: higher is more even
-    smoothing: float = 0.1  # stch: mu; lower is nearer to the worst loss alone
-    radius: float = 0.5  # cagrad: c, how far from the mean gradient the step may be, as a share of its length
-    fairness: float = 2.0  # fairgrad: alpha; 1 is proportional fairness, infinity max-min
-    asymmetry: float = 1.5  # gradnorm: alpha, how hard slow tasks are pulled along
-    rate: float = 0.025  # famo, gradnorm: learning rate of their own weights
 
 
 class Method(nn.Module):
@@ -45,6 +33,3 @@ class Method(nn.Module):
 
     def end_epoch(self) -> None:
         """Called after each epoch."""
-
-
-Make = Callable[[int, Settings], Method]  # from the number of tasks

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtl.config.decoding import BeamConfig
 from mtl.decoding.alignment import viterbi
 from mtl.decoding.greedy import Alternative, Path
 from mtl.decoding.hot_words import HotWords
@@ -28,17 +29,6 @@ from mtl.text.units import BLANK, Characters, SentencePieces
 
 NO_HOT_WORDS = HotWords(())
 TINY = 1e-100  # probabilities are scaled up again before they come near the smallest double
-
-
-@dataclass(frozen=True)
-class BeamConfig:
-    width: int = 16  # texts kept after each frame
-    weight: float = 0.5  # of the language model's logarithm beside the recogniser's
-    bonus: float = 1.0  # for each word: the language model alone would favour few of them
-    unknown: float = -6.0  # for leaving the known vocabulary, once a word
-    spelling: float = -1.0  # for each letter of such a word: or five words run together would cost no more than one
-    candidates: float = -7.0  # log probability below which a unit is not tried in a frame
-    look_ahead: bool = True
 
 
 @dataclass(frozen=True)

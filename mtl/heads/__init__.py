@@ -11,8 +11,8 @@ from mtl.heads.base import Head, States, Words
 from mtl.spec import TaskSpec, task
 
 if TYPE_CHECKING:
+    from mtl.config.model import ModelConfig
     from mtl.inputs.codec import Codec
-    from mtl.models.config import ModelConfig
 
 __all__ = ["Head", "States", "Words", "build_heads", "head_class"]
 

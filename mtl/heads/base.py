@@ -15,9 +15,9 @@ from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
+    from mtl.config.model import ModelConfig
     from mtl.inputs.codec import Codec
     from mtl.inputs.tts import SpeechCode
-    from mtl.models.config import ModelConfig
 
 
 @dataclass(frozen=True)

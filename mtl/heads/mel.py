@@ -16,8 +16,8 @@ from mtl.tts.acoustic_model import ConvStack, contour, harmonics, stretch
 from mtl.tts.adversary import Adversary, PatchDiscriminator
 
 if TYPE_CHECKING:
+    from mtl.config.model import ModelConfig
     from mtl.inputs.codec import Codec
-    from mtl.models.config import ModelConfig
 
 
 BLOCKS, EXPANSION = 4, 3

@@ -15,8 +15,8 @@ from mtl.spec import TaskSpec
 from mtl.tts.acoustic_model import ConvStack
 
 if TYPE_CHECKING:
+    from mtl.config.model import ModelConfig
     from mtl.inputs.codec import Codec
-    from mtl.models.config import ModelConfig
 
 
 BLOCKS, EXPANSION = 2, 2

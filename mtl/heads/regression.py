@@ -20,8 +20,8 @@ from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
+    from mtl.config.model import ModelConfig
     from mtl.inputs.codec import Codec
-    from mtl.models.config import ModelConfig
 
 
 SEMITONES = 12 / math.log(2)  # in a unit of ln Hz

@@ -21,8 +21,8 @@ from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
+    from mtl.config.model import ModelConfig
     from mtl.inputs.codec import Codec
-    from mtl.models.config import ModelConfig
 
 
 class Slots(Head):

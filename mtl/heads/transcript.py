@@ -12,8 +12,8 @@ from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
+    from mtl.config.model import ModelConfig
     from mtl.inputs.codec import Codec
-    from mtl.models.config import ModelConfig
 
 
 class Transcript(CTC):

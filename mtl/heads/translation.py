@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtl.config.decoding import DecoderConfig
 from mtl.decoding.generation import Generated, beam_search, greedy
 from mtl.heads.base import Head, States
 from mtl.inputs.batch import IGNORE, Batch, Target
-from mtl.layers.decoder import BORDER, Decoder, DecoderConfig
+from mtl.layers.decoder import BORDER, Decoder
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
+    from mtl.config.model import ModelConfig
     from mtl.inputs.codec import Codec
-    from mtl.models.config import ModelConfig
 
 
 class Translation(Head):

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from mtl.audio.features import FLOOR
+from mtl.config.model import VocoderConfig
 from mtl.heads.base import Head, States, drawn
 from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
 from mtl.tts.adversary import Adversary, PatchDiscriminator
-from mtl.tts.vocoder import Generator, VocoderConfig
+from mtl.tts.vocoder import Generator
 
 if TYPE_CHECKING:
+    from mtl.config.model import ModelConfig
     from mtl.inputs.codec import Codec
-    from mtl.models.config import ModelConfig
 
 
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # window and hop, samples

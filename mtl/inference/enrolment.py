@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl.audio.augmentation import spec_augment, speed
-from mtl.audio.features import FeatureSpec
+from mtl.config.features import FeatureSpec
 from mtl.inference.adaptation import Personal
 from mtl.inputs.batch import Batch, Example, collate
 from mtl.inputs.frontends import bin_statistics

@@ -19,8 +19,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from mtl.audio.features import FeatureSpec, log_mel
-from mtl.decoding.beam_search import NO_HOT_WORDS, Beam, BeamConfig
+from mtl.audio.features import log_mel
+from mtl.config.decoding import BeamConfig
+from mtl.config.features import FeatureSpec
+from mtl.config.model import ModelConfig
+from mtl.decoding.beam_search import NO_HOT_WORDS, Beam
 from mtl.decoding.generation import Generated
 from mtl.decoding.greedy import Alternative
 from mtl.decoding.greedy import Path as Heard
@@ -31,7 +34,6 @@ from mtl.inference.speech_synthesis import Echo, echo
 from mtl.inference.vocoder_metrics import Resynthesis, resynthesize
 from mtl.inputs.batch import Batch, chunks, collate
 from mtl.inputs.codec import Codec
-from mtl.models.config import ModelConfig
 from mtl.models.joint import Recogniser, SpeechModel
 from mtl.spec import Answer, task
 from mtl.text.normalization import normalise

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl.audio.features import Spec, log_mel
+from mtl.audio.features import log_mel
+from mtl.config.features import FeatureSpec
 from mtl.heads.waveform import Waveform
 from mtl.inputs.batch import Batch
 from mtl.metrics.distortion import distortions
@@ -37,7 +38,7 @@ class Resynthesis:
 
 
 @torch.no_grad()
-def resynthesize(model: SpeechModel, batch: Batch, spec: Spec) -> list[Resynthesis | None]:
+def resynthesize(model: SpeechModel, batch: Batch, spec: FeatureSpec) -> list[Resynthesis | None]:
     found: list[Resynthesis | None] = [None] * len(batch)
     if "waveform" not in model.config.tasks or batch.waves is None or batch.features is None:
         return found

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl.audio.features import FeatureSpec
 from mtl.audio.griffin_lim import GriffinLim
+from mtl.config.features import FeatureSpec
 from mtl.heads.waveform import Waveform
 from mtl.inference.predictor import Predictor, PredictorError
 

@@ -17,29 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtl.config.decoding import DecoderConfig
 from mtl.layers.encoder import FeedForward, attend, padding_mask, rotate
 
 BORDER = 0  # begins and ends every sequence; the number that the blank has among CTC's units
 Pair = tuple[Tensor, Tensor]  # keys and values, each (B, H, L, D/H)
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Shape, training and search of a decoder.
-
-    smoothing: share of a target's probability that is spread over all units (Szegedy et al. 2016).
-    beam: hypotheses kept in the search. length_penalty: alpha of Wu et al. 2016; 0 prefers short ones.
-    longest: units that a sequence may have, its end not counted.
-    """
-
-    blocks: int = 2
-    heads: int = 4
-    expansion: int = 4
-    dropout: float = 0.1
-    smoothing: float = 0.1
-    beam: int = 4
-    length_penalty: float = 0.6
-    longest: int = 128
 
 
 @dataclass(frozen=True)

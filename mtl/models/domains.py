@@ -17,35 +17,17 @@ trained for it, because a share of the training recordings, `dropout`, is taken 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtl.config.model import DomainConfig
 from mtl.sharing.adapter import Adapter, Film
 
 UNKNOWN = 0
 Routes = list[tuple[int, Tensor]]  # a known domain that is present, and its rows
-
-
-@dataclass(frozen=True)
-class DomainConfig:
-    """conditioning: by FiLM from an embedding of size `rank`. adapters: of `bottleneck` units, for each domain.
-
-    dropout: share of the training recordings whose domain is withheld.
-    """
-
-    conditioning: bool = False
-    adapters: bool = False
-    rank: int = 8
-    bottleneck: int = 32
-    dropout: float = 0.1
-
-    @property
-    def on(self) -> bool:
-        return self.conditioning or self.adapters
 
 
 class Domains(nn.Module):

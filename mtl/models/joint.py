@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mtl.config.model import ModelConfig
 from mtl.decoding.alignment import viterbi, word_spans
 from mtl.decoding.greedy import Path, best_path
 from mtl.heads import Head, States, Words, build_heads
@@ -29,10 +30,9 @@ from mtl.inputs.tts import TTSBatch
 from mtl.layers.encoder import Encoder
 from mtl.layers.gradient_reversal import reverse
 from mtl.models.asr_hypotheses import Heard, choose, placed, read, readable, tags_at, tags_of
-from mtl.models.config import ModelConfig
 from mtl.models.consistency import consistency_loss
 from mtl.models.domains import Domains
-from mtl.sharing import TRUNKS, Trunk
+from mtl.sharing.base import Trunk
 from mtl.spec import PHONES, SOUND, first_with_answer, with_answer, with_context
 from mtl.spec import task as task_spec
 from mtl.tts.acoustic_model import PhoneFrontend, StyleEmbedding
@@ -64,18 +64,8 @@ class SpeechModel(nn.Module):
                 hidden=config.hidden,
             )
 
-        self.trunk: Trunk = TRUNKS[config.sharing](
-            tasks=config.tasks,
-            encoder=encoder,
-            width=config.width,
-            dropout=config.dropout,
-            strength=config.strength,
-            distance=config.distance,
-            experts=config.experts,
-            shared_experts=config.shared_experts,
-            expert_blocks=config.expert_blocks,
-            bottleneck=config.bottleneck,
-            graph=config.graph,
+        self.trunk: Trunk = config.sharing.implementation(
+            config.tasks, encoder, config.width, config.dropout, config.sharing.settings
         )
         self.tasks = build_heads(config, codec)
         self.recogniser = first_with_answer(config.tasks, "text")  # name of the task, None where there is none

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtl.config.sharing import AdapterSettings
 from mtl.layers.encoder import padding_mask
 from mtl.sharing.base import SHARED, Layer, MakeEncoder, Trunk
 
@@ -55,12 +56,15 @@ class AdapterTrunk(Trunk):
     """
 
     def __init__(
-        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, bottleneck: int, **_: object
+        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, settings: AdapterSettings
     ) -> None:
         super().__init__(tasks)
         self.shared = encoder()
         self.adapters = nn.ModuleDict(
-            {task: nn.ModuleList(Adapter(width, bottleneck, dropout) for _ in self.shared.blocks) for task in tasks}
+            {
+                task: nn.ModuleList(Adapter(width, settings.bottleneck, dropout) for _ in self.shared.blocks)
+                for task in tasks
+            }
         )
 
     def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:

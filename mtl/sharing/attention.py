@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mtl.config.sharing import AttentionSettings
 from mtl.layers.encoder import padding_mask
 from mtl.sharing.base import MakeEncoder, Trunk
 
@@ -34,14 +35,16 @@ class AttentionTrunk(Trunk):
     The shared blocks do not see the masks, so they run once for all tasks; only the masks of the tasks asked for run.
     """
 
-    def __init__(self, tasks: Sequence[str], encoder: MakeEncoder, width: int, bottleneck: int, **_: object) -> None:
+    def __init__(
+        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, settings: AttentionSettings
+    ) -> None:
         super().__init__(tasks)
         self.shared = encoder()
         self.width, self.blocks = width, len(self.shared.blocks)
         self.masks = nn.ModuleDict(
             {
                 task: nn.ModuleList(
-                    Mask(width if depth == 0 else 2 * width, width, bottleneck) for depth in range(self.blocks)
+                    Mask(width if depth == 0 else 2 * width, width, settings.bottleneck) for depth in range(self.blocks)
                 )
                 for task in tasks
             }

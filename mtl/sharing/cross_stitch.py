@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mtl.config.sharing import ModeSettings
 from mtl.layers.encoder import Encoder, padding_mask
 from mtl.sharing.base import MakeEncoder, Trunk, mix, start_alike
 
@@ -22,7 +23,9 @@ class CrossStitchTrunk(Trunk):
     from one pre-trained network, or the mixtures would be of unrelated coordinates.
     """
 
-    def __init__(self, tasks: Sequence[str], encoder: MakeEncoder, **_: object) -> None:
+    def __init__(
+        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, settings: ModeSettings
+    ) -> None:
         super().__init__(tasks)
         encoders = [encoder() for _ in tasks]
         start_alike(encoders)

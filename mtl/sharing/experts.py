@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mtl.config.sharing import MMoESettings, PLESettings
 from mtl.layers.encoder import Encoder, padding_mask
 from mtl.sharing.base import SHARED, Layer, MakeEncoder, Trunk, mix, pool
 
@@ -46,12 +47,13 @@ class MMoETrunk(Trunk):
     """f_k(x) = sum_e gate_k(s)[e] x expert_e(s), s = stem(x). Every expert runs, once for all tasks asked for."""
 
     def __init__(
-        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, experts: int, expert_blocks: int, **_: object
+        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, settings: MMoESettings
     ) -> None:
         super().__init__(tasks)
-        self.stem, first = split_encoder(encoder, expert_blocks)
-        self.experts = nn.ModuleList([first, *(encoder(expert_blocks) for _ in range(experts - 1))])
-        self.gates = nn.ModuleDict({task: Gate(width, experts) for task in tasks})
+        self.stem, first = split_encoder(encoder, settings.expert_blocks)
+        others = (encoder(settings.expert_blocks) for _ in range(settings.experts - 1))
+        self.experts = nn.ModuleList([first, *others])
+        self.gates = nn.ModuleDict({task: Gate(width, settings.experts) for task in tasks})
 
     def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
         tasks = tuple(tasks)
@@ -113,20 +115,15 @@ class PLETrunk(Trunk):
     """
 
     def __init__(
-        self,
-        tasks: Sequence[str],
-        encoder: MakeEncoder,
-        width: int,
-        shared_experts: int,
-        expert_blocks: int,
-        **_: object,
+        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, settings: PLESettings
     ) -> None:
         super().__init__(tasks)
-        self.stem, _first = split_encoder(encoder, expert_blocks)
-        self.shared_experts = shared_experts
+        levels = settings.expert_blocks
+        self.stem, _first = split_encoder(encoder, levels)
+        self.shared_experts = settings.shared_experts
         self.levels = nn.ModuleList(
-            Extraction(tasks, encoder, width, shared_experts, last=level + 1 == expert_blocks)
-            for level in range(expert_blocks)
+            Extraction(tasks, encoder, width, settings.shared_experts, last=level + 1 == levels)
+            for level in range(levels)
         )
 
     def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:

@@ -7,14 +7,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from mtl.config.sharing import GraphSettings
 from mtl.layers.encoder import FeedForward, padding_mask
 from mtl.sharing.base import MakeEncoder, Trunk
 
 Pairs = Sequence[Sequence[str]]
-DEFAULT_GRAPH: Pairs = (
-    ("intent", "slots"),
-    ("slots", "domain"),
-)  # what is wanted, and with what: they explain each other
+DEFAULT_GRAPH: Pairs = (("intent", "slots"), ("slots", "domain"))  # intent and slots determine each other
 
 
 def directed(graph: Pairs | None, tasks: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -37,16 +35,10 @@ class GraphTrunk(Trunk):
     """
 
     def __init__(
-        self,
-        tasks: Sequence[str],
-        encoder: MakeEncoder,
-        width: int,
-        dropout: float,
-        graph: Pairs | None = None,
-        **_: object,
+        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, settings: GraphSettings
     ) -> None:
         super().__init__(tasks)
-        self.edges = directed(graph, self.tasks)
+        self.edges = directed(settings.graph, self.tasks)
         self.shared = encoder()
         self.task_heads = nn.ModuleDict({task: FeedForward(width, 1, dropout) for task in tasks})
         sources = [task for task in self.tasks if any(task == source for source, _ in self.edges)]

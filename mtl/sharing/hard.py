@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from mtl.config.sharing import HardSettings
 from mtl.layers.encoder import FeedForward
 from mtl.sharing.base import MakeEncoder, Trunk
 
@@ -20,7 +21,9 @@ class HardTrunk(Trunk):
     spared dropout, of which front-end and tasks have theirs.
     """
 
-    def __init__(self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, **_: object) -> None:
+    def __init__(
+        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, settings: HardSettings
+    ) -> None:
         super().__init__(tasks)
         self.shared = encoder()
         if not self.shared.blocks:

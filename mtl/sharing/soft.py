@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mtl.config.sharing import SoftSettings
 from mtl.layers.encoder import Encoder
 from mtl.sharing.base import MakeEncoder, Trunk, start_alike
 
@@ -17,10 +18,10 @@ class SoftTrunk(Trunk):
     """An encoder per task; the penalty is lambda x sum over pairs of D(theta_i, theta_j)."""
 
     def __init__(
-        self, tasks: Sequence[str], encoder: MakeEncoder, strength: float, distance: str = "l2", **_: object
+        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, settings: SoftSettings
     ) -> None:
         super().__init__(tasks)
-        self.strength, self.distance = strength, DISTANCES[distance]
+        self.strength, self.distance = settings.strength, DISTANCES[settings.distance]
         self.encoders = nn.ModuleDict({task: encoder() for task in tasks})
         start_alike(list(self.encoders.values()))  # the distance is zero before training
 

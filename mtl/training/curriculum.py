@@ -10,20 +10,10 @@ that a stage leaves out is as if no row were labelled for it: its parameters res
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+
+from mtl.config.training import Stage
 
 JOINT = "joint"  # the name of the last stage
-
-
-@dataclass(frozen=True)
-class Stage:
-    """train: "heads" when the parameters that tasks share (front-ends and trunk) rest."""
-
-    name: str
-    tasks: tuple[str, ...]
-    epochs: int
-    train: Literal["all", "heads"] = "all"
 
 
 class Curriculum:

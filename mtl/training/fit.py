@@ -13,18 +13,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from mtl.balancing import Balancer, Settings
+from mtl.balancing import Balancer
+from mtl.config.training import FitConfig, Stage
 from mtl.models.joint import SpeechModel
 from mtl.training import parallel
 from mtl.training.backward import Backward, MicroBatch, Step, cosines_of
-from mtl.training.curriculum import Curriculum, Stage
+from mtl.training.curriculum import Curriculum
 
 AMX_WIDTH = 256  # of a model, from which on bf16 is faster on a CPU with AMX
 BETAS = (0.9, 0.98)  # of Adam, as for Transformers since Vaswani et al. 2017
@@ -39,26 +39,6 @@ class StepLoader(Protocol):
     def __iter__(self) -> Iterator[list[MicroBatch]]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    epochs: int
-    learning_rate: float = 1e-3
-    warmup: float = 0.1  # share of all steps
-    weight_decay: float = 1e-2
-    clip_norm: float = 5.0
-    precision: str = "fp32"  # or "bf16", or "auto": bf16 where the device multiplies it faster
-    ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0: the weights themselves
-    task_weights: dict[str, float] = field(default_factory=dict)
-    balancing: str = "static"
-    balancing_settings: Settings = field(default_factory=Settings)
-    curriculum: tuple[Stage, ...] = ()  # before the joint stage; see mtl.training.curriculum
-    restart: bool = False  # the learning rate's schedule in each stage anew
-    look_every: int = 0  # steps between two looks at the tasks' gradients, where balancing has no need of them; 0: none
-    checkpoint_seconds: float = 120.0  # besides one after every epoch
-    seed: int = 0
-    device: str | None = None  # cuda where there is one
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -135,7 +115,8 @@ class _Run:
         self.bf16 = config.precision == "bf16" or faster
         self.model = model.to(self.device)
         tasks, weights = model.config.tasks, config.task_weights
-        self.balancer = Balancer(tasks, weights, config.balancing, config.balancing_settings).to(self.device)
+        balancing = config.balancing
+        self.balancer = Balancer(tasks, weights, balancing.method, balancing.settings).to(self.device)
         self.backward = Backward(model, self.balancer, config.seed, self.bf16, config.look_every)
         self.optimiser = torch.optim.AdamW(_parameter_groups(model, self.balancer, config), betas=BETAS, fused=True)
         steps = [loader.steps(epoch) for epoch in range(config.epochs)]

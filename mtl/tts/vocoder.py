@@ -1,6 +1,8 @@
 """Log-mels to sound, learned: after Vocos (Siuzdak 2023), small enough to be trained on a CPU.
 
-    wave = Generator(VocoderConfig(spec))(logmel, hertz)      # (B, T, F), (B, T) -> (B, N), N = window + (T - 1) x hop
+    wave = Generator(VocoderConfig(features=spec))(logmel, hertz)      # (B, T, F), (B, T) -> (B, N)
+
+N = window + (T - 1) x hop samples.
 
 ConvNeXt blocks (Liu et al. 2022) over frames, all at the frames' own rate, and a head that gives each frame's spectrum,
 magnitude and phase, for the inverse Fourier transform. Both correct the spectrum that Griffin-Lim begins from, pulses
@@ -11,40 +13,16 @@ minutes of training: a third of its frames lose their voice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from mtl.audio.features import FeatureSpec
 from mtl.audio.griffin_lim import GriffinLim
+from mtl.config.model import VocoderConfig
 
 KERNEL = 7  # frames that a block sees at once
 QUIETEST = 1e-5  # magnitude, the root of mtl.audio.features's floor
 NATS = 4.0  # of a spectrum's spread
 LOUDEST = 7.0  # ln of a magnitude; a window of full-scale samples has 5.5
-
-
-@dataclass(frozen=True)
-class VocoderConfig:
-    """Shape of a generator, and how it is trained; see mtl.heads.waveform.
-
-    features: what its log-mels are made with. segment: frames of each recording that a step trains on. adversarial:
-    weight of what the discriminators say, 0 for none of them; channels: of their layers.
-    """
-
-    features: FeatureSpec = field(default_factory=FeatureSpec)
-    width: int = 192
-    blocks: int = 6
-    expansion: int = 3
-    segment: int = 50
-    adversarial: float = 1.0
-    channels: int = 8
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> VocoderConfig:
-        return cls(**{**content, "features": FeatureSpec(**content.get("features", {}))})
 
 
 class Generator(nn.Module):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.adhoc.prediction import as_recipe, ingest_one, model_uri
 from pipelines.core import progress
 from pipelines.core.redaction import redact
-from pipelines.recipe import Corpus, RecipeError
+from pipelines.recipe import Corpus, Judges, RecipeError
 
 if TYPE_CHECKING:
     from mtl.inference.predictor import Predictor
@@ -170,13 +170,12 @@ def speech_on(
     from pipelines.evaluation.synthesis import counts, figures, spoken_rows, synthesized_by
     from pipelines.nightly import kept_recipe, step
     from pipelines.promotion import RECIPE_TAG
-    from pipelines.recipe import Listening
     from pipelines.report.audio_examples import lines
 
-    listening = Listening(**(named or {}))
+    listening = Judges(**(named or {}))
     if named is None and uri.startswith("models:/"):
         key = registry.named(uri).tags.get(RECIPE_TAG)
-        listening = kept_recipe(registry.store, key).listening if key and registry.store.exists(key) else listening
+        listening = kept_recipe(registry.store, key).judges if key and registry.store.exists(key) else listening
     with step("listen") as current, progress.current().bar("listening", "utt") as report:
         listeners = judges_of(registry, listening)
         chosen = spoken_rows(dataset, listening.rows, predictor.model.config.speaks)

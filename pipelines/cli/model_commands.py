@@ -28,7 +28,7 @@ from pipelines.cli.results import Evaluation, IngestResult
 from pipelines.core import environment
 from pipelines.core.progress import display
 from pipelines.recipe import load
-from pipelines.recipe.training import LISTENED
+from pipelines.recipe.training import JUDGED
 from pipelines.storage.lock import writing
 
 KindArgument = Annotated[
@@ -214,8 +214,8 @@ def _judges(options: list[str] | None) -> dict[str, str] | None:
     judges = {}
     for option in options:
         task, _, name = option.partition("=")
-        if task not in LISTENED or not name:
-            expected = f"{', '.join(LISTENED)} = the name of a registered model"
+        if task not in JUDGED or not name:
+            expected = f"{', '.join(JUDGED)} = the name of a registered model"
             raise typer.BadParameter(f"--listener {option}: expected {expected}")
         judges[task] = name
     return judges

@@ -9,7 +9,7 @@ defined in mtl/tts/prosody_features.py. Rows of unchanged recordings and phones 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -124,7 +124,7 @@ def _measure(
     table = pa.concat_tables([unchanged, *_run(new, spec, store, parallel, progress)])
     files = (f"{dataset}/{address}.parquet",) if len(table) else ()
     checksums = {key: store.write_table(key, table) for key in files}
-    meta = {"rows": len(table), "measured": len(new), "spec": spec.model_dump(mode="json")}
+    meta = {"rows": len(table), "measured": len(new), "spec": asdict(spec)}
     return store.commit(dataset, address, files, {manifest.dataset: manifest.address}, meta, checksums)
 
 

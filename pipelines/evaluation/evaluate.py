@@ -287,7 +287,7 @@ def evaluated(
     progress: Report | None = None,
 ) -> Scores:
     """The scores of the model with this address on these rows: read if the two ever met, else made and kept."""
-    spec = dataset.spec.model_dump() if dataset.spec else None
+    spec = asdict(dataset.spec) if dataset.spec else None
     key = f"evaluations/{fingerprint(address, rows_identity(dataset), spec, features.VERSION, VERSION)}.parquet"
     if not store.exists(key):
         evaluate(load(), dataset, config, progress).save(store, key)
@@ -300,7 +300,7 @@ def check(predictor: Predictor, dataset: Dataset) -> None:
         raise EvaluationError(f"{dataset!r} has no rows to score a model on; is the split empty?")
     if dataset.spec is None:
         return
-    theirs, ours = dataset.spec.model_dump(), asdict(predictor.features)
+    theirs, ours = asdict(dataset.spec), asdict(predictor.features)
     different = {name: (theirs[name], ours[name]) for name in ours if theirs.get(name) != ours[name]}
     if different:
         told = ", ".join(f"{name} is {given} and the model wants {own}" for name, (given, own) in different.items())

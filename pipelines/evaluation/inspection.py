@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from mtl.decoding.alignment import viterbi
 from mtl.heads.transcript import Transcript
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import Batch
-from mtl.sharing import Layer
+from mtl.sharing.base import Layer
 from mtl.text.units import Characters
 from pipelines.data import features
 from pipelines.data.dataset import Dataset
@@ -77,7 +77,7 @@ def interpreted(
 ) -> str:
     """The key of what `interpret` finds for the model with this address on a sample of these rows: made and kept."""
     chosen = dataset.select(sample(dataset.rows, recipe.interpret.rows))
-    spec = chosen.spec.model_dump() if chosen.spec else None
+    spec = asdict(chosen.spec) if chosen.spec else None
     parts = (address, rows_identity(chosen), recipe.interpret.probes, spec, features.VERSION, VERSION)
     key = f"interpretations/{fingerprint(*parts)}.json"
     if not store.exists(key):
@@ -124,7 +124,7 @@ def interpret(predictor: Predictor, dataset: Dataset, recipe: Recipe, report: Re
         done += len(indices)
         if report:
             report(done, len(rows), "looking")
-    found = {"mode": model.config.sharing, "tasks": list(model.config.tasks), "rows": len(rows)}
+    found = {"mode": model.config.sharing.mode, "tasks": list(model.config.tasks), "rows": len(rows)}
     probes, skipped = probed(heard, frames, rows, names.kind) if recipe.interpret.probes else ([], {})
     return {**found, "pictures": _plain(pictures), "probes": probes, "skipped": skipped}
 

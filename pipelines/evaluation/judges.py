@@ -1,6 +1,6 @@
 """Sound beside the recording that it should be: how far it is from it, and what other models hear in it.
 
-listeners = listeners_of(registry, recipe.listening)                  # task -> champion, each trained apart
+listeners = listeners_of(registry, recipe.judges)                  # task -> champion, each trained apart
 heard = heard_by(listeners, {"synthesis": waves}, rate)               # task -> kind -> predictions
 distance(Measured.of(wave, spec), of_recording), answers_of(answers, of_the_recording)      # columns of SAID
 """
@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mtl.audio.features import Spec, log_mel
+from mtl.audio.features import log_mel
 from mtl.audio.pitch import pitch
+from mtl.config.features import FeatureSpec
 from mtl.inference.predictor import Prediction, Predictor
 from mtl.metrics.distortion import compare
 from pipelines.registry.package import describe
@@ -26,7 +27,7 @@ from pipelines.sources.audio import decode, resample
 from pipelines.sources.open import read_audio
 
 if TYPE_CHECKING:
-    from pipelines.recipe import Listening
+    from pipelines.recipe import Judges
     from pipelines.registry.registry import Registry
     from pipelines.storage.store import Store
 
@@ -68,7 +69,7 @@ class Judge:
         return self.load()
 
 
-def judges_of(registry: Registry, listening: Listening) -> dict[str, Judge]:
+def judges_of(registry: Registry, judges: Judges) -> dict[str, Judge]:
     """The champions that listen for the words, the emotion and the speaker.
 
     Raises:
@@ -76,16 +77,16 @@ def judges_of(registry: Registry, listening: Listening) -> dict[str, Judge]:
     """
     known: dict[str, Judge] = {}  # one model may listen for several tasks
     found = {}
-    for task, name in listening.models.items():
+    for task, name in judges.models.items():
         champion = registry.champion(name)
         if champion is None:
             raise MissingJudge(
-                f"listening.{task} is {name!r}, which has no champion in {registry.uri}: `motet nightly {name}` "
-                f"makes one, --set listening.{task}=null does without"
+                f"judges.{task} is {name!r}, which has no champion in {registry.uri}: `motet nightly {name}` "
+                f"makes one, --set judges.{task}=null does without"
             )
         folder = registry.folder(champion.uri)
         if task not in (tasks := describe(folder).tasks):
-            raise MissingJudge(f"listening.{task} is {name!r}, whose champion hears {', '.join(tasks)} and no {task}")
+            raise MissingJudge(f"judges.{task} is {name!r}, whose champion hears {', '.join(tasks)} and no {task}")
         found[task] = known.setdefault(name, Judge(champion.address, partial(Predictor.load, folder)))
     return found
 
@@ -120,7 +121,7 @@ class Measured:
     hertz: np.ndarray
 
     @classmethod
-    def of(cls, sound: np.ndarray, spec: Spec) -> Measured:
+    def of(cls, sound: np.ndarray, spec: FeatureSpec) -> Measured:
         """Of (N,) at the spec's rate."""
         return cls(torch.from_numpy(log_mel(sound, spec)), pitch(sound, spec))
 

@@ -6,30 +6,19 @@ A recipe is YAML, checked by pydantic; a shipped name or a path. An unknown or m
 nearest valid one. `Recipe.address()` is the hash under which its results are stored.
 """
 
-from pipelines.recipe.base import BALANCING, CORPUS_KINDS, SHARING_MODES, Section, TaskName
-from pipelines.recipe.data import Corpus, Features, Fractions, Loader, Quality, Text
-from pipelines.recipe.model import (
-    Balancing,
-    Decoding,
-    Domains,
-    Model,
-    Sharing,
-    Synthesis,
-    Task,
-    Translation,
-    Understanding,
-    Vocoder,
-)
+from mtl.config.features import FeatureSpec as Features
+from mtl.config.model import Model
+from mtl.config.training import Stage
+from pipelines.recipe.base import CORPUS_KINDS, Section, TaskName
+from pipelines.recipe.data import Corpus, Fractions, Loader, Quality, Text
+from pipelines.recipe.model import Decoding, Domains, Task, Translation
 from pipelines.recipe.reading import SHIPPED, RecipeError, load, parse, shipped
 from pipelines.recipe.recipe import Recipe
-from pipelines.recipe.training import Gates, Interpret, Listening, Search, Stage, Trainer
+from pipelines.recipe.training import Gates, Interpret, Judges, Search, Trainer
 
 __all__ = [
-    "BALANCING",
     "CORPUS_KINDS",
-    "SHARING_MODES",
     "SHIPPED",
-    "Balancing",
     "Corpus",
     "Decoding",
     "Domains",
@@ -37,7 +26,7 @@ __all__ = [
     "Fractions",
     "Gates",
     "Interpret",
-    "Listening",
+    "Judges",
     "Loader",
     "Model",
     "Quality",
@@ -45,16 +34,12 @@ __all__ = [
     "RecipeError",
     "Search",
     "Section",
-    "Sharing",
     "Stage",
-    "Synthesis",
     "Task",
     "TaskName",
     "Text",
     "Trainer",
     "Translation",
-    "Understanding",
-    "Vocoder",
     "load",
     "parse",
     "shipped",

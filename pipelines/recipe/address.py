@@ -9,9 +9,12 @@ and no user extracts or trains anything again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 
 class Operational:
@@ -27,7 +30,7 @@ FIRST_VERSION: dict[str, frozenset[str]] = {
         "Corpus": "name kind source checksum split_by fractions language options",
         "Fractions": "train valid test",
         "Quality": "min_seconds max_seconds max_quarantined",
-        "Features": "sample_rate bins window_ms hop_ms low_hz high_hz",
+        "FeatureSpec": "sample_rate bins window_ms hop_ms low_hz high_hz",
         "Text": "units pieces",
         "Loader": "batch_seconds batch_tokens temperature speed time_masks time_mask_fraction freq_masks "
         "freq_mask_bins",
@@ -47,27 +50,33 @@ FIRST_VERSION: dict[str, frozenset[str]] = {
 }
 
 
-def stated(section: BaseModel) -> dict[str, Any]:
+def stated(section: Any) -> dict[str, Any]:
     """The settings of a section that enter an address, as JSON values; sections within it alike."""
-    kind = type(section)
-    first = FIRST_VERSION.get(kind.__name__, frozenset())
-    written = section.model_dump(mode="json")
-    content = {}
-    for name, field in kind.model_fields.items():
-        value = getattr(section, name)
-        if Operational in field.metadata:
-            continue
-        if name in first or value != field.get_default(call_default_factory=True):
-            content[name] = _within(value, written[name])
-    return content
+    first = FIRST_VERSION.get(type(section).__name__, frozenset())
+    return {
+        name: _json(value)
+        for name, value, default, operational in _settings(section)
+        if not operational and (name in first or value != default)
+    }
 
 
-def _within(value: Any, written: Any) -> Any:
-    """`written`, the JSON of a value, with each section in it as `stated` has it."""
-    if isinstance(value, BaseModel):
+def _settings(section: Any) -> Iterator[tuple[str, Any, Any, bool]]:
+    """Name, value, default and whether it is operational, for every setting of a section."""
+    if isinstance(section, BaseModel):
+        for name, info in type(section).model_fields.items():
+            default = info.get_default(call_default_factory=True)
+            yield name, getattr(section, name), default, Operational in info.metadata
+    else:
+        for one in fields(section):
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            yield one.name, getattr(section, one.name), default, bool(one.metadata.get("operational"))
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, BaseModel) or is_dataclass(value):
         return stated(value)
-    if isinstance(value, dict) and any(isinstance(one, BaseModel) for one in value.values()):
-        return {str(name): _within(one, written[name]) for name, one in value.items()}
-    if isinstance(value, tuple) and any(isinstance(one, BaseModel) for one in value):
-        return [_within(one, other) for one, other in zip(value, written, strict=True)]
-    return written
+    if isinstance(value, dict):
+        return {str(name): _json(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(one) for one in value]
+    return to_jsonable_python(value)

@@ -1,40 +1,24 @@
-"""What every section of a recipe stands on, and the names that may be chosen from."""
+"""Annotations that the sections of a recipe are made of: names that must be registered, and registries' sections."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from mtl.config.balancing import METHODS
+from mtl.config.setting import Choices, Selection
+from mtl.config.sharing import MODES
 from mtl.spec import tasks
 
 CORPUS_KINDS = (
     *("espeak", "librispeech", "commonvoice", "voxceleb", "atis", "sgd", "covost", "ljspeech", "emodb", "iemocap"),
     "manifest",
 )
-SHARING_MODES = ("hard", "soft", "cross_stitch", "mmoe", "ple", "attention", "graph", "adapter")
-BALANCING = (
-    *("static", "random", "uncertainty", "imtl_l", "dwa", "geometric_mean", "stch", "famo"),  # of losses
-    *("gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g"),  # of gradients, and the next line
-    *("nash_mtl", "aligned_mtl", "upgrad", "fairgrad"),
-)
-
-
-def _known_task(name: str) -> str:
-    known = [spec.name for spec in tasks()]
-    if name not in known:
-        expected = ", ".join(repr(other) for other in known[:-1]) + f" or {known[-1]!r}"
-        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
-    return name
-
-
-# The name of a registered task. Looked up when a recipe is read, so that a task may be registered at run time.
-TaskName = Annotated[
-    str,
-    AfterValidator(_known_task),
-    WithJsonSchema({"type": "string", "enum": [spec.name for spec in tasks()]}),
-]
 
 
 class RecipeError(ValueError):
@@ -43,3 +27,63 @@ class RecipeError(ValueError):
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def expected(names: Iterable[str]) -> str:
+    """ "'a', 'b' or 'c'": the names as pydantic lists those of a Literal."""
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+class NameOf:
+    """Annotation of a string that names something registered when the recipe is read."""
+
+    def __init__(self, names: Callable[[], Iterable[str]]) -> None:
+        self.names = names
+
+    def _check(self, name: str) -> str:
+        if name not in (known := list(self.names())):
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected(known)})
+        return name
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self.names())}
+
+
+class SectionOf:
+    """Annotation of a section whose keys are the settings of what is registered when the recipe is read."""
+
+    def __init__(self, choices: Choices) -> None:
+        self.choices = choices
+
+    def _read(self, content: Any) -> Selection:
+        if isinstance(content, Selection):
+            return content
+        selection: Selection = self._adapter().validate_python(content)
+        return selection
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        written = core_schema.plain_serializer_function_ser_schema(asdict)
+        return core_schema.no_info_plain_validator_function(self._read, serialization=written)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return self._adapter().json_schema()
+
+    def _adapter(self) -> TypeAdapter[Any]:
+        section: Any = self.choices.section()
+        return _adapter(section)
+
+
+@lru_cache
+def _adapter(section: type[Any]) -> TypeAdapter[Any]:
+    section.__pydantic_config__ = Section.model_config
+    return TypeAdapter(section)
+
+
+TaskName = Annotated[str, NameOf(lambda: [spec.name for spec in tasks()])]
+ModeName = Annotated[str, NameOf(lambda: MODES)]
+Sharing = Annotated[Selection, SectionOf(MODES)]
+Balancing = Annotated[Selection, SectionOf(METHODS)]

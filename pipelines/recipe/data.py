@@ -13,9 +13,9 @@ from pipelines.recipe.variables import expand
 class Fractions(Section):
     """Shares of speakers (or sentences) that go to each split where a corpus has no splits of its own."""
 
-    train: float = Field(0.8, ge=0, le=1)
-    valid: float = Field(0.1, ge=0, le=1)
-    test: float = Field(0.1, ge=0, le=1)
+    train: float = Field(0.8, ge=0, le=1, description="Share of the training split.")
+    valid: float = Field(0.1, ge=0, le=1, description="Share of the validation split.")
+    test: float = Field(0.1, ge=0, le=1, description="Share of the test split.")
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Fractions:
@@ -25,8 +25,10 @@ class Fractions(Section):
 
 
 class Corpus(Section):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="name in tables and metrics")
-    kind: Literal[CORPUS_KINDS]  # type: ignore[valid-type]
+    """A source of utterances."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name in tables and metrics.")
+    kind: Literal[CORPUS_KINDS] = Field(description="Layout of the corpus.")  # type: ignore[valid-type]
     source: str | None = Field(
         None, description="folder, archive, http(s) URL, s3:// prefix, with $NAME for variables; none for espeak"
     )
@@ -34,7 +36,7 @@ class Corpus(Section):
     split_by: Literal["release", "speaker", "sentence"] = Field(
         "release", description="the release's own splits where it has them, else (or instead) by speaker or sentence"
     )
-    fractions: Fractions = Fractions()
+    fractions: Fractions = Field(Fractions(), description="Shares of the splits, where split_by applies.")
     language: str | None = Field(None, description="BCP 47 tag for rows that carry none")
     phonemes: str | None = Field(
         None,
@@ -54,28 +56,15 @@ class Corpus(Section):
 class Quality(Section):
     """What is let in. Each rejected recording becomes a row of the quarantine table."""
 
-    min_seconds: float = Field(0.2, gt=0)
-    max_seconds: float = Field(35.0, gt=0)
+    min_seconds: float = Field(0.2, gt=0, description="Shortest recording, in seconds.")
+    max_seconds: float = Field(35.0, gt=0, description="Longest recording, in seconds.")
     max_quarantined: float = Field(0.05, ge=0, le=1, description="share of a corpus above which its ingest fails")
 
 
-class Features(Section):
-    sample_rate: int = Field(16000, ge=4000, description="Hz")
-    bins: int = Field(80, ge=8, le=256)
-    window_ms: float = Field(25.0, gt=0)
-    hop_ms: float = Field(10.0, gt=0)
-    low_hz: float = Field(20.0, ge=0)
-    high_hz: float = Field(7600.0, gt=0)
-
-    @model_validator(mode="after")
-    def _below_nyquist(self) -> Features:
-        if not self.low_hz < self.high_hz <= self.sample_rate / 2:
-            raise ValueError(f"low_hz < high_hz <= sample_rate / 2 does not hold: {self.low_hz}, {self.high_hz}")
-        return self
-
-
 class Text(Section):
-    units: Literal["characters", "sentencepiece"] = "characters"
+    """Units of transcripts, and the context of dialogue tasks."""
+
+    units: Literal["characters", "sentencepiece"] = Field("characters", description="Units of the CTC recogniser.")
     pieces: int = Field(256, ge=32, description="size of the SentencePiece model")
     context: int = Field(
         64, ge=0, description="words of the turns before that dialogue tasks read, the latest; 0: none"
@@ -83,6 +72,8 @@ class Text(Section):
 
 
 class Loader(Section):
+    """Batches, sampling of corpora and augmentation."""
+
     batch_seconds: float = Field(60.0, gt=0, description="audio in a micro-batch, padding counted")
     batch_tokens: int = Field(600, gt=0, description="words in a text micro-batch, padding counted")
     temperature: float = Field(1.0, ge=1, description="1: corpora in proportion to size; higher: more even")
@@ -90,7 +81,7 @@ class Loader(Section):
     time_masks: int = Field(0, ge=0, description="SpecAugment")
     time_mask_fraction: float = Field(0.05, ge=0, le=1, description="longest time mask, as a share of the utterance")
     freq_masks: int = Field(0, ge=0, description="SpecAugment")
-    freq_mask_bins: int = Field(20, ge=0)
+    freq_mask_bins: int = Field(20, ge=0, description="Widest frequency mask, in mel bins.")
     substitute: float = Field(
         0.0, ge=0, lt=1, description="share of the slots of a sentence of text whose value is exchanged for another"
     )

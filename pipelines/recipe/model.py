@@ -1,180 +1,65 @@
-"""Sections about the model: its size, how tasks share it, how their losses weigh, what it is told, how it answers."""
+"""Sections about the model and its answers: the settings of mtl (mtl/config), and what only a recipe states."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 
-from pipelines.recipe.address import Operational
-from pipelines.recipe.base import BALANCING, SHARING_MODES, Section, TaskName
-
-
-class Model(Section):
-    width: int = Field(144, ge=8)
-    blocks: int = Field(6, ge=0, description="of the encoder; 0, beside lstm, where there is text alone")
-    heads: int = Field(4, ge=1)
-    kernel: int = Field(15, ge=1, description="frames of the convolution in each block, odd")
-    expansion: int = Field(4, ge=1, description="feed-forward width over model width")
-    hidden: int | None = Field(
-        None, ge=1, description="units of the feed-forward layers, in place of expansion x width"
-    )
-    subsampling: Literal[2, 3, 4, 6, 8] = 4
-    dropout: float = Field(0.1, ge=0, lt=1)
-    word_dropout: float = Field(0.05, ge=0, lt=1, description="share of words read as unknown in training")
-    rare_words: float = Field(
-        0.0,
-        ge=0,
-        description="a word that training has n times is read as unknown with rare_words / (rare_words + n), if more",
-    )
-    crf: bool = Field(False, description="slots: a sentence's tags are chosen together, by a chain CRF")
-    lstm: int = Field(
-        0, ge=0, description="layers of a bidirectional LSTM that reads a sentence of text before the encoder does"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> Model:
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} is not a multiple of 2 x heads {self.heads}")
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel {self.kernel} is even, expected odd")
-        return self
-
-
-class Sharing(Section):
-    mode: Literal[SHARING_MODES] = "hard"  # type: ignore[valid-type]
-    strength: float = Field(1e-3, ge=0, description="lambda of the soft penalty")
-    distance: Literal["l2", "l1", "cosine"] = "l2"
-    experts: int = Field(4, ge=1, description="of mmoe")
-    shared_experts: int = Field(1, ge=1, description="of ple, beside one for each task")
-    expert_blocks: int = Field(1, ge=1, description="the model's last blocks, which are experts in mmoe and ple")
-    bottleneck: int = Field(32, ge=1, description="units of an adapter (adapter) or of what makes a mask (attention)")
-    graph: tuple[tuple[TaskName, TaskName], ...] | None = Field(
-        None, description="pairs of tasks that exchange messages; intent-slots and slots-domain if left out"
-    )
-
-    @field_validator("graph")
-    @classmethod
-    def _edges_join_two_tasks(cls, graph: tuple[tuple[str, str], ...] | None) -> tuple[tuple[str, str], ...] | None:
-        for one, other in graph or ():
-            if one == other:
-                raise ValueError(f"the pair [{one}, {other}] joins a task with itself, expected two different tasks")
-        return graph
+from mtl.config.decoding import DecoderConfig, LanguageModelWeights
+from mtl.config.model import DomainConfig
+from mtl.config.setting import setting
+from pipelines.recipe.base import Section
 
 
 class Task(Section):
-    weight: float = Field(1.0, gt=0)
-    corpora: tuple[str, ...] | None = Field(None, description="corpora whose labels train this task; all if left out")
+    """A task that the model is trained for."""
+
+    weight: float = Field(1.0, gt=0, description="Factor of the task's loss.")
+    corpora: tuple[str, ...] | None = Field(None, description="Corpora whose labels train the task; null: all.")
     labels: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="share of its training labels that are kept, by hash; a larger share holds a smaller",
+        description="Share of the training labels that are kept, chosen by hash; a larger share contains a smaller.",
     )
     reversal: float = Field(
         0.0,
         ge=0,
-        description="its gradient goes into what tasks share with the other sign, times this, so that it is forgotten "
-        "there; of tasks with one label an utterance",
+        description="Strength of the gradient reversal between the task and the shared parameters, which then forget "
+        "it; for tasks with one label per utterance. 0: none.",
     )
 
 
-class Balancing(Section):
-    """How tasks' losses or gradients become one step; see mtl.balancing. Each number names its methods."""
+@dataclass(frozen=True)
+class Decoding(LanguageModelWeights):
+    """Search of the packaged model for transcripts; validation during training uses greedy decoding."""
 
-    method: Literal[BALANCING] = "static"  # type: ignore[valid-type]
-    temperature: float = Field(2.0, gt=0, description="dwa: higher is more even")
-    smoothing: float = Field(0.1, gt=0, description="stch: lower is nearer to the worst loss alone")
-    radius: float = Field(0.5, ge=0, lt=1, description="cagrad: how far from the mean gradient, a share of its length")
-    fairness: float = Field(2.0, ge=0.1, description="fairgrad: 1 is proportional, higher nearer to max-min")
-    asymmetry: float = Field(1.5, ge=0, description="gradnorm: how hard slow tasks are pulled along")
-    rate: float = Field(0.025, gt=0, description="famo, gradnorm: learning rate of their own weights")
-
-
-class Decoding(Section):
-    """How the shipped model writes down what it hears; validation during training takes the best path."""
-
-    beam: int = Field(16, ge=1, description="texts kept in the search; 1: the best path, without a language model")
-    order: int = Field(3, ge=1, le=5, description="of the word n-gram model, made from the training transcripts")
-    weight: float = Field(0.5, ge=0, description="of the language model beside the recogniser")
-    bonus: float = Field(1.0, description="for each word")
-    unknown: float = Field(-6.0, le=0, description="for a word that training never saw")
-    spelling: float = Field(-1.0, le=0, description="for each letter of such a word")
-    arpa: Annotated[str | None, Operational] = Field(
-        None, description="file of a word n-gram model (ARPA, gzipped or not) instead of one from the transcripts"
+    beam: int = setting(16, "Texts kept in the beam search; 1: greedy decoding without a language model.", ge=1)
+    order: int = setting(3, "Order of the word n-gram model that is trained on the transcripts.", ge=1, le=5)
+    arpa: str | None = setting(
+        None,
+        "File of a word n-gram model (ARPA, gzipped or not) to use instead of one trained on the transcripts.",
+        operational=True,
     )
-    arpa_checksum: str | None = Field(None, description="sha256 of that file, hex; filled in when a recipe is loaded")
-    reread: bool = Field(
-        False, description="intent and the like from the recognised words too; needs sentences of text in training"
+    arpa_checksum: str | None = setting(None, "SHA-256 of that file, hex; filled in when a recipe is loaded.")
+    reread: bool = setting(
+        False,
+        "Predict intent and other labels of a recording from its recognised words too; needs text in training.",
     )
 
 
-class Understanding(Section):
-    """On which words the heads that read words are trained; see mtl.models.asr_hypotheses."""
+@dataclass(frozen=True)
+class Domains(DomainConfig):
+    """Domains of recordings: scores are reported for each, and the model may be conditioned on them."""
 
-    recognised: float = Field(
-        0.0, ge=0, le=1, description="share of recordings trained on the words that the recogniser hears; 0: true words"
-    )
-    error_limit: float = Field(
-        0.5, gt=0, lt=1, description="word errors per true word beyond which a recording keeps its true words"
-    )
-    read: bool = Field(False, description="the text front-end is trained on the recordings' words too")
+    by: Literal["corpus", "domain"] = setting("corpus", "Domain of a recording: its corpus, or its label `domain`.")
 
 
-class Domains(Section):
-    """Conditions that recordings come from, and what the model is told of them; see mtl.models.domains.
+@dataclass(frozen=True)
+class Translation(DecoderConfig):
+    """The decoder of the task `translation`; validation during training uses greedy search."""
 
-    Figures by domain and the probe of their channels are there whatever it is told.
-    """
-
-    by: Literal["corpus", "domain"] = Field("corpus", description="a recording's domain: its corpus, or its label")
-    conditioning: bool = Field(False, description="an embedding of the domain scales and shifts the trunk's input")
-    adapters: bool = Field(False, description="each domain has small layers of its own before and behind the trunk")
-    bottleneck: int = Field(32, ge=1, description="units of such a layer")
-    rank: int = Field(8, ge=1, description="size of the embedding")
-    dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of training recordings whose domain is withheld: trains the unknown domain"
-    )
-
-    @property
-    def on(self) -> bool:
-        return self.conditioning or self.adapters
-
-
-class Synthesis(Section):
-    """What the task `mel` learns from beside the recordings' own frames."""
-
-    adversarial: float = Field(
-        0.0, ge=0, description="weight of a discriminator of patches of log-mel, and of its features' distance; 0: none"
-    )
-    consistency: float = Field(
-        0.0,
-        ge=0,
-        description="weight of what the model's own tasks emotion and speaker, held meanwhile, hear in its log-mels",
-    )
-
-
-class Vocoder(Section):
-    """Of the task `waveform`: log-mels to sound, after Vocos; see mtl.tts.vocoder."""
-
-    width: int = Field(192, ge=8)
-    blocks: int = Field(6, ge=1)
-    expansion: int = Field(3, ge=1, description="width of a block's inner layer over that of the vocoder")
-    segment: int = Field(50, ge=16, description="frames of each recording that a step trains on")
-    adversarial: float = Field(1.0, ge=0, description="weight of the discriminators' losses; 0: there are none")
-    channels: int = Field(8, ge=1, description="of the discriminators' layers")
-
-
-class Translation(Section):
-    """The decoder of the task `translation`; the shipped model searches, validation takes the likeliest unit."""
-
-    units: Literal["sentencepiece", "characters"] = "sentencepiece"
-    pieces: int = Field(500, ge=32, description="size of the SentencePiece model, made from the training translations")
-    blocks: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    expansion: int = Field(4, ge=1, description="feed-forward width over model width")
-    dropout: float = Field(0.1, ge=0, lt=1)
-    smoothing: float = Field(0.1, ge=0, lt=1, description="of labels: share of a unit's probability spread over all")
-    beam: int = Field(4, ge=1, le=100, description="hypotheses kept in the search; 1: greedy")
-    length_penalty: float = Field(0.6, ge=0, description="alpha of Wu et al. 2016; 0 prefers short translations")
-    longest: int = Field(128, ge=1, le=4096, description="units of a translation, at most")
+    units: Literal["sentencepiece", "characters"] = setting("sentencepiece", "Units that translations are spelled in.")
+    pieces: int = setting(500, "Vocabulary size of the SentencePiece model, trained on the translations.", ge=32)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from mtl.spec import tasks
 from pipelines.core.redaction import redact
-from pipelines.recipe.base import RecipeError
-from pipelines.recipe.data import Corpus
-from pipelines.recipe.model import Task
+from pipelines.recipe.base import RecipeError, SectionOf, expected
 from pipelines.recipe.recipe import Recipe
-from pipelines.recipe.training import Stage
 from pipelines.recipe.variables import hide_secrets, undefined
 from pipelines.storage.roots import sha256
 
+RENAMED = {"listening": "judges"}  # sections under the names of earlier versions
 SHIPPED = Path(__file__).parents[1] / "recipes"
 
 
@@ -42,6 +42,7 @@ def load(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Reci
         raise RecipeError(redact(f"{path} is not YAML: {error}")) from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path} holds {type(content).__name__}, expected a mapping with name, corpora, tasks …")
+    content = _renamed(content)
     for override in overrides:
         _override(content, override)
     _check_sources(content, path)
@@ -52,12 +53,16 @@ def load(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Reci
 def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     """A recipe from a plain mapping. Raises RecipeError with one line per fault."""
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(_renamed(content))
     except ValidationError as error:
         lines = [_explain(fault) for fault in error.errors()]
         raise RecipeError(
             f"{where} is not a valid recipe:\n" + "\n".join(f"  {redact(line)}" for line in lines)
         ) from None
+
+
+def _renamed(content: dict[str, Any]) -> dict[str, Any]:
+    return {RENAMED.get(key, key): value for key, value in content.items()}
 
 
 def _check_sources(content: dict[str, Any], path: Path) -> None:
@@ -107,7 +112,8 @@ def _override(content: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"--set {redact(override)!r}: expected key=value, for example trainer.epochs=3")
-    keys = path.strip().split(".")
+    first, *others = path.strip().split(".")
+    keys = [RENAMED.get(first, first), *others]
     node: Any = content
     for depth, key in enumerate(keys[:-1]):
         node = _step_into(node, key, ".".join(keys[: depth + 1]))
@@ -149,16 +155,17 @@ def _position(items: list[Any], key: str, where: str) -> int:
 
 def _explain(fault: Any) -> str:
     where = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "recipe"
-    if fault["type"] == "extra_forbidden":
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         *parents, key = fault["loc"]
         valid = _keys_at(parents)
         near = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
         return f"{where}: unknown key; {hint}"
-    if fault["type"] == "literal_error":
-        near = difflib.get_close_matches(str(fault["input"]), _words(fault["ctx"]["expected"]), n=1, cutoff=0.5)
+    if fault["type"] in ("literal_error", "predicate_failed"):  # mtl.config's only predicate is that of a task's name
+        known = fault.get("ctx", {}).get("expected") or expected(spec.name for spec in tasks())
+        near = difflib.get_close_matches(str(fault["input"]), _words(known), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{where}: {fault['input']!r}, expected {fault['ctx']['expected']}{hint}"
+        return f"{where}: {fault['input']!r}, expected {known}{hint}"
     given = fault["input"] if isinstance(fault["input"], str | int | float | bool) else type(fault["input"]).__name__
     return f"{where}: {fault['msg']} (given {given!r})"
 
@@ -169,10 +176,21 @@ def _words(expected: str) -> list[str]:
 
 def _keys_at(path: list[Any]) -> list[str]:
     """Field names of the section that a path of keys leads to."""
-    model: Any = Recipe
+    section: Any = Recipe
     for part in path:
-        if isinstance(part, int) or model is Task:  # the number of a corpus, the name of a task
-            continue
-        annotation = model.model_fields[part].annotation
-        model = {"corpora": Corpus, "tasks": Task, "curriculum": Stage}.get(str(part), annotation)
-    return list(model.model_fields)
+        if part in _keys(section):  # else the number of a corpus or stage, or the name of a task
+            section = _inner(get_type_hints(section, include_extras=True)[part])
+    return _keys(section)
+
+
+def _keys(section: Any) -> list[str]:
+    return list(section.model_fields) if issubclass(section, BaseModel) else [one.name for one in fields(section)]
+
+
+def _inner(annotation: Any) -> Any:
+    """The section within `Annotated[…]`, `tuple[Section, ...]` or `dict[str, Section]`."""
+    for one in getattr(annotation, "__metadata__", ()):
+        if isinstance(one, SectionOf):
+            return one.choices.section()
+    inner = [one for one in get_args(annotation) if one is not Ellipsis]
+    return _inner(inner[-1] if get_origin(annotation) is dict else inner[0]) if inner else annotation

@@ -9,30 +9,23 @@ from typing import Annotated
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from mtl.config.balancing import METHODS
+from mtl.config.features import FeatureSpec
+from mtl.config.model import Model, Synthesis, Understanding, Vocoder
+from mtl.config.sharing import MODES
 from mtl.spec import SOUND, reading_phones, speaks, with_context
 from mtl.spec import task as task_spec
-from mtl.training import curriculum
+from mtl.training.curriculum import Curriculum
 from pipelines.recipe.address import Operational, stated
-from pipelines.recipe.base import Section, TaskName
-from pipelines.recipe.data import Corpus, Features, Loader, Quality, Text
-from pipelines.recipe.model import (
-    Balancing,
-    Decoding,
-    Domains,
-    Model,
-    Sharing,
-    Synthesis,
-    Task,
-    Translation,
-    Understanding,
-    Vocoder,
-)
-from pipelines.recipe.training import Gates, Interpret, Listening, Search, Trainer
+from pipelines.recipe.base import Balancing, Section, Sharing, TaskName
+from pipelines.recipe.data import Corpus, Loader, Quality, Text
+from pipelines.recipe.model import Decoding, Domains, Task, Translation
+from pipelines.recipe.training import Gates, Interpret, Judges, Search, Trainer
 
-HEARD_BY = {
-    f"{task}/{figure}": listener
+JUDGED_BY = {  # metric of synthesised speech: task of the judge
+    f"{task}/{figure}": judge
     for task in ("mel", "waveform")
-    for figure, listener in {
+    for figure, judge in {
         "wer": "transcript",
         "added_wer": "transcript",
         "emotion": "emotion",
@@ -42,34 +35,40 @@ HEARD_BY = {
 
 
 class Recipe(Section):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    summary: Annotated[str, Operational] = ""
-    seed: int = 0
-    corpora: tuple[Corpus, ...] = Field(min_length=1)
+    """What to train, on which data, and when a new model is promoted."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the recipe and of its registered model.")
+    summary: Annotated[str, Operational] = Field("", description="One sentence, shown in lists of recipes.")
+    seed: int = Field(0, description="Seed of initialisation, sampling and dropout.")
+    corpora: tuple[Corpus, ...] = Field(min_length=1, description="Where the data come from.")
     fold: tuple[int, int] | None = Field(
         None,
-        description="number, of how many: speakers are dealt into so many folds, those of this one, from 0, are the "
-        "valid split, and all others train, whatever the corpora's own splits; see `motet study --folds`",
+        description="Cross-validation by speakers: [fold, number of folds]. Speakers of the fold, counted from 0, are "
+        "the valid split and all others train, whatever the corpora's own splits; see `motet study --folds`.",
     )
-    quality: Quality = Quality()
-    features: Features = Features()
-    text: Text = Text()
-    loader: Loader = Loader()
-    model: Model = Model()
-    sharing: Sharing = Sharing()
-    tasks: dict[TaskName, Task] = Field(min_length=1)
-    balancing: Balancing = Balancing()
-    understanding: Understanding = Understanding()
-    domains: Domains = Domains()
-    decoding: Decoding = Decoding()
-    translation: Translation = Translation()
-    synthesis: Synthesis = Synthesis()
-    vocoder: Vocoder = Vocoder()
-    trainer: Trainer = Trainer()
-    interpret: Annotated[Interpret, Operational] = Interpret()
-    listening: Annotated[Listening, Operational] = Listening()
-    search: Annotated[Search, Operational] = Search()
-    gates: Annotated[Gates, Operational] = Gates()
+    quality: Quality = Field(Quality(), description="Limits beyond which recordings are quarantined.")
+    features: FeatureSpec = Field(FeatureSpec(), description="Log-mel features.")
+    text: Text = Field(Text(), description="Units of transcripts, and the context of dialogue tasks.")
+    loader: Loader = Field(Loader(), description="Batches, sampling of corpora and augmentation.")
+    model: Model = Field(Model(), description="Front-ends and encoder.")
+    sharing: Sharing = Field(default_factory=MODES.select)
+    tasks: dict[TaskName, Task] = Field(min_length=1, description="Tasks to train, by name.")
+    balancing: Balancing = Field(default_factory=METHODS.select)
+    understanding: Understanding = Field(Understanding(), description="Training on recognised words.")
+    domains: Domains = Field(Domains(), description="Domains of recordings, and conditioning on them.")
+    decoding: Decoding = Field(Decoding(), description="Beam search and language model of the packaged model.")
+    translation: Translation = Field(Translation(), description="Decoder of the task translation.")
+    synthesis: Synthesis = Field(Synthesis(), description="Additional losses of the task mel.")
+    vocoder: Vocoder = Field(Vocoder(), description="Vocoder of the task waveform.")
+    trainer: Trainer = Field(Trainer(), description="Length, optimiser and devices of the training.")
+    interpret: Annotated[Interpret, Operational] = Field(
+        Interpret(), description="Measurements for the report that no result depends on."
+    )
+    judges: Annotated[Judges, Operational] = Field(
+        Judges(), description="Registered models that evaluate synthesised speech."
+    )
+    search: Annotated[Search, Operational] = Field(Search(), description="Hyperparameter search, `motet search`.")
+    gates: Annotated[Gates, Operational] = Field(Gates(), description="Conditions of a promotion.")
 
     @field_validator("corpora")
     @classmethod
@@ -89,11 +88,8 @@ class Recipe(Section):
                     raise ValueError(f"tasks.{task}.corpora names {corpus!r}; the recipe's corpora are {sorted(names)}")
             if config.reversal and (task_spec(task).answer != "label" or task_spec(task).context):
                 raise ValueError(f"tasks.{task}.reversal is of tasks with one label an utterance, without a context")
-        for pair in self.sharing.graph or ():
-            if missing := set(pair) - set(self.tasks):
-                raise ValueError(
-                    f"sharing.graph names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
-                )
+        for mode in MODES:
+            self.sharing.settings_of(mode).check_tasks(self.tasks)
         if missing := set(self.search.reference) - set(self.tasks):
             raise ValueError(
                 f"search.reference names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
@@ -110,16 +106,13 @@ class Recipe(Section):
         modes = {self.sharing.mode, *self.search.modes}
         if not self.model.blocks:
             self._does_without_blocks(modes)
-        if modes & {"mmoe", "ple"} and self.sharing.expert_blocks > self.model.blocks:
-            raise ValueError(
-                f"sharing.expert_blocks is {self.sharing.expert_blocks}, but the model has {self.model.blocks} blocks; "
-                "lower it, or raise model.blocks"
-            )
+        for mode in modes:
+            self.sharing.settings_of(mode).check_blocks(self.model.blocks)
         for metric in (self.gates.primary, *self.gates.tolerance, *self.gates.minimum):
             if metric.split("/")[0] not in self.tasks:
                 raise ValueError(f"gates name the metric {metric!r}, but its task is not among {sorted(self.tasks)}")
-            if HEARD_BY.get(metric, "") not in ("", *self.listening.models):
-                raise ValueError(f"gates name the metric {metric!r}; set listening.{HEARD_BY[metric]}, or leave it out")
+            if JUDGED_BY.get(metric, "") not in ("", *self.judges.models):
+                raise ValueError(f"gates name the metric {metric!r}; set judges.{JUDGED_BY[metric]}, or leave it out")
         return self
 
     def _has_its_domains(self) -> None:
@@ -155,9 +148,9 @@ class Recipe(Section):
 
     def _has_its_phones(self) -> None:
         """Raises ValueError where tasks that need phones have none, or of two kinds, or sound that is not theirs."""
-        if self.listening.models and not (self.speaks or self.sounds):
+        if self.judges.models and not (self.speaks or self.sounds):
             raise ValueError(
-                "listening names models, but nothing makes sound; add tasks.prosody and tasks.mel, or tasks.waveform"
+                "judges names models, but nothing makes sound; add tasks.prosody and tasks.mel, or tasks.waveform"
             )
         changed = self.loader.speed != (1.0, 1.0) or self.loader.time_masks or self.loader.freq_masks
         if self.sounds and changed:
@@ -194,7 +187,7 @@ class Recipe(Section):
             raise ValueError(
                 f"model.blocks is 0, and the tasks {', '.join(heard)} hear recordings, which nothing else would read"
             )
-        if others := sorted(modes - {"hard"}):
+        if others := sorted(mode for mode in modes if self.sharing.settings_of(mode).fewest_blocks):
             raise ValueError(
                 f"model.blocks is 0, and there is nothing that {', '.join(others)} could share; raise it, or take "
                 "sharing.mode: hard and search.modes: [hard]"
@@ -202,9 +195,8 @@ class Recipe(Section):
 
     def _has_its_stages(self) -> None:
         """Raises ValueError where trainer.curriculum cannot be followed."""
-        stages = tuple(curriculum.Stage(**stage.model_dump()) for stage in self.trainer.curriculum)
         try:
-            curriculum.Curriculum(stages, tuple(self.tasks), self.trainer.epochs)
+            Curriculum(self.trainer.curriculum, tuple(self.tasks), self.trainer.epochs)
         except ValueError as error:
             raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
 

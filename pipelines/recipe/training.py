@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipelines.recipe.address import Operational
-from pipelines.recipe.base import SHARING_MODES, Section, TaskName
+from mtl.config.setting import setting
+from mtl.config.training import Training
+from pipelines.recipe.base import ModeName, Section, TaskName
 
 
-class Stage(Section):
-    """Some epochs of training before all tasks train together; see mtl.training.curriculum."""
+@dataclass(frozen=True)
+class Trainer(Training):
+    """Training: its length, optimiser and devices."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    tasks: tuple[TaskName, ...] = Field(min_length=1)
-    epochs: int = Field(ge=1)
-    train: Literal["all", "heads"] = Field("all", description="heads: what tasks share rests")
-
-
-class Trainer(Section):
-    epochs: int = Field(20, ge=1)
-    curriculum: tuple[Stage, ...] = Field((), description="stages before the joint one, which takes the other epochs")
-    restart: bool = Field(False, description="the learning rate's schedule begins anew in each stage")
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
-    weight_decay: float = Field(1e-2, ge=0)
-    clip_norm: float = Field(5.0, gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
-    micro_batches: int = Field(1, ge=1, description="micro-batches a step, dealt over workers and accumulation")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 switches it off")
-    workers: Annotated[int, Operational] = Field(1, ge=1)
-    gpus: Annotated[bool | None, Operational] = Field(
-        None, description="one GPU a worker; none: when the cluster has them"
+    micro_batches: int = setting(
+        1, "Micro-batches of a step, distributed over the workers and accumulated; a multiple of workers.", ge=1
     )
-    checkpoint_minutes: Annotated[float, Operational] = Field(2.0, gt=0, description="besides one after every epoch")
-    max_failures: Annotated[int, Operational] = Field(
-        3, ge=0, description="how often a worker group is restarted from its checkpoint"
+    workers: int = setting(1, "Training processes.", ge=1, operational=True)
+    gpus: bool | None = setting(None, "Give each worker a GPU; null: where the cluster has them.", operational=True)
+    checkpoint_minutes: float = setting(
+        2.0, "Minutes between two checkpoints, besides one after every epoch.", gt=0, operational=True
+    )
+    max_failures: int = setting(
+        3, "How often a failed worker group is restarted from its checkpoint.", ge=0, operational=True
     )
 
-    @model_validator(mode="after")
-    def _deals_evenly(self) -> Trainer:
+    def __post_init__(self) -> None:
         if self.micro_batches % self.workers:
             raise ValueError(
                 f"micro_batches {self.micro_batches} cannot be dealt evenly over {self.workers} workers; set "
                 f"micro_batches to a multiple of {self.workers} (a step then takes that many micro-batches), or "
                 "change workers"
             )
-        return self
 
 
 class Interpret(Section):
@@ -83,15 +70,15 @@ class Search(Section):
         description="asha: what Optuna's TPE looks at. tasks: every task's error at once, which spreads trials along "
         "the front; objective: the objective alone. Either way the objective decides who is stopped",
     )
-    trials: int = Field(16, ge=1)
+    trials: int = Field(16, ge=1, description="Number of trials; with pbt, size of the population.")
     epochs: int = Field(4, ge=1, description="budget of a trial that ASHA lets run to its end")
     interval: int = Field(1, ge=1, description="pbt: epochs between two exchanges")
     share: float = Field(1.0, gt=0, le=1, description="of the training rows, the same for every trial")
     reduction: int = Field(3, ge=2, description="ASHA's reduction factor")
-    learning_rate: tuple[float, float] = (3e-4, 3e-3)
-    task_weight: tuple[float, float] = (0.1, 10.0)
-    modes: tuple[Literal[SHARING_MODES], ...] = Field(("hard", "soft"), min_length=1)  # type: ignore[valid-type]
-    strength: tuple[float, float] = (1e-5, 1e-1)
+    learning_rate: tuple[float, float] = Field((3e-4, 3e-3), description="Range of trainer.learning_rate.")
+    task_weight: tuple[float, float] = Field((0.1, 10.0), description="Range of tasks.<task>.weight.")
+    modes: tuple[ModeName, ...] = Field(("hard", "soft"), min_length=1, description="Sharing modes that are tried.")
+    strength: tuple[float, float] = Field((1e-5, 1e-1), description="Range of sharing.strength.")
     reference: dict[TaskName, Annotated[float, Field(ge=0, le=100)]] = Field(
         default_factory=dict,
         description="the hypervolume's reference point: a figure of each task's own metric in percent, which a trial "
@@ -108,30 +95,33 @@ class Search(Section):
         return self
 
 
-LISTENED = ("transcript", "emotion", "speaker")  # what other models are asked of speech
+JUDGED = ("transcript", "emotion", "speaker")  # tasks of judge models
 
 
-class Listening(Section):
-    """Which registered models hear what a model says, when it is evaluated; trained apart, and asked by no gradient."""
+class Judges(Section):
+    """Registered models that evaluate synthesised speech: trained separately, and never trained through."""
 
-    transcript: str | None = Field(None, description="the model whose champion writes down what was said")
-    emotion: str | None = Field(None, description="the one that tells the emotion")
-    speaker: str | None = Field(None, description="the one that tells the speaker")
-    rows: int = Field(200, ge=2, description="test recordings that are said again, at most")
+    transcript: str | None = Field(None, description="Model whose champion transcribes the speech (word error rate).")
+    emotion: str | None = Field(None, description="Model whose champion recognises the emotion.")
+    speaker: str | None = Field(None, description="Model whose champion recognises the speaker.")
+    rows: int = Field(200, ge=2, description="Maximum number of test recordings that are synthesised again.")
 
     @property
     def models(self) -> dict[str, str]:
-        """Task -> the name of the model that listens for it."""
-        return {task: name for task in LISTENED if (name := getattr(self, task)) is not None}
+        """Task -> name of the model that judges it."""
+        return {task: name for task in JUDGED if (name := getattr(self, task)) is not None}
 
 
 class Gates(Section):
-    primary: str = Field("transcript/wer", description="metric that must improve, '<task>/<metric>'")
+    """Conditions under which a candidate replaces the champion; metrics are named "<task>/<metric>"."""
+
+    primary: str = Field("transcript/wer", description="Metric that must improve significantly.")
     tolerance: dict[str, float] = Field(
-        default_factory=dict, description="how much worse each metric may be, in points of percent; 0.5 if left out"
+        default_factory=dict,
+        description="How much worse a metric may become, in percentage points; 0.5 where left out.",
     )
     minimum: dict[str, float] = Field(
-        default_factory=dict, description="absolute limit of a metric in percent (a ceiling where lower is better)"
+        default_factory=dict, description="Limit of a metric, in percent: a floor, or a ceiling where lower is better."
     )
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    resamples: int = Field(1000, ge=100)
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the paired bootstrap test.")
+    resamples: int = Field(1000, ge=100, description="Resamples of the bootstrap.")

@@ -9,6 +9,7 @@ them here afterwards: nothing is trained twice. Figures are of the rows that a t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,7 +48,7 @@ def single_task(
         return Scalar("mean", left_out=left_out)
     # A study of another set of tasks is another study: all of them, wherever that is possible.
     tasks = {task: config for task, config in recipe.tasks.items() if task in measured}
-    trainer = recipe.trainer.model_copy(update={"epochs": recipe.search.epochs})
+    trainer = replace(recipe.trainer, epochs=recipe.search.epochs)
     budgeted = recipe.model_copy(update={"tasks": tasks, "trainer": trainer})
     share = recipe.search.share
     found = study(

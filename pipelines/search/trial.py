@@ -19,8 +19,9 @@ from typing import Any
 import yaml
 
 from mtl.analysis.pareto import WORST
+from mtl.config.training import FitConfig
 from mtl.training import checkpoint as checkpoints
-from mtl.training.fit import FitConfig, NonFiniteLoss, fit
+from mtl.training.fit import NonFiniteLoss, fit
 from pipelines.recipe import Recipe, parse
 from pipelines.search.scalar import COST, Scalar, costs
 from pipelines.storage.store import Store

@@ -38,7 +38,7 @@ from pipelines.storage.store import Manifest, Store
 from pipelines.study.cells import Study, StudyError, Todo, cell_name, planned, result_key
 from pipelines.study.table import KINDS, SEEDS, Split
 from pipelines.training import train
-from pipelines.training.prepare import Job, PrepareError, feature_spec, fit_config, labelled, prepare
+from pipelines.training.prepare import Job, PrepareError, fit_config, labelled, prepare
 from pipelines.training.resources import nodes, slots_of
 from pipelines.training.vocabulary import stored_codec
 
@@ -134,13 +134,13 @@ def _recipe_of(recipe: Recipe, cell: Tasks, seed: int) -> Recipe:
     """
     tasks = {task: config for task, config in recipe.tasks.items() if task in cell}
     reread = recipe.decoding.reread and "transcript" in cell
-    decoding = recipe.decoding.model_copy(update={"reread": reread})
+    decoding = replace(recipe.decoding, reread=reread)
     stages = tuple(
-        stage.model_copy(update={"tasks": concerned})
+        replace(stage, tasks=concerned)
         for stage in recipe.trainer.curriculum
         if (concerned := tuple(task for task in stage.tasks if task in cell))
     )
-    trainer = recipe.trainer.model_copy(update={"curriculum": stages})
+    trainer = replace(recipe.trainer, curriculum=stages)
     return recipe.model_copy(update={"tasks": tasks, "seed": seed, "decoding": decoding, "trainer": trainer})
 
 
@@ -204,7 +204,7 @@ def run_cell(job: Job, identity: str, cell: Tasks, seed: int, split: Split) -> s
         return str(error)
     # Labels as the whole recipe has them: a cell is not asked about more than the others.
     rows = labelled(open_dataset(job.store, job.utterances, job.features), whole).split(split)
-    predictor = Predictor(model, feature_spec(recipe), reread=recipe.decoding.reread)
+    predictor = Predictor(model, recipe.features, reread=recipe.decoding.reread)
     scores = evaluate.evaluate(predictor, rows, recipe.loader)
     tasks = tuple(str(task) for task in recipe.tasks)
     record = {

@@ -14,17 +14,19 @@ No variant is tuned: learning rate and task weights are the recipe's, which suit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mtl.analysis.equal_size import count_parameters, fit_size
 from mtl.analysis.transfer import relative_gain
+from mtl.config.balancing import METHODS
+from mtl.config.sharing import MODES
 from mtl.inputs.codec import Codec
 from mtl.metrics.scoring import METRICS
 from pipelines.data.dataset import open_dataset
-from pipelines.recipe import BALANCING, SHARING_MODES, Balancing, Recipe
+from pipelines.recipe import Recipe
 from pipelines.report.builder import SYNTHETIC as SPOKEN
 from pipelines.report.page import SYNTHETIC, environment
 from pipelines.storage.store import Manifest, Store
@@ -114,7 +116,7 @@ def variants(recipe: Recipe, codec: Codec, sharing: Sequence[str], balancing: Se
     Raises:
         StudyError: a mode or method that is not known, or a mode that cannot be made as small as the recipe's own.
     """
-    for what, wanted, known in (("sharing mode", sharing, SHARING_MODES), ("balancing method", balancing, BALANCING)):
+    for what, wanted, known in (("sharing mode", sharing, MODES), ("balancing method", balancing, METHODS)):
         if unknown := sorted(set(wanted) - set(known)):
             raise StudyError(f"{what} {', '.join(unknown)}: not known; expected some of {', '.join(known)}")
     found = {f"{recipe.sharing.mode}, {recipe.balancing.method}": recipe}
@@ -124,19 +126,18 @@ def variants(recipe: Recipe, codec: Codec, sharing: Sequence[str], balancing: Se
             found[mode] = _in_mode(recipe, codec, mode, target)
     for method in dict.fromkeys(balancing):
         if method != recipe.balancing.method:
-            settings = Balancing.model_validate({**recipe.balancing.model_dump(), "method": method})
-            found[method] = recipe.model_copy(update={"balancing": settings})
+            found[method] = recipe.model_copy(update={"balancing": recipe.balancing.replace(method=method)})
     return found
 
 
 def _in_mode(recipe: Recipe, codec: Codec, mode: str, target: int) -> Recipe:
-    changed = recipe.model_copy(update={"sharing": recipe.sharing.model_copy(update={"mode": mode})})
+    changed = recipe.model_copy(update={"sharing": recipe.sharing.replace(mode=mode)})
     try:
         fitted = fit_size(model_config(changed), codec, target)
     except ValueError as error:
         raise StudyError(str(error)) from error
-    size = {"blocks": fitted.blocks, "hidden": fitted.hidden}
-    return changed.model_copy(update={"model": recipe.model.model_copy(update=size)})
+    fitting = replace(recipe.model, blocks=fitted.blocks, hidden=fitted.hidden)
+    return changed.model_copy(update={"model": fitting})
 
 
 def compared_of(studies: Mapping[str, Study]) -> Compared:

@@ -21,24 +21,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from mtl.audio.features import FeatureSpec, bin_centres
-from mtl.balancing import Settings
-from mtl.decoding.beam_search import BeamConfig
+from mtl.audio.features import bin_centres
+from mtl.config.decoding import BeamConfig, DecoderConfig
+from mtl.config.model import DomainConfig, ModelConfig, VocoderConfig
+from mtl.config.setting import narrow
+from mtl.config.training import FitConfig
 from mtl.decoding.ngram import NGram
 from mtl.inference.predictor import Prediction, Predictor
 from mtl.inputs.codec import Codec, tokens_of
 from mtl.inputs.tts import SpeechCode
-from mtl.layers.decoder import DecoderConfig
 from mtl.metrics.scoring import by_domain, score_rows, summarise
-from mtl.models.config import ModelConfig
-from mtl.models.domains import DomainConfig
 from mtl.models.joint import SpeechModel, build_model
 from mtl.spec import task as task_spec
 from mtl.text.normalization import normalise
 from mtl.text.units import Characters
-from mtl.training.curriculum import Stage
-from mtl.training.fit import FitConfig
-from mtl.tts.vocoder import VocoderConfig
 from pipelines.data.dataset import Dataset, by_hash, open_dataset
 from pipelines.data.loader import Loader, evaluation_batches
 from pipelines.data.prosody import MEASURED
@@ -168,42 +164,31 @@ def speech_code(recipe: Recipe, train: Dataset) -> SpeechCode:
     columns = ["phones", "speaker", "emotion", *MEASURED]
     phonemes = next(corpus.phonemes for corpus in recipe.corpora if corpus.phonemes)
     first = sorted(by_hash(spoken.rows["id"].to_pylist())[:SCALING_ROWS])
-    rows, hertz = spoken.rows.select(columns).to_pylist(), bin_centres(feature_spec(recipe))
+    rows, hertz = spoken.rows.select(columns).to_pylist(), bin_centres(recipe.features)
     return SpeechCode.build(rows, spoken.features(first), phonemes, hertz)
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
+    settings = vars(recipe.model) | vars(recipe.understanding) | vars(recipe.synthesis)
     return ModelConfig(
+        **settings,
         tasks=tuple(recipe.tasks),
         bins=recipe.features.bins,
-        **recipe.model.model_dump(),
-        **recipe.understanding.model_dump(),
-        sharing=recipe.sharing.mode,
-        **recipe.sharing.model_dump(exclude={"mode"}),
-        decoder=DecoderConfig(**recipe.translation.model_dump(exclude={"units", "pieces"})),
-        domains=DomainConfig(**recipe.domains.model_dump(exclude={"by"})),
-        vocoder=VocoderConfig(feature_spec(recipe), **recipe.vocoder.model_dump()),
-        **recipe.synthesis.model_dump(),
-        reversal=tuple((str(task), config.reversal) for task, config in recipe.tasks.items() if config.reversal),
+        sharing=recipe.sharing,
+        decoder=narrow(DecoderConfig, recipe.translation),
+        domains=narrow(DomainConfig, recipe.domains),
+        vocoder=narrow(VocoderConfig, recipe.vocoder, features=recipe.features),
+        reversal=tuple((task, config.reversal) for task, config in recipe.tasks.items() if config.reversal),
     )
 
 
 def fit_config(recipe: Recipe) -> FitConfig:
-    trainer = recipe.trainer
-    return FitConfig(
-        epochs=trainer.epochs,
-        learning_rate=trainer.learning_rate,
-        warmup=trainer.warmup,
-        weight_decay=trainer.weight_decay,
-        clip_norm=trainer.clip_norm,
-        precision=trainer.precision,
-        ema=trainer.ema,
-        task_weights={str(task): config.weight for task, config in recipe.tasks.items()},
-        balancing=recipe.balancing.method,
-        balancing_settings=Settings(**recipe.balancing.model_dump(exclude={"method"})),
-        curriculum=tuple(Stage(**stage.model_dump()) for stage in trainer.curriculum),
-        restart=trainer.restart,
-        checkpoint_seconds=60 * trainer.checkpoint_minutes,
+    return narrow(
+        FitConfig,
+        recipe.trainer,
+        task_weights={task: config.weight for task, config in recipe.tasks.items()},
+        balancing=recipe.balancing,
+        checkpoint_seconds=60 * recipe.trainer.checkpoint_minutes,
         seed=recipe.seed,
     )
 
@@ -253,12 +238,7 @@ def given_language_model(recipe: Recipe, codec: Codec) -> NGram:
 
 
 def beam_config(recipe: Recipe) -> BeamConfig:
-    decoding = recipe.decoding
-    return BeamConfig(decoding.beam, decoding.weight, decoding.bonus, decoding.unknown, decoding.spelling)
-
-
-def feature_spec(recipe: Recipe) -> FeatureSpec:
-    return FeatureSpec(**recipe.features.model_dump())
+    return narrow(BeamConfig, recipe.decoding, width=recipe.decoding.beam)
 
 
 def labelled(dataset: Dataset, recipe: Recipe) -> Dataset:
@@ -289,7 +269,7 @@ class Validation:
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
-        self.recipe, self.spec = recipe, feature_spec(recipe)
+        self.recipe, self.spec = recipe, recipe.features
         valid = dataset.split("valid")
         self.dataset = valid.select(bounded(valid.rows))
 

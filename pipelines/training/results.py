@@ -23,7 +23,7 @@ from pipelines.storage.roots import sha256
 from pipelines.storage.store import Store, fingerprint
 from pipelines.training.checkpoint_scores import order, score
 from pipelines.training.checkpoints import Row, Saved, local_folder, read, survey
-from pipelines.training.prepare import Job, beam_config, feature_spec, labelled, language_model, model_config
+from pipelines.training.prepare import Job, beam_config, labelled, language_model, model_config
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def keep(job: Job, codec: Codec, name: str) -> TrainResult:
     with tempfile.TemporaryDirectory() as scratch:
         dataset = labelled(open_dataset(job.store, job.utterances, job.features), job.recipe)
         language = language_model(job.recipe, dataset, codec)
-        Predictor(model, feature_spec(job.recipe), language, beam_config(job.recipe), job.recipe.decoding.reread).save(
+        Predictor(model, job.recipe.features, language, beam_config(job.recipe), job.recipe.decoding.reread).save(
             scratch
         )
         files = sorted(path for path in Path(scratch).iterdir() if path.is_file())

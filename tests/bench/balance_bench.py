@@ -20,9 +20,10 @@ import torch
 from fit_bench import Fixed, batches, model_of
 from targets import Target, conclude
 
-from mtl.balancing import METHODS
+from mtl.config.balancing import METHODS
+from mtl.config.training import FitConfig
 from mtl.models.joint import SpeechModel
-from mtl.training.fit import FitConfig, MicroBatch, fit
+from mtl.training.fit import MicroBatch, fit
 from pipelines.training.prepare import fit_config
 
 TASKS = ("transcript", "intent", "slots", "domain", "speaker")
@@ -56,7 +57,7 @@ def main() -> None:
     for number in range(options.rounds + 1):  # the first warms everything up, and is not counted
         for method in methods if number % 2 else methods[::-1]:
             model = model_of(loaded, codec, tasks=TASKS)
-            taken = seconds(model, [[(batch,)]] * STEPS, replace(base, balancing=method))
+            taken = seconds(model, [[(batch,)]] * STEPS, replace(base, balancing=METHODS.select(method)))
             if number:
                 found[method].append(taken)
     ratios = {

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from mtl.config.model import ModelConfig
 from mtl.inputs.batch import collate
 from mtl.inputs.codec import CONTEXT_WORDS, Codec
-from mtl.models.config import ModelConfig
 from mtl.models.joint import SpeechModel, build_model
 from pipelines.synthetic.dialogues_en import Turn, draw
 
@@ -39,7 +39,7 @@ def train(rows: list[Row], context: int, steps: int, seed: int) -> SpeechModel:
     tasks = ("dialogue_act", "system_action")
     codec = Codec.build(rows, tasks, context=context)
     torch.manual_seed(seed)
-    model = build_model(ModelConfig(tasks, bins=8, width=48, blocks=1, heads=4, kernel=5, dropout=0.1), codec)
+    model = build_model(ModelConfig(tasks=tasks, bins=8, width=48, blocks=1, heads=4, kernel=5, dropout=0.1), codec)
     optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
     rng = Random(seed)

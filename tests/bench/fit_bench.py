@@ -28,9 +28,10 @@ sys.path.insert(0, str(ROOT))
 
 from targets import Target, conclude  # noqa: E402
 
+from mtl.config.training import FitConfig  # noqa: E402
 from mtl.inputs.codec import Codec  # noqa: E402
 from mtl.models.joint import SpeechModel, build_model  # noqa: E402
-from mtl.training.fit import FitConfig, MicroBatch, fit  # noqa: E402
+from mtl.training.fit import MicroBatch, fit  # noqa: E402
 from pipelines import recipe  # noqa: E402
 from pipelines.data import features  # noqa: E402
 from pipelines.data.dataset import open_dataset  # noqa: E402

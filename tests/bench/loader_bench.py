@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def write_parts(store: Store, count: int) -> Dataset:
     ]
     store.write_table("utterances/bench/rows.parquet", pa.Table.from_pylist(rows, schema=utterance_schema()))
     parts = tuple(entry.key for entry in store.list(f"{dataset}/") if "index" not in entry.key)
-    meta = {"spec": SPEC.model_dump(mode="json")}
+    meta = {"spec": asdict(SPEC)}
     made = store.commit(dataset, "bench", (f"{dataset}/index.parquet", *parts), meta=meta)
     return open_dataset(store, [store.commit("utterances/bench", "b", ("utterances/bench/rows.parquet",))], [made])
 

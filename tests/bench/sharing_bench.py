@@ -27,9 +27,10 @@ from fit_bench import batches, our_fit  # noqa: E402
 from targets import Target, conclude  # noqa: E402
 
 from mtl.analysis.equal_size import REFERENCE, TOLERANCE, Row, equal_parameters  # noqa: E402
+from mtl.config.training import FitConfig  # noqa: E402
 from mtl.inputs.codec import Codec  # noqa: E402
 from mtl.models.joint import build_model  # noqa: E402
-from mtl.training.fit import FitConfig, MicroBatch  # noqa: E402
+from mtl.training.fit import MicroBatch  # noqa: E402
 from pipelines.training.prepare import fit_config, model_config  # noqa: E402
 
 

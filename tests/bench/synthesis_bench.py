@@ -31,7 +31,7 @@ from mtl.inputs.tts import Scale, SpeechCode  # noqa: E402
 from mtl.models.joint import build_model  # noqa: E402
 from mtl.tts.phonemes import Phonemiser  # noqa: E402
 from pipelines.recipe import load  # noqa: E402
-from pipelines.training.prepare import feature_spec, model_config  # noqa: E402
+from pipelines.training.prepare import model_config  # noqa: E402
 
 SENTENCES = (
     "Dinner is ready.",
@@ -47,7 +47,7 @@ def voice() -> Synthesizer:
     phonemes = next(corpus.phonemes for corpus in recipe.corpora if corpus.phonemes) or ""
     phones = sorted({phone for text in SENTENCES for phone in Phonemiser(phonemes)(text)})
     pitch, energy, mel = Scale(math.log(150), 0.3), Scale(0.0, 1.0), (Scale(-6.0, 2.0),) * recipe.features.bins
-    hertz = tuple(bin_centres(feature_spec(recipe)).tolist())
+    hertz = tuple(bin_centres(recipe.features).tolist())
     speech = SpeechCode(
         phonemes, tuple(phones), ("a", "b"), ("neutral",), pitch, energy, mel, hertz, (1.0,) * len(phones)
     )
@@ -57,7 +57,7 @@ def voice() -> Synthesizer:
     with torch.no_grad():
         model.tasks["prosody"].output.weight.zero_()  # type: ignore[union-attr, operator]
         model.tasks["prosody"].output.bias.copy_(torch.tensor([math.log1p(FRAMES_A_PHONE), 0.0, 0.0]))  # type: ignore[union-attr, operator]
-    return Synthesizer(Predictor(model, feature_spec(recipe)))
+    return Synthesizer(Predictor(model, recipe.features))
 
 
 def main() -> None:

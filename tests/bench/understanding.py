@@ -29,7 +29,7 @@ from pipelines.data.ingest import ingest
 from pipelines.evaluation import evaluate
 from pipelines.recipe import Recipe, parse
 from pipelines.storage.store import Store
-from pipelines.training.prepare import Job, beam_config, feature_spec, fit_config, labelled, language_model, prepare
+from pipelines.training.prepare import Job, beam_config, fit_config, labelled, language_model, prepare
 
 COMMANDS = {
     "utterances": 1200,
@@ -92,7 +92,7 @@ def run(recipe: Recipe, store: Store) -> dict[str, Any]:
     began = time.process_time()
     fit(model, loader, replace(fit_config(recipe), checkpoint_seconds=math.inf, device="cpu"))
     seconds = time.process_time() - began
-    spec, valid = feature_spec(recipe), dataset.split("valid")
+    spec, valid = recipe.features, dataset.split("valid")
     language = language_model(recipe, dataset, codec)
     ears = {
         "best path": Predictor(model, spec),

@@ -24,7 +24,7 @@ from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.floors import floor_of
 from pipelines.recipe import Recipe, RecipeError, load, parse
 from pipelines.storage.store import Manifest, Store
-from pipelines.training.prepare import Job, UnlabelledTask, feature_spec, fit_config, labelled, prepare
+from pipelines.training.prepare import Job, UnlabelledTask, fit_config, labelled, prepare
 
 SPEAKING = {
     "name": "small",
@@ -100,7 +100,7 @@ def test_it_learns_to_speak(
     for metric in ("train/mel/loss", "train/prosody/loss", "valid/prosody/duration"):
         assert last[metric] < first[metric], metric
     assert {"valid/emotion/accuracy", "valid/prosody/pitch"} <= last.keys()
-    predictor = Predictor(model, feature_spec(recipe()))
+    predictor = Predictor(model, recipe().features)
     valid = dataset.split("valid")
     scores = evaluate(predictor, valid, recipe().loader)
     floor = floor_of(scores.counts, valid)  # the mean log-mel, the median duration, the mean pitch

@@ -11,9 +11,8 @@ import pytest
 import torch
 from sacrebleu.metrics import BLEU, CHRF
 
-from mtl.audio.features import FeatureSpec
+from mtl.config.decoding import DecoderConfig
 from mtl.inference.predictor import Predictor
-from mtl.layers.decoder import DecoderConfig
 from mtl.metrics.scoring import METRICS
 from mtl.models.joint import build_model
 from mtl.text.units import Characters
@@ -78,7 +77,7 @@ def predictor(dataset: Dataset) -> Predictor:
     model = build_model(config, codec)
     with torch.no_grad():  # as it begins, it would end every translation at once
         model.task("translation").decoder.norm.weight.normal_()
-    return Predictor(model, FeatureSpec(**recipe.Features(bins=tiny.BINS).model_dump()), search=True)
+    return Predictor(model, recipe.Features(bins=tiny.BINS), search=True)
 
 
 @pytest.fixture(scope="module")

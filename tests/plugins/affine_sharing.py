@@ -1,6 +1,5 @@
 """A sharing mode of a plug-in: one encoder, whose states each task scales and shifts by channel."""
 
-# ruff: noqa: I001
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,5 @@
 """A balancing method of a plug-in: weights inversely proportional to a power of the losses."""
 
-# ruff: noqa: I001
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mtl.audio.features import FeatureSpec
+from mtl.config.features import FeatureSpec
 from mtl.inference.predictor import Predictor
 from mtl.models.joint import build_model
 from pipelines.registry.registry import Registry

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
+from mtl.config.model import ModelConfig
+from mtl.config.sharing import MODES
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
-from mtl.models.config import ModelConfig
 
 TASKS = ("transcript", "intent", "slots", "domain", "speaker")
 BINS = 16
@@ -41,6 +43,9 @@ def codec() -> Codec:
 
 def config(**settings: Any) -> ModelConfig:
     shape = {"bins": BINS, "width": 16, "blocks": 1, "heads": 2, "kernel": 3, "expansion": 2, "subsampling": 2}
+    named = {one.name for one in fields(ModelConfig)}
+    sharing = {name: settings.pop(name) for name in list(settings) if name not in named}  # settings of its modes
+    settings["sharing"] = MODES.select(settings.get("sharing"), **sharing)
     return ModelConfig(**{"tasks": TASKS, "dropout": 0.1, **shape, **settings})
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtl.audio.features import FeatureSpec, bin_centres
+from mtl.audio.features import bin_centres
+from mtl.config.features import FeatureSpec
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.inputs.tts import SpeechCode

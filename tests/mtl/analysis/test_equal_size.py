@@ -5,21 +5,26 @@ from dataclasses import replace
 import pytest
 
 from mtl.analysis.equal_size import TOLERANCE, count_flops, count_parameters, equal_parameters
+from mtl.config.sharing import MODES
 from mtl.models.joint import build_model
-from mtl.sharing import TRUNKS
 from tests.support import tiny
 
 
 def test_every_mode_comes_as_large_as_hard():
     config = tiny.config(blocks=4, bottleneck=4)
     rows = {row.mode: row for row in equal_parameters(config, tiny.codec())}
-    assert list(rows) == list(TRUNKS)
+    assert list(rows) == list(MODES)
     assert rows["hard"].config == config
     assert rows["hard"].ratio == rows["hard"].flops_ratio == 1
     for mode, row in rows.items():
         assert row.parameters == sum(p.numel() for p in build_model(row.config, tiny.codec()).parameters())
         assert abs(row.ratio - 1) <= TOLERANCE, mode
-        assert row.config == replace(config, sharing=mode, blocks=row.config.blocks, hidden=row.config.hidden)
+        assert row.config == replace(
+            config,
+            sharing=config.sharing.replace(mode=mode),
+            blocks=row.config.blocks,
+            hidden=row.config.hidden,
+        )
     assert rows["attention"].config.blocks == rows["graph"].config.blocks == 4
     assert rows["soft"].config.blocks < 4  # five encoders
     # After its first block an adapter trunk runs the other three five times.

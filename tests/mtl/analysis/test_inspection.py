@@ -8,11 +8,12 @@ import torch
 
 from mtl.analysis.inspection import FRONT_END, GIVEN, chance, fit_line, look, numbered, pictures, probe, split_by_group
 from mtl.analysis.inspection import split_within_class as split_within
+from mtl.config.sharing import MODES
 from mtl.inputs.batch import collate
 from mtl.inputs.codec import Codec
 from mtl.layers.encoder import padding_mask
 from mtl.models.joint import build_model
-from mtl.sharing import SHARED, TRUNKS, Layer
+from mtl.sharing.base import SHARED, Layer
 from tests.mtl.heads import test_dialogue
 from tests.support import tiny
 
@@ -125,7 +126,7 @@ def test_pooled_states_leave_the_padding_out() -> None:
     torch.testing.assert_close(view.at([row, 0], [2, 5])[layer][1], view.states[layer][0, 5])
 
 
-@pytest.mark.parametrize("mode", sorted(TRUNKS))
+@pytest.mark.parametrize("mode", sorted(MODES))
 def test_every_mode_shows_layers_and_leaves_no_hook(mode: str) -> None:
     model = fresh(mode, expert_blocks=2 if mode == "ple" else 1)
     for batch in tiny.joined(model.codec):
@@ -151,7 +152,7 @@ def test_the_turns_before_are_not_taken_for_the_sentence() -> None:
     assert {state.shape[:2] for state in view.states.values()} == {batch.words.shape}
 
 
-@pytest.mark.parametrize("mode", sorted(TRUNKS))
+@pytest.mark.parametrize("mode", sorted(MODES))
 def test_parts_hold_every_shared_parameter_once(mode: str) -> None:
     model = fresh(mode)
     held = [id(p) for parameters in model.shared_parts().values() for p in parameters]

@@ -10,7 +10,8 @@ import soxr
 import torch
 
 from mtl.audio.augmentation import perturbed_length, spec_augment, speed
-from mtl.audio.features import FeatureSpec, log_mel
+from mtl.audio.features import log_mel
+from mtl.config.features import FeatureSpec
 from pipelines.sources.audio import decode
 
 SPEC = FeatureSpec()

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtl.audio.features import CHUNK, FLOOR, FeatureSpec, frame_count, log_mel, mel_filters, mel_scale
+from mtl.audio.features import CHUNK, FLOOR, frame_count, log_mel, mel_filters, mel_scale
+from mtl.config.features import FeatureSpec
 from pipelines import recipe
 from pipelines.sources.audio import decode
 

@@ -9,8 +9,9 @@ from scipy.optimize import minimize
 from torch import nn
 from torchjd import aggregation, scalarization
 
-from mtl.balancing import METHODS, Balancer, Settings
+from mtl.balancing import Balancer
 from mtl.balancing.adam import VectorAdam
+from mtl.config.balancing import METHODS
 from mtl.training.backward import Backward, cosines_of
 
 TASKS = ("a", "b", "c")
@@ -18,6 +19,10 @@ ALL = torch.tensor([True, True, True])
 BUT_B = torch.tensor([True, False, True])
 LOSSES = torch.tensor([1.0, 2.0, 4.0])
 GRAMIANS = sorted(method for method in METHODS if Balancer(TASKS, {}, method).needs == "gramian")
+
+
+def settings(method, **values):
+    return METHODS.select(method, **values).settings
 
 
 def gramian(count=3, seed=0):
@@ -48,7 +53,7 @@ def test_static_weights_are_the_lambdas():
     ],
 )
 def test_weights_worked_by_hand(method, expected):
-    balancer = Balancer(TASKS, {}, method, Settings(smoothing=1 / 3))
+    balancer = Balancer(TASKS, {}, method, settings(method, smoothing=1 / 3))
     assert balancer.weights(ALL, LOSSES, torch.eye(3)).tolist() == pytest.approx(expected, abs=1e-5)
 
 
@@ -92,7 +97,7 @@ def test_random_weights_are_the_step_s_and_a_simplex_over_the_present():
 
 
 def test_dwa_is_torchjd_s_where_nothing_is_missing():
-    balancer, reference = Balancer(TASKS, {}, "dwa", Settings(temperature=1.5)), scalarization.DWA(1.5)
+    balancer, reference = Balancer(TASKS, {}, "dwa", settings("dwa", temperature=1.5)), scalarization.DWA(1.5)
     torch.manual_seed(0)
     for _ in range(4):
         for _ in range(3):
@@ -105,7 +110,7 @@ def test_dwa_is_torchjd_s_where_nothing_is_missing():
 
 
 def test_dwa_takes_a_task_s_mean_over_the_steps_that_had_it():
-    balancer = Balancer(TASKS, {}, "dwa", Settings(temperature=1.0))
+    balancer = Balancer(TASKS, {}, "dwa", settings("dwa", temperature=1.0))
     for epoch in ((4.0, 1.0, 1.0), (2.0, 1.0, 1.0)):
         balancer.observe(torch.tensor(epoch), ALL)
         balancer.observe(torch.tensor([epoch[0], 0.0, 1.0]), BUT_B)
@@ -115,7 +120,7 @@ def test_dwa_takes_a_task_s_mean_over_the_steps_that_had_it():
 
 
 def test_famo_is_torchjd_s_where_nothing_is_missing():
-    balancer, reference = Balancer(TASKS, {}, "famo", Settings(rate=0.1)), scalarization.FAMO(3, lr=0.1)
+    balancer, reference = Balancer(TASKS, {}, "famo", settings("famo", rate=0.1)), scalarization.FAMO(3, lr=0.1)
     torch.manual_seed(0)
     for _ in range(5):
         losses, after = (torch.rand(3) + 0.1).requires_grad_(), torch.rand(3) + 0.1
@@ -268,7 +273,7 @@ def test_gradvac_keeps_a_pair_s_target_through_steps_without_it():
 def test_fairgrad_is_torchjd_s():
     for fairness in (0.5, 1.0, 2.0):
         expected = aggregation.FairGradWeighting(fairness)(gramian())
-        found = Balancer(TASKS, {}, "fairgrad", Settings(fairness=fairness)).weights(ALL, gramian=gramian())
+        found = Balancer(TASKS, {}, "fairgrad", settings("fairgrad", fairness=fairness)).weights(ALL, gramian=gramian())
         torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-4)
 
 
@@ -312,13 +317,13 @@ def test_gradients_that_cancel_give_finite_weights(method):
 
 
 def test_gradnorm_turns_to_the_task_that_falls_slowly_and_has_a_short_gradient():
-    balancer = Balancer(TASKS, {}, "gradnorm", Settings(rate=0.1))
+    balancer = Balancer(TASKS, {}, "gradnorm", settings("gradnorm", rate=0.1))
     norms = torch.diag(torch.tensor([1.0, 9.0, 25.0]))
     balancer.weights(ALL, torch.ones(3), norms)
     # Norms 1, 3, 5, mean 3, equal rates: the first rises, the second stands, the third falls; Adam's first step is
     # its rate whole, and 1.1 + 1.0 + 0.9 is 3 already.
     assert balancer.weights(ALL, torch.ones(3), norms).tolist() == pytest.approx([1.1, 1.0, 0.9], abs=1e-5)
-    slow = Balancer(TASKS, {}, "gradnorm", Settings(rate=0.1))
+    slow = Balancer(TASKS, {}, "gradnorm", settings("gradnorm", rate=0.1))
     slow.weights(ALL, torch.ones(3), torch.eye(3))
     weights = slow.weights(ALL, torch.tensor([1.0, 0.5, 0.5]), torch.eye(3))
     assert weights.tolist() == [1.0, 1.0, 1.0]  # decided before these losses were seen

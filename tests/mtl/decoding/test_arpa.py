@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mtl.audio.features import FeatureSpec
+from mtl.config.features import FeatureSpec
 from mtl.decoding.ngram import NGram
 from mtl.inference.predictor import Predictor
 from mtl.models.joint import build_model

@@ -7,7 +7,8 @@ from itertools import product
 import pytest
 import torch
 
-from mtl.decoding.beam_search import Beam, BeamConfig
+from mtl.config.decoding import BeamConfig
+from mtl.decoding.beam_search import Beam
 from mtl.decoding.greedy import best_path
 from mtl.decoding.hot_words import HotWords
 from mtl.decoding.ngram import END, NGram

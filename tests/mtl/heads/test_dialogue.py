@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from mtl.balancing import Balancer
+from mtl.config.model import ModelConfig
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import collate
 from mtl.inputs.codec import CONTEXT_WORDS, TURN, Codec, context_of
-from mtl.models.config import ModelConfig
 from mtl.models.joint import SpeechModel, build_model
 from mtl.training.backward import Backward
 from pipelines import recipe
@@ -37,7 +37,7 @@ ROWS = [
 def model_of(codec: Codec, sharing: str = "hard", width: int = 16) -> SpeechModel:
     torch.manual_seed(0)
     tasks = tuple(task for task in TASKS if task == "transcript" or codec.labels.get(task))
-    config = ModelConfig(tasks, width=width, blocks=1, heads=2, kernel=5, dropout=0.0, word_dropout=0.0, bins=8)
+    config = ModelConfig(tasks=tasks, width=width, blocks=1, heads=2, kernel=5, dropout=0.0, word_dropout=0.0, bins=8)
     return build_model(ModelConfig.from_json({**config.to_json(), "sharing": sharing}), codec)
 
 
@@ -102,7 +102,7 @@ def test_rows_without_dialogue_labels_train_the_other_tasks() -> None:
 
 def test_a_recording_is_heard_with_its_context_and_so_are_its_words() -> None:
     model = model_of(Codec.build(ROWS, TASKS)).eval()
-    from mtl.audio.features import FeatureSpec
+    from mtl.config.features import FeatureSpec
 
     predictor = Predictor(model, FeatureSpec(bins=8), reread=True)
     wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32) * 0.1
@@ -171,7 +171,7 @@ def test_context_teaches_what_the_turn_cannot_tell() -> None:
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    from mtl.audio.features import FeatureSpec
+    from mtl.config.features import FeatureSpec
 
     return Predictor(model_of(Codec.build(ROWS, TASKS)).eval(), FeatureSpec(bins=8))
 

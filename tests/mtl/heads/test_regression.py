@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mtl.config.training import FitConfig
 from mtl.heads.regression import Regression
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import collate
@@ -16,7 +17,7 @@ from mtl.inputs.codec import Codec
 from mtl.metrics.scoring import score_rows
 from mtl.models.joint import build_model
 from mtl.spec import task
-from mtl.training.fit import FitConfig, fit
+from mtl.training.fit import fit
 from pipelines.recipe import RecipeError, load, parse
 from tests.support import tiny
 from tests.support.tiny_voice import SPEC, code, joined, mel, rows

@@ -13,20 +13,21 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from mtl.audio.features import FeatureSpec
+from mtl.config.decoding import DecoderConfig
+from mtl.config.features import FeatureSpec
+from mtl.config.model import ModelConfig
+from mtl.config.sharing import MODES
+from mtl.config.training import FitConfig
 from mtl.heads.translation import smoothed_cross_entropy, with_end
 from mtl.inference.adaptation import About, Personal, PersonalPredictor
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import IGNORE, collate
 from mtl.inputs.codec import Codec
-from mtl.layers.decoder import DecoderConfig
 from mtl.metrics.scoring import score_rows, summarise
-from mtl.models.config import ModelConfig
 from mtl.models.joint import build_model
-from mtl.sharing import TRUNKS
 from mtl.text.units import Characters
 from mtl.training import checkpoint
-from mtl.training.fit import FitConfig, fit
+from mtl.training.fit import fit
 from tests.support import tiny
 
 SPEC = FeatureSpec(bins=tiny.BINS, low_hz=100.0)
@@ -102,7 +103,7 @@ def test_sum_over_rows_is_the_sum_of_single_rows():
         torch.testing.assert_close(total, single, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("sharing", sorted(TRUNKS))
+@pytest.mark.parametrize("sharing", sorted(MODES))
 def test_every_sharing_mode_trains_and_translates(sharing):
     made = model(sharing=sharing, blocks=2, graph=(("intent", "translation"),))
     config = made.config

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mtl.config.training import FitConfig
 from mtl.heads.phones import Phones
 from mtl.inference import conversion
 from mtl.inference.conversion import ConversionError, Converter, envelope, placed, warped
@@ -19,7 +20,7 @@ from mtl.inputs.codec import Codec
 from mtl.metrics.scoring import score_rows
 from mtl.models.joint import build_model
 from mtl.spec import task
-from mtl.training.fit import FitConfig, fit
+from mtl.training.fit import fit
 from tests.support import tiny
 from tests.support.tiny_voice import SPEC, TASKS, code, codec, joined, mel, rows
 
@@ -231,7 +232,7 @@ def test_pairs_are_of_one_speaker_and_text(tmp_path: Path) -> None:
     from pipelines.evaluation.synthesis import figures
     from pipelines.recipe import parse
     from pipelines.storage.store import Store
-    from pipelines.training.prepare import feature_spec, labelled, model_config, prepare
+    from pipelines.training.prepare import labelled, model_config, prepare
     from tests.nights.test_expressive import SPEAKING
 
     corpus = SPEAKING["corpora"][0]  # type: ignore[index]
@@ -255,7 +256,7 @@ def test_pairs_are_of_one_speaker_and_text(tmp_path: Path) -> None:
     codec, _, _ = prepare(recipe, dataset)
     torch.manual_seed(0)
     model = build_model(model_config(recipe), codec)
-    found = figures(next(conversions(Converter(Predictor(model, feature_spec(recipe))), test, {}, 10)))
+    found = figures(next(conversions(Converter(Predictor(model, recipe.features)), test, {}, 10)))
     nothing = {emotion: found[kind_of(NOTHING, emotion)]["mcd, dB"].value for emotion in ("excited", "sad")}
     assert 1 < nothing["sad"] < nothing["excited"] < 5  # as measured on other sentences: 2.4 and 3.3
     untrained = found[kind_of(CONVERTED, "sad")]["mcd, dB"].value
@@ -263,6 +264,6 @@ def test_pairs_are_of_one_speaker_and_text(tmp_path: Path) -> None:
     deaf = model.task("phones")
     with torch.no_grad():
         deaf.output.bias[0] = 100.0  # type: ignore[union-attr, index, operator]
-    found = figures(next(conversions(Converter(Predictor(model, feature_spec(recipe))), test, {}, 10)))
+    found = figures(next(conversions(Converter(Predictor(model, recipe.features)), test, {}, 10)))
     for emotion in ("excited", "sad"):  # where nothing is heard, a recording stays as it is
         assert found[kind_of(CONVERTED, emotion)] == found[kind_of(NOTHING, emotion)]

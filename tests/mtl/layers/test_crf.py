@@ -7,11 +7,11 @@ from itertools import pairwise, product
 import pytest
 import torch
 
+from mtl.config.model import ModelConfig
 from mtl.heads import States
 from mtl.heads.slots import Slots
 from mtl.inputs.batch import IGNORE, Batch, Target, collate
 from mtl.layers.crf import ChainCRF
-from mtl.models.config import ModelConfig
 from mtl.models.joint import build_model
 from mtl.spec import task
 from tests.support import tiny

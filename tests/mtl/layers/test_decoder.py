@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
+from mtl.config.decoding import DecoderConfig
 from mtl.decoding.generation import Generated, beam_search, greedy, length_penalty
-from mtl.layers.decoder import BORDER, Decoder, DecoderConfig
+from mtl.layers.decoder import BORDER, Decoder
 
 WIDTH = 16
 CONFIG = DecoderConfig(blocks=2, heads=2, expansion=2, dropout=0.0)

@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from mtl.config.training import Stage
 from mtl.heads.slots import pool_words
 from mtl.inputs.batch import IGNORE, collate
 from mtl.models.asr_hypotheses import Heard, aligned, choose, projected
 from mtl.training import checkpoint
-from mtl.training.curriculum import Stage
 from tests.mtl.training.test_backward import assert_same, fresh, train
 from tests.support import tiny
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from mtl.balancing import Balancer
+from mtl.config.model import ModelConfig
 from mtl.heads import mel
 from mtl.heads.classification import Classification
 from mtl.heads.mel import Mel
 from mtl.inputs.batch import Batch
 from mtl.layers.gradient_reversal import reverse
-from mtl.models.config import ModelConfig
 from mtl.models.consistency import consistency_loss, held
 from mtl.models.joint import SpeechModel, build_model
 from mtl.training.backward import Backward

@@ -17,16 +17,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from mtl.audio.features import FeatureSpec
+from mtl.config.balancing import METHODS
+from mtl.config.features import FeatureSpec
+from mtl.config.model import DomainConfig, ModelConfig
+from mtl.config.sharing import MODES
+from mtl.config.training import FitConfig
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
-from mtl.models.config import ModelConfig
-from mtl.models.domains import DomainConfig, Domains
+from mtl.models.domains import Domains
 from mtl.models.joint import SpeechModel, build_model
-from mtl.sharing import TRUNKS
 from mtl.sharing.adapter import Film
-from mtl.training.fit import FitConfig, fit
+from mtl.training.fit import fit
 from tests.support import tiny
 
 OF = {"a1": "home", "a2": "car", "a3": "home", "a4": "car", "a5": "street"}  # a6 has none
@@ -86,7 +88,7 @@ def test_film_of_rows_by_hand() -> None:
     assert torch.equal(film(x, torch.tensor([1.0])), torch.tensor([[[12.0, 23.0]], [[16.0, 35.0]]]))
 
 
-@pytest.mark.parametrize("mode", sorted(TRUNKS))
+@pytest.mark.parametrize("mode", sorted(MODES))
 def test_untrained_it_is_the_base_bit_for_bit(mode: str) -> None:
     base, told = made(DomainConfig(), sharing=mode), made(sharing=mode)
     assert base.domains is None
@@ -97,7 +99,7 @@ def test_untrained_it_is_the_base_bit_for_bit(mode: str) -> None:
     assert all(torch.equal(ours[task], other[task]) for task in ours)
 
 
-@pytest.mark.parametrize("mode", sorted(TRUNKS))
+@pytest.mark.parametrize("mode", sorted(MODES))
 def test_each_row_gets_its_own_domain_whatever_stands_beside_it(mode: str) -> None:
     model = stirred(made(sharing=mode))
     batch = heard(model)
@@ -176,7 +178,7 @@ def batches(model: SpeechModel) -> list[tuple[Batch, ...]]:
 
 @pytest.mark.parametrize("balancing", ["static", "pcgrad"])
 def test_a_resumed_training_is_the_uninterrupted_one(balancing: str) -> None:
-    settings = replace(SETTINGS, balancing=balancing)
+    settings = replace(SETTINGS, balancing=METHODS.select(balancing))
     domains = replace(BOTH, dropout=0.3)
 
     def trained(resume: dict[str, Any] | None = None) -> tuple[SpeechModel, list[dict[str, Any]]]:
@@ -212,7 +214,7 @@ def _rank(rank: int, world: int, port: int, folder: str, settings: FitConfig) ->
 @pytest.mark.parametrize("method", ["static", "pcgrad", "upgrad"])
 def test_two_ranks_are_one(method: str, tmp_path: Path) -> None:
     """In every step but the last, each rank has a domain that the other lacks."""
-    settings = replace(SETTINGS, balancing=method)
+    settings = replace(SETTINGS, balancing=METHODS.select(method))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

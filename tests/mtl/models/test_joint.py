@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from mtl.audio.features import FeatureSpec
-from mtl.decoding.beam_search import BeamConfig
+from mtl.config.decoding import BeamConfig
+from mtl.config.features import FeatureSpec
+from mtl.config.model import ModelConfig
+from mtl.config.sharing import MODES
 from mtl.decoding.greedy import Path
 from mtl.decoding.ngram import NGram
 from mtl.heads.slots import Words, pool_words
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import collate
-from mtl.models.config import ModelConfig
 from mtl.models.joint import build_model
-from mtl.sharing import TRUNKS
 from tests.support import tiny
 
 SPEC = FeatureSpec(bins=tiny.BINS, low_hz=100.0)
@@ -114,7 +114,7 @@ def test_rereading_multiplies_what_is_heard_with_what_is_read(predictor):
     assert found[1][1] == pytest.approx(sound[1].max().item(), abs=1e-5)  # nothing was heard: nothing is read
 
 
-@pytest.mark.parametrize("sharing", sorted(TRUNKS))
+@pytest.mark.parametrize("sharing", sorted(MODES))
 def test_every_sharing_mode_makes_a_model(sharing):
     config = tiny.config(sharing=sharing, blocks=2, graph=(("intent", "speaker"),))
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
@@ -140,7 +140,7 @@ def test_a_config_from_before_a_setting_was_known_means_its_default():
 def test_greedy_is_the_recogniser_without_its_language_model():
     torch.manual_seed(1)
     model, spec = build_model(tiny.config(), tiny.codec()), FeatureSpec(bins=tiny.BINS)
-    fluent = Predictor(model, spec, NGram.train(["soft jazz", "stop now"], 2), BeamConfig(8, 3.0))
+    fluent = Predictor(model, spec, NGram.train(["soft jazz", "stop now"], 2), BeamConfig(width=8, weight=3.0))
     wave = np.random.default_rng(0).normal(size=16000).astype(np.float32)
     (heard,), (alone,) = fluent.listening(greedy=True).predict([wave]), Predictor(model, spec).predict([wave])
     assert heard.text == alone.text != fluent.predict([wave])[0].text

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from mtl import spec
+from mtl.config.balancing import METHODS
+from mtl.config.training import FitConfig
 from mtl.heads import States
 from mtl.heads.slots import Slots
 from mtl.models.joint import SpeechModel, build_model
 from mtl.sharing.hard import HardTrunk
-from mtl.training.fit import FitConfig, fit
+from mtl.training.fit import fit
 from tests.support import tiny
 
 TASKS = ("intent", "slots")
@@ -68,7 +70,7 @@ def test_it_learns_its_sentences(balancing: str) -> None:
     made = model(dropout=0.0, word_dropout=0.0)
     _, sentences = tiny.joined(made.codec)
     before = {task: float(loss / count) for task, (loss, count) in made.losses(sentences).items()}
-    config = FitConfig(epochs=60, learning_rate=1e-2, balancing=balancing, device="cpu", look_every=20)
+    config = FitConfig(epochs=60, learning_rate=1e-2, balancing=METHODS.select(balancing), device="cpu", look_every=20)
     fit(made, tiny.TinyLoader([(sentences,)], 1), config)
     after = {task: float(loss / count) for task, (loss, count) in made.eval().losses(sentences).items()}
     assert before.keys() == after.keys() == set(TASKS)

@@ -6,23 +6,25 @@ import pytest
 import torch
 from torch import nn
 
+from mtl.config import sharing
 from mtl.layers.encoder import Encoder, padding_mask
-from mtl.sharing import DISTANCES, TRUNKS, HardTrunk, SoftTrunk
 from mtl.sharing.base import mix, pool
+from mtl.sharing.hard import HardTrunk
+from mtl.sharing.soft import DISTANCES, SoftTrunk
 
 TASKS = ("a", "b", "c")
 SETTINGS = {"experts": 3, "shared_experts": 2, "expert_blocks": 1, "bottleneck": 4, "graph": (("a", "b"), ("b", "c"))}
-MODES = sorted(TRUNKS)
+MODES = sorted(sharing.MODES)
 
 
 def encoder(blocks=None):
     return Encoder(blocks=2 if blocks is None else blocks, width=8, heads=2, kernel=3, expansion=2, dropout=0.0)
 
 
-def build(mode, **settings):
+def build(mode, tasks=TASKS, encoder=encoder, width=8, dropout=0.0, **settings):
     torch.manual_seed(0)
-    given = {"tasks": TASKS, "encoder": encoder, "width": 8, "dropout": 0.0, "strength": 0.5, **SETTINGS, **settings}
-    return TRUNKS[mode](**given)
+    chosen = sharing.MODES.select(mode, **{"strength": 0.5, **SETTINGS, **settings})
+    return chosen.implementation(tasks, encoder, width, dropout, chosen.settings)
 
 
 def stirred(mode, **settings):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mtl.sharing import TRUNKS
+from mtl.config.sharing import MODES
 from mtl.sharing.adapter import Adapter
 from mtl.sharing.experts import Gate
 from mtl.sharing.graph import directed
@@ -261,7 +261,7 @@ def test_adapter_by_hand():
     assert adapter(torch.tensor([[3.0, 1.0]]))[0].tolist() == pytest.approx([3 + 2 * 0.73106, 1.0], rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", sorted(TRUNKS))
+@pytest.mark.parametrize("mode", sorted(MODES))
 def test_what_is_not_shared_is_trained_by_one_task_alone(mode):
     trunk = stirred(mode)
     shared = {id(p) for p in trunk.shared_parameters()}

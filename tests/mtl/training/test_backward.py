@@ -10,11 +10,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from mtl.balancing import METHODS, Balancer
+from mtl.balancing import Balancer
+from mtl.config.balancing import METHODS
+from mtl.config.training import FitConfig
 from mtl.models.joint import build_model
 from mtl.training import checkpoint
 from mtl.training.backward import Backward
-from mtl.training.fit import FitConfig, fit
+from mtl.training.fit import fit
 from tests.support import tiny
 
 EPOCHS = {"dwa": 4}  # its weights move from the third on
@@ -24,8 +26,8 @@ BOUNDS = {"rtol": 1e-3, "atol": 3e-4}  # a thirtieth of one step of Adam
 
 def config(method, **changes):
     made = FitConfig(
-        epochs=EPOCHS.get(method, 2), learning_rate=1e-2, device="cpu", seed=7, balancing=method, clip_norm=1e9,
-        look_every=2,
+        epochs=EPOCHS.get(method, 2), learning_rate=1e-2, device="cpu", seed=7, clip_norm=1e9,
+        balancing=METHODS.select(method), look_every=2,
     )  # fmt: skip
     return replace(made, task_weights={"intent": 0.5, "domain": 2.0}, **changes)
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from mtl.training.curriculum import Curriculum, Stage
-from mtl.training.fit import FitConfig, _Run
+from mtl.config.training import FitConfig, Stage
+from mtl.training.curriculum import Curriculum
+from mtl.training.fit import _Run
 from tests.mtl.training.test_backward import fresh, train
 from tests.support import tiny
 

@@ -18,8 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from mtl.analysis.inspection import pictures
-from mtl.audio.features import FeatureSpec, bin_centres, hop_length, log_mel, window_length
-from mtl.balancing import METHODS, Balancer
+from mtl.audio.features import bin_centres, hop_length, log_mel, window_length
+from mtl.balancing import Balancer
+from mtl.config.balancing import METHODS
+from mtl.config.features import FeatureSpec
+from mtl.config.sharing import MODES
+from mtl.config.training import FitConfig
 from mtl.decoding.ngram import NGram
 from mtl.inference.adaptation import About, Personal, PersonalPredictor
 from mtl.inference.enrolment import Fitting, Utterance
@@ -31,13 +35,12 @@ from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.inputs.tts import SpeechCode
 from mtl.models.joint import SpeechModel, build_model
-from mtl.sharing import TRUNKS
 from mtl.training import checkpoint
-from mtl.training.fit import FitConfig, fit
+from mtl.training.fit import fit
 from pipelines import recipe as recipes
 from pipelines.recipe import Recipe
 from pipelines.training import worker
-from pipelines.training.prepare import feature_spec, fit_config, model_config
+from pipelines.training.prepare import fit_config, model_config
 from tests.support import shadow, tiny, tiny_voice
 
 # Every recipe's tasks and settings, at a size that a test can train.
@@ -105,13 +108,13 @@ def codec_of(recipe: Recipe) -> Codec:
     codec = Codec.build([*heard_rows(), *read_rows()], tasks, target_kind="characters", domain_by=by)
     if not recipe.phrased:
         return codec
-    spec = feature_spec(recipe)
+    spec = recipe.features
     sounds = [log_mel(sound(row, spec), spec) for row in heard_rows()]
     return replace(codec, speech=SpeechCode.build(heard_rows(), sounds, "characters", bin_centres(spec)))
 
 
 def heard_batch(recipe: Recipe, codec: Codec, rows: list[dict[str, Any]]) -> Batch:
-    spec = feature_spec(recipe)
+    spec = recipe.features
     sounds = [sound(row, spec) for row in rows]
     mels = [log_mel(wave, spec) for wave in sounds]
     waves = [np.rint(wave * 32768).astype(np.int16) for wave in sounds]
@@ -179,7 +182,7 @@ def both(
 @pytest.mark.parametrize(("name", "changes"), CASES, ids=[name + "-variant" * bool(changes) for name, changes in CASES])
 def test_a_recipe_trains_resumes_and_predicts(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     recipe = small(name, changes)
-    codec, config, spec = codec_of(recipe), model_config(recipe), feature_spec(recipe)
+    codec, config, spec = codec_of(recipe), model_config(recipe), recipe.features
     batches = batches_of(recipe, codec)
     settings = replace(fit_config(recipe), look_every=1)
     model = both(settings, lambda: build_model(config, codec), batches, tmp_path)
@@ -200,12 +203,12 @@ def test_a_recipe_trains_resumes_and_predicts(name: str, changes: dict[str, Any]
 
 @pytest.mark.parametrize(
     ("sharing", "method"),
-    sorted({(mode, "static") for mode in TRUNKS} | {("hard", method) for method in METHODS} | {("ple", "pcgrad")}),
+    sorted({(mode, "static") for mode in MODES} | {("hard", method) for method in METHODS} | {("ple", "pcgrad")}),
 )
 def test_every_sharing_mode_and_balancing_method(sharing: str, method: str, tmp_path: Path) -> None:
     codec = tiny.codec()
     config = tiny.config(sharing=sharing, expert_blocks=1)
-    settings = FitConfig(epochs=1, learning_rate=1e-2, balancing=method)
+    settings = FitConfig(epochs=1, learning_rate=1e-2, balancing=METHODS.select(method))
     model = both(settings, lambda: build_model(config, codec), tiny.batches(codec)[:2], tmp_path)
     with shadow.device():
         pictures(model, tiny.joined(codec))
@@ -217,7 +220,7 @@ def test_ranks_exchange_tensors_of_the_device_alone(method: str) -> None:
     with shadow.device(ranks=2):
         model = build_model(tiny.config(), tiny.codec())
         loader = tiny.TinyLoader(tiny.batches(model.codec)[:2], 2, world=2)
-        fit(model, loader, FitConfig(epochs=1, balancing=method, device="meta", checkpoint_seconds=0.0))
+        fit(model, loader, FitConfig(epochs=1, balancing=METHODS.select(method), device="meta", checkpoint_seconds=0.0))
 
 
 def test_an_adapter_is_trained_and_used(tmp_path: Path) -> None:
@@ -260,7 +263,7 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
 def modules() -> Iterator[tuple[str, nn.Module]]:
     for method in METHODS:
         yield f"balancing {method}", Balancer(tiny.TASKS, {}, method)
-    for mode in TRUNKS:
+    for mode in MODES:
         yield f"sharing {mode}", build_model(tiny.config(sharing=mode), tiny.codec())
     for name, changes in CASES:
         recipe = small(name, changes)

@@ -11,9 +11,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from mtl.config.balancing import METHODS
+from mtl.config.training import FitConfig
 from mtl.models.joint import build_model
 from mtl.training import checkpoint
-from mtl.training.fit import FitConfig, NonFiniteLoss, bf16_pays, fit, kept_weights, learning_rate_factor, with_settings
+from mtl.training.fit import NonFiniteLoss, bf16_pays, fit, kept_weights, learning_rate_factor, with_settings
 from tests.support import tiny
 
 CONFIG = FitConfig(epochs=3, learning_rate=1e-2, device="cpu", seed=7)
@@ -91,7 +93,8 @@ def test_accumulation_is_one_large_batch():
 @pytest.mark.parametrize("balancing", ["static", "uncertainty"])
 @pytest.mark.parametrize("sharing", ["hard", "soft"])
 def test_resumed_is_uninterrupted(tmp_path, balancing, sharing):
-    config = replace(CONFIG, balancing=balancing, ema=0.9, checkpoint_seconds=0.0)  # a checkpoint after every step
+    chosen = METHODS.select(balancing)
+    config = replace(CONFIG, balancing=chosen, ema=0.9, checkpoint_seconds=0.0)  # a checkpoint after every step
     whole = fresh(sharing=sharing)
     reports = train(whole, config=config)
     in_mid_epoch = reports[5]  # three steps and a report an epoch: this is the first step of the second
@@ -123,7 +126,7 @@ def _rank(rank, world, port, folder, config, settings):
 )
 def test_two_ranks_are_one(tmp_path, balancing, sharing):
     """Dropout on; in most steps one of the ranks lacks every label of some task."""
-    config = replace(CONFIG, balancing=balancing)
+    config = replace(CONFIG, balancing=METHODS.select(balancing))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from mtl.audio.features import FeatureSpec, log_mel
+from mtl.audio.features import log_mel
 from mtl.audio.griffin_lim import GriffinLim
 from mtl.balancing import Balancer
+from mtl.config.features import FeatureSpec
+from mtl.config.training import FitConfig
 from mtl.inference.predictor import Predictor, PredictorError
 from mtl.inference.speech_synthesis import echo, speak, whole
 from mtl.inference.synthesizer import Synthesizer, sentences
@@ -23,7 +25,7 @@ from mtl.metrics.distortion import distortions
 from mtl.metrics.scoring import score_rows
 from mtl.models.joint import SpeechModel, build_model
 from mtl.training.backward import Backward
-from mtl.training.fit import FitConfig, fit
+from mtl.training.fit import fit
 from mtl.tts.acoustic_model import contour, harmonics, stretch
 from tests.support import tiny
 from tests.support.tiny_voice import SPEC, TASKS, batches, code, codec, fresh, joined, mel, rows

@@ -16,9 +16,12 @@ import torch
 from torch import nn
 
 from mtl import spec
-from mtl.audio.features import FeatureSpec, log_mel
+from mtl.audio.features import log_mel
 from mtl.audio.pitch import pitch
 from mtl.balancing import Balancer
+from mtl.config.features import FeatureSpec
+from mtl.config.model import ModelConfig, VocoderConfig
+from mtl.config.training import FitConfig
 from mtl.heads.base import States
 from mtl.heads.waveform import RESOLUTIONS, Waveform, spectral_loss
 from mtl.inference.predictor import Predictor, PredictorError
@@ -28,12 +31,11 @@ from mtl.inference.vocoding import VocoderWrapper
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.metrics.scoring import METRICS, score_rows
-from mtl.models.config import ModelConfig
 from mtl.models.joint import SpeechModel, build_model
 from mtl.training.backward import Backward
-from mtl.training.fit import FitConfig, fit
+from mtl.training.fit import fit
 from mtl.tts.adversary import MATCHING, Adversary, PatchDiscriminator
-from mtl.tts.vocoder import Generator, VocoderConfig
+from mtl.tts.vocoder import Generator
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.features import LOGMEL, PITCH, WAVEFORM, extract
 from pipelines.data.loader import evaluation_batches
@@ -52,7 +54,7 @@ from tests.support import tiny, tiny_voice
 from tests.support.small_corpus import RATE, commit, spoken, written
 
 SPEC = FeatureSpec(bins=24, window_ms=16, hop_ms=8)
-SMALL = VocoderConfig(SPEC, width=16, blocks=1, expansion=2, segment=20, channels=2)
+SMALL = VocoderConfig(features=SPEC, width=16, blocks=1, expansion=2, segment=20, channels=2)
 
 
 def noise(count: int, seed: int = 0, scale: float = 0.1) -> np.ndarray:
@@ -243,7 +245,7 @@ def test_a_model_may_speak_and_sound() -> None:
     """One trunk, one trainer: phones, log-mels and sound, each row counted once by each task."""
     tasks = (*tiny_voice.TASKS, "waveform")
     torch.manual_seed(0)
-    vocoder = VocoderConfig(tiny_voice.SPEC, width=16, blocks=1, segment=16, adversarial=0.0)
+    vocoder = VocoderConfig(features=tiny_voice.SPEC, width=16, blocks=1, segment=16, adversarial=0.0)
     one = build_model(tiny.config(tasks=tasks, vocoder=vocoder), tiny_voice.codec())
     rows = tiny_voice.rows()
     mels = [tiny_voice.mel(row) for row in rows]
@@ -343,7 +345,7 @@ def trained(made: tuple[Store, list[Manifest], list[Manifest]]) -> tuple[Predict
     one, loader, validate = Job(recipe(), rows, features, store, codec.to_json()).open()
     seen: list[dict[str, float]] = []
     fit(one, loader, fit_config(recipe()), lambda metrics, state: seen.append(metrics), validate)
-    return Predictor(one, FeatureSpec(**recipe().features.model_dump())), [metrics for metrics in seen if metrics]
+    return Predictor(one, recipe().features), [metrics for metrics in seen if metrics]
 
 
 def test_it_learns_to_sound(trained: tuple[Predictor, list[dict[str, float]]], tmp_path: Path) -> None:
@@ -444,7 +446,7 @@ def test_a_vocoder_for_other_log_mels_is_refused(trained: tuple[Predictor, list[
         ({"loader": {"speed": [0.9, 1.1]}}, "tasks.waveform learns the recordings' own sound"),
         ({"loader": {"time_masks": 1}}, "tasks.waveform learns the recordings' own sound"),
         ({"tasks": {"waveform": {}, "intent": {}}}, "blocks and model.lstm are both 0"),
-        ({"gates": {"primary": "waveform/lsd", "minimum": {"waveform/wer": 5}}}, "set listening.transcript"),
+        ({"gates": {"primary": "waveform/lsd", "minimum": {"waveform/wer": 5}}}, "set judges.transcript"),
         ({"vocoder": {"segment": 4}}, "segment"),
     ],
 )

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from mtl.audio.features import FeatureSpec
 from mtl.inference.predictor import Predictor
 from mtl.metrics.bootstrap import GateError
 from mtl.metrics.scoring import METRICS, metric_of, word_errors
@@ -55,9 +54,7 @@ def scores(dataset: Dataset) -> Scores:
     recipe = made({"conditioning": True})
     codec, config, _ = prepare(recipe, dataset)
     torch.manual_seed(0)
-    return evaluate(
-        Predictor(build_model(config, codec), FeatureSpec(**recipe.features.model_dump())), dataset, recipe.loader
-    )
+    return evaluate(Predictor(build_model(config, codec), recipe.features), dataset, recipe.loader)
 
 
 def test_off_it_changes_no_recipe() -> None:
@@ -165,7 +162,7 @@ def test_a_better_mean_does_not_buy_a_worse_domain() -> None:
 def test_a_served_model_may_be_told(tmp_path: Path, dataset: Dataset) -> None:
     recipe = made({"adapters": True})
     codec, config, _ = prepare(recipe, dataset)
-    Predictor(build_model(config, codec), FeatureSpec(**recipe.features.model_dump())).save(tmp_path)
+    Predictor(build_model(config, codec), recipe.features).save(tmp_path)
     described = describe(tmp_path)
     assert isinstance(described, Description)
     assert described.domains == ("calls", "desk")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pytest
 import torch
 from scipy import stats
 
-from mtl.audio.features import FeatureSpec
 from mtl.inference.predictor import Prediction, Predictor
 from mtl.inputs.batch import collate
 from mtl.inputs.codec import Codec, tokens_of
@@ -62,7 +62,7 @@ def model(dataset: Dataset, seed: int) -> Predictor:
     known = [row for row in dataset.rows.to_pylist() if row["intent"] not in ("intent2", "intent3")]
     torch.manual_seed(seed)
     network = build_model(tiny.config(tasks=TASKS), Codec.build(known, TASKS))
-    return Predictor(network, FeatureSpec(**SPEC.model_dump()))
+    return Predictor(network, SPEC)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ def test_what_does_not_go_together_is_refused(dataset: Dataset, predictor: Predi
     with pytest.raises(EvaluationError, match="no rows"):
         evaluate(predictor, dataset.split("test"), CONFIG)
     manifest = [commit(store, "heard", rows["heard"])]
-    coarse = open_dataset(store, manifest, extract(manifest, SPEC.model_copy(update={"hop_ms": 20.0}), store, "local"))
+    coarse = open_dataset(store, manifest, extract(manifest, replace(SPEC, hop_ms=20.0), store, "local"))
     with pytest.raises(EvaluationError, match=r"hop_ms is 20.0 and the model wants 10.0"):
         evaluate(predictor, coarse, CONFIG)
 

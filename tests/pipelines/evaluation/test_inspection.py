@@ -18,7 +18,7 @@ from pipelines.data.features import extract
 from pipelines.evaluation.inspection import FRAMES, _split, interpret, interpreted, phones_of, read, sample
 from pipelines.recipe import Recipe, parse
 from pipelines.storage.store import Store
-from pipelines.training.prepare import feature_spec, model_config
+from pipelines.training.prepare import model_config
 from tests.support import small_night
 from tests.support.small_corpus import commit, spoken, written
 
@@ -53,11 +53,11 @@ def dataset(store: Store, settings: Recipe, tmp_path_factory: pytest.TempPathFac
 def model(settings: Recipe, dataset: Dataset) -> Predictor:
     codec = Codec.build(dataset.rows.to_pylist(), TASKS)
     torch.manual_seed(0)
-    return Predictor(build_model(model_config(settings), codec), feature_spec(settings))
+    return Predictor(build_model(model_config(settings), codec), settings.features)
 
 
 def test_everything_is_plain_data(settings: Recipe, dataset: Dataset) -> None:
-    mmoe = settings.model_copy(update={"sharing": recipe.Sharing(mode="mmoe", experts=2)})
+    mmoe = settings.model_copy(update={"sharing": settings.sharing.replace(mode="mmoe", experts=2)})
     found = interpret(model(mmoe, dataset), dataset, mmoe)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert (found["mode"], found["tasks"], found["rows"]) == ("mmoe", list(TASKS), 68)
@@ -138,7 +138,7 @@ def test_phones_are_the_synthesiser_s_own(tmp_path: Path) -> None:
         assert len(said) >= len(row["text"]) / 3
         assert all(0 <= start < end <= row["duration"] + 0.01 for _, start, end in said)
     codec = Codec.build(rows, tuple(small.tasks))
-    predictor = Predictor(build_model(model_config(small), codec), feature_spec(small))
+    predictor = Predictor(build_model(model_config(small), codec), small.features)
     found = interpret(predictor, valid, small)
     (phone,) = (probe for probe in found["probes"] if probe["target"] == "phone")
     assert phone["classes"] > 10

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("parselmouth", reason="the extra motet[speech] is not installed")
 pytest.importorskip("espeakng_loader", reason="the extra motet[espeak] is not installed")
 
-from mtl.audio.features import FeatureSpec
+from mtl.config.features import FeatureSpec
 from mtl.inference.predictor import Predictor
 from mtl.inference.synthesizer import Synthesizer
 from mtl.models.joint import build_model
@@ -33,11 +33,11 @@ from pipelines.evaluation.synthesis import (
     spoken_rows,
     synthesized_by,
 )
-from pipelines.recipe import Listening, RecipeError, load
+from pipelines.recipe import Judges, RecipeError, load
 from pipelines.registry.registry import Registry
 from pipelines.report.audio_examples import lines, picture, told
 from pipelines.storage.store import Store
-from pipelines.training.prepare import feature_spec, labelled, model_config, prepare
+from pipelines.training.prepare import labelled, model_config, prepare
 from tests.nights.test_expressive import made, recipe
 from tests.support import tiny
 
@@ -93,7 +93,7 @@ def voice(made: Any) -> Synthesizer:
     """Untrained: how it sounds is no matter here."""
     dataset = labelled(open_dataset(*made), recipe())
     codec, _, _ = prepare(recipe(), dataset)
-    return Synthesizer(Predictor(build_model(model_config(recipe()), codec), feature_spec(recipe())))
+    return Synthesizer(Predictor(build_model(model_config(recipe()), codec), recipe().features))
 
 
 @pytest.fixture(scope="module")
@@ -187,19 +187,19 @@ def test_a_picture_has_the_borders_of_the_phones() -> None:
 def test_listeners_have_to_reign_and_to_hear(tmp_path: Path) -> None:
     registry = Registry(str(tmp_path / "root"))
     with pytest.raises(MissingJudge, match="`motet nightly ear` makes one"):
-        judges_of(registry, Listening(emotion="ear"))
+        judges_of(registry, Judges(emotion="ear"))
     Predictor(build_model(tiny.config(), tiny.codec()), FeatureSpec(bins=tiny.BINS)).save(tmp_path / "model")
     version = registry.register("ear", tmp_path / "model", None, [], {})
     registry.promote("ear", version.version, "by hand", "test")
     with pytest.raises(MissingJudge, match="and no emotion"):
-        judges_of(registry, Listening(emotion="ear"))
-    heard = judges_of(registry, Listening(transcript="ear"))
+        judges_of(registry, Judges(emotion="ear"))
+    heard = judges_of(registry, Judges(transcript="ear"))
     assert heard["transcript"].address == version.address
 
 
 def test_recipes_name_their_listeners() -> None:
-    assert load("expressive").listening.models == {"transcript": "assistant", "emotion": "judge", "speaker": "judge"}
-    with pytest.raises(RecipeError, match=r"set listening\.transcript"):
+    assert load("expressive").judges.models == {"transcript": "assistant", "emotion": "judge", "speaker": "judge"}
+    with pytest.raises(RecipeError, match=r"set judges\.transcript"):
         load("expressive", ["listening.transcript=null"])
     with pytest.raises(RecipeError, match="nothing makes sound"):
         load("assistant", ["listening.emotion=judge"])

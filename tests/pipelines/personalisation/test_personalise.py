@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from motet.commands import app
 from mtl.address import folder_address
-from mtl.audio.features import FeatureSpec, log_mel
+from mtl.audio.features import log_mel
+from mtl.config.features import FeatureSpec
 from mtl.decoding.ngram import NGram
 from mtl.inference.adaptation import LIMIT, Personal, PersonalError, PersonalPredictor
 from mtl.inference.enrolment import Fitting

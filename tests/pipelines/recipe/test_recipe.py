@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 
-from mtl.balancing import METHODS
-from mtl.sharing import TRUNKS
-from mtl.training.curriculum import Stage
+from mtl.config.balancing import METHODS
+from mtl.config.sharing import MODES
+from mtl.config.training import Stage
 from pipelines import recipe as recipes
 from pipelines.recipe import (
-    Balancing,
     Corpus,
     Features,
     Loader,
     Model,
     Recipe,
     RecipeError,
-    Section,
-    Sharing,
     Task,
     Trainer,
     load,
@@ -81,9 +80,10 @@ def test_an_unknown_key_names_the_nearest(content: dict[str, object], key: str, 
 
 
 def test_every_balancing_method_can_be_asked_for_and_gets_its_settings() -> None:
-    assert set(recipes.BALANCING) == set(METHODS)
+    for method in METHODS:
+        assert fit_config(parse(changed(balancing={"method": method}))).balancing.method == method
     config = fit_config(parse(changed(balancing={"method": "cagrad", "radius": 0.3})))
-    assert (config.balancing, config.balancing_settings.radius) == ("cagrad", 0.3)
+    assert (config.balancing.method, config.balancing.settings.radius) == ("cagrad", 0.3)
 
 
 def test_a_key_like_no_other_lists_what_is_valid() -> None:
@@ -239,13 +239,14 @@ def test_the_address_is_pinned() -> None:
     assert parse(json.loads(json.dumps(SMALL))).address() == "e42a5b386fa18af8"
 
 
-SECTIONS = (Corpus, Features, Loader, Model, Sharing, Balancing, Task, Trainer)
+SECTIONS = (Corpus, Features, Loader, Model, MODES.section(), METHODS.section(), Task, Trainer)
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
-def test_a_new_setting_with_a_default_moves_no_address(section: type[Section]) -> None:
+def test_a_new_setting_with_a_default_moves_no_address(section: Any) -> None:
     required = {"name": "c", "kind": "espeak"} if section is Corpus else {}
-    later = type(section.__name__, (section,), {"__annotations__": {"later": float}, "later": 0.5})
+    later: Any = type(section.__name__, (section,), {"__annotations__": {"later": float}, "later": 0.5})
+    later = dataclass(frozen=True)(later) if is_dataclass(section) else later
     assert stated(later(**required)) == stated(section(**required))
     assert stated(later(**required, later=0.6)) == {**stated(section(**required)), "later": 0.6}
 
@@ -330,16 +331,16 @@ def test_sources_may_name_environment_variables(path: Path, monkeypatch: pytest.
         load(str(path), ["corpora.atis.source=$CORPORA/atis"])
 
 
-def test_sharing_modes_are_those_of_the_trunks() -> None:
-    assert tuple(TRUNKS) == recipes.SHARING_MODES
-    everything = parse(changed(search={"modes": list(TRUNKS)}))
-    assert everything.search.modes == tuple(TRUNKS)
+def test_a_search_may_try_every_sharing_mode() -> None:
+    everything = parse(changed(search={"modes": list(MODES)}))
+    assert everything.search.modes == tuple(MODES)
 
 
 def test_sharing_reaches_the_model() -> None:
     sharing = {"mode": "graph", "graph": [["intent", "transcript"]], "experts": 2, "bottleneck": 8, "strength": 0.5}
     config = model_config(parse(changed(sharing=sharing, model={"hidden": 100})))
-    assert (config.sharing, config.graph, config.experts, config.bottleneck, config.strength, config.hidden) == (
+    found = config.sharing
+    assert (found.mode, found.graph, found.experts, found.bottleneck, found.strength, config.hidden) == (
         "graph",
         (("intent", "transcript"),),
         2,
@@ -348,7 +349,7 @@ def test_sharing_reaches_the_model() -> None:
         100,
     )
     shared = parse(changed(sharing={"shared_experts": 2, "expert_blocks": 3}))
-    assert (model_config(shared).shared_experts, model_config(shared).expert_blocks) == (2, 3)
+    assert (model_config(shared).sharing.shared_experts, model_config(shared).sharing.expert_blocks) == (2, 3)
 
 
 def test_shipped_recipes_are_package_data() -> None:

@@ -20,7 +20,7 @@ import pytest
 import soundfile
 import torch
 
-from mtl.audio.features import FeatureSpec
+from mtl.config.features import FeatureSpec
 from mtl.inference.predictor import Predictor, features_of
 from mtl.models.joint import build_model
 from pipelines.registry.package import PackageError, describe, predictor_folder, save_package

@@ -23,7 +23,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtl.audio.features import FeatureSpec
+from mtl.config.features import FeatureSpec
 from mtl.inference.predictor import Predictor
 from mtl.models.joint import build_model
 from pipelines.evaluation.gates import Decision, RowCounts, ScoredModel, decide

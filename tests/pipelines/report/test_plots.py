@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mtl.analysis.inspection import pictures
+from mtl.config.sharing import MODES
 from mtl.models.joint import build_model
-from mtl.sharing import TRUNKS
 from pipelines.evaluation.inspection import _plain
 from pipelines.report.charts import Cell, grid_chart
 from pipelines.report.page import Night, render
@@ -62,7 +62,7 @@ def svgs(page: str) -> list[ElementTree.Element]:
     return [ElementTree.fromstring(found) for found in re.findall(r"<svg.*?</svg>", page)]
 
 
-@pytest.mark.parametrize("mode", sorted(TRUNKS))
+@pytest.mark.parametrize("mode", sorted(MODES))
 def test_every_picture_of_a_mode_is_on_the_page(night: Night, mode: str) -> None:  # noqa: F811
     content = sharing(mode)
     page = render(Night.from_json({**night.to_json(), "history": [], "sharing": content}))

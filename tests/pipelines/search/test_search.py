@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mtl.sharing import TRUNKS
+from mtl.config.sharing import MODES
 from pipelines.core.cluster import ClusterError
 from pipelines.recipe import Recipe, parse
 from pipelines.registry import tracking
@@ -130,7 +131,7 @@ def test_single_task_models_are_trained_once_and_trials_are_measured_by_them(ray
     assert {Path(key).name for key in cells if key.endswith("-0.json")} == {"transcript-0.json", "intent-0.json"}
 
     # A study of this budget, and the next search, find them.
-    budget = recipe.trainer.model_copy(update={"epochs": 1})
+    budget = replace(recipe.trainer, epochs=1)
     found = study(recipe.model_copy(update={"trainer": budget}), *manifests, store, seeds=1, kinds=("single",))
     again = single_task(recipe, *manifests, store)
     assert {entry.key: entry.modified for entry in store.list("study/")} == cells
@@ -245,7 +246,7 @@ def test_the_space_asks_for_a_strength_only_where_sharing_is_soft() -> None:
 
 
 def test_every_sharing_mode_may_be_searched() -> None:
-    recipe = with_overrides(small_night.recipe(), (f"search.modes=[{', '.join(TRUNKS)}]",))
+    recipe = with_overrides(small_night.recipe(), (f"search.modes=[{', '.join(MODES)}]",))
     space = Space.of(recipe)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = set()
@@ -256,7 +257,7 @@ def test_every_sharing_mode_may_be_searched() -> None:
         assert changed.sharing.mode == trial.params["sharing.mode"]
         assert ("sharing.strength" in trial.params) == (changed.sharing.mode == "soft")
         seen.add(changed.sharing.mode)
-    assert seen == set(TRUNKS)
+    assert seen == set(MODES)
 
 
 def test_as_many_trials_at_once_as_fit() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mtl.training.curriculum import Curriculum, Stage
+from mtl.config.training import Stage
+from mtl.training.curriculum import Curriculum
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import parse
 from pipelines.report import charts

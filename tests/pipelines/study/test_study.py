@@ -303,7 +303,7 @@ def test_a_cell_is_the_same_wherever_it_runs(ray_session: Any, small: SimpleName
     from pipelines.study.study import _codec
 
     recipe = parse({**small_night.RECIPE, "tasks": {"transcript": {}, "intent": {"labels": 0.1}}})
-    recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"epochs": 1})})
+    recipe = recipe.model_copy(update={"trainer": replace(recipe.trainer, epochs=1)})
     data = (small.utterances, small.features)
     plan = planned(recipe, *data, small.store, 1, ("joint",), "valid", 0.5)
     job = Job(recipe, *data, small.store, _codec(plan, *data), share=0.5)
@@ -313,7 +313,7 @@ def test_a_cell_is_the_same_wherever_it_runs(ray_session: Any, small: SimpleName
         assert ray_session.get(ray_session.remote(run_cell).remote(job, plan.identity, cell, 0, "valid")) == ""
         histories.append(plan.record(cell, 0)["history"][0]["train/intent/loss"])
     assert histories[0] == histories[1]
-    diverging = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"learning_rate": math.inf})})
+    diverging = recipe.model_copy(update={"trainer": replace(recipe.trainer, learning_rate=math.inf)})
     assert "not finite" in run_cell(replace(job, recipe=diverging), "diverged", cell, 0, "valid")
     assert not small.store.list("study/diverged")
 
@@ -326,7 +326,7 @@ def test_a_cell_with_the_transcript_reads_what_it_heard(small: SimpleNamespace, 
     recipe = parse(
         {**small_night.RECIPE, "tasks": tasks, "decoding": {"reread": True}, "understanding": {"read": True}}
     )
-    recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"epochs": 1})})
+    recipe = recipe.model_copy(update={"trainer": replace(recipe.trainer, epochs=1)})
     data, made = (small.utterances, small.features), []
 
     class Spy(module.Predictor):

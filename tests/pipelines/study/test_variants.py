@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mtl.analysis.equal_size import TOLERANCE, count_parameters
+from mtl.config.balancing import METHODS
+from mtl.config.sharing import MODES
 from pipelines.data.dataset import open_dataset
-from pipelines.recipe import BALANCING, SHARING_MODES
 from pipelines.study.cells import Study, StudyError, Todo
 from pipelines.study.study import study
 from pipelines.study.table import variant_rows
@@ -27,11 +28,11 @@ def test_variants_differ_from_the_recipe_in_one_thing_and_are_as_large(small: Si
     codec = prepare(recipe, dataset)[0]
     with pytest.raises(StudyError, match="mmoe with 3 tasks cannot be made as small as"):
         variants(recipe, codec, ("mmoe",), ())  # four experts of one small block
-    modes = tuple(mode for mode in SHARING_MODES if mode not in ("mmoe", "ple"))
-    found = variants(recipe, codec, modes, BALANCING)
+    modes = tuple(mode for mode in MODES if mode not in ("mmoe", "ple"))
+    found = variants(recipe, codec, modes, METHODS)
     assert next(iter(found)) == "hard, static"
     assert found["hard, static"] is recipe
-    assert set(found) - {"hard, static"} == {*modes, *BALANCING} - {"hard", "static"}
+    assert set(found) - {"hard, static"} == {*modes, *METHODS} - {"hard", "static"}
     size = count_parameters(model_config(recipe), codec)
     for name, variant in list(found.items())[1:]:
         assert (variant.sharing.mode, variant.balancing.method) in ((name, "static"), ("hard", name))
@@ -53,7 +54,7 @@ def test_gains_by_hand(tmp_path: Path) -> None:
             cells |= {"transcript": {"transcript/wer": [[2] * 2] * 2}, "intent": {"intent/accuracy": [[2] * 2] * 2}}
         return replace(handmade(tmp_path / name, cells, recipe=recipe), tasks=("transcript", "intent"))
 
-    method = recipe.balancing.model_copy(update={"method": "pcgrad"})
+    method = recipe.balancing.replace(method="pcgrad")
     worse = replace(at("worse", 1, 4, False), recipe=recipe.model_copy(update={"balancing": method}))
     found = compared_of({"hard, static": at("own", 1, 1, True), "pcgrad": worse})
     own, pcgrad = found.rows
