@@ -17,9 +17,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mtl.metrics.bootstrap import bootstrap_interval
 
 QUIET = 0.1  # share of a recording's frames, its quietest: what is heard when nobody speaks
 MIN_QUIET = 4  # frames
@@ -29,7 +32,6 @@ FOLDS = 5
 MIN_SPEAKERS = 3  # of each domain; fewer say nothing about others
 RIDGE = 3.0  # of the regression: as many features as recordings
 WORDS = 300  # the most frequent ones
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def separability(x: Tensor, labels: Sequence[bool], speakers: Sequence[str], see
     for fold in folds.unique().tolist():
         held = folds == fold
         right[held] = (_answers(x[~held], y[~held], x[held]) == y[held].bool()).double()
-    accuracy, low, high = _interval(right, y.bool(), who, len(names), seed)
+    accuracy, low, high = _accuracy(right, y.bool(), who, len(names), seed)
     return Separability(accuracy, low, high, len(y), len(names))
 
 
@@ -127,21 +129,17 @@ def logistic(x: Tensor, y: Tensor, ridge: float = RIDGE) -> Tensor:
     return w
 
 
-def _interval(right: Tensor, y: Tensor, who: Tensor, speakers: int, seed: int) -> tuple[float, float, float]:
+def _accuracy(right: Tensor, y: Tensor, who: Tensor, speakers: int, seed: int) -> tuple[float, float, float]:
     """Balanced accuracy with its 95 % interval over resampled speakers; right, y, who (N,)."""
-    sums = right.new_zeros(2, 2, speakers)  # right answers and rows, of each class, by speaker
+    counts = right.new_zeros(speakers, 4)  # right answers of each class, then rows of each class
     for side in (0, 1):
         rows = y == bool(side)
-        sums[0, side].index_add_(0, who[rows], right[rows])
-        sums[1, side].index_add_(0, who[rows], torch.ones_like(right[rows]))
+        counts[:, side].index_add_(0, who[rows], right[rows])
+        counts[:, 2 + side].index_add_(0, who[rows], torch.ones_like(right[rows]))
 
-    def balanced(weights: Tensor) -> Tensor:
-        hits, rows = sums @ weights.T  # each (2, R)
-        return (hits / rows).mean(dim=0)
+    def balanced(sums: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):  # no speaker of one class was drawn
+            return np.asarray((sums[..., :2] / sums[..., 2:]).mean(axis=-1))
 
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(speakers, (RESAMPLES, speakers), generator=generator)
-    weights = right.new_zeros(RESAMPLES, speakers).scatter_add_(1, drawn, torch.ones_like(drawn, dtype=right.dtype))
-    resampled = balanced(weights)
-    low, high = resampled[resampled.isfinite()].quantile(torch.tensor([0.025, 0.975], dtype=right.dtype)).tolist()
-    return float(balanced(right.new_ones(1, speakers))), low, high
+    table = counts.numpy()
+    return float(balanced(table.sum(axis=0))), *bootstrap_interval(balanced, table, seed=seed)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtl.analysis.transfer import Tasks, estimate, resampled
+from mtl.analysis.transfer import Tasks
+from mtl.metrics.bootstrap import estimate, pigeonhole_bootstrap
 from mtl.metrics.scoring import METRICS
 from mtl.spec import task as task_spec
 from pipelines.data.dataset import open_dataset
@@ -183,7 +184,7 @@ def _figures(answers: _Answers) -> dict[str, float]:
     }
     metrics = {"accuracy": METRICS["emotion/accuracy"], "recall": METRICS["emotion/balanced_accuracy"]}
     found: dict[str, float] = {}
-    for name, draws in resampled(counts, metrics).items():
+    for name, draws in pigeonhole_bootstrap(counts, metrics).items():
         drawn = estimate(draws)
         found |= {name: drawn.value, f"{name}_low": drawn.low, f"{name}_high": drawn.high}
     return found

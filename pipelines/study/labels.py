@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from mtl.analysis.transfer import estimate
+from mtl.metrics.bootstrap import estimate
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.report import charts

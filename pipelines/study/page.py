@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from mtl.analysis.transfer import RESAMPLES, Estimate, Tasks, estimate, groupings, relative_gain, resampled, suggested
+from mtl.analysis.transfer import Tasks, groupings, relative_gain, suggested
+from mtl.metrics.bootstrap import RESAMPLES, Estimate, estimate, pigeonhole_bootstrap
 from mtl.metrics.scoring import METRICS, Metric
 from pipelines.evaluation.evaluate import Scores
 from pipelines.report import charts
@@ -126,7 +127,7 @@ class Measured:
                     [_spread(scores[cell, seed], self.metrics[task], place) for seed in study.seeds]
                 )
         self.rows = ids
-        self.draws = resampled(counts, metrics, resamples)
+        self.draws = pigeonhole_bootstrap(counts, metrics, resamples)
 
     def alone(self, *tasks: str) -> Tasks:
         return closed(frozenset(tasks), self.study.needs)
