@@ -46,7 +46,7 @@ from pipelines.nightly import RunResult, metrics_of
 from pipelines.recipe import BALANCING, SHARING_MODES, load
 from pipelines.recipe.variables import hide_in_overrides
 from pipelines.search.front_table import front_lines, front_rows, picked
-from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
+from pipelines.study.options import KINDS, SEEDS, Split
 
 DEPLOYMENTS = Path(__file__).parent / "infra" / "prefect.yaml"
 
@@ -205,25 +205,10 @@ def study_command(
         found = flows.study(
             recipe, root, overrides, seeds, kinds, split, share, wait, shares, few, modes, methods, dealt
         )
-    table = None
-    if dealt is not None:
-        title = f"{found['recordings']:,} recordings of {found['speakers']} speakers, each held out once"
-        table = table_of(title, fold_rows(found), NUMBERS)
-    elif modes or methods:
-        title = f"joint models by sharing mode and balancing method, %, on {found['scored']:,} {split} rows"
-        table = table_of(title, variant_rows(found), NUMBERS)
-    elif shares:
-        title = f"joint and single-task models by share of the labels, on {found['rows']:,} {split} rows"
-        table = table_of(title, label_rows(found), NUMBERS)
-    if table is not None:
-        emit(found, as_json, table)
-        if not as_json:
-            print(f"\nreport      {found['report']}")
-        return
-    title = f"gain over single-task models, % of their own figure, on {found['rows']:,} {split} rows"
-    emit(found, as_json, table_of(title, gain_rows(found), NUMBERS))
+    emit(found, as_json, table_of(found["table_title"], found["table"], NUMBERS))
     if not as_json:
-        print("\n".join(["", *found["advice"].values(), "", *group_lines(found), "", f"report      {found['report']}"]))
+        lines = [*found["lines"], ""] if found["lines"] else []
+        print("\n".join(["", *lines, f"report      {found['report']}"]))
 
 
 def _listed(text: str | None) -> list[str]:

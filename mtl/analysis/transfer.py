@@ -1,6 +1,6 @@
 """Transfer between tasks: relative gains over single-task models, and groupings of tasks into models.
 
-    draws = pigeonhole_bootstrap(counts, metrics)           # {key: (1 + R,) values}, the first as observed
+    draws = pigeonhole_bootstrap(counts, values)           # {key: (1 + R,) values}, the first as observed
     gain = relative_gain(draws["joint"], draws["single"], "lower")
     estimate(gain)                                          # 6.2 %, 95 % between 1.1 % and 10.9 %
     groupings(tasks, gain_of, closed)                       # the best grouping into 1, 2, ... K models

@@ -2,7 +2,7 @@
 
     low, high = bootstrap_interval(METRICS["transcript/wer"].value, counts)              # counts (N, C)
     paired_bootstrap(candidate, champion, METRICS["transcript/wer"], 0.05, 1000).gain    # the gates' test
-    draws = pigeonhole_bootstrap({"joint": a, "single": b}, metrics)                     # counts (seeds, N, C)
+    draws = pigeonhole_bootstrap({"joint": a, "single": b}, values)                     # counts (seeds, N, C)
 
 Rows are resampled with replacement, and both models of a pair are scored on each resample (Efron and Tibshirani 1993,
 ch. 13 and 16; for WER: Bisani and Ney 2004). Rows with equal counts are exchangeable, so the number of times that each
@@ -22,6 +22,7 @@ RESAMPLES = 1000
 CONFIDENCE = 0.95
 WEIGHTS_AT_ONCE = 4_000_000  # of a chunk of resamples: 32 MB
 Key = TypeVar("Key", bound=Hashable)
+Value = Callable[[np.ndarray], np.ndarray]  # summed counts (..., C) -> (...)
 
 
 class GateError(ValueError):
@@ -75,13 +76,13 @@ def resample_weights(times: np.ndarray, resamples: int, rng: np.random.Generator
 
 
 def bootstrap_interval(
-    value: Callable[[np.ndarray], np.ndarray],
+    value: Value,
     counts: np.ndarray,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Two-sided interval over rows of counts (N, C) of a value of their sums, (..., C) -> (...)."""
+    """Two-sided interval, over rows of counts (N, C), of a value of their sums."""
     patterns, times = np.unique(counts, axis=0, return_counts=True)
     chunks = resample_weights(times, resamples, np.random.default_rng(seed))
     return _bounds(np.concatenate([value(weights @ patterns) for weights in chunks]), (1 - confidence) / 2)
@@ -130,9 +131,9 @@ def paired_bootstrap(
 
 
 def pigeonhole_bootstrap(
-    counts: Mapping[Key, np.ndarray], metrics: Mapping[Key, Metric], resamples: int = RESAMPLES, seed: int = 0
+    counts: Mapping[Key, np.ndarray], values: Mapping[Key, Value], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[Key, np.ndarray]:
-    """Each metric's mean over seeds, (1 + R,): as observed, then in R resamples; NaN without a labelled item.
+    """Each value's mean over seeds, (1 + R,): as observed, then in R resamples; NaN without a labelled item.
 
     counts (S, N, C): of S seeds on N rows, the same seeds and rows under every key, zeros where a row is not labelled.
     Seeds and rows are drawn independently with replacement (Owen 2007), and alike for all keys, so that their
@@ -150,8 +151,8 @@ def pigeonhole_bootstrap(
             weights[0] = 1.0
         start += len(weights)
         for key, table in counts.items():
-            values = np.stack([metrics[key].value(weights @ one) for one in table])  # (S, R)
-            draws[key].append(values[chosen, np.arange(len(chosen))[:, None]].mean(axis=1))
+            by_seed = np.stack([values[key](weights @ one) for one in table])  # (S, R)
+            draws[key].append(by_seed[chosen, np.arange(len(chosen))[:, None]].mean(axis=1))
     return {key: np.concatenate(parts) for key, parts in draws.items()}
 
 
