@@ -39,12 +39,12 @@ FEWEST = 3  # labelled items of a class, to have one for testing and more for tr
 class Activations:
     """Activations of one batch.
 
-    states: (B, T, D) by layer, in order of depth. lengths: (B,). given: the input of each task's head.
+    states: (B, T, D) by layer, in order of depth. lengths: (B,). head_inputs: by task.
     """
 
     states: dict[Layer, Tensor]
     lengths: Tensor
-    given: dict[str, States]
+    head_inputs: dict[str, States]
 
     def pooled(self) -> dict[Layer, Tensor]:
         """(B, D) each: the mean over the frames of each row."""
@@ -72,16 +72,16 @@ def inspect(model: SpeechModel, batch: Batch) -> Activations:
 
     hooks = [module.register_forward_hook(partial(record, layer)) for layer, module in modules.items()]
     try:
-        given = model.encode(batch.to(model.device), tasks)
+        head_inputs = model.encode(batch.to(model.device), tasks)
     finally:
         for hook in hooks:
             hook.remove()
     seen[entry], lengths, *_ = seen[entry]
     states: dict[Layer, Tensor] = {layer: seen[layer] for layer in modules if layer in seen}
-    for task, state in given.items():
+    for task, state in head_inputs.items():
         if not any(state.hidden is other for other in states.values()):
             states[Layer(task, GIVEN)] = state.hidden
-    return Activations(states, lengths, given)
+    return Activations(states, lengths, head_inputs)
 
 
 def pictures(model: SpeechModel, batches: Iterable[Batch]) -> dict[str, Tensor]:

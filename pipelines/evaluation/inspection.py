@@ -165,12 +165,12 @@ class Names:
 
     def _units(self, view: Activations, batch: Batch) -> Iterator[list[tuple[int, str]]]:
         model = self.predictor.model
-        if model.recogniser is None or model.recogniser not in view.given:
+        if model.recogniser is None or model.recogniser not in view.head_inputs:
             return
         recogniser = model.task(model.recogniser)
         assert isinstance(recogniser, Transcript)
         with torch.no_grad():
-            log_probs = recogniser.log_probs(view.given[model.recogniser])
+            log_probs = recogniser.log_probs(view.head_inputs[model.recogniser])
         units, unit_lengths = recogniser.targets(batch)
         spans = viterbi(log_probs, view.lengths, units, unit_lengths)
         for row, (numbers, length) in enumerate(zip(units.tolist(), unit_lengths.tolist(), strict=True)):

@@ -111,7 +111,8 @@ def search(
         scalar = _scalar(recipe, utterances, features, store, progress)
         job = Job(recipe, utterances, features, store, codec.to_json(), slots.share.cpus, recipe.search.share)
         with reporting(name, progress), tempfile.TemporaryDirectory(prefix="motet-search-") as folder:
-            _run(job, scalar, slots, state, trials, tracking, folder)
+            if len(state.trials()) < trials or not all(record.over for record in state.trials()):
+                _tuner(job, scalar, slots, state, trials, tracking, folder).fit()
         result = _rank(state.trials(), trials, recipe, scalar, name)
         lock.check(store.root)
         store.put_bytes(f"search/{name}/leaderboard.json", json.dumps(result.to_json()).encode())
@@ -204,16 +205,6 @@ def _finished(store: Store, name: str) -> SearchResult | None:
         return None
     content = json.loads(store.read_bytes(key))
     return SearchResult(**{**content, "winner": tuple(content["winner"])})
-
-
-def _run(
-    job: Job, scalar: Scalar, slots: Slots, state: SearchState, trials: int, tracking: Run | None, folder: str
-) -> None:
-    """Runs the trials that have not ended; their results are in the state."""
-    records = state.trials()
-    if len(records) == trials and all(record.over for record in records):
-        return
-    _tuner(job, scalar, slots, state, trials, tracking, folder).fit()
 
 
 def _tuner(
