@@ -36,7 +36,7 @@ from pipelines.recipe.variables import hide_in_overrides
 from pipelines.search.front_table import picked
 from pipelines.storage.store import Store
 from pipelines.study import stages as study_stage
-from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
+from pipelines.study.options import KINDS, SEEDS, Split
 from pipelines.utterances.splits import require_rows
 
 # Before prefect reads its settings. What is deployed logs to its server; a person sees our own lines.
@@ -300,25 +300,12 @@ def study(
     return found
 
 
-def publish_study(recipe: str, found: dict[str, Any]) -> None:
-    """A study's artifacts in Prefect: its figures, and what follows from them."""
-    if "by_speaker" in found:
-        key = artifact_key("folds", recipe)
-        create_table_artifact(table=fold_rows(found), key=key, description="on speakers that training did not hear")
-        return
-    if "curves" in found:
-        rows, key = label_rows(found), artifact_key("labels", recipe)
-        create_table_artifact(table=rows, key=key, description="joint and single-task models by their share of labels")
-        return
-    if "single" in found:
-        rows, key = variant_rows(found), artifact_key("variants", recipe)
-        create_table_artifact(table=rows, key=key, description="joint models by sharing mode and balancing method")
-        return
-    create_table_artifact(
-        table=gain_rows(found), key=artifact_key("study", recipe), description="gain over single-task models"
-    )
-    lines = [f"- {line}" for line in (*found["advice"].values(), *group_lines(found))]
-    create_markdown_artifact("\n".join(lines), key=artifact_key("advice", recipe), description="task groups")
+def publish_study(recipe: str, result: dict[str, Any]) -> None:
+    """A study's artifacts in Prefect: its table and its recommendations."""
+    key = artifact_key(result["kind"], recipe)
+    create_table_artifact(table=result["table"], key=key, description=result["table_title"])
+    if lines := "\n".join(f"- {line}" for line in result["lines"] if line):
+        create_markdown_artifact(lines, key=artifact_key("advice", recipe), description="task groups")
 
 
 @flow(name="promote", flow_run_name="promote {model} {version}")

@@ -38,7 +38,7 @@ from pipelines.cli.console import (
 )
 from pipelines.core import environment
 from pipelines.nightly import MissingServer
-from pipelines.study.table import KINDS, SEEDS, Split
+from pipelines.study.options import KINDS, SEEDS, Split
 
 DEPLOYMENTS = Path(__file__).parents[1] / "infra" / "prefect.yaml"
 

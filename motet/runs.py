@@ -25,7 +25,7 @@ from pipelines.core.progress import display
 from pipelines.recipe import Recipe, load
 from pipelines.recipe.variables import hide_in_overrides
 from pipelines.storage.lock import writing
-from pipelines.study.table import KINDS, SEEDS, Split
+from pipelines.study.options import KINDS, SEEDS, Split
 
 
 class OptionError(ValueError):
@@ -228,9 +228,7 @@ def study(
                 raise OptionError(f"--{option} {', '.join(unknown)}: expected some of {', '.join(known)}")
         chosen = (list(labels), list(sparse), list(sharing), list(balancing), folds)
         with _flows(root, quiet) as flows:
-            return StudyResult(
-                flows.study(name, root, overrides, seeds, list(cells), split, share, wait, *chosen), split
-            )
+            return StudyResult(flows.study(name, root, overrides, seeds, list(cells), split, share, wait, *chosen))
 
 
 def evaluate(

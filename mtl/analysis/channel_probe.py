@@ -1,13 +1,13 @@
-"""Is it the domain, or the microphone? How well two domains can be told apart without listening to a word.
+"""Channel probe: how well a classifier separates two domains by the recording channel, without the words.
 
     x = torch.stack([channel_statistics(logmel) for logmel in recordings])
-    told = separability(x, labels, speakers)            # told.accuracy 0.97, told.low 0.94: it is the channel, too
-    separability(word_presence(texts), labels, speakers)     # the counterpart: by the words alone
+    separability(x, labels, speakers).low                    # 0.94: the channels differ
+    separability(word_presence(texts), labels, speakers)     # for comparison: by the words alone
 
-A figure by domain says something about domains only where their channels are alike. So a logistic regression is given
-what carries channel and no words, and is asked for the domain of speakers that it was not fitted on. Its balanced
-accuracy is the mean of the two domains' shares of right answers, so that chance is one half whatever their sizes.
-Recordings of one speaker are no independent witnesses: the interval resamples speakers (Efron and Tibshirani 1993).
+Scores by domain are comparable only if the channels of the domains are alike. A logistic regression on statistics of
+the channel predicts the domain of held-out speakers. Its balanced accuracy is the mean of the two domains' accuracies,
+so chance is one half whatever their sizes. Recordings of one speaker are not independent: the interval resamples
+speakers (Efron and Tibshirani 1993).
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-QUIET = 0.1  # share of a recording's frames, its quietest: what is heard when nobody speaks
+from mtl.metrics.bootstrap import bootstrap_interval
+
+QUIET = 0.1  # share of a recording's frames, the quietest, taken as noise
 MIN_QUIET = 4  # frames
 LOUD = 0.95  # quantile over time, of each bin
-AUDIBLE = 9.2  # nats of power, 40 dB: a bin farther below the loudest one is outside of the band
+AUDIBLE = 9.2  # nats of power, 40 dB: a bin farther below the loudest one is outside the band
 FOLDS = 5
-MIN_SPEAKERS = 3  # of each domain; fewer say nothing about others
+MIN_SPEAKERS = 3  # of each domain; fewer do not generalise
 RIDGE = 3.0  # of the regression: as many features as recordings
 WORDS = 300  # the most frequent ones
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Separability:
-    """Balanced accuracy of telling two domains apart, 0 to 1, with its 95 % interval; rows and speakers it rests on."""
+    """Balanced accuracy of classifying two domains, 0 to 1, with its 95 % interval; number of rows and speakers."""
 
     accuracy: float
     low: float
@@ -44,10 +46,10 @@ class Separability:
 
 
 def channel_statistics(logmel: Tensor) -> Tensor:
-    """What a recording (T, F), log-mel in nats, tells of its channel: (2F + 3,).
+    """Features of the channel of a recording (T, F), log-mel in nats: (2F + 3,).
 
-    Mean and deviation of each bin over the quietest frames (the long-term spectrum without speech), the noise floor,
-    how far speech stands above it, and the share of bins that speech reaches: the bandwidth.
+    Mean and standard deviation of each bin over the quietest frames (the long-term spectrum without speech), the noise
+    floor, the level of speech above it, and the bandwidth (share of bins that speech reaches).
     """
     frames = logmel.double()
     quietest = frames.mean(dim=1).argsort(stable=True)[: max(MIN_QUIET, round(QUIET * len(frames)))]
@@ -58,7 +60,7 @@ def channel_statistics(logmel: Tensor) -> Tensor:
 
 
 def word_presence(texts: Sequence[str]) -> Tensor:
-    """(N, W): whether each of the most frequent words stands in a text."""
+    """(N, W): whether each of the most frequent words occurs in a text."""
     sentences = [set(text.split()) for text in texts]
     counts = Counter(word for sentence in sentences for word in sentence)
     words = sorted(counts, key=lambda word: (-counts[word], word))[:WORDS]
@@ -66,7 +68,7 @@ def word_presence(texts: Sequence[str]) -> Tensor:
 
 
 def separability(x: Tensor, labels: Sequence[bool], speakers: Sequence[str], seed: int = 0) -> Separability | None:
-    """How well features (N, D) tell the two classes apart on speakers held out; None with too few speakers of one."""
+    """How well features (N, D) separate two classes on held-out speakers; None with too few speakers of a class."""
     y = torch.tensor(labels, dtype=torch.float64)
     by_class = [{name for name, label in zip(speakers, labels, strict=True) if label is side} for side in (False, True)]
     if min(map(len, by_class)) < MIN_SPEAKERS:
@@ -78,13 +80,13 @@ def separability(x: Tensor, labels: Sequence[bool], speakers: Sequence[str], see
     right = torch.zeros(len(y), dtype=torch.float64)
     for fold in folds.unique().tolist():
         held = folds == fold
-        right[held] = (_answers(x[~held], y[~held], x[held]) == y[held].bool()).double()
-    accuracy, low, high = _interval(right, y.bool(), who, len(names), seed)
+        right[held] = (_predictions(x[~held], y[~held], x[held]) == y[held].bool()).double()
+    accuracy, low, high = _accuracy(right, y.bool(), who, len(names), seed)
     return Separability(accuracy, low, high, len(y), len(names))
 
 
 def _folds(names: Sequence[str], by_class: Sequence[set[str]]) -> Tensor:
-    """(S,) the fold of each speaker: dealt out in the order of a hash, each class evenly."""
+    """(S,) fold of each speaker: assigned in the order of a hash, each class evenly."""
 
     def order(name: str) -> tuple[bool, bool, bytes]:
         return name in by_class[0], name in by_class[1], hashlib.blake2b(name.encode(), digest_size=8).digest()
@@ -93,16 +95,16 @@ def _folds(names: Sequence[str], by_class: Sequence[set[str]]) -> Tensor:
     return torch.tensor([fold[name] for name in names])
 
 
-def _answers(x: Tensor, y: Tensor, asked: Tensor) -> Tensor:
-    """(M,) bool answers for `asked` (M, D) of a regression fitted to x (N, D), y (N,)."""
+def _predictions(x: Tensor, y: Tensor, test: Tensor) -> Tensor:
+    """(M,) bool predictions for `test` (M, D) of a regression fitted to x (N, D), y (N,)."""
     mean, deviation = x.mean(dim=0), x.std(dim=0, correction=0)
-    scale = torch.where(deviation > 1e-6, deviation, torch.inf)  # what is constant here says nothing elsewhere
+    scale = torch.where(deviation > 1e-6, deviation, torch.inf)  # a constant feature is ignored
     weights = logistic((x - mean) / scale, y)
-    return F.pad((asked - mean) / scale, (0, 1), value=1.0) @ weights > 0
+    return F.pad((test - mean) / scale, (0, 1), value=1.0) @ weights > 0
 
 
 def logistic(x: Tensor, y: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Weights (D + 1,), the intercept last, of a ridge logistic regression in which both classes weigh the same.
+    """Weights (D + 1,), the intercept last, of a ridge logistic regression with equally weighted classes.
 
     Newton's method; a step that overshoots is halved. The intercept is not shrunk.
     """
@@ -127,21 +129,17 @@ def logistic(x: Tensor, y: Tensor, ridge: float = RIDGE) -> Tensor:
     return w
 
 
-def _interval(right: Tensor, y: Tensor, who: Tensor, speakers: int, seed: int) -> tuple[float, float, float]:
+def _accuracy(right: Tensor, y: Tensor, who: Tensor, speakers: int, seed: int) -> tuple[float, float, float]:
     """Balanced accuracy with its 95 % interval over resampled speakers; right, y, who (N,)."""
-    sums = right.new_zeros(2, 2, speakers)  # right answers and rows, of each class, by speaker
+    counts = right.new_zeros(speakers, 4)  # right answers of each class, then rows of each class
     for side in (0, 1):
         rows = y == bool(side)
-        sums[0, side].index_add_(0, who[rows], right[rows])
-        sums[1, side].index_add_(0, who[rows], torch.ones_like(right[rows]))
+        counts[:, side].index_add_(0, who[rows], right[rows])
+        counts[:, 2 + side].index_add_(0, who[rows], torch.ones_like(right[rows]))
 
-    def balanced(weights: Tensor) -> Tensor:
-        hits, rows = sums @ weights.T  # each (2, R)
-        return (hits / rows).mean(dim=0)
+    def balanced(sums: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):  # no speaker of one class was drawn
+            return np.asarray((sums[..., :2] / sums[..., 2:]).mean(axis=-1))
 
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(speakers, (RESAMPLES, speakers), generator=generator)
-    weights = right.new_zeros(RESAMPLES, speakers).scatter_add_(1, drawn, torch.ones_like(drawn, dtype=right.dtype))
-    resampled = balanced(weights)
-    low, high = resampled[resampled.isfinite()].quantile(torch.tensor([0.025, 0.975], dtype=right.dtype)).tolist()
-    return float(balanced(right.new_ones(1, speakers))), low, high
+    table = counts.numpy()
+    return float(balanced(table.sum(axis=0))), *bootstrap_interval(balanced, table, seed=seed)

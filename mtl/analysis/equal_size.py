@@ -1,11 +1,11 @@
-"""Every sharing mode at the same number of parameters, so that a comparison is of the sharing and not of the size.
+"""Sharing modes at the same number of parameters, so that a comparison does not depend on model size.
 
-for row in equal_parameters(config, codec):
-    print(row.mode, row.parameters, row.ratio, row.flops, row.flops_ratio)
+    for row in equal_parameters(config, codec):
+        print(row.mode, row.parameters, row.ratio, row.flops, row.flops_ratio)
 
-Tasks' heads, front-ends and width stay as they are. What gives is the encoder's feed-forward width, in units: a model's
-parameters grow by the same number with each of them, so the width that fits is found by division. Where an encoder is
-there several times over and would be left with less than a quarter of the model's width, it loses a block first.
+Heads, front-ends and width are unchanged. The encoder's feed-forward width is adjusted: each unit adds the same number
+of parameters, so the width follows by division. A mode with several encoders loses a block first if the feed-forward
+width would fall below a quarter of the model's width.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def in_mode(config: ModelConfig, mode: str) -> ModelConfig:
 
 
 def fit_size(config: ModelConfig, codec: Codec, target: int) -> ModelConfig:
-    """`config` with the deepest encoder that has about `target` parameters and feed-forward layers worth the name.
+    """`config` with the deepest encoder that has about `target` parameters and is wide enough (LEAST_HIDDEN).
 
     Raises:
         ValueError: there is none.
@@ -76,8 +76,8 @@ def fit_size(config: ModelConfig, codec: Codec, target: int) -> ModelConfig:
     for blocks in range(config.blocks, fewest - 1, -1):
         one, two = (count_parameters(replace(config, blocks=blocks, hidden=units), codec) for units in (1, 2))
         hidden = 1 + round((target - one) / (two - one))
-        found = one + (hidden - 1) * (two - one)
-        if hidden >= least and abs(found / target - 1) <= TOLERANCE:
+        parameters = one + (hidden - 1) * (two - one)
+        if hidden >= least and abs(parameters / target - 1) <= TOLERANCE:
             return replace(config, blocks=blocks, hidden=hidden)
     raise ValueError(
         f"{config.sharing.mode} with {len(config.tasks)} tasks cannot be made as small as {target:,} parameters "
@@ -87,18 +87,18 @@ def fit_size(config: ModelConfig, codec: Codec, target: int) -> ModelConfig:
 
 
 def count_parameters(config: ModelConfig, codec: Codec) -> int:
-    """Of the whole model: front-ends, trunk, and heads."""
+    """Parameters of the whole model: front-ends, trunk, and heads."""
     with torch.device("meta"):  # shapes without memory
         return sum(parameter.numel() for parameter in build_model(config, codec).parameters())
 
 
 @torch.no_grad()
 def count_flops(config: ModelConfig, codec: Codec) -> int:
-    """See Row; matrix products and convolutions, as torch counts them."""
+    """Floating-point operations (see Row) of matrix products and convolutions, as torch counts them."""
     model = build_model(config, codec).eval()
     batch = recording(config, codec)
     tasks = [name for name in config.tasks if batch.group in model.task(name).groups]
-    # The fused attention of the CPU is not among what torch counts; written out, it is two products.
+    # torch does not count fused attention on the CPU; the MATH backend computes it as two matrix products.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model.encode(batch, tasks)
     return counter.get_total_flops()

@@ -1,8 +1,8 @@
-"""Trials that trade one task for another: the Pareto front, what it is worth, and its knee.
+"""Pareto front of trials, its hypervolume and its knee.
 
     front = nondominated(costs)                    # costs (N, K): N trials, K tasks, lower is better
-    hypervolume(costs, reference)                  # what the trials dominate of the box below the reference point
-    knee(costs)                                    # the trial where giving a little anywhere costs most elsewhere
+    hypervolume(costs, reference)                  # volume that they dominate below the reference point
+    knee(costs)                                    # row of the best compromise
 
 A cost is an error in percent: `cost_of` turns a metric into one. A row with a cost that is not finite is on no front.
 
@@ -23,8 +23,8 @@ from typing import Literal
 
 import numpy as np
 
-WORST = 100.0  # percent: every answer wrong. An error rate may pass it (inserted words), a cost does not
-_FLAT = 1e-9  # a distance to the plane that is rounding
+WORST = 100.0  # percent: every answer wrong. Error rates may exceed it (inserted words); costs are clipped
+_FLAT = 1e-9  # rounding error of a distance to the plane
 
 
 def cost_of(value: float, better: Literal["lower", "higher"]) -> float:
@@ -33,14 +33,14 @@ def cost_of(value: float, better: Literal["lower", "higher"]) -> float:
 
 
 def nondominated(costs: np.ndarray) -> np.ndarray:
-    """(N,) bool: rows of costs (N, K) that no other row beats: nowhere worse and somewhere better. Twins both stay."""
+    """(N,) bool: rows of costs (N, K) that no other row dominates. Equal rows are all kept."""
     import moocore
 
     costs = _matrix(costs)
-    found = np.isfinite(costs).all(axis=1)
-    if found.any():
-        found[found] = moocore.is_nondominated(costs[found], keep_weakly=True)
-    return found
+    front = np.isfinite(costs).all(axis=1)
+    if front.any():
+        front[front] = moocore.is_nondominated(costs[front], keep_weakly=True)
+    return front
 
 
 def hypervolume(costs: np.ndarray, reference: Sequence[float] | np.ndarray) -> float:
@@ -57,19 +57,19 @@ def hypervolume(costs: np.ndarray, reference: Sequence[float] | np.ndarray) -> f
 
 
 def hypervolumes(costs: np.ndarray, reference: Sequence[float] | np.ndarray) -> np.ndarray:
-    """(N,) hypervolume of the first 1, 2, … N rows: what each further trial brought. Never falls."""
+    """(N,) hypervolume of the first 1, 2, … N rows."""
     return np.array([hypervolume(costs[:count], reference) for count in range(1, len(costs) + 1)])
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of a front, (K,) each. ideal: the least cost of each task; nadir: the most that a point of the front has."""
+    """Bounds of a front, (K,) each. ideal: lowest cost of each task; nadir: highest cost on the front."""
 
     ideal: np.ndarray
     nadir: np.ndarray
 
     def scaled(self, costs: np.ndarray) -> np.ndarray:
-        """Costs (N, K) as z: 0 at the ideal, 1 at the nadir; 0 for a task in which the front does not differ."""
+        """Costs (N, K) as z: 0 at the ideal, 1 at the nadir; 0 for a task that is constant on the front."""
         span = self.nadir - self.ideal
         return np.divide(costs - self.ideal, span, out=np.zeros_like(costs, dtype=float), where=span > 0)
 
@@ -83,26 +83,25 @@ def bounds(costs: np.ndarray) -> Bounds | None:
 def below_plane(costs: np.ndarray) -> np.ndarray:
     """(N,) distance of each front row below the plane of the extremes, in scaled units; NaN for rows off the front.
 
-    Tasks in which the front does not differ do not count; of a task's equally good trials the nearest to the ideal is
-    its extreme.
+    Tasks that are constant on the front do not count. Of equally good trials of a task, the nearest to the ideal is its
+    extreme.
     """
     costs = _matrix(costs)
-    found, front = np.full(len(costs), np.nan), nondominated(costs)
+    distance, front = np.full(len(costs), np.nan), nondominated(costs)
     limits = bounds(costs)
     if limits is None:
-        return found
+        return distance
     scaled = limits.scaled(costs[front])[:, limits.nadir > limits.ideal]  # (M, K') with K' tasks that differ
     sums = scaled.sum(axis=1)
     extremes = [sums[scaled[:, task] == 0].min() for task in range(scaled.shape[1])]
-    found[front] = (np.mean(extremes) - sums) / math.sqrt(len(extremes)) if extremes else 0.0
-    return found
+    distance[front] = (np.mean(extremes) - sums) / math.sqrt(len(extremes)) if extremes else 0.0
+    return distance
 
 
 def knee(costs: np.ndarray) -> int | None:
     """Row of costs (N, K) at the knee; of equals the first. A front of one point is its own knee.
 
-    None where no point lies below the plane: the front is flat, bulges away from the ideal, or has two trials alone,
-    so that none is a better bargain than the others.
+    None if no point lies below the plane: the front is flat, bulges away from the ideal, or has only two trials.
     """
     distance = below_plane(costs)
     on_front = np.flatnonzero(~np.isnan(distance))
@@ -114,10 +113,10 @@ def knee(costs: np.ndarray) -> int | None:
 
 
 def _matrix(costs: np.ndarray) -> np.ndarray:
-    found = np.asarray(costs, dtype=np.float64)
-    if found.ndim != 2 or not found.shape[1]:
-        raise ValueError(f"costs have the shape {found.shape}, expected (trials, objectives)")
-    return found
+    matrix = np.asarray(costs, dtype=np.float64)
+    if matrix.ndim != 2 or not matrix.shape[1]:
+        raise ValueError(f"costs have the shape {matrix.shape}, expected (trials, objectives)")
+    return matrix
 
 
 def _reference(costs: np.ndarray, reference: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -1,22 +1,28 @@
-"""A paired bootstrap of two models over the same rows, and the exact permutation test beside it.
+"""Bootstrap intervals of metrics from counts per row: of one model, of a pair of models, over several seeds.
 
-    interval = paired_bootstrap(candidate, champion, METRICS["transcript/wer"], alpha=0.05, resamples=1000)
-    interval.gain, interval.low, interval.p
+    low, high = bootstrap_interval(METRICS["transcript/wer"].value, counts)              # counts (N, C)
+    paired_bootstrap(candidate, champion, METRICS["transcript/wer"], 0.05, 1000).gain    # the gates' test
+    draws = pigeonhole_bootstrap({"joint": a, "single": b}, values)                     # counts (seeds, N, C)
 
-Rows are resampled and both models are scored on each resample (Efron and Tibshirani 1993, ch. 13 and 16; for WER:
-Bisani and Ney 2004). The permutation test swaps the models' counts row by row: three rows that differ can give no p
-below 1/8, whatever the bootstrap says about them.
+Rows are resampled with replacement, and both models of a pair are scored on each resample (Efron and Tibshirani 1993,
+ch. 13 and 16; for WER: Bisani and Ney 2004). Rows with equal counts are exchangeable, so the number of times that each
+distinct row occurs is drawn (`resample_weights`): the same distribution, with a few patterns instead of all rows.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-_DRAWS = 4_000_000  # numbers drawn at once; bounds memory at some 30 MB
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+WEIGHTS_AT_ONCE = 4_000_000  # of a chunk of resamples: 32 MB
+Key = TypeVar("Key", bound=Hashable)
+Value = Callable[[np.ndarray], np.ndarray]  # summed counts (..., C) -> (...)
 
 
 class GateError(ValueError):
@@ -44,6 +50,44 @@ class Interval:
     p: float
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A value as observed, with its two-sided bootstrap interval; NaN where nothing could be computed."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval lies on one side of zero, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def resample_weights(times: np.ndarray, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """How often each pattern occurs in each resample: chunks of (R, P) whole numbers as float64, `resamples` in all.
+
+    times: (P,) how often each pattern occurs in the sample.
+    """
+    size = max(1, min(resamples, WEIGHTS_AT_ONCE // len(times)))
+    for start in range(0, resamples, size):
+        count = min(size, resamples - start)
+        yield rng.multinomial(times.sum(), times / times.sum(), size=count).astype(np.float64)
+
+
+def bootstrap_interval(
+    value: Value,
+    counts: np.ndarray,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Two-sided interval, over rows of counts (N, C), of a value of their sums."""
+    patterns, times = np.unique(counts, axis=0, return_counts=True)
+    chunks = resample_weights(times, resamples, np.random.default_rng(seed))
+    return _bounds(np.concatenate([value(weights @ patterns) for weights in chunks]), (1 - confidence) / 2)
+
+
 def enough(resamples: int, alpha: float) -> int:
     """At least 20 resamples beyond the bound: a quantile of fewer is noise."""
     return max(resamples, math.ceil(20 / alpha))
@@ -54,8 +98,8 @@ def paired_bootstrap(
 ) -> Interval:
     """Interval and p of the gain, from both models' counts (N, C) on the same N rows in the same order.
 
-    Rows with equal counts are exchangeable, so what is resampled is how often each distinct row occurs:
-    the same distribution as drawing N rows, and a few patterns instead of thousands of rows.
+    p is that of the permutation test that swaps the models' counts row by row: three rows that differ can give no p
+    below 1/8, whatever the bootstrap shows for them.
     """
     if candidate.shape != champion.shape or candidate.ndim != 2 or not len(candidate):
         raise GateError(
@@ -68,24 +112,62 @@ def paired_bootstrap(
 
     def gain(weights: np.ndarray, swapped: np.ndarray | float = 0.0) -> np.ndarray:
         """Gains of R resamples: weights (R, P) count each pattern, `swapped` (R, P) of them change sides."""
-        kept = weights - swapped
-        mine = metric.value(kept @ ours + (weights - kept) @ theirs)
-        return sign * (mine - metric.value(kept @ theirs + (weights - kept) @ ours))
+        unswapped = weights - swapped
+        mine = metric.value(unswapped @ ours + (weights - unswapped) @ theirs)
+        return sign * (mine - metric.value(unswapped @ theirs + (weights - unswapped) @ ours))
 
     rng = np.random.default_rng(seed)
     observed = float(gain(times[None].astype(np.float64))[0])
-    drawn, swaps = [], []
-    for size in _chunks(resamples, len(patterns)):
-        drawn.append(gain(rng.multinomial(len(candidate), times / times.sum(), size=size).astype(np.float64)))
-        flips = rng.binomial(times, 0.5, size=(size, len(times))).astype(np.float64)
-        swaps.append(gain(np.broadcast_to(times.astype(np.float64), flips.shape), flips))
-    # A resample may hold none of the few labelled items that a metric counts; it says nothing and is left out.
-    gains = np.concatenate(drawn)
-    low, high = np.nanquantile(gains, [alpha, 1 - alpha]) if np.isfinite(gains).any() else (-np.inf, np.inf)
-    at_least = np.concatenate(swaps) >= observed - 1e-9
-    return Interval(observed, float(low), float(high), float((1 + at_least.sum()) / (1 + resamples)))
+    drawn, permuted = [], []
+    for weights in resample_weights(times, resamples, rng):
+        drawn.append(gain(weights))
+        flips = rng.binomial(times, 0.5, size=weights.shape).astype(np.float64)
+        permuted.append(gain(np.broadcast_to(times.astype(np.float64), flips.shape), flips))
+    low, high = _bounds(np.concatenate(drawn), alpha)
+    if math.isnan(low):
+        low, high = -math.inf, math.inf
+    at_least = np.concatenate(permuted) >= observed - 1e-9
+    return Interval(observed, low, high, float((1 + at_least.sum()) / (1 + resamples)))
 
 
-def _chunks(resamples: int, patterns: int) -> list[int]:
-    size = max(1, min(resamples, _DRAWS // patterns))
-    return [min(size, resamples - start) for start in range(0, resamples, size)]
+def pigeonhole_bootstrap(
+    counts: Mapping[Key, np.ndarray], values: Mapping[Key, Value], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[Key, np.ndarray]:
+    """Each value's mean over seeds, (1 + R,): as observed, then in R resamples; NaN without a labelled item.
+
+    counts (S, N, C): of S seeds on N rows, the same seeds and rows under every key, zeros where a row is not labelled.
+    Seeds and rows are drawn independently with replacement (Owen 2007), and alike for all keys, so that their
+    differences are paired. The spread over S seeds is underestimated by sqrt((S - 1) / S), as by any bootstrap;
+    one seed shows nothing about other seeds.
+    """
+    seeds, rows, _ = next(iter(counts.values())).shape
+    rng = np.random.default_rng(seed)
+    picks = np.vstack([np.arange(seeds), rng.integers(0, seeds, (resamples, seeds))])
+    draws: dict[Key, list[np.ndarray]] = {key: [] for key in counts}
+    start = 0
+    for weights in resample_weights(np.ones(rows, dtype=np.int64), 1 + resamples, rng):
+        chosen = picks[start : start + len(weights)]
+        if start == 0:
+            weights[0] = 1.0
+        start += len(weights)
+        for key, table in counts.items():
+            by_seed = np.stack([values[key](weights @ one) for one in table])  # (S, R)
+            draws[key].append(by_seed[chosen, np.arange(len(chosen))[:, None]].mean(axis=1))
+    return {key: np.concatenate(parts) for key, parts in draws.items()}
+
+
+def estimate(draws: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
+    """Of draws (1 + R,); NaN where the observed value or every resample is."""
+    if not math.isfinite(draws[0]):
+        return Estimate(math.nan, math.nan, math.nan)
+    low, high = _bounds(draws[1:], (1 - confidence) / 2)
+    return Estimate(math.nan if math.isnan(low) else float(draws[0]), low, high)
+
+
+def _bounds(values: np.ndarray, tail: float) -> tuple[float, float]:
+    """Quantiles `tail` and 1 - `tail`; resamples without a value (no labelled item was drawn) are left out."""
+    usable = values[~np.isnan(values)]
+    if not len(usable):
+        return math.nan, math.nan
+    low, high = np.quantile(usable, [tail, 1 - tail])
+    return float(low), float(high)

@@ -18,7 +18,6 @@ from pipelines.cli.console import NUMBERS, rendered, table_of
 from pipelines.core import environment
 from pipelines.search.front_table import front_lines, front_rows, picked
 from pipelines.storage.store import Manifest
-from pipelines.study.table import Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
 from pipelines.utterances.splits import described
 
 Part = Table | str
@@ -206,11 +205,9 @@ class StudyResult(Result):
 
     Attributes:
         content: everything, as `motet study --json` prints it.
-        split: of the rows that the models were evaluated on.
     """
 
     content: Mapping[str, Any]
-    split: Split = "valid"
 
     @property
     def report(self) -> str:
@@ -221,21 +218,9 @@ class StudyResult(Result):
         return dict(self.content)
 
     def parts(self) -> list[Part]:
-        content, notes = self.content, [f"report      {self.report}"]
-        if "by_speaker" in content:
-            title = f"{content['recordings']:,} recordings of {content['speakers']} speakers, each held out once"
-            rows = fold_rows(content)
-        elif "curves" in content:
-            title = f"joint and single-task models by share of labels, on {content['rows']:,} {self.split} rows"
-            rows = label_rows(content)
-        elif "single" in content:
-            title = "joint models by sharing mode and balancing method, %"
-            title, rows = f"{title}, on {content['scored']:,} {self.split} rows", variant_rows(content)
-        else:
-            title = f"gain over single-task models, % of their score, on {content['rows']:,} {self.split} rows"
-            rows = gain_rows(content)
-            notes = [*content["advice"].values(), "", *group_lines(content), "", *notes]
-        return [table_of(title, rows, NUMBERS), "\n".join(["", *notes])]
+        table = table_of(self.content["table_title"], self.content["table"], NUMBERS)
+        lines = [*self.content["lines"], ""] if self.content["lines"] else []
+        return [table, "\n".join(["", *lines, f"report      {self.report}"])]
 
 
 @dataclass(frozen=True, repr=False)

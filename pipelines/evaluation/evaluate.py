@@ -32,6 +32,7 @@ from mtl.decoding.greedy import Path
 from mtl.decoding.hot_words import WEIGHT, HotWords
 from mtl.inference.predictor import Prediction, Predictor
 from mtl.inputs.codec import tokens_of
+from mtl.metrics.bootstrap import bootstrap_interval
 from mtl.metrics.scoring import METRICS, metric_of, score_rows
 from mtl.models.joint import Recogniser
 from mtl.spec import label_columns
@@ -181,18 +182,7 @@ def interval_of(
     metric: str, counts: np.ndarray, confidence: float = 0.95, resamples: int = 1000
 ) -> tuple[float, float]:
     """Two-sided bootstrap interval of a metric, in its unit, over rows of counts (N, C)."""
-    return bootstrapped(metric_of(metric).value, counts, confidence, resamples)
-
-
-def bootstrapped(
-    value: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, confidence: float = 0.95, resamples: int = 1000
-) -> tuple[float, float]:
-    """Two-sided bootstrap interval over rows of counts (N, C) of a value of their sums, (..., C) -> (...)."""
-    patterns, times = np.unique(counts, axis=0, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(counts), times / times.sum(), size=resamples)
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(value(drawn @ patterns), [tail, 1 - tail])
-    return float(low), float(high)
+    return bootstrap_interval(metric_of(metric).value, counts, confidence, resamples)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from mtl.analysis.inspection import Split, View, chance, look, numbered, probe, split_by_group, split_within_class
+from mtl.analysis.inspection import (
+    Activations,
+    Split,
+    chance,
+    inspect,
+    numbered,
+    probe,
+    split_by_group,
+    split_within_class,
+)
 from mtl.decoding.alignment import viterbi
 from mtl.heads.transcript import Transcript
 from mtl.inference.predictor import Predictor
@@ -113,7 +122,7 @@ def interpret(predictor: Predictor, dataset: Dataset, recipe: Recipe, report: Re
         if batch.group != group:  # recordings come first
             model.eval()
             group = batch.group
-        view = look(model, batch)
+        view = inspect(model, batch)
         if recipe.interpret.probes and group == "audio":
             heard.add(view.pooled(), [rows[i]["id"] for i in indices], indices.tolist())
             picked = list(names.frames(view, batch, indices))
@@ -139,14 +148,14 @@ class Names:
         heard = sum(row["audio"] is not None for row in rows)
         self.each = -(-FRAMES // max(1, heard))
 
-    def frames(self, view: View, batch: Batch, indices: np.ndarray) -> Iterator[tuple[int, int, str]]:
+    def frames(self, view: Activations, batch: Batch, indices: np.ndarray) -> Iterator[tuple[int, int, str]]:
         """(row of the batch, frame, label), at most `each` of a row."""
         spoken = self._phones(view, indices) if self.phones else self._units(view, batch)
         for row, found in enumerate(spoken):
             order = Random(self.rows[indices[row]]["id"]).sample(range(len(found)), min(self.each, len(found)))
             yield from ((row, *found[i]) for i in sorted(order))
 
-    def _phones(self, view: View, indices: np.ndarray) -> Iterator[list[tuple[int, str]]]:
+    def _phones(self, view: Activations, indices: np.ndarray) -> Iterator[list[tuple[int, str]]]:
         for length, index in zip(view.lengths.tolist(), indices, strict=True):
             said = self.phones.get(self.rows[index]["id"], ())
             middles = [
@@ -154,14 +163,14 @@ class Names:
             ]
             yield [(frame, symbol) for frame, symbol in middles if frame < length]
 
-    def _units(self, view: View, batch: Batch) -> Iterator[list[tuple[int, str]]]:
+    def _units(self, view: Activations, batch: Batch) -> Iterator[list[tuple[int, str]]]:
         model = self.predictor.model
-        if model.recogniser is None or model.recogniser not in view.given:
+        if model.recogniser is None or model.recogniser not in view.head_inputs:
             return
         recogniser = model.task(model.recogniser)
         assert isinstance(recogniser, Transcript)
         with torch.no_grad():
-            log_probs = recogniser.log_probs(view.given[model.recogniser])
+            log_probs = recogniser.log_probs(view.head_inputs[model.recogniser])
         units, unit_lengths = recogniser.targets(batch)
         spans = viterbi(log_probs, view.lengths, units, unit_lengths)
         for row, (numbers, length) in enumerate(zip(units.tolist(), unit_lengths.tolist(), strict=True)):

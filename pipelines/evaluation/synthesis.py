@@ -26,11 +26,11 @@ from mtl.inference.speech_synthesis import SynthesizedSpeech
 from mtl.inference.synthesizer import Synthesizer
 from mtl.inference.vocoder_metrics import spectral_distance
 from mtl.inference.vocoding import VocoderWrapper
+from mtl.metrics.bootstrap import bootstrap_interval
 from mtl.metrics.scoring import mean, word_errors
 from pipelines.core import cluster
 from pipelines.data.dataset import by_hash
 from pipelines.evaluation.conversion import conversions, pairs_of
-from pipelines.evaluation.evaluate import bootstrapped
 from pipelines.evaluation.gates import RowCounts
 from pipelines.evaluation.judges import CHUNK, SAID, Judge, Measured, answers_of, distance, judged_by, recording_of
 from pipelines.sources.segments import one_thread
@@ -278,7 +278,7 @@ def figures(said: pa.Table) -> dict[str, dict[str, Figure]]:
 
 def _figure(pairs: np.ndarray) -> Figure:
     """Of (N, 2): the sum of the first over the sum of the second."""
-    return Figure(float(mean(pairs.sum(axis=0))), *bootstrapped(mean, pairs))
+    return Figure(float(mean(pairs.sum(axis=0))), *bootstrap_interval(mean, pairs))
 
 
 def _percent(share: float | None) -> float | None:

@@ -1,11 +1,10 @@
-"""What the tasks share, drawn: their gradients, weights and losses over time, the sharing mode's picture, the probes.
+"""Plots of what tasks share: gradients, weights and losses over time, activations of the sharing mode, probes.
 
     for drawing in drawings(night.history, night.sharing):
-        drawing.title, drawing.how, drawing.charts        # how to read it, in a sentence; (caption, SVG) pairs
+        drawing.title, drawing.how, drawing.charts        # explanation in a sentence; (caption, SVG) pairs
 
-What a training or a mode does not have is not drawn. See mtl.training.backward for the gradients, `picture` in
-mtl/sharing for
-the modes, and pipelines/evaluation/inspection.py for the probes.
+Plots without data are left out. See mtl.training.backward for the gradients, `picture` in mtl/sharing for the modes,
+and pipelines/evaluation/inspection.py for the probes.
 """
 
 from __future__ import annotations
@@ -20,21 +19,23 @@ Epoch = Mapping[str, float]
 Chart = tuple[str, str]  # caption, SVG
 WHOLE = "the trunk as a whole"
 PART_NAMES = {"audio": "audio front-end", "text": "text front-end"}
-EVEN = 1e-6  # weights that move less are a constant
+CONSTANT = 1e-6  # weights that change less are constant
 
 
 @dataclass(frozen=True)
 class Drawing:
-    name: str  # "cosines"; what a test or a link finds it by
+    """A group of charts. name: its anchor. how: how to read it. wide: each chart on a line of its own."""
+
+    name: str
     title: str
     how: str
     charts: list[Chart]
-    wide: bool = False  # each chart on a line of its own
+    wide: bool = False
 
 
 def drawings(history: Sequence[Epoch], sharing: Mapping[str, Any]) -> list[Drawing]:
-    """All that there is to draw, in the order of the page."""
-    found = [*_gradients(history), *_over_time(history)]
+    """All plots with data, in the order of the page."""
+    plots = [*_gradients(history), *_over_time(history)]
     pictures: dict[str, dict[str, Any]] = sharing.get("pictures", {})
     for name in {name: None for group in pictures.values() for name in group}:
         if name in PICTURES:
@@ -42,8 +43,8 @@ def drawings(history: Sequence[Epoch], sharing: Mapping[str, Any]) -> list[Drawi
             for group, picture in pictures.items():
                 if name in picture and not (charts and name in OF_WEIGHTS):
                     charts += PICTURES[name].charts(picture[name], sharing["tasks"], _heading(name, group, pictures))
-            found.append(Drawing(name, PICTURES[name].title, PICTURES[name].how, charts))
-    return [*found, *_probes(sharing)]
+            plots.append(Drawing(name, PICTURES[name].title, PICTURES[name].how, charts))
+    return [*plots, *_probes(sharing)]
 
 
 # --- gradients, weights, losses --------------------------------------------------------------------------------------
@@ -65,32 +66,31 @@ def _gradients(history: Sequence[Epoch]) -> list[Drawing]:
     return [
         Drawing(
             "cosines",
-            "Where the tasks' gradients agree",
-            "The cosine between two tasks' gradients in each part, mean of the last epoch: +1 they pull it the same "
-            "way, 0 they have nothing to do with each other, −1 they undo each other's work; a dash: one of the two "
-            "does not reach that part.",
+            "Cosines of the tasks' gradients",
+            "The cosine between two tasks' gradients in each part of the model, mean over the last epoch: +1 parallel, "
+            "0 orthogonal, −1 opposite; a dash: one of the two has no gradient in that part.",
             maps,
         ),
         Drawing(
             "conflicts",
             "Conflicts over time",
-            "The share of steps in which two tasks' gradients point apart (cosine below 0), mean over the pairs: half "
-            "is what two unrelated tasks would have; a part well above it is one that the tasks fight over.",
+            "The share of steps in which the cosine of two tasks' gradients is below 0, mean over the pairs. Unrelated "
+            "tasks have 50 %; a part well above it has conflicting tasks.",
             [("", over_time)],
         ),
     ]
 
 
 def _by_part(epoch: Epoch, figure: str) -> dict[str, dict[tuple[str, str], float]]:
-    """Part -> pair of tasks -> value, from "cosine/<part>/<task>:<task>"; without a part it is the whole."""
-    found: dict[str, dict[tuple[str, str], float]] = {}
+    """Part -> pair of tasks -> value, from "cosine/<part>/<task>:<task>"; without a part, of the whole trunk."""
+    by_part: dict[str, dict[tuple[str, str], float]] = {}
     for key, value in epoch.items():
         if key.startswith(f"{figure}/"):
-            *place, pair = key.split("/")[1:]
+            *parts, pair = key.split("/")[1:]
             one, _, other = pair.partition(":")
-            part = PART_NAMES.get(place[0], place[0]) if place else WHOLE
-            found.setdefault(part, {})[one, other] = value
-    return found
+            part = PART_NAMES.get(parts[0], parts[0]) if parts else WHOLE
+            by_part.setdefault(part, {})[one, other] = value
+    return by_part
 
 
 def _cosine_map(
@@ -108,41 +108,41 @@ def _cosine_map(
 
 def _over_time(history: Sequence[Epoch]) -> list[Drawing]:
     weights, losses = _series(history, "weight/", ""), _series(history, "train/", "/loss")
-    found = []
-    if any(abs(value - points[0][1]) > EVEN for points in weights.values() for _, value in points):
-        found.append(
+    plots = []
+    if any(abs(value - points[0][1]) > CONSTANT for points in weights.values() for _, value in points):
+        plots.append(
             Drawing(
                 "weights",
                 "Task weights over time",
-                "The weight with which a task's loss (or its gradient) went into a step, mean of each epoch, the "
-                "recipe's own weight included: a task that rises was given more say.",
+                "The weight of a task's loss (or gradient) in a step, mean of each epoch, including the recipe's own "
+                "weight.",
                 [("", line_chart(weights, y_label="weight"))],
             )
         )
-    # A first loss of nothing leaves nothing to compare with.
+    # A first loss of zero cannot be divided by.
     ratios = {
         task: [(at, value / points[0][1]) for at, value in points] for task, points in losses.items() if points[0][1]
     }
     if any(len(points) > 1 for points in ratios.values()):
-        found.append(
+        plots.append(
             Drawing(
                 "losses",
                 "Losses over time",
                 "Each task's training loss as a share of its own in the first epoch: a line that stays high while the "
-                "others fall is a task that waits, or cannot be learned here.",
+                "others fall belongs to a task that is not learned.",
                 [("", line_chart(ratios, y_label="share of the first epoch's loss"))],
             )
         )
-    return found
+    return plots
 
 
 def _series(history: Sequence[Epoch], head: str, tail: str) -> dict[str, list[Point]]:
-    found: dict[str, list[Point]] = {}
+    series: dict[str, list[Point]] = {}
     for at, epoch in _numbered(history):
         for key, value in epoch.items():
             if key.startswith(head) and key.endswith(tail):
-                found.setdefault(key.removeprefix(head).removesuffix(tail), []).append((at, value))
-    return found
+                series.setdefault(key.removeprefix(head).removesuffix(tail), []).append((at, value))
+    return series
 
 
 def _numbered(history: Sequence[Epoch]) -> list[tuple[float, Epoch]]:
@@ -158,7 +158,7 @@ def _has(epoch: Epoch, head: str) -> bool:
 
 @dataclass(frozen=True)
 class Picture:
-    """How one entry of a mode's `picture` is drawn: charts(values, tasks, heading) -> (caption, SVG) pairs."""
+    """Plot of one entry of a mode's `picture`: charts(values, tasks, heading) -> (caption, SVG) pairs."""
 
     title: str
     how: str
@@ -166,7 +166,7 @@ class Picture:
 
 
 def _heading(name: str, group: str, pictures: Mapping[str, Any]) -> str:
-    """Which rows, where it makes a difference."""
+    """Which rows, if it matters."""
     return "" if name in OF_WEIGHTS or len(pictures) < 2 else {"audio": "recordings", "text": "sentences"}[group]
 
 
@@ -175,9 +175,9 @@ def _caption(*parts: str) -> str:
 
 
 def _grid(
-    values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str], scale: float, tell: str
+    values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str], scale: float, tooltip: str
 ) -> str:
-    """Shaded by value over scale; tell: a tooltip with {row}, {column} and {value}."""
+    """Shaded by value over scale; tooltip: with {row}, {column} and {value}."""
     return grid_chart(
         rows,
         columns,
@@ -185,7 +185,7 @@ def _grid(
             [
                 None
                 if value is None
-                else Cell(value / scale, f"{value:.2f}", tell.format(row=row, column=column, value=f"{value:.3f}"))
+                else Cell(value / scale, f"{value:.2f}", tooltip.format(row=row, column=column, value=f"{value:.3f}"))
                 for column, value in zip(columns, line, strict=True)
             ]
             for row, line in zip(rows, values, strict=True)
@@ -194,7 +194,7 @@ def _grid(
 
 
 def _largest(values: Any) -> float:
-    """Of nested lists; 1 where all is zero or unseen."""
+    """Of nested lists; a tiny number where all is zero or None."""
     if isinstance(values, list):
         return max((_largest(value) for value in values), default=1.0)
     return abs(values) if values else 1e-9
@@ -202,13 +202,13 @@ def _largest(values: Any) -> float:
 
 def _gates(values: Any, tasks: Sequence[str], heading: str) -> list[Chart]:
     """(K, experts) of mmoe, or (levels, K, 1 + shared) of ple, whose first expert is the task's own."""
-    told = "{row} takes {value} of its states from {column}"
+    tooltip = "{row} takes {value} of its states from {column}"
     if not isinstance(values[0][0], list):
         experts = [f"expert {number + 1}" for number in range(len(values[0]))]
-        return [(heading, _grid(values, tasks, experts, 1.0, told))]
+        return [(heading, _grid(values, tasks, experts, 1.0, tooltip))]
     experts = ["own", *(f"shared {number}" for number in range(1, len(values[0][0])))]
     return [
-        (_caption(heading, f"level {depth + 1}" if len(values) > 1 else ""), _grid(level, tasks, experts, 1.0, told))
+        (_caption(heading, f"level {depth + 1}" if len(values) > 1 else ""), _grid(level, tasks, experts, 1.0, tooltip))
         for depth, level in enumerate(values)
     ]
 
@@ -219,32 +219,32 @@ def _shared_gates(values: Any, tasks: Sequence[str], heading: str) -> list[Chart
     return [(heading, _grid(values, levels, experts, 1.0, "the shared path takes {value} from {column} at {row}"))]
 
 
-def _per_block(tell: str) -> Callable[[Any, Sequence[str], str], list[Chart]]:
+def _per_block(tooltip: str) -> Callable[[Any, Sequence[str], str], list[Chart]]:
     """Of (blocks, K, K): a grid of tasks for each block, on one scale."""
 
     def charts(values: Any, tasks: Sequence[str], heading: str) -> list[Chart]:
         scale = _largest(values)
         return [
-            (_caption(heading, f"block {depth + 1}"), _grid(block, tasks, tasks, scale, tell))
+            (_caption(heading, f"block {depth + 1}"), _grid(block, tasks, tasks, scale, tooltip))
             for depth, block in enumerate(values)
         ]
 
     return charts
 
 
-def _by_block(tell: str) -> Callable[[Any, Sequence[str], str], list[Chart]]:
+def _by_block(tooltip: str) -> Callable[[Any, Sequence[str], str], list[Chart]]:
     """Of (blocks, K): one grid, tasks by blocks."""
 
     def charts(values: Any, tasks: Sequence[str], heading: str) -> list[Chart]:
         blocks = [f"block {depth + 1}" for depth in range(len(values))]
         turned = [list(line) for line in zip(*values, strict=True)]
-        return [(heading, _grid(turned, tasks, blocks, _largest(values), tell))]
+        return [(heading, _grid(turned, tasks, blocks, _largest(values), tooltip))]
 
     return charts
 
 
 def _masks(values: Any, tasks: Sequence[str], heading: str) -> list[Chart]:
-    """(blocks, K, D): how open each mask is, and how far it is from the tasks' mean mask."""
+    """(blocks, K, D): mean of each mask, and its distance from the tasks' mean mask."""
     opened = [[_mean(mask) for mask in block] for block in values]
     apart = [[_from_mean(mask, block) for mask in block] for block in values]
     shown = _by_block("the mask of {row} after {column}: {value}")
@@ -267,53 +267,53 @@ def _from_mean(mask: Sequence[float | None], block: Sequence[Sequence[float | No
 
 
 def _edges(values: Any, tasks: Sequence[str], heading: str) -> list[Chart]:
-    there = [[value or None for value in line] for line in values]
-    told = "{row} hears {column}: {value} of the length of its own states"
-    return [(heading, _grid(there, tasks, tasks, _largest(values), told))]
+    edges = [[value or None for value in line] for line in values]
+    tooltip = "message from {column} to {row}: {value} of the norm of its own states"
+    return [(heading, _grid(edges, tasks, tasks, _largest(values), tooltip))]
 
 
-OF_WEIGHTS = ("units", "distances")  # pictures that do not depend on what went through the model
+OF_WEIGHTS = ("units", "distances")  # pictures of weights, which do not depend on the input
 PICTURES = {
     "gates": Picture(
-        "Which experts the tasks use",
-        "A row is a task's gate, mean over the rows looked at: what it takes from each expert, one in all; tasks with "
-        "like rows share, and a column that is pale throughout is an expert that nobody uses.",
+        "Expert use by task",
+        "A row is a task's gate, mean over the inspected inputs: weights of the experts, which sum to one. Tasks with "
+        "similar rows share experts; a column that is pale throughout is an unused expert.",
         _gates,
     ),
     "shared_gates": Picture(
-        "What the shared path takes from the experts",
-        "Between two levels the shared experts' next input is mixed from all experts, the tasks' own among them: one "
-        "row a level, one in all.",
+        "Expert use by the shared path",
+        "Between two levels, the input of the shared experts is a mixture of all experts, those of the tasks included. "
+        "One row for each level; weights sum to one.",
         _shared_gates,
     ),
     "units": Picture(
-        "Cross-stitch: what a task takes from the others",
-        "After each block the row's task goes on with this much of its own states (diagonal) and of the column's: "
-        "training started with 0.9 on the diagonal, and what moved away from it was found useful.",
+        "Cross-stitch units",
+        "After each block, the states of the row's task become this combination of its own states (diagonal) and the "
+        "column's. Training starts with 0.9 on the diagonal.",
         _per_block("{row} takes {value} of the states of {column}"),
     ),
     "masks": Picture(
         "Attention masks",
-        "How much of the shared states a task's mask lets through after each block (it began at 0.88), and how far the "
-        "mask is from the mean of all tasks' masks: 0 means that all tasks look at the same channels.",
+        "The mean of a task's mask over the shared states after each block (initially 0.88), and its distance from the "
+        "mean of all tasks' masks: 0 means that all tasks use the same channels.",
         _masks,
     ),
     "edges": Picture(
         "Messages along the task graph",
-        "The row's task hears the column's: length of the message over that of the states it is added to; a dash: no "
-        "edge, and near 0: an edge that is not used.",
+        "Messages from the column's task to the row's: norm of the message over that of the states it is added to. "
+        "A dash: no edge; near 0: an unused edge.",
         _edges,
     ),
     "distances": Picture(
-        "How far the tasks' encoders have moved apart",
-        "Distance between two tasks' encoders in each block, over their mean length: all began alike, at 0; large "
-        "means that the tasks wanted different things there, in spite of the penalty.",
+        "Distance between the tasks' encoders",
+        "Distance between the weights of two tasks' encoders in each block, over their mean norm; initially 0. Large "
+        "values mean that the tasks need different weights there, despite the penalty.",
         _per_block("{row} and {column}: {value}"),
     ),
     "adapters": Picture(
-        "How much the adapters add",
-        "Length of what a task's adapter adds after each block over that of the states: all began at 0; a task with "
-        "large figures needs states that the shared encoder does not give it.",
+        "Contribution of the adapters",
+        "Norm of the output of a task's adapter after each block over that of the states; initially 0. A task with "
+        "large values needs states that the shared encoder does not provide.",
         _by_block("the adapter of {row} after {column} adds {value} of the states' length"),
     ),
 }
@@ -322,45 +322,45 @@ PICTURES = {
 # --- probes ----------------------------------------------------------------------------------------------------------
 
 TESTED = {
-    "speaker": "asked about other utterances of the speakers it learned",
-    "emotion": "asked about speakers that it has not learned from",
-    "phone": "a frame in the middle of each phone, of speakers that it has not learned from",
+    "speaker": "tested on other utterances of the training speakers",
+    "emotion": "tested on other speakers",
+    "phone": "a frame in the middle of each phone, tested on other speakers",
 }
-ON_CTC = "a frame in the middle of each {} on the model's own CTC path, of speakers that it has not learned from"
+ON_CTC = "a frame in the middle of each {} on the model's own CTC path, tested on other speakers"
 
 
 def _probes(sharing: Mapping[str, Any]) -> list[Drawing]:
-    charts = [(_probe_caption(found), _probe_chart(found)) for found in sharing.get("probes", ())]
+    charts = [(_probe_caption(one), _probe_chart(one)) for one in sharing.get("probes", ())]
     if not charts:
         return []
     how = (
-        "Percent that a straight line reads from the frozen states of each layer, to be compared with the last two "
-        "lines: probes trained on shuffled labels, and naming the commonest class each time. A figure near them means "
-        "that the layer does not hold it in plain sight; one that falls with depth, that the encoder lets go of it."
+        "Accuracy in percent of a linear probe on the frozen states of each layer. The last two lines are controls: "
+        "probes trained on shuffled labels, and always predicting the most frequent class. An accuracy near them means "
+        "that the layer does not encode the label linearly."
     )
-    return [Drawing("probes", "What can be read from each layer", how, charts, wide=True)]
+    return [Drawing("probes", "Linear probes of each layer", how, charts, wide=True)]
 
 
-def _probe_caption(found: Mapping[str, Any]) -> str:
-    target = found["target"]
-    best = max(layer["accuracy"] for layer in found["layers"]) / 100
-    # Of the best layer's share, as a binomial; frames of one utterance are less independent than that.
-    margin = 196 * (best * (1 - best) / found["test"]) ** 0.5
+def _probe_caption(probe: Mapping[str, Any]) -> str:
+    target = probe["target"]
+    best = max(layer["accuracy"] for layer in probe["layers"]) / 100
+    # Binomial, for the best layer; frames of one utterance are not independent, so the true margin is larger.
+    margin = 196 * (best * (1 - best) / probe["test"]) ** 0.5
     tested = TESTED.get(target) or ON_CTC.format(target)
     return (
-        f"{target}, %: {found['classes']} classes, {found['train']:,} items to learn from and {found['test']:,} to be "
-        f"asked about ({tested}); figures are good to about ±{max(1.0, margin):.0f}"
+        f"{target}, %: {probe['classes']} classes, {probe['train']:,} training and {probe['test']:,} test items "
+        f"({tested}); margin of error about ±{max(1.0, margin):.0f}"
     )
 
 
-def _probe_chart(found: Mapping[str, Any]) -> str:
+def _probe_chart(probe: Mapping[str, Any]) -> str:
     """A line for each path (shared, or a task's own), a column for each depth, the control and chance below."""
-    layers = found["layers"]
+    layers = probe["layers"]
     columns = list(dict.fromkeys(layer["label"] for layer in layers))
-    columns.sort(key=lambda label: label == "given")  # what the heads are given comes last
+    columns.sort(key=lambda label: label == "given")  # the inputs of the heads come last
     paths = list(dict.fromkeys(layer["path"] for layer in layers))
     known = {(layer["path"], layer["label"]): layer for layer in layers}
-    floor = found["chance"]
+    floor = probe["chance"]
 
     def cell(value: float, tooltip: str) -> Cell:
         return Cell(max(0.0, value - floor) / max(1.0, 100 - floor), f"{value:.0f}", tooltip)
@@ -370,8 +370,8 @@ def _probe_chart(found: Mapping[str, Any]) -> str:
         if layer is None:
             return None
         value, control = layer["accuracy"], layer["shuffled"]
-        told = f"{path}, {label}: {value:.1f} %, with shuffled labels {control:.1f} %, chance {floor:.1f} %"
-        return cell(value, told)
+        tooltip = f"{path}, {label}: {value:.1f} %, with shuffled labels {control:.1f} %, chance {floor:.1f} %"
+        return cell(value, tooltip)
 
     def shuffled(label: str) -> Cell:
         values = [layer["shuffled"] for layer in layers if layer["label"] == label]
@@ -379,5 +379,5 @@ def _probe_chart(found: Mapping[str, Any]) -> str:
 
     lines = [[read(path, label) for label in columns] for path in paths]
     lines.append([shuffled(label) for label in columns])
-    lines.append([cell(floor, "always the commonest class") for _ in columns])
+    lines.append([cell(floor, "always the most frequent class") for _ in columns])
     return grid_chart([*paths, "shuffled labels", "chance"], columns, lines)

@@ -1,9 +1,9 @@
-"""What each task of a search reaches alone with a trial's budget: the single-task cells of a study, kept by content.
+"""Single-task baselines of a search: the single-task cells of a study with the budget of a trial.
 
     single_task(recipe, utterances, features, store)      # Scalar.gain(...)
 
-A study with the same epochs and share of the rows has them already (`motet study --epochs E --share S`), and finds
-them here afterwards: nothing is trained twice. Figures are of the rows that a trial validates on.
+Cells are shared with a study of the same epochs and share of the rows (`motet study --epochs E --share S`). Scores are
+computed on the rows that a trial validates on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def single_task(
     store: Store,
     progress: Report | None = None,
 ) -> Scalar:
-    """The scalar of relative gains; a mean error where fewer than two tasks can be measured.
+    """The objective of relative gains, or of the mean error if fewer than two tasks can be measured.
 
     Raises:
         StudyError: a task without training labels, a cluster too small, or a single-task training that failed.
@@ -46,18 +46,18 @@ def single_task(
     left_out = {str(task): "no valid row is labelled" for task in recipe.tasks if task not in measured}
     if len(measured) < 2:
         return Scalar("mean", left_out=left_out)
-    # A study of another set of tasks is another study: all of them, wherever that is possible.
+    # All measurable tasks: a study of another set of tasks would be another study.
     tasks = {task: config for task, config in recipe.tasks.items() if task in measured}
     trainer = replace(recipe.trainer, epochs=recipe.search.epochs)
     budgeted = recipe.model_copy(update={"tasks": tasks, "trainer": trainer})
     share = recipe.search.share
-    found = study(
+    cells = study(
         budgeted, utterances, features, store, seeds=1, kinds=("single",), split="valid", share=share, progress=progress
     )
     ids = set(valid["id"].take(bounded(valid)).to_pylist())
     single = {}
-    for task in found.tasks:
-        figures = validated(found.scores(closed(frozenset({task}), found.needs), found.seeds[0]), ids)
+    for task in cells.tasks:
+        figures = validated(cells.scores(closed(frozenset({task}), cells.needs), cells.seeds[0]), ids)
         metric = metric_of(task, {f"valid/{name}": value for name, value in figures.items()})
         if metric is None:
             left_out[task] = "too few valid rows to score it"
@@ -67,15 +67,15 @@ def single_task(
 
 
 def validated(scores: Scores, ids: Sequence[str] | set[str]) -> dict[str, float]:
-    """The metrics over these rows alone, in percent.
+    """The metrics over these rows, in percent.
 
-    Speakers are enrolled with all rows, so their figure may differ a little from a trial's where `ids` are not all.
+    Speakers are enrolled with all rows, so their score may differ slightly from a trial's if `ids` are a subset.
     """
-    found = {}
+    values = {}
     for metric, rows in scores.counts.items():
         chosen = np.array([id_ in ids for id_ in rows.ids])
-        found[metric] = float(METRICS[metric].value(np.asarray(rows.counts)[chosen].sum(axis=0)))
-    return found
+        values[metric] = float(METRICS[metric].value(np.asarray(rows.counts)[chosen].sum(axis=0)))
+    return values
 
 
 def budget_of(recipe: Recipe) -> str:

@@ -1,7 +1,7 @@
-"""What a search says while it runs: every trial's MLflow run, and a count of epochs.
+"""Progress of a search: an MLflow run for each trial, and a count of epochs.
 
-callbacks = [scribe(root, name, trials, epochs, tracking, {})]   # of Tune's RunConfig
-with listening(name, progress):
+callbacks = [tune_callback(root, name, trials, epochs, tracking, {})]   # of Tune's RunConfig
+with reporting(name, progress):
     tuner.fit()
 """
 
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
     from pipelines.core.progress import Report
     from pipelines.registry.tracking import Run
 
-_listeners: dict[str, Report] = {}  # by search: Tune pickles its callbacks, so what they call must lie outside
+_reports: dict[str, Report] = {}  # by search; outside of the callback, because Tune pickles its callbacks
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def listening(name: str, progress: Report | None) -> Iterator[None]:
-    """Within it the scribe of the search of this name reports to `progress`."""
+def reporting(name: str, progress: Report | None) -> Iterator[None]:
+    """In this context, the callback of the search of this name reports to `progress`."""
     if progress:
-        _listeners[name] = progress
+        _reports[name] = progress
     try:
         yield
     finally:
-        _listeners.pop(name, None)
+        _reports.pop(name, None)
 
 
 def tune_callback(
     root: str, name: str, trials: int, epochs: int, tracking: Run | None, reported: Mapping[str, int] | None = None
 ) -> Any:
-    """The callback of a search: of so many trials, of so many epochs each; tracking: the parent MLflow run.
+    """The callback of a search of so many trials with so many epochs each.
 
-    reported: epochs of each trial that an interrupted search has counted and written to MLflow.
+    tracking: the parent MLflow run. reported: by trial, epochs that an interrupted search has logged to MLflow.
     """
     from ray import tune
 
     from pipelines.registry.tracking import start_child
     from pipelines.search import callbacks as here
 
-    class Scribe(tune.Callback):
-        """Lives in the driver, the one writer of every trial's MLflow run. A run is found again by the trial's id."""
+    class TrackingCallback(tune.Callback):
+        """Runs in the driver, the only writer of the trials' MLflow runs, which are named by the trial's id."""
 
         def __init__(self) -> None:
             self.epochs: dict[str, int] = dict(reported or {})
@@ -63,16 +63,16 @@ def tune_callback(
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            lock.check(Store(root).root)  # ends the search of a process that has lost the lock of its root
+            lock.check(Store(root).root)  # ends the search if this process has lost the lock of its root
             id, epoch = trial.config["trial"]["id"], int(result["epoch"])
-            if epoch > self.epochs.get(id, 0):  # a resumed trial repeats its last epoch
+            if epoch > self.epochs.get(id, 0):  # a resumed trial reports its last epoch again
                 self.epochs[id] = epoch
                 self.write(id, lambda run: run.log(numbers(result), step=epoch))
             self.show(f"{result['objective']:.1f} %")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             id = trial.config["trial"]["id"]
-            self.epochs[id] = epochs  # what ASHA saved counts as done
+            self.epochs[id] = epochs  # epochs saved by early stopping count as done
             self.write(id, lambda run: run.finish("FINISHED"))
             self.show("")
 
@@ -88,12 +88,12 @@ def tune_callback(
         def attempt(self, act: Callable[[], None]) -> None:
             try:
                 act()
-            except Exception as error:  # an MLflow that is away must not end a search
+            except Exception as error:  # an unreachable MLflow must not end a search
                 logger.warning("a trial is not fully in MLflow: %s", error)
 
         def show(self, label: str) -> None:
-            listener = here._listeners.get(name)
-            if listener:
-                listener(sum(self.epochs.values()), trials * epochs, label)
+            report = here._reports.get(name)
+            if report:
+                report(sum(self.epochs.values()), trials * epochs, label)
 
-    return Scribe()
+    return TrackingCallback()

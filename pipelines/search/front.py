@@ -1,11 +1,10 @@
-"""The front of a search: which trials no other trial beats on every task, and what that is worth.
+"""The Pareto front of a search, its hypervolume and its knee.
 
     front = front_of(leaderboard, tasks, reference={"intent": 60.0})
     front.trials, front.knee, front.hypervolume
 
-Each task counts by its first metric on valid, as an error in percent (mtl/analysis/pareto.py). A trial that
-was stopped early
-stands where it was stopped. Trials without a figure for some task are left out, and named.
+Each task counts by its first metric on valid, as an error in percent (mtl/analysis/pareto.py). A trial that was stopped
+early counts with its last report. Trials without a score for some task are left out, and named in the notes.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from pipelines.search.scalar import metric_of, value_of
 
 @dataclass(frozen=True)
 class Front:
-    """All of it is plain data.
+    """Pareto front of the trials, as plain data.
 
-    metrics: by task. reference: the reference point, by task, in the metric's own terms.
+    metrics: by task. reference: the reference point, by task, in the metric's own unit.
     costs: errors in percent of every trial that has them all, by trial and task, in the order in which they ended.
     trials: those on the front, the best objective first. knee: one of them, or None.
     hypervolume: share, in percent, of the box between no errors and the reference point that the front dominates;
-    history: the same after each trial of `costs`. notes: what a reader has to know.
+    history: the same after each trial of `costs`. notes: limits of the result.
     """
 
     metrics: dict[str, str]
@@ -49,7 +48,7 @@ class Front:
 def front_of(
     leaderboard: Sequence[Mapping[str, Any]], tasks: Sequence[str], reference: Mapping[str, float] | None = None
 ) -> Front:
-    """Of leaderboard rows (trial, state, metrics, ended), the best first; empty where no trial can be compared."""
+    """The front of leaderboard rows (trial, state, metrics, ended; the best first); empty without comparable trials."""
     usable = [row for row in leaderboard if row["state"] != "failed"]
     named = {task: _commonest(task, usable) for task in tasks}
     metrics = {task: metric for task, metric in named.items() if metric}
@@ -64,7 +63,7 @@ def front_of(
         return Front(metrics, point, {}, [], None, 0.0, [], [*notes, "no trial can be placed on a front."])
     corner = np.array([cost_of(point[task], METRICS[metric].better) for task, metric in metrics.items()])
     history = 100 * hypervolumes(costs, corner) / corner.prod() if corner.all() else np.zeros(len(costs))
-    on_front = {str(row["trial"]) for row, kept in zip(ordered, nondominated(costs), strict=True) if kept}
+    on_front = {str(row["trial"]) for row, best in zip(ordered, nondominated(costs), strict=True) if best}
     bend = knee(costs)
     return Front(
         metrics=metrics,
@@ -83,8 +82,8 @@ def front_of(
 
 def _commonest(task: str, rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The metric by which most trials can be compared on the task."""
-    found = [metric for row in rows if (metric := metric_of(task, row["metrics"]))]
-    return max(found, key=found.count) if found else None
+    names = [metric for row in rows if (metric := metric_of(task, row["metrics"]))]
+    return max(names, key=names.count) if names else None
 
 
 def _cost(row: Mapping[str, Any], metric: str) -> float:

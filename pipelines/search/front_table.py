@@ -1,4 +1,4 @@
-"""A search's front as it is printed, and a trial picked. Needs nothing else: the command line starts quickly."""
+"""Tables of a search for the command line. Imports nothing else, so that the command line starts quickly."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class PickError(ValueError):
-    """A trial that was asked for and is not there."""
+    """No such trial."""
 
 
 def picked(result: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The leaderboard row that is meant by "best", "knee", or a trial's name. Raises PickError."""
+    """The leaderboard row of "best", "knee", or a trial's name. Raises PickError."""
     rows = {row["trial"]: row for row in result["leaderboard"] if row["state"] != "failed"}
     if what == "best":
         return next(iter(rows.values()))
@@ -28,7 +28,7 @@ def picked(result: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def front_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The front as it is printed: each task's metric, and where the knee is."""
+    """The printed table of the front: each task's metric, and the knee."""
     front, rows = result["front"], {row["trial"]: row for row in result["leaderboard"]}
     return [
         {
@@ -43,7 +43,7 @@ def front_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def front_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the numbers of a search mean: pairs of what is explained and its explanation."""
+    """Explanations of a search's numbers: pairs of a term and its explanation."""
     front = result["front"]
     point = ", ".join(f"{metric} {front['reference'][task]:g}" for task, metric in front["metrics"].items())
     lines = [("objective", result["objective"]["words"])]
@@ -52,12 +52,14 @@ def front_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     schedule = result["leaderboard"][0]["schedule"]
     if len(schedule) > 1:
         lines += [("schedule", line) for line in schedule_lines(schedule)]
-        lines.append(("note", "that is the best member's schedule; a night trains with its last settings throughout."))
+        lines.append(
+            ("note", "this is the best member's schedule; a nightly training uses its last settings throughout.")
+        )
     return [*lines, *(("note", note) for note in front["notes"])]
 
 
 def schedule_lines(schedule: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A population's schedule (pbt.py): from which epoch on, with what, and whose weights."""
+    """A population's schedule (pbt.py), a line for each change of settings or weights."""
     lines = []
     for number, part in enumerate(schedule):
         taken = number and part["trial"] != schedule[number - 1]["trial"]

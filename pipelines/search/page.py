@@ -1,4 +1,4 @@
-"""A search as a page that needs nothing else: the front, what the tasks trade, every trial.
+"""The HTML page of a search: its Pareto front, charts of the trade-offs between tasks, and every trial.
 
 html = render(result.to_json(), recipe)
 """

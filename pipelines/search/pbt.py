@@ -1,12 +1,12 @@
 """Population based training (Jaderberg et al. 2017) over learning rate and task weights, on Ray Tune.
 
-All members train at once, `interval` epochs at a time. Then the worst quarter goes on with the weights, optimiser and
-sampler of members of the best quarter, at their learning rate and task weights times 0.8 or 1.2. What comes out is a
-model and the schedule it was trained by; every report carries the schedule so far, which follows the weights.
+All members train at the same time, `interval` epochs at a time. Then the worst quarter copies weights, optimiser and
+sampler of members of the best quarter, with their learning rate and task weights times 0.8 or 1.2. The result is a
+model and the schedule of settings it was trained with; every report contains the schedule so far of its weights.
 
-A member's state lies in the store, an epoch each, until the search ends, and so does every exchange: what each member
-goes on with, written before any of them does. A search killed at any moment goes on from there. Tune's own checkpoints
-are not used: they would lie among Tune's pickle files.
+The store holds every epoch of each member until the search ends, and every exchange (what each member continues with),
+written before training continues, so a search can be killed and resumed at any time. Tune's own checkpoints are not
+used: they are stored with pickle files.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import PopulationBasedTraining
 
 FACTORS = (0.8, 1.2)  # of the paper
-QUANTILE = 0.25  # that is replaced, and as many that are copied
+QUANTILE = 0.25  # share of members that is replaced, and share that is copied
 
-Schedule = list[dict[str, Any]]  # {"after": epochs that were trained before, "trial": whose, "overrides": [...]}
+Schedule = list[dict[str, Any]]  # {"after": epochs trained before, "trial": id, "overrides": [...]}
 
 
 def ranges_of(recipe: Recipe) -> dict[str, tuple[float, float]]:
-    """What is perturbed, and how far it may go. The primary task keeps its weight: only ratios matter."""
+    """Settings that are perturbed, with their ranges. The primary task keeps its weight: only ratios matter."""
     primary = recipe.gates.primary.split("/")[0]
     weights = {f"tasks.{task}.weight": recipe.search.task_weight for task in recipe.tasks if task != primary}
     return {"trainer.learning_rate": recipe.search.learning_rate, **weights}
@@ -53,14 +53,14 @@ def ranges_of(recipe: Recipe) -> dict[str, tuple[float, float]]:
 
 @dataclass
 class Perturb:
-    """A nearby point inside of the ranges: each setting times one of FACTORS."""
+    """Multiplies each setting by one of FACTORS, within its range."""
 
     ranges: Mapping[str, tuple[float, float]]
     seed: int
     drawn: int = field(default=0)
 
     def __call__(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        self.drawn += 1  # two that copy the same member are not to become twins
+        self.drawn += 1  # two members that copy the same one must differ
         random = Random(f"{self.seed}/{self.drawn}/{json.dumps(point, sort_keys=True)}")
         nearby = dict(point)
         for key, (low, high) in self.ranges.items():
@@ -69,14 +69,14 @@ class Perturb:
 
 
 def extended(schedule: Schedule, after: int, trial: str, overrides: Sequence[str]) -> Schedule:
-    """The schedule with what `trial` trains by from now on, if that is anything new."""
+    """The schedule with the settings of `trial` from now on, if they are new."""
     if schedule and (schedule[-1]["trial"], schedule[-1]["overrides"]) == (trial, list(overrides)):
         return schedule
     return [*schedule, {"after": after, "trial": trial, "overrides": list(overrides)}]
 
 
 def first_points(recipe: Recipe, members: int) -> list[dict[str, float]]:
-    """Where the members begin: the first at the recipe's own point, if the space holds it, the others at random."""
+    """First points of the members: the recipe's own point, if it is in the space, and random ones."""
     ranges = ranges_of(recipe)
     random = Random(f"members/{recipe.seed}")
     points = [
@@ -90,7 +90,7 @@ def first_points(recipe: Recipe, members: int) -> list[dict[str, float]]:
 
 
 def members_of(recipe: Recipe, state: SearchState, members: int) -> list[dict[str, Any]]:
-    """The members that have not ended, as Tune configures them: id, point and, after an exchange, where they start."""
+    """Configurations of the members that have not ended: id, point and, after an exchange, their start."""
     records = {record.number: record for record in state.trials()}
     for number, point in enumerate(first_points(recipe, members)):
         if number not in records:
@@ -105,7 +105,7 @@ def members_of(recipe: Recipe, state: SearchState, members: int) -> list[dict[st
 
 
 def run_member(config: dict[str, Any], job: Job, search: str, scalar: Scalar) -> None:
-    """Trains a member with its own settings, from its own last epoch or from the one that an exchange gave it."""
+    """Trains a member with its own settings, from its own last epoch or from the one that an exchange assigned."""
     from ray import tune
 
     member = config["trial"]
@@ -117,12 +117,12 @@ def run_member(config: dict[str, Any], job: Job, search: str, scalar: Scalar) ->
     parameters = sum(parameter.numel() for parameter in model.parameters())
     row, fitted = start_of(member, job.store, search)
 
-    def tell(row: dict[str, Any]) -> None:
-        # The last epoch is no time for an exchange: nobody would train with what it gives.
+    def report_row(row: dict[str, Any]) -> None:
+        # No exchange after the last epoch: no training follows it.
         tune.report({**row, **({"done": True} if row["epoch"] >= settings.epochs else {})})
 
-    if row.get("epoch", 0) > member.get("start", {}).get("epoch", 0):  # the driver may not have heard of this epoch
-        tell(row)
+    if row.get("epoch", 0) > member.get("start", {}).get("epoch", 0):  # the driver may not have received this report
+        report_row(row)
     if fitted is not None:
         fitted = with_settings(fitted, settings, model.config.tasks)
     schedule = extended(row.get("schedule", []), int(row.get("epoch", 0)), trial, overrides)
@@ -132,7 +132,7 @@ def run_member(config: dict[str, Any], job: Job, search: str, scalar: Scalar) ->
         nonlocal row
         row = {**metrics, **figures(metrics, scalar, tasks), "parameters": parameters, "schedule": schedule}
         state.save(row, reached or {})
-        tell(row)
+        report_row(row)
 
     try:
         fit(model, loader, settings, report=report, validate=validate, resume=fitted)
@@ -142,9 +142,9 @@ def run_member(config: dict[str, Any], job: Job, search: str, scalar: Scalar) ->
 
 
 def start_of(member: Mapping[str, Any], store: Store, search: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The report and the state that a member goes on from; nothing for one that begins.
+    """Report and state from which a member continues; ({}, None) for a new member.
 
-    Its own last epoch, if that is later than the last exchange, else the epoch that the exchange names.
+    Its own last epoch, if that is later than the last exchange, else the epoch that the exchange assigned.
     """
     row, fitted = TrialState(store, state_folder(search, member["id"])).load()
     start = member.get("start")
@@ -157,9 +157,9 @@ def start_of(member: Mapping[str, Any], store: Store, search: str) -> tuple[dict
 
 
 def population(recipe: Recipe, scalar: Scalar, state: SearchState) -> PopulationBasedTraining:
-    """The scheduler: exchanges when all members have reached the same epoch, so that it compares like with like.
+    """The scheduler, which exchanges when all members have reached the same epoch.
 
-    Tune's own class moves weights by checkpoints. This one names the trial and the epoch that a member goes on from.
+    Tune's own class copies checkpoints. This one sets the trial and epoch from which a member continues.
     """
     from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
@@ -193,7 +193,7 @@ def population(recipe: Recipe, scalar: Scalar, state: SearchState) -> Population
                 self._go_on_without(tune_controller, trial)
 
         def _go_on_without(self, tune_controller: Any, ended: Any) -> None:
-            """Lets the others exchange, if they wait for a member that has ended: Tune's own class waits for ever."""
+            """Lets the others exchange if they wait for an ended member, for which Tune's own class waits forever."""
             gone = self._trial_state[ended]
             gone.last_score, gone.last_train_time = None, int(self._next_perturbation_sync)
             others = [one for one in tune_controller.get_live_trials() if one is not ended]
@@ -201,7 +201,7 @@ def population(recipe: Recipe, scalar: Scalar, state: SearchState) -> Population
                 self.on_trial_result(tune_controller, others[0], self._trial_state[others[0]].last_result or {})
 
         def choose_trial_to_run(self, tune_controller: Any) -> Any:
-            """Tune asks before it starts anybody, and after it has recorded the report that brought the exchange."""
+            """Stores an exchange: called before a trial starts, and after the report that led to the exchange."""
             if not self.saved:
                 members = [one.config["trial"] for one in tune_controller.get_live_trials()]
                 state.save_exchange(self.exchanged, {member["id"]: member for member in members})
@@ -230,5 +230,5 @@ def population(recipe: Recipe, scalar: Scalar, state: SearchState) -> Population
         custom_explore_fn=perturb,
         quantile_fraction=QUANTILE,
         synch=True,
-        log_config=False,  # the reports carry it
+        log_config=False,  # the reports contain it
     )

@@ -1,10 +1,10 @@
-"""Points that Optuna proposes and ASHA stops, both rebuilt from the search's own records when a search is resumed.
+"""Optuna proposals and ASHA early stopping, both rebuilt from the search's own records when a search is resumed.
 
     Proposer(space, baseline, seed, ["minimize"]).propose(number=0)     # a point of the space
     searcher(recipe, scalar, state), scheduler(recipe, scalar, state)   # of Ray Tune's TuneConfig
 
-A trial's configuration is {"trial": {"id": ..., "point": {...}}}: the id is ours, since Tune draws new ones in every
-process, and a trial's last epoch and its MLflow run have to be found again.
+A trial's configuration is {"trial": {"id": ..., "point": {...}}}. The id is not Tune's, which differs in every process:
+the trial's last epoch and its MLflow run are stored under it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ logger = logging.getLogger(__name__)
 class Proposer:
     """Optuna's TPE over a space.
 
-    A proposal depends on the seed, on its number and on what was told so far, and on nothing else. So a rebuilt
-    proposer goes on as the first one would have.
+    A proposal depends only on the seed, its number and the results so far, so a rebuilt proposer makes the same ones.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Proposer:
         self.asked: dict[int, Any] = {}
 
     def propose(self, number: int, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The point of this number. With `point`, Optuna takes note that it was proposed before."""
+        """The point of this number. point: what it was in an earlier process, which Optuna records."""
         import optuna
 
         known = point or (self.baseline if number == 0 else None)
@@ -64,18 +63,18 @@ class Proposer:
         return dict(trial.params)
 
     def tell(self, number: int, values: Sequence[float] | None) -> None:
-        """What came of it; None: it failed."""
+        """Records the result of a trial; None: it failed."""
         import optuna
 
         state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.FAIL
         try:
             self.study.tell(self.asked[number], list(values) if values else None, state=state)
         except ValueError as error:  # a value that is not a number
-            logger.warning("Optuna does not take the result of trial %d: %s", number, error)
+            logger.warning("Optuna rejects the result of trial %d: %s", number, error)
 
 
 def proposer(recipe: Recipe, scalar: Scalar, records: Sequence[TrialRecord]) -> Proposer:
-    """A proposer that knows the records, in their order."""
+    """A proposer rebuilt from the records, in their order."""
     space = Space.of(recipe)
     directions: list[Literal["minimize", "maximize"]] = ["minimize" if scalar.mode == "min" else "maximize"]
     if _proposes_by_task(recipe):
@@ -89,7 +88,7 @@ def proposer(recipe: Recipe, scalar: Scalar, records: Sequence[TrialRecord]) -> 
 
 
 def searcher(recipe: Recipe, scalar: Scalar, state: SearchState) -> Searcher:
-    """Trials that were interrupted come first, each with its own point; new points after them."""
+    """Returns interrupted trials first, each with its own point, then new points."""
     from ray.tune.search import Searcher
 
     class Proposals(Searcher):
@@ -109,20 +108,20 @@ def searcher(recipe: Recipe, scalar: Scalar, state: SearchState) -> Searcher:
         def _next(self) -> TrialRecord:
             number, self.proposed = self.proposed, self.proposed + 1
             record = TrialRecord(state.trial_id(number), number, self.proposer.propose(number))
-            state.save(record)  # before it runs, so that no trial is unknown to a resumed search
+            state.save(record)  # before it runs, so that a resumed search knows every trial
             return record
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             self.proposer.tell(self.numbers[trial_id], _values(recipe, result) if result else None)
 
         def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-            """Nothing: the records are enough."""
+            """Does nothing: the records suffice."""
 
     return Proposals()
 
 
 def scheduler(recipe: Recipe, scalar: Scalar, state: SearchState) -> ASHAScheduler:
-    """ASHA, whose rungs hold the recorded reports of all trials, as they did when the search was interrupted."""
+    """ASHA with rungs rebuilt from the recorded reports of all trials."""
     from ray.tune.schedulers import ASHAScheduler
 
     records = {record.id: record for record in state.trials()}
@@ -130,7 +129,7 @@ def scheduler(recipe: Recipe, scalar: Scalar, state: SearchState) -> ASHASchedul
     class Rungs(ASHAScheduler):
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
-            no_controller: Any = None  # ASHA asks nothing of it
+            no_controller: Any = None  # ASHA does not use it
             for record in records.values():
                 if record.over and record.reports:
                     ended: Any = SimpleNamespace(trial_id=record.id, config={"trial": {"id": record.id}})
@@ -143,7 +142,7 @@ def scheduler(recipe: Recipe, scalar: Scalar, state: SearchState) -> ASHASchedul
             for report in record.reports if record else ():
                 super().on_trial_result(tune_controller, trial, report)
 
-    # Neither metric is named to Tune itself: the searcher and the scheduler may look at different ones.
+    # The metric is not set in TuneConfig: searcher and scheduler may use different ones.
     return Rungs(
         time_attr="epoch",
         metric="objective",
@@ -159,7 +158,7 @@ def _proposes_by_task(recipe: Recipe) -> bool:
 
 
 def _values(recipe: Recipe, report: Mapping[str, Any]) -> list[float]:
-    """What Optuna is told of a trial."""
+    """The values of a trial for Optuna."""
     if _proposes_by_task(recipe):
         return [float(report[COST + str(task)]) for task in recipe.tasks]
     return [float(report["objective"])]

@@ -1,13 +1,12 @@
-"""The one number by which a search stops and ranks its trials, and what each task costs at a point.
+"""Objective of a search, by which trials are stopped and ranked, and the error of each task.
 
-    scalar = Scalar.gain({"transcript/wer": 18.5, "intent/accuracy": 96.0})    # what each task reaches alone
+    scalar = Scalar.gain({"transcript/wer": 18.5, "intent/accuracy": 96.0})    # single-task scores
     scalar({"valid/transcript/wer": 17.6, "valid/intent/accuracy": 97.2})      # +3.0: mean of +4.9 and +1.3
-    scalar.words                                                               # what it is, in a sentence
+    scalar.words                                                               # a description
 
-`gain` is delta_m (Maninis et al. 2019; mtl/analysis/transfer.py): the mean over tasks of the change relative
-to the single-task
-figure, positive for better. `mean` is the mean error in percent, lower is better. Neither depends on the task weights
-that are searched. No figure: counted as every answer wrong.
+`gain` is delta_m (Maninis et al. 2019; mtl/analysis/transfer.py): the mean over tasks of the change relative to the
+single-task score, positive for better. `mean` is the mean error in percent, lower is better. Neither depends on the
+task weights that are searched. A task without a score counts as all answers wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from mtl.analysis.pareto import WORST, cost_of
 from mtl.analysis.transfer import relative_gain
 from mtl.metrics.scoring import METRICS
 
-COST = "cost/"  # of a task, in what a trial reports: its error in percent
+COST = "cost/"  # prefix of a task's error in percent in the reports of a trial
 
 
 def value_of(metric: str, metrics: Mapping[str, float]) -> float:
@@ -40,18 +39,19 @@ def metric_of(task: str, metrics: Mapping[str, float]) -> str | None:
 
 def costs(metrics: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
     """Each task's error in percent by its first metric, WORST where it has none."""
-    found = {}
+    errors = {}
     for task in tasks:
         metric = metric_of(task, metrics)
-        found[task] = WORST if metric is None else cost_of(value_of(metric, metrics), METRICS[metric].better)
-    return found
+        errors[task] = WORST if metric is None else cost_of(value_of(metric, metrics), METRICS[metric].better)
+    return errors
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """kind: see above. base: single-task figures by metric, one a task, none of them zero; empty for `mean`.
+    """Computes the objective from the metrics of a trial.
 
-    left_out: why a task does not count, by task. budget: of the single-task models, in words.
+    kind: see above. base: single-task scores by metric, one a task, none of them zero; empty for `mean`.
+    left_out: by task, why it does not count. budget: of the single-task models, in words.
     """
 
     kind: Literal["gain", "mean"]
@@ -61,7 +61,7 @@ class Scalar:
 
     @classmethod
     def gain(cls, single: Mapping[str, float], left_out: Mapping[str, str] | None = None, budget: str = "") -> Scalar:
-        """Relative to these figures; a mean error where none of them can be divided by."""
+        """Relative to these scores; the mean error if all of them are zero."""
         zero = {metric.split("/")[0]: f"its single-task {metric} is 0" for metric in single if not single[metric]}
         reasons = {**(left_out or {}), **zero}
         base = {metric: value for metric, value in single.items() if value}
@@ -78,11 +78,11 @@ class Scalar:
 
     @property
     def worst(self) -> float:
-        """Of a trial that answers everything wrong, or whose loss was not finite."""
+        """Objective of a trial with all answers wrong, or whose loss was not finite."""
         return self({f"valid/{metric}": _wrong(metric) for metric in self.base}) if self.base else WORST
 
     def __call__(self, metrics: Mapping[str, float]) -> float:
-        """Of {"valid/<task>/<metric>": percent}."""
+        """metrics: {"valid/<task>/<metric>": percent}."""
         if self.kind == "gain":
             return float(np.mean([self._gain(metric, value_of(metric, metrics)) for metric in self.base]))
         tasks = dict.fromkeys(name.split("/")[0] for name in METRICS)  # those that were validated
@@ -99,7 +99,7 @@ class Scalar:
 
     @property
     def words(self) -> str:
-        """What the number is, for the person who reads it."""
+        """Description of the objective."""
         out = "".join(f"; without {task}: {why}" for task, why in self.left_out.items())
         if self.kind == "mean":
             return f"mean error over tasks on valid, in percent, each by its first metric: lower is better{out}"

@@ -1,18 +1,17 @@
-"""Ray Tune over learning rate, task weights, sharing mode and its strength: ASHA stops, Optuna proposes; or PBT.
+"""Hyperparameter search with Ray Tune: Optuna proposes and ASHA stops trials, or population based training.
 
     result = search(recipe, utterances, features, store, trials=8)
     for row in result.leaderboard: print(row["objective"], row["overrides"])
-    winner = with_overrides(recipe, result.winner)          # train it in full, offer it to the gate
+    winner = with_overrides(recipe, result.winner)          # to be trained in full
 
-A trial is a plain function around `mtl.training.fit` on one device. One number stops and ranks trials,
-whatever the task weights
-under search: the mean relative gain over single-task models of the same budget, or the mean error (scalar.py). Optuna's
-TPE proposes by all tasks' errors at once, unless told otherwise, and hears of a stopped trial as it was when stopped;
-since ASHA stops by the one number, the far ends of the front are tried and given little time. What the tasks trade is
-told by the front (front.py). The first trial is the recipe as it stands. Population based training is in pbt.py.
-A search that was killed goes on with `resume=True`: finished trials are not repeated, and a trial that was running goes
-on from its last epoch. What that takes lies as JSON in <root>/search/<name>/ (state.py); Tune's own files, which are
-pickles, lie in a temporary folder of this process until the search ends.
+A trial calls `mtl.training.fit` on one device. One objective stops and ranks trials, whatever the task weights under
+search: the mean relative gain over single-task models of the same budget, or the mean error (scalar.py). Optuna's TPE
+models all tasks' errors at once unless configured otherwise, and takes a stopped trial as of its last report. front.py
+computes the Pareto front. The first trial is the unchanged recipe. Population based training is in pbt.py.
+
+With `resume=True` an interrupted search continues: finished trials are not repeated, and an unfinished trial continues
+after its last epoch. That state is JSON in <root>/search/<name>/ (state.py); Tune's own files, which are pickles, are
+in a temporary folder of this process until the search ends.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG
 from pipelines.search import pbt, proposals
 from pipelines.search.baselines import single_task
-from pipelines.search.callbacks import listening, tune_callback
+from pipelines.search.callbacks import reporting, tune_callback
 from pipelines.search.front import front_of
 from pipelines.search.scalar import Scalar
 from pipelines.search.state import FORMAT, SearchState, TrialRecord, recorder
@@ -47,18 +46,20 @@ if TYPE_CHECKING:
     from pipelines.registry.tracking import Run
 
 VERSION = 2
-TRIAL_RETRIES = 1  # when its process died; an error of the trial itself is its result
+TRIAL_RETRIES = 1  # if its process died; an error of the trial itself is its result
 
 
 class SearchError(RuntimeError):
-    """A search that cannot start, go on, or name a winner; the message says what to do."""
+    """A search that cannot start, resume, or select a winner; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """leaderboard: one row a trial, the best first: trial, overrides, objective, metrics, epochs, seconds, ended,
+    """Result of a search, as plain data.
+
+    leaderboard: one row a trial, the best first: trial, overrides, objective, metrics, epochs, seconds, ended,
     parameters, state ("finished", "stopped" by ASHA, "failed"), error, schedule (of PBT, else empty).
-    winner: `--set` strings of the first row. objective: what the number is, Scalar.to_json. front: Front.to_json.
+    winner: `--set` strings of the first row. objective: Scalar.to_json. front: Front.to_json.
     """
 
     name: str
@@ -82,15 +83,15 @@ def search(
     tracking: Run | None = None,
     progress: Report | None = None,
 ) -> SearchResult:
-    """Runs the trials, or with `resume` goes on with the last search of this recipe on these data.
+    """Runs the trials, or with `resume` continues the last search of this recipe on these data.
 
     `tracking` is the parent MLflow run; each trial becomes a run nested under it, written from this process alone.
     `progress` counts epochs of all trials.
 
     Raises:
-        SearchError: nothing to resume, a search that an older version left unfinished, another number of trials than
-            the search was started with, a task without labels, a language model that cannot be used, search.epochs too
-            few for trainer.curriculum, a cluster too small, an interruption, or no trial that finished an epoch.
+        SearchError: nothing to resume, an unfinished search of an older version, another number of trials than the
+            search was started with, a task without labels, an unusable language model, fewer search.epochs than
+            trainer.curriculum needs, a cluster that is too small, an interruption, or no trial with a finished epoch.
     """
     name, old = _name(recipe, utterances, features, store, resume)
     state = SearchState(store, name)
@@ -101,7 +102,7 @@ def search(
         quiet_ray()
         try:
             cluster.connect(cpus=1)
-            # A population trains all at once; elsewhere proposals have to learn from what has ended.
+            # A population trains at the same time; Optuna's proposals learn from finished trials.
             together = trials if recipe.search.method == "asha" else 2 * trials
             slots = slots_of(nodes(), together, recipe.trainer.gpus)
             codec = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))[0]
@@ -109,12 +110,13 @@ def search(
             raise SearchError(str(error)) from error
         scalar = _scalar(recipe, utterances, features, store, progress)
         job = Job(recipe, utterances, features, store, codec.to_json(), slots.share.cpus, recipe.search.share)
-        with listening(name, progress), tempfile.TemporaryDirectory(prefix="motet-search-") as folder:
-            _run(job, scalar, slots, state, trials, tracking, folder)
+        with reporting(name, progress), tempfile.TemporaryDirectory(prefix="motet-search-") as folder:
+            if len(state.trials()) < trials or not all(record.over for record in state.trials()):
+                _tuner(job, scalar, slots, state, trials, tracking, folder).fit()
         result = _rank(state.trials(), trials, recipe, scalar, name)
         lock.check(store.root)
         store.put_bytes(f"search/{name}/leaderboard.json", json.dumps(result.to_json()).encode())
-    state.clear()  # a winner is trained anew, in full
+    state.clear()  # a winner is trained again, in full
     tasks = [str(task) for task in recipe.tasks]
     front = front_of(result.leaderboard, tasks, {str(k): value for k, value in recipe.search.reference.items()})
     result = replace(result, front=front.to_json())
@@ -134,7 +136,7 @@ def _scalar(
     store: Store,
     progress: Report | None,
 ) -> Scalar:
-    """What trials are compared by; trains the single-task models that the store does not have yet."""
+    """The objective; trains the single-task models that the store does not have yet."""
     if recipe.search.objective == "mean" or len(recipe.tasks) < 2:
         return Scalar("mean")
 
@@ -153,14 +155,14 @@ def _has_room_for_stages(recipe: Recipe) -> None:
     if before and before >= recipe.search.epochs:
         raise SearchError(
             f"search.epochs is {recipe.search.epochs}, but trainer.curriculum takes {before} epochs before all tasks "
-            "train together: no trial would come to them. Raise search.epochs, or set trainer.curriculum=[]"
+            "train together, so no trial would reach that stage. Raise search.epochs, or set trainer.curriculum=[]"
         )
 
 
 def _name(
     recipe: Recipe, utterances: list[Manifest], features: list[Manifest], store: Store, resume: bool
 ) -> tuple[str, bool]:
-    """The search's name, and whether it was begun before. Each new search of the same thing gets the next number."""
+    """The search's name, and whether it exists. A new search of the same recipe and data gets the next number."""
     space = recipe.search.model_dump(mode="json", exclude={"trials", "reference"})
     address = fingerprint(VERSION, recipe.address(), space, [m.address for m in (*utterances, *features)])
     stem = f"search/{recipe.name}-{address}-"
@@ -176,10 +178,10 @@ def _name(
 
 
 def _planned(state: SearchState, recipe: Recipe, trials: int, old: bool, asked: int | None) -> int:
-    """Number of trials: of the search that is resumed, or as asked, which is then written down."""
+    """Number of trials: of the search that is resumed, or else `trials`, which is then stored."""
     if trials < 2 and recipe.search.method == "pbt":
         raise SearchError(
-            "a population of one has nobody to learn from; take --trials 4 or more, or search.method=asha"
+            "a population of one has no other member to copy; set --trials 4 or more, or search.method=asha"
         )
     if not old:
         state.plan(trials)
@@ -205,16 +207,6 @@ def _finished(store: Store, name: str) -> SearchResult | None:
     return SearchResult(**{**content, "winner": tuple(content["winner"])})
 
 
-def _run(
-    job: Job, scalar: Scalar, slots: Slots, state: SearchState, trials: int, tracking: Run | None, folder: str
-) -> None:
-    """Runs the trials that have not ended. All that is to be known of them afterwards is in the state."""
-    records = state.trials()
-    if len(records) == trials and all(record.over for record in records):
-        return
-    _tuner(job, scalar, slots, state, trials, tracking, folder).fit()
-
-
 def _tuner(
     job: Job, scalar: Scalar, slots: Slots, state: SearchState, trials: int, tracking: Run | None, folder: str
 ) -> Tuner:
@@ -225,7 +217,7 @@ def _tuner(
     epochs = recipe.search.epochs
     reported = {record.id: epochs if record.over else record.epoch for record in records}
     function = tune.with_parameters(run_trial if asha else pbt.run_member, job=job, search=state.name, scalar=scalar)
-    # A population is there as a whole, and takes turns where the cluster does not hold it.
+    # All members of a population exist from the start; they take turns if the cluster is too small for all.
     members = {} if asha else {"trial": tune.grid_search(pbt.members_of(recipe, state, trials))}
     return tune.Tuner(
         tune.with_resources(function, slots.share.resources()),
@@ -233,7 +225,7 @@ def _tuner(
         tune_config=tune.TuneConfig(
             num_samples=trials - sum(record.over for record in records) if asha else 1,
             max_concurrent_trials=slots.concurrent if asha else None,
-            reuse_actors=not asha,  # a member that takes its turn needs no new process
+            reuse_actors=not asha,  # the next member needs no new process
             trial_dirname_creator=_trial_id,
             search_alg=proposals.searcher(recipe, scalar, state) if asha else None,
             scheduler=(proposals.scheduler if asha else pbt.population)(recipe, scalar, state),
@@ -256,7 +248,7 @@ def _rank(records: list[TrialRecord], trials: int, recipe: Recipe, scalar: Scala
     rows = [record.leaderboard_row(recipe, scalar) for record in records]
     unfinished = trials - sum(row["state"] != "unfinished" for row in rows)
     if unfinished:
-        raise SearchError(f"search {name} was interrupted with {unfinished} trials open; go on with --resume")
+        raise SearchError(f"search {name} was interrupted with {unfinished} trials open; continue with --resume")
     rows.sort(key=lambda row: (row["state"] == "failed", scalar.key(row), row["trial"]))
     if not rows or rows[0]["state"] == "failed":
         errors = sorted({str(row["error"]) for row in rows})
@@ -265,7 +257,7 @@ def _rank(records: list[TrialRecord], trials: int, recipe: Recipe, scalar: Scala
 
 
 def _close(tracking: Run, leaderboard: list[dict[str, Any]]) -> None:
-    """Ends the MLflow runs that a killed driver left running: of trials of this search, and of any other."""
+    """Ends MLflow runs that a killed driver left running, of this and of other searches."""
     trials = {row["trial"]: row["state"] for row in leaderboard}
     nested = f"tags.`{PARENT_TAG}` = '{tracking.run_id}' and attributes.status = 'RUNNING'"
     for child in tracking.client.search_runs([tracking.experiment_id], nested):

@@ -1,4 +1,4 @@
-"""The points that a search may try.
+"""Search space of a recipe.
 
 space = Space.of(recipe)
 space(optuna_trial)                     # asks the trial for each setting: `--set` keys and values
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Space:
-    """The search space, asked step by step: the strength of soft sharing exists only where sharing is soft.
+    """A conditional search space: the strength of soft sharing exists only for soft sharing.
 
     The primary task keeps its weight: under Adam only the ratios of the weights matter.
     """
@@ -45,7 +45,7 @@ class Space:
         return cls(space.learning_rate, tasks, space.task_weight, modes, space.strength)
 
     def baseline(self, recipe: Recipe) -> dict[str, Any] | None:
-        """The recipe's own point, or None when it lies outside of the space."""
+        """The recipe's own point, or None if it is outside the space."""
         point: dict[str, Any] = {"trainer.learning_rate": recipe.trainer.learning_rate}
         point |= {f"tasks.{task}.weight": config.weight for task, config in recipe.tasks.items() if task in self.tasks}
         point["sharing.mode"] = recipe.sharing.mode

@@ -1,10 +1,10 @@
-"""The state of a search as JSON in the store: which points were tried, and what each trial reported.
+"""State of a search as JSON in the store: the points of its trials and their reports.
 
     state = SearchState(store, "small-3f2a-1")
     state.save(TrialRecord("b31c0_00000", 0, {"trainer.learning_rate": 0.001}))
-    state.trials()                              # all of them, in the order of their numbers
+    state.trials()                              # in the order of their numbers
 
-`--resume` reads this and nothing else. Below search/<name>/ lie:
+`--resume` reads only these files, in search/<name>/:
 
     plan.json                number of trials; written first
     trials/<id>.json         one TrialRecord; replaced as a whole with every report
@@ -12,8 +12,8 @@
     <id>/state/              last epochs of trials that have not ended (TrialState in trial.py)
     leaderboard.json         the result; written last
 
-Ray Tune keeps its own state as pickle files. They stay in a temporary folder of the driver: a pickle that is read can
-run code, so none may lie where others can write.
+Ray Tune keeps its own state as pickle files, in a temporary folder of the driver: reading a pickle can run code, so no
+pickle may be where others can write.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from pipelines.search.trial import numbers, overrides_of
 from pipelines.storage.store import Store, fingerprint
 
 FORMAT = 1  # of these files; a plan without it was written by a version that kept Ray Tune's pickles
-OWN = ("plan.json", "leaderboard.json", "trials/", "exchanges/")  # whatever else lies there is not needed at the end
+OWN = ("plan.json", "leaderboard.json", "trials/", "exchanges/")  # other files are deleted at the end
 
 
 @dataclass
 class TrialRecord:
-    """One trial. `point` is where it began; what an exchange gives a member of a population is kept with the exchange.
+    """One trial. `point` is its first point; points that an exchange assigns are stored with the exchange.
 
-    reports: epoch, objective and each task's cost, one for every epoch. row: all numbers of the last one.
+    reports: epoch, objective and each task's cost, one for each epoch. row: all numbers of the last report.
     seconds: run time, over all processes. ended: time of the last report, in seconds since 1970.
     """
 
@@ -56,11 +56,11 @@ class TrialRecord:
 
     @property
     def epoch(self) -> int:
-        """The last epoch that was reported."""
+        """The last reported epoch."""
         return int(self.reports[-1]["epoch"]) if self.reports else 0
 
     def add(self, result: Mapping[str, Any]) -> None:
-        """Takes in a report of the trial. A resumed trial repeats its last epoch, which changes nothing."""
+        """Adds a report of the trial. A resumed trial reports its last epoch again, which changes nothing."""
         self.seconds += float(result.get("time_this_iter_s", 0.0))
         self.over = self.over or bool(result.get("done"))
         if int(result["epoch"]) <= self.epoch:
@@ -77,7 +77,7 @@ class TrialRecord:
         """Its row of SearchResult.leaderboard."""
         return {
             "trial": self.id,
-            # What a member of a population was last trained with: it may have been given another point since.
+            # A population's member may have been assigned another point after it last trained.
             "overrides": self.schedule[-1]["overrides"] if self.schedule else list(overrides_of(self.point)),
             "objective": self.row.get("objective", scalar.worst),
             "metrics": {key: value for key, value in self.row.items() if key.startswith(("valid/", "train/"))},
@@ -106,7 +106,7 @@ class SearchState:
     name: str
 
     def trial_id(self, number: int) -> str:
-        """The id of a trial, unique among all searches of a root: MLflow's runs are found by it."""
+        """The id of a trial, unique among all searches of a root; also the name of its MLflow run."""
         return f"{fingerprint(self.name)[:5]}_{number:05d}"
 
     def plan(self, trials: int) -> None:
@@ -127,11 +127,11 @@ class SearchState:
         return sorted(records, key=lambda record: record.number)
 
     def save_exchange(self, epoch: int, members: Mapping[str, Mapping[str, Any]]) -> None:
-        """`members`: what each member goes on with, by its id."""
+        """members: by id, the configuration that each member continues with."""
         self._write(f"exchanges/{epoch:04d}.json", {"epoch": epoch, "members": members})
 
     def last_exchange(self) -> tuple[int, dict[str, dict[str, Any]]]:
-        """Epoch and members of the last exchange; 0 and nothing, if there was none."""
+        """Epoch and members of the last exchange; (0, {}) if there was none."""
         paths = self._paths("exchanges/")
         if not paths:
             return 0, {}
@@ -139,7 +139,7 @@ class SearchState:
         return int(exchange["epoch"]), exchange["members"]
 
     def clear(self) -> None:
-        """Removes what a search that has ended does not need: states of trials, and files of older versions."""
+        """Deletes states of trials and files of older versions, which a finished search does not need."""
         folder = f"search/{self.name}/"
         for entry in self.store.list(folder):
             if not entry.key.removeprefix(folder).startswith(OWN):
@@ -157,9 +157,9 @@ class SearchState:
 
 
 def recorder(state: SearchState) -> Any:
-    """The callback that records every report of a trial, in the driver, which alone writes the records.
+    """The callback that records every report of a trial, in the driver, the only writer of the records.
 
-    It stands behind the callback that writes MLflow's runs: an epoch that is recorded is in MLflow, too.
+    It runs after the MLflow callback, so a recorded epoch is also in MLflow.
     """
     from ray import tune
 
@@ -176,7 +176,7 @@ def recorder(state: SearchState) -> Any:
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             record = self.record(trial)
-            if not record.over:  # it ended without a last report that says so
+            if not record.over:  # no report had `done`
                 record.over = True
                 state.save(record)
 
@@ -195,7 +195,7 @@ def recorder(state: SearchState) -> Any:
 
 
 def _error_of(trial: Any) -> str:
-    """The traceback of a trial's last failure, from the text that Tune keeps of it on the driver."""
+    """The traceback of a trial's last failure, from Tune's error file on the driver."""
     try:
         text = Path(trial.error_file).read_text(encoding="utf-8")
     except (OSError, TypeError):

@@ -1,9 +1,9 @@
-"""What one trial of a search runs: `mtl.training.fit` at one point of the space, reported to Ray Tune every epoch.
+"""A trial of a search: `mtl.training.fit` at one point of the space, reported to Ray Tune every epoch.
 
-A report has the search's scalar as "objective", each task's error as "cost/<task>", and whatever `fit` measured.
+A report has the objective, each task's error as "cost/<task>", and the metrics of `fit`.
 
-overrides_of({"trainer.learning_rate": 0.00123456})      # ("trainer.learning_rate=0.001235",)
-with_overrides(recipe, overrides)                        # what the trial trains, exactly
+    overrides_of({"trainer.learning_rate": 0.00123456})      # ("trainer.learning_rate=0.001235",)
+    with_overrides(recipe, overrides)                        # the recipe that the trial trains
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from pipelines.training.prepare import Job, fit_config
 
 logger = logging.getLogger(__name__)
 
-KEPT = ("epoch", "step", "seconds", "utterances_per_second", "padding", "gradient_norm", "learning_rate", "objective")
+LOGGED = ("epoch", "step", "seconds", "utterances_per_second", "padding", "gradient_norm", "learning_rate", "objective")
 
 
 def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """The recipe with `a.b=value` settings of a search put in."""
+    """The recipe with `a.b=value` settings applied."""
     content = recipe.model_dump(mode="json")
     for override in overrides:
         path, _, value = override.partition("=")
@@ -47,20 +47,20 @@ def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def overrides_of(point: Mapping[str, Any]) -> tuple[str, ...]:
-    """A point of the space as `--set` strings; a trial trains exactly what they say."""
+    """A point of the space as `--set` strings, with which a trial is trained exactly."""
     return tuple(
-        # Four digits are more than a search can tell apart; the "." makes YAML 1.1 read 1.0e-05 as a number.
+        # Four digits are more than a search can resolve; the "." makes YAML 1.1 read 1.0e-05 as a number.
         f"{key}={value}" if isinstance(value, str) else f"{key}={_number(value)}"
         for key, value in sorted(point.items())
     )
 
 
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """What mtl.training.fit and the objective gave, without Tune's own bookkeeping."""
+    """Metrics of mtl.training.fit and the objective, without Tune's own keys."""
     return {
         key: float(value)
         for key, value in result.items()
-        if (key in KEPT or key.startswith(("train/", "valid/", "weight/"))) and isinstance(value, int | float)
+        if (key in LOGGED or key.startswith(("train/", "valid/", "weight/"))) and isinstance(value, int | float)
     }
 
 
@@ -70,30 +70,30 @@ def _number(value: float) -> str:
 
 
 def settings_of(recipe: Recipe) -> FitConfig:
-    """A trial's budget: a report for every epoch and for nothing else, since Tune and Optuna want figures in each."""
+    """A trial's budget, with one report for each epoch: Tune and Optuna need metrics in every report."""
     import ray
 
     return replace(
         fit_config(recipe),
         epochs=recipe.search.epochs,
         checkpoint_seconds=math.inf,
-        device="cuda" if ray.get_gpu_ids() else "cpu",  # what Ray lent, not what the machine has
+        device="cuda" if ray.get_gpu_ids() else "cpu",  # the GPUs that Ray assigned, not those of the machine
     )
 
 
 def figures(metrics: Mapping[str, float], scalar: Scalar, tasks: Sequence[str]) -> dict[str, float]:
-    """What Tune and Optuna look at."""
+    """The values that Tune and Optuna use."""
     return {"objective": scalar(metrics), **{COST + task: cost for task, cost in costs(metrics, tasks).items()}}
 
 
 def not_finite(error: NonFiniteLoss, epoch: float, scalar: Scalar, tasks: Sequence[str]) -> dict[str, Any]:
-    """The last report of a bad point, which is worth knowing: the searcher hears that it is the worst."""
+    """The last report of a diverged trial, with the worst objective so that the searcher avoids its point."""
     worst = {"objective": scalar.worst, **{COST + task: WORST for task in tasks}}
     return {"epoch": epoch, **worst, "error": str(error), "done": True}
 
 
 def run_trial(config: dict[str, Any], job: Job, search: str, scalar: Scalar) -> None:
-    """Trains one point of the space, and reports every epoch to Tune; goes on after the last one it had stored."""
+    """Trains one point of the space, reports every epoch to Tune, and resumes after the last stored epoch."""
     from ray import tune
 
     trial = config["trial"]
@@ -104,7 +104,7 @@ def run_trial(config: dict[str, Any], job: Job, search: str, scalar: Scalar) -> 
     state = TrialState(job.store, state_folder(search, trial["id"]))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     row, resume = state.load()
-    if row:  # the driver may have been killed before it heard of this epoch
+    if row:  # the driver may have been killed before it received this report
         tune.report(row)
 
     def report(metrics: dict[str, float], fitted: dict[str, Any] | None) -> None:
@@ -120,15 +120,15 @@ def run_trial(config: dict[str, Any], job: Job, search: str, scalar: Scalar) -> 
 
 
 def state_folder(search: str, trial: str) -> str:
-    """Where the epochs of a trial lie in the store."""
+    """Folder of a trial's epochs in the store."""
     return f"search/{search}/{trial}/state"
 
 
 class TrialState:
     """The last epoch of a trial in the store, or with `keep` every epoch.
 
-    Not one of Tune's checkpoints, which would lie among Tune's pickle files. The new epoch is whole before the old one
-    goes, so that a search may be killed at any moment.
+    Not one of Tune's checkpoints, which are stored with pickle files. The new epoch is complete before the old one is
+    deleted, so a search can be killed at any time.
     """
 
     def __init__(self, store: Store, prefix: str, keep: bool = False) -> None:
@@ -139,7 +139,7 @@ class TrialState:
         folder = f"{self.prefix}/epoch-{int(row['epoch']):04d}"
         with tempfile.TemporaryDirectory() as scratch:
             checkpoints.save(scratch, state, {HISTORY: row})
-            # HISTORY is the last: without it the epoch is not there.
+            # HISTORY is written last and marks the epoch as complete.
             for path in sorted(Path(scratch).iterdir(), key=lambda path: path.name == HISTORY):
                 self.store.put_file(path, f"{folder}/{path.name}")
         for key in old:
@@ -147,9 +147,9 @@ class TrialState:
                 self.store.delete(key)
 
     def load(self, epoch: int | None = None) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The report and the state of the last whole epoch, of those up to `epoch` if it is given; ({}, None) if none.
+        """Report and state of the last complete epoch, up to `epoch` if not None; ({}, None) if there is none.
 
-        A damaged epoch is passed over with a warning.
+        A damaged epoch is skipped with a warning.
         """
         keys = [entry.key for entry in self.store.list(f"{self.prefix}/")]
         folders = sorted(key.rpartition("/")[0] for key in keys if key.endswith(f"/{HISTORY}"))
@@ -160,5 +160,5 @@ class TrialState:
                 with local_folder(self.store, key) as folder:
                     return checkpoints.read_json(folder, HISTORY), checkpoints.load(folder)
             except checkpoints.Damaged as error:
-                logger.warning("%s is passed over, the trial goes on from an earlier epoch if any: %s", key, error)
+                logger.warning("%s is skipped, the trial resumes from an earlier epoch if any: %s", key, error)
         return {}, None

@@ -1,14 +1,15 @@
-"""What a study trains: the cells of a recipe, each a set of tasks, and where their results lie.
+"""Cells of a study: sets of tasks that are trained together, and where their results are stored.
 
-    found = planned(recipe, utterances, features, store, seeds=3)
-    [found.name(cell) for cell in found.cells]               # "transcript", ..., "transcript+intent+slots"
+    plan = planned(recipe, utterances, features, store, seeds=3)
+    [plan.name(cell) for cell in plan.cells]               # "transcript", ..., "transcript+intent+slots"
 
-Slots in audio need the recogniser, which says where the words are. Where a recipe's training rows have such slots,
-every cell with slots trains the transcript too: its "single-task" model of slots is slots with the transcript as their
-carrier. What the transcript does for slots can then not be measured, nor the transcript be left out.
+Some tasks need another one for answers from audio (TaskSpec.needs): slots need the transcript, which aligns words with
+the audio. If a recipe's training rows have such labels, every cell with slots trains the transcript too, the
+"single-task" model of slots as well. The effect of the transcript on slots then cannot be measured, and the transcript
+cannot be left out.
 
-A cell's result lies in <root>/study/<identity>/<tasks>-<seed>.json, and beside it its scores as .parquet; the identity
-is what it was made from: recipe, data, share of the rows, split, VERSION.
+The result of a cell is <root>/study/<identity>/<tasks>-<seed>.json, with its scores beside it as .parquet. The
+identity is a hash of recipe, data, share of the rows, split and VERSION.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from typing import Any
 import pyarrow.compute as pc
 
 from mtl.analysis.transfer import Tasks
+from mtl.spec import task as task_spec
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import Scores
 from pipelines.recipe import Recipe
 from pipelines.storage.store import Manifest, Store, fingerprint
-from pipelines.study.table import KINDS, SEEDS, Split
+from pipelines.study.options import KINDS, SEEDS, Split
 from pipelines.training import train
 from pipelines.training.prepare import labelled, trainable
 
-VERSION = 2  # bump when the same cell would get another result
+VERSION = 2  # raise when the same cell would get another result
 
 
 class StudyError(RuntimeError):
@@ -40,11 +42,11 @@ class StudyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study: where its cells lie, and what each of them trained.
+    """A planned or finished study.
 
-    tasks: in the recipe's order. needs: what a task cannot be trained without. seeds: of the cells.
-    cells: every set of tasks that was trained. rows: how many were scored. variant: what tells it from other studies
-    that are noted in the same MLflow run.
+    identity: folder of the cells' results. tasks: in the recipe's order. needs: tasks without which a task cannot be
+    trained. cells: sets of tasks, one model for each of `seeds`. rows: number of scored rows. variant: distinguishes
+    studies that share an MLflow run.
     """
 
     store: Store
@@ -79,8 +81,8 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Todo:
-    """One cell of a study with one seed: what one Ray task trains."""
+class CellRun:
+    """One cell of a study with one seed: trained by one Ray task."""
 
     study: Study
     cell: Tasks
@@ -92,23 +94,24 @@ class Todo:
 
     @property
     def name(self) -> str:
-        """Its name in MLflow, where studies of several variants of a recipe may be nested in one run."""
+        """Name of its MLflow run."""
         parts = (self.study.name(self.cell), str(self.seed), self.study.variant)
         return "-".join(part for part in parts if part)
 
 
 def needs_of(rows: Any, tasks: Sequence[str]) -> dict[str, Tasks]:
-    """What each task needs beside it, given the training rows: slots on audio need the transcript."""
-    needs: dict[str, Tasks] = {task: frozenset() for task in tasks}
-    if "slots" in tasks and "transcript" in tasks:
-        placed = pc.and_(trainable(rows, "transcript"), pc.is_valid(rows["slots"]))
-        if pc.any(placed).as_py():
-            needs["slots"] = frozenset({"transcript"})
+    """By task, the tasks of the recipe without which it cannot be trained on these training rows."""
+    needs: dict[str, Tasks] = {}
+    for task in tasks:
+        spec = task_spec(task)
+        both = {need: pc.and_(trainable(rows, need), pc.is_valid(rows[spec.label])) for need in spec.needs
+                if need in tasks}  # fmt: skip
+        needs[task] = frozenset(need for need, labelled_rows in both.items() if pc.any(labelled_rows).as_py())
     return needs
 
 
 def closed(tasks: Tasks, needs: Mapping[str, Tasks]) -> Tasks:
-    """The tasks with all that they need."""
+    """The tasks with those that they need."""
     return tasks.union(*(needs[task] for task in tasks))
 
 
@@ -118,14 +121,14 @@ def cells_of(
     kinds: Sequence[str] = KINDS,
     alone: Sequence[str] | None = None,
 ) -> tuple[Tasks, ...]:
-    """The sets of tasks to train, each once although it may be of several kinds, the smaller ones first."""
+    """The distinct sets of tasks of these kinds, the smaller ones first."""
     everything = frozenset(tasks)
     chosen = {closed(frozenset({task}), needs) for task in (tasks if alone is None else alone)}
     if "pairs" in kinds:
         chosen |= {closed(frozenset(pair), needs) for pair in combinations(tasks, 2)}
     if "leave-one-out" in kinds:
         chosen |= {closed(everything - {task}, needs) for task in tasks}
-    if "joint" in kinds or "leave-one-out" in kinds:  # what was left out is missed by the joint model
+    if "joint" in kinds or "leave-one-out" in kinds:  # compared with the joint model
         chosen.add(everything)
     order = {task: position for position, task in enumerate(tasks)}
     return tuple(sorted(chosen, key=lambda cell: (len(cell), sorted(order[task] for task in cell))))
@@ -147,10 +150,10 @@ def planned(
     alone: Sequence[str] | None = None,
     variant: str = "",
 ) -> Study:
-    """The study as it will be; nothing is trained yet. Arguments and errors as for `study`.
+    """Plans a study without training anything. Arguments and errors as for `study`.
 
-    alone: the tasks that have a single-task cell, every one if left out.
-    variant: the name of this variant of a recipe, where one MLflow run holds several.
+    alone: tasks with a single-task cell; by default all of them.
+    variant: name of this variant of a recipe, where one MLflow run holds several.
     """
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
@@ -185,5 +188,5 @@ def planned(
 
 
 def result_key(identity: str, name: str, seed: int) -> str:
-    """Where a cell's result lies in the store, without its ending."""
+    """Key of a cell's result in the store, without its extension."""
     return f"study/{identity}/{name}-{seed}"

@@ -1,35 +1,34 @@
-"""Every speaker held out once: what a model is worth on people it never heard, where a corpus has few of them.
+"""Cross-validation over speakers: joint and single-task models on speakers that are held out, each of them once.
 
     studies = study_by_folds(recipe, utterances, features, store, folds=0)     # 0: leave one speaker out
-    found = pooled_of(studies)                                                 # plain data
-    html = render(found)
+    result = result_of(studies)
 
-Speakers are dealt into folds (recipe.fold). For each fold a study (study.py) of the joint model and of tasks alone,
-scored on the fold's speakers, whom it did not hear; its cells are those of any study of that recipe. The answers
-of all folds are pooled, as is usual for small emotional corpora: each recording is answered once, by the one model that
-did not hear its speaker. The last epoch is scored, so nothing is chosen by the speakers that are held out.
+Speakers are dealt into folds (recipe.fold). Each fold is a study (study.py) of the joint model and of tasks alone,
+scored on the speakers of the fold. The answers of all folds are pooled, as is usual for small emotional corpora: each
+recording is answered once, by the model that was not trained on its speaker. The last epoch is scored, so no choice
+depends on the held-out speakers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtl.analysis.transfer import Tasks, estimate, resampled
-from mtl.metrics.scoring import METRICS
+from mtl.analysis.transfer import Tasks
+from mtl.metrics.bootstrap import estimate, pigeonhole_bootstrap
+from mtl.metrics.rates import balanced, ratio
 from mtl.spec import task as task_spec
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
-from pipelines.report import charts
-from pipelines.report.builder import SYNTHETIC as SPOKEN
-from pipelines.report.page import SYNTHETIC, environment
+from pipelines.report.charts import confusion_chart
 from pipelines.storage.store import Manifest, Store
 from pipelines.study.cells import Study, StudyError, closed, planned
+from pipelines.study.options import SEEDS
+from pipelines.study.result import Chart, Section, StudyResult, Table
 from pipelines.study.study import train_missing
-from pipelines.study.table import SEEDS
 from pipelines.training.folds import speakers_of
 
 if TYPE_CHECKING:
@@ -37,33 +36,6 @@ if TYPE_CHECKING:
     from pipelines.registry.tracking import Run
 
 JOINT, ALONE = "joint", "alone"
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """Everything that the page shows. All of it is plain data.
-
-    rows: one for each task and JOINT or ALONE: task, trained (the cell's name), model, accuracy and recall (of each
-    label alike: the unweighted average recall), each with low and high, percent, means over seeds; the intervals are of
-    a bootstrap over speakers and seeds. by_speaker: of the joint model, by task: speaker, rows, accuracy.
-    confusion: of the joint model, summed over seeds, by task: labels, counts.
-    """
-
-    recipe: str
-    recipe_yaml: str
-    synthetic: bool
-    folds: int
-    seeds: list[int]
-    epochs: int
-    speakers: int
-    recordings: int
-    rows: list[dict[str, Any]]
-    by_speaker: dict[str, list[dict[str, Any]]]
-    confusion: dict[str, dict[str, Any]]
-    identities: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def study_by_folds(
@@ -81,26 +53,26 @@ def study_by_folds(
     folds: how many; 0: as many as there are speakers.
 
     Raises:
-        StudyError: fewer speakers than folds, one fold alone, or what cells.planned and train_missing raise.
+        StudyError: fewer speakers than folds, a single fold, or an error of `planned` or `train_missing`.
     """
-    known = speakers_of(open_dataset(store, utterances, features).rows)
-    folds = folds or len(known)
-    if not 2 <= folds <= len(known):
-        raise StudyError(f"{folds} folds of {len(known)} speakers; expected at least 2, and no more than there are")
+    speakers = speakers_of(open_dataset(store, utterances, features).rows)
+    folds = folds or len(speakers)
+    if not 2 <= folds <= len(speakers):
+        raise StudyError(f"{folds} folds of {len(speakers)} speakers; expected at least 2, and no more than there are")
     alone = confusion_rows(str(task) for task in recipe.tasks)
-    found = [
+    studies = [
         planned(
             with_fold(recipe, number, folds), utterances, features, store, seeds, ("joint",), alone=alone,
             variant=f"fold-{number}",
         )
         for number in range(folds)
     ]  # fmt: skip
-    train_missing(found, utterances, features, tracking, progress)
-    return found
+    train_missing(studies, utterances, features, tracking, progress)
+    return studies
 
 
 def confusion_rows(tasks: Iterable[str]) -> list[str]:
-    """Those that tell labels apart which a new speaker may have: who is not known cannot be named."""
+    """Tasks that classify into labels that a new speaker may have, which excludes the speaker's identity."""
     specs = [task_spec(task) for task in tasks]
     return [spec.name for spec in specs if spec.answer == "label" and not spec.open_set]
 
@@ -112,103 +84,149 @@ def with_fold(recipe: Recipe, number: int, folds: int) -> Recipe:
 
 @dataclass(frozen=True)
 class _Answers:
-    """One task's answers of one cell over all folds: speakers (N,), and for each seed wanted and got (S, N)."""
+    """One task's answers of one cell over all folds: speakers (N,), and for each seed labels and predictions (S, N)."""
 
     speakers: np.ndarray
-    wanted: np.ndarray
-    got: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
 
 
-def pooled_of(studies: Sequence[Study]) -> Pooled:
-    """Raises StudyError where no task was answered that has labels to be told apart."""
-    one = studies[0]
+def result_of(studies: Sequence[Study]) -> StudyResult:
+    """Pools the answers of all folds.
+
+    Figures: rows, one for each task and JOINT or ALONE: task, model, trained (the cell's name), accuracy and recall
+    (unweighted average recall over labels), each with low and high, percent, means over seeds, with intervals of a
+    bootstrap over speakers and seeds. by_speaker: of the joint model, by task: speaker, rows, accuracy. confusion: of
+    the joint model, summed over seeds, by task: labels, counts. folds, speakers, recordings: how many.
+
+    Raises:
+        StudyError: no task classifies into labels that a new speaker may have.
+    """
+    first = studies[0]
     rows, by_speaker, confusion = [], {}, {}
-    for task in confusion_rows(one.tasks):
-        alone = closed(frozenset({task}), one.needs)
-        for model, cell in ((JOINT, one.joint), (ALONE, alone)):
+    for task in confusion_rows(first.tasks):
+        alone = closed(frozenset({task}), first.needs)
+        for model, cell in ((JOINT, first.joint), (ALONE, alone)):
             answers = _answers(studies, cell, task)
             if answers is None:
                 continue
-            rows.append({"task": task, "model": model, "trained": one.name(cell), **_figures(answers)})
+            rows.append({"task": task, "model": model, "trained": first.name(cell), **_figures(answers)})
             if model == JOINT:
                 by_speaker[task] = _by_speaker(answers)
                 confusion[task] = _confusion(answers)
     if not rows:
-        raise StudyError(f"none of {', '.join(one.tasks)} tells labels apart on speakers that training did not hear")
-    recordings = {task: sum(line["rows"] for line in lines) for task, lines in by_speaker.items()}
-    return Pooled(
-        recipe=one.recipe.name,
-        recipe_yaml=one.recipe.to_yaml(),
-        synthetic=any(corpus.kind == SPOKEN for corpus in one.recipe.corpora),
-        folds=len(studies),
-        seeds=list(one.seeds),
-        epochs=one.recipe.trainer.epochs,
-        speakers=max(len(lines) for lines in by_speaker.values()),
-        recordings=max(recordings.values()),
-        rows=rows,
-        by_speaker=by_speaker,
-        confusion=confusion,
-        identities=[study.identity for study in studies],
+        raise StudyError(f"none of {', '.join(first.tasks)} classifies recordings of speakers outside the training set")
+    recordings = max(sum(line["rows"] for line in lines) for lines in by_speaker.values())
+    speakers = max(map(len, by_speaker.values()))
+    return StudyResult.of(
+        studies,
+        kind="folds",
+        heading="scores on held-out speakers",
+        summary=f"{speakers} speakers in {len(studies)} folds",
+        scored=recordings,
+        split="held-out",
+        table_title=f"{recordings:,} recordings of {speakers} speakers, each held out once",
+        rows=_table(rows),
+        notes=["The last epoch of each model is scored, so no choice depends on the held-out speakers."],
+        figures={
+            "folds": len(studies),
+            "speakers": speakers,
+            "recordings": recordings,
+            "rows": rows,
+            "by_speaker": by_speaker,
+            "confusion": confusion,
+        },
+        sections=_sections(_table(rows), by_speaker, confusion),
     )
 
 
 def _answers(studies: Sequence[Study], cell: Tasks, task: str) -> _Answers | None:
     speakers: list[str] = []
-    wanted: list[list[str]] = [[] for _ in studies[0].seeds]
-    got: list[list[str]] = [[] for _ in studies[0].seeds]
+    labels: list[list[str]] = [[] for _ in studies[0].seeds]
+    predictions: list[list[str]] = [[] for _ in studies[0].seeds]
     for study in studies:
-        for place, seed in enumerate(study.seeds):
+        for index, seed in enumerate(study.seeds):
             for reference, prediction in study.scores(cell, seed).answers():
                 if reference.get(task) is not None and task in prediction:
-                    wanted[place].append(reference[task])
-                    got[place].append(prediction[task]["value"])
-                    if place == 0:
+                    labels[index].append(reference[task])
+                    predictions[index].append(prediction[task]["value"])
+                    if index == 0:
                         speakers.append(reference["speaker"])
-    return _Answers(np.array(speakers), np.array(wanted), np.array(got)) if speakers else None
+    return _Answers(np.array(speakers), np.array(labels), np.array(predictions)) if speakers else None
 
 
 def _figures(answers: _Answers) -> dict[str, float]:
     """Accuracy and recall, means over seeds, with their intervals: speakers and seeds are drawn with replacement."""
-    labels, speakers = np.unique(answers.wanted), np.unique(answers.speakers)
-    # (S, speakers, labels): right answers, and rows.
-    right, there = np.zeros((2, len(answers.wanted), len(speakers), len(labels)))
-    who = np.searchsorted(speakers, answers.speakers)
-    for place, (wanted, got) in enumerate(zip(answers.wanted, answers.got, strict=True)):
-        what = np.searchsorted(labels, wanted)
-        np.add.at(there[place], (who, what), 1)
-        np.add.at(right[place], (who, what), wanted == got)
+    names, speakers = np.unique(answers.labels), np.unique(answers.speakers)
+    # (S, speakers, labels): correct answers, and rows.
+    correct, total = np.zeros((2, len(answers.labels), len(speakers), len(names)))
+    speaker = np.searchsorted(speakers, answers.speakers)
+    for seed, (labels, predictions) in enumerate(zip(answers.labels, answers.predictions, strict=True)):
+        label = np.searchsorted(names, labels)
+        np.add.at(total[seed], (speaker, label), 1)
+        np.add.at(correct[seed], (speaker, label), labels == predictions)
     counts = {
-        "accuracy": np.stack((right.sum(axis=2), there.sum(axis=2)), axis=2),
-        "recall": np.concatenate((right, there), axis=2),
+        "accuracy": np.stack((correct.sum(axis=2), total.sum(axis=2)), axis=2),
+        "recall": np.concatenate((correct, total), axis=2),
     }
-    metrics = {"accuracy": METRICS["emotion/accuracy"], "recall": METRICS["emotion/balanced_accuracy"]}
-    found: dict[str, float] = {}
-    for name, draws in resampled(counts, metrics).items():
-        drawn = estimate(draws)
-        found |= {name: drawn.value, f"{name}_low": drawn.low, f"{name}_high": drawn.high}
-    return found
+    figures: dict[str, float] = {}
+    for name, draws in pigeonhole_bootstrap(counts, {"accuracy": ratio, "recall": balanced}).items():
+        interval = estimate(draws)
+        figures |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return figures
 
 
 def _by_speaker(answers: _Answers) -> list[dict[str, Any]]:
-    right = (answers.wanted == answers.got).mean(axis=0)
+    correct = (answers.labels == answers.predictions).mean(axis=0)
+    own = {str(name): answers.speakers == name for name in np.unique(answers.speakers)}
     return [
-        {"speaker": str(name), "rows": int(mine.sum()), "accuracy": float(100 * right[mine].mean())}
-        for name in np.unique(answers.speakers)
-        if (mine := answers.speakers == name).any()
+        {"speaker": name, "rows": int(rows.sum()), "accuracy": float(100 * correct[rows].mean())}
+        for name, rows in own.items()
     ]
 
 
 def _confusion(answers: _Answers) -> dict[str, Any]:
-    labels = sorted({*answers.wanted.flat, *answers.got.flat})
-    counts = [[int(((answers.wanted == wanted) & (answers.got == got)).sum()) for got in labels] for wanted in labels]
-    return {"labels": [str(label) for label in labels], "counts": counts}
+    names = sorted({*answers.labels.flat, *answers.predictions.flat})
+    counts = [
+        [int(((answers.labels == label) & (answers.predictions == prediction)).sum()) for prediction in names]
+        for label in names
+    ]
+    return {"labels": [str(name) for name in names], "counts": counts}
 
 
-def render(found: Pooled) -> str:
-    """The page."""
-    from markupsafe import Markup
+def _table(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    def interval(row: dict[str, Any], name: str) -> str:
+        return f"{row[name]:.1f} ({row[f'{name}_low']:.1f}-{row[f'{name}_high']:.1f})"
 
-    drawn = {
-        task: Markup(charts.confusion_chart(item["labels"], item["counts"])) for task, item in found.confusion.items()
-    }
-    return environment().get_template("study_folds.html.j2").render(study=found, confusions=drawn, note=SYNTHETIC)
+    return [
+        {
+            "task": row["task"],
+            "model": row["model"],
+            "trained together": row["trained"],
+            "unweighted recall, %": interval(row, "recall"),
+            "accuracy, %": interval(row, "accuracy"),
+        }
+        for row in rows
+    ]
+
+
+def _sections(
+    table: Sequence[dict[str, str]],
+    by_speaker: dict[str, list[dict[str, Any]]],
+    confusion: dict[str, dict[str, Any]],
+) -> list[Section]:
+    caption = (
+        "Unweighted recall: the mean of the labels' recalls, however frequent each is. Intervals by a bootstrap over "
+        "speakers and seeds; few speakers make them wide."
+    )
+    sections = [Section("Joint and single-task models", tables=[Table(table, text=3)], caption=caption)]
+    for task, lines in by_speaker.items():
+        svg = confusion_chart(**confusion[task])
+        speakers = [
+            {"speaker": row["speaker"], "recordings": row["rows"], "accuracy, %": f"{row['accuracy']:.1f}"}
+            for row in lines
+        ]
+        caption = "Rows: labels. Columns: predictions. Summed over seeds."
+        sections.append(Section(f"Confusion of {task}, joint model", charts=[Chart("", svg, caption)]))
+        sections.append(Section(f"{task} by speaker", tables=[Table(speakers)]))
+    return sections

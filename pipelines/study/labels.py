@@ -1,67 +1,35 @@
-"""How few labels will do: the joint model against single-task models, by the share of the labels that training keeps.
+"""Few labels: joint and single-task models by the share of the labels that they are trained on.
 
     studies = study_by_labels(recipe, utterances, features, store, labels=(0.01, 0.1, 1.0))
-    sparse = sparse_of(studies, utterances, features)        # plain data
-    html = render(sparse)
+    result = result_of(studies, utterances, features)
 
-For each share a study (study.py) of the recipe with so few labels of the sparse tasks, all of them at once, as when so
-many utterances were annotated; all other labels stay. Its cells are those of any study of that recipe: what another
-call has trained is not trained again, and what was killed goes on.
+Each share is a study (study.py) of the recipe with that share of the labels of the sparse tasks, reduced together as
+if only so many utterances had been annotated; all other labels stay. Cells are shared with other studies of the same
+recipe, and an interrupted study resumes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from mtl.analysis.transfer import estimate
-from pipelines.data.dataset import open_dataset
+from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.recipe import Recipe
 from pipelines.report import charts
-from pipelines.report.builder import SYNTHETIC as SPOKEN
-from pipelines.report.page import SYNTHETIC, environment
 from pipelines.storage.store import Manifest, Store
 from pipelines.study.cells import Study, StudyError, planned
-from pipelines.study.page import Measured
+from pipelines.study.comparison import NO_CHANGE, Comparison, change_of
+from pipelines.study.options import SEEDS, SPARSE, Split
+from pipelines.study.result import GAIN, SAME_BUDGET, Chart, Section, StudyResult, Table, dependency_notes
 from pipelines.study.study import train_missing
-from pipelines.study.table import SEEDS, SPARSE, Split
 from pipelines.training.prepare import labelled, sampled, trainable
 
 if TYPE_CHECKING:
     from pipelines.core.progress import Report
     from pipelines.registry.tracking import Run
-
-
-@dataclass(frozen=True)
-class Sparse:
-    """Everything that the page shows. All of it is plain data.
-
-    curves: by task its `metric`, `carrier` (what its single-task model trains beside it) and `points`, a row each
-    share: share, labels (rows that train it), joint and single (value, low, high) and gain (gain, low, high; percent).
-    """
-
-    recipe: str
-    recipe_yaml: str
-    split: str
-    rows: int
-    part: float
-    seeds: list[int]
-    epochs: int
-    synthetic: bool
-    tasks: list[str]
-    curves: dict[str, dict[str, Any]]
-    identities: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Sparse:
-        return cls(**content)
 
 
 def study_by_labels(
@@ -79,37 +47,37 @@ def study_by_labels(
 ) -> dict[float, Study]:
     """A finished study for each share of the labels, the smallest first.
 
-    sparse: the tasks whose labels are made few; those of SPARSE that the recipe has, if left out.
+    sparse: the tasks whose labels are reduced; by default those of SPARSE that the recipe has.
     progress: counts the cells of all studies.
 
     Raises:
-        StudyError: a share that is none, a task that the recipe lacks, or what cells.planned and train_missing raise.
+        StudyError: a share outside (0, 1], a task that the recipe lacks, or an error of `planned` or `train_missing`.
     """
     tasks = sparse_tasks(recipe, sparse)
     shares = sorted(set(labels))
     if not shares or not all(0 < part <= 1 for part in shares):
         raise StudyError(f"shares of the labels are {', '.join(map(str, labels))}; expected numbers above 0, up to 1")
-    found = {
+    studies = {
         part: planned(
             with_labels(recipe, tasks, part), utterances, features, store, seeds, ("joint",), split, share,
             alone=tasks, variant=f"labels-{part:g}",
         )
         for part in shares
     }  # fmt: skip
-    train_missing(list(found.values()), utterances, features, tracking, progress)
-    return found
+    train_missing(list(studies.values()), utterances, features, tracking, progress)
+    return studies
 
 
-def sparse_tasks(recipe: Recipe, wanted: Sequence[str]) -> list[str]:
-    """Raises StudyError when the recipe has none of them."""
-    if unknown := sorted(set(wanted) - set(recipe.tasks)):
+def sparse_tasks(recipe: Recipe, names: Sequence[str]) -> list[str]:
+    """The tasks whose labels are reduced. Raises StudyError when the recipe has none of them."""
+    if unknown := sorted(set(names) - set(recipe.tasks)):
         raise StudyError(
             f"recipe {recipe.name!r} has no task {', '.join(unknown)}; its tasks: {', '.join(recipe.tasks)}"
         )
-    found = [str(task) for task in recipe.tasks if task in (wanted or SPARSE)]
-    if not found:
-        raise StudyError(f"recipe {recipe.name!r} has none of {', '.join(SPARSE)}; say whose labels are to be few")
-    return found
+    tasks = [str(task) for task in recipe.tasks if task in (names or SPARSE)]
+    if not tasks:
+        raise StudyError(f"recipe {recipe.name!r} has none of {', '.join(SPARSE)}; name the tasks with --sparse")
+    return tasks
 
 
 def with_labels(recipe: Recipe, tasks: Sequence[str], share: float) -> Recipe:
@@ -121,73 +89,94 @@ def with_labels(recipe: Recipe, tasks: Sequence[str], share: float) -> Recipe:
     return recipe.model_copy(update={"tasks": changed})
 
 
-def sparse_of(studies: Mapping[float, Study], utterances: list[Manifest], features: list[Manifest]) -> Sparse:
-    """What the studies say of the tasks that had few labels."""
-    one = next(iter(studies.values()))
-    dataset = open_dataset(one.store, utterances, features)
-    tasks = [task for task in one.tasks if all(study.recipe.tasks[task].labels == s for s, study in studies.items())]
-    tables = {share: Measured(study) for share, study in studies.items()}
-    measured = [task for task in tasks if all(table.alone(task) in table.study.cells for table in tables.values())]
-    curves = {}
-    for task in measured:
-        points = []
-        for share, table in tables.items():
-            rows = labelled(dataset, table.study.recipe).split("train").rows
-            if one.share < 1:
-                rows = rows.take(sampled(rows, one.share))
-            points.append({"share": share, "labels": pc.sum(trainable(rows, task)).as_py(), **_point(table, task)})
-        carrier = sorted(tables[min(tables)].alone(task) - {task})
-        curves[task] = {"metric": tables[min(tables)].metrics[task], "carrier": carrier, "points": points}
-    return Sparse(
-        recipe=one.recipe.name,
-        recipe_yaml=one.recipe.to_yaml(),
-        split=one.split,
-        rows=one.rows,
-        part=one.share,
-        seeds=list(one.seeds),
-        epochs=one.recipe.trainer.epochs,
-        synthetic=any(corpus.kind == SPOKEN for corpus in one.recipe.corpora),
-        tasks=list(one.tasks),
-        curves=curves,
-        identities=[study.identity for study in studies.values()],
+def result_of(studies: Mapping[float, Study], utterances: list[Manifest], features: list[Manifest]) -> StudyResult:
+    """Compares joint and single-task models at each share.
+
+    Figures: curves, by task its `metric`, `carrier` (tasks that its single-task model trains as well) and `points`, one
+    for each share: share, labels (rows that train it), joint and single (value, low, high), gain (gain, low, high).
+    """
+    comparisons = {share: Comparison(study) for share, study in studies.items()}
+    first = comparisons[min(comparisons)]
+    study = first.study
+    dataset = open_dataset(study.store, utterances, features)
+    curves: dict[str, dict[str, Any]] = {}
+    for task in study.tasks:
+        reduced = all(one.recipe.tasks[task].labels == share for share, one in studies.items())
+        if reduced and all(one.alone(task) in one.study.cells for one in comparisons.values()):
+            points = [
+                {"share": share, "labels": _training_rows(dataset, one.study, task), **_point(one, task)}
+                for share, one in comparisons.items()
+            ]
+            carrier = sorted(first.alone(task) - {task})
+            curves[task] = {"metric": first.metrics[task], "carrier": carrier, "points": points}
+    reduced_tasks = " and ".join(curves)
+    rows = [_row(task, curve, point) for task, curve in curves.items() for point in curve["points"]]
+    return StudyResult.of(
+        list(studies.values()),
+        kind="labels",
+        heading="scores by share of the labels",
+        summary=f"{', '.join(study.tasks)} together against {reduced_tasks} alone",
+        table_title=f"joint and single-task models by share of the labels, on {study.rows:,} {study.split} rows",
+        rows=rows,
+        notes=[
+            f"The labels of {reduced_tasks} are reduced together, as if only a share of the utterances had been "
+            "annotated; those of the other tasks are all there.",
+            "A larger share contains the smaller ones. A label that no remaining row has is unknown to the model, and "
+            "counts as an error.",
+            SAME_BUDGET,
+            *dependency_notes(study, list(curves)),
+        ],
+        figures={"rows": study.rows, "part": study.share, "curves": curves},
+        sections=_sections(curves, rows),
     )
 
 
-def _point(table: Measured, task: str) -> dict[str, Any]:
-    joint, single = table.draws[table.study.joint, task], table.draws[table.alone(task), task]
-    gain = table.relative(table.study.joint, table.alone(task), task)
+def _training_rows(dataset: Dataset, study: Study, task: str) -> int:
+    rows = labelled(dataset, study.recipe).split("train").rows
+    if study.share < 1:
+        rows = rows.take(sampled(rows, study.share))
+    return int(pc.sum(trainable(rows, task)).as_py())
+
+
+def _point(comparison: Comparison, task: str) -> dict[str, Any]:
+    joint, single = comparison.study.joint, comparison.alone(task)
     return {
-        "joint": _figures(joint, "value"),
-        "single": _figures(single, "value"),
-        "gain": {"gain": None, "low": None, "high": None} if gain is None else _figures(gain, "gain"),
+        "joint": change_of(comparison.draws[joint, task], "value"),
+        "single": change_of(comparison.draws[single, task], "value"),
+        "gain": change_of(comparison.relative(joint, single, task)) or NO_CHANGE,
     }
 
 
-def _figures(draws: Any, name: str) -> dict[str, float | None]:
-    found = estimate(draws)
-    values = {name: found.value, "low": found.low, "high": found.high}
-    return {key: round(value, 4) if math.isfinite(value) else None for key, value in values.items()}
+def _row(task: str, curve: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "task": task,
+        "metric": curve["metric"],
+        "labels, %": f"{100 * point['share']:g}",
+        "rows": f"{point['labels']:,}",
+        "joint, %": point["joint"],
+        "single, %": point["single"],
+        GAIN: point["gain"],
+    }
 
 
-def render(sparse: Sparse) -> str:
-    """The page."""
-    from markupsafe import Markup
-
-    figures = {task: Markup(figure(curve)) for task, curve in sparse.curves.items()}
-    return environment().get_template("study_labels.html.j2").render(study=sparse, figures=figures, note=SYNTHETIC)
+def _sections(curves: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Section]:
+    bars = "Bars: 95 % intervals by a bootstrap over rows and seeds. Legend: values at the largest share."
+    gain = "Gain of the joint model relative to the single-task model of the same share, positive for better."
+    charts = [Chart(f"{curve['metric']}, %", figure(curve)) for curve in curves.values()]
+    return [
+        Section("Scores by share of the labels", charts=charts, caption=bars),
+        Section("Figures", tables=[Table(rows, text=2)] if rows else [], caption=gain),
+    ]
 
 
 def figure(curve: Mapping[str, Any]) -> str:
     """Share of the labels against the metric, joint and single, as inline SVG."""
-    named = {point["share"]: f"{100 * point['share']:g} %" for point in curve["points"]}
+    ticks = {point["share"]: f"{100 * point['share']:g} %" for point in curve["points"]}
     series = {
-        name: [
-            (point["share"], *(math.nan if point[name][key] is None else point[name][key] for key in _KEYS))
+        model: [
+            (point["share"], *(math.nan if value is None else value for value in point[model].values()))
             for point in curve["points"]
         ]
-        for name in ("joint", "single")
+        for model in ("joint", "single")
     }
-    return charts.interval_chart(series, "share of the labels", curve["metric"], named)
-
-
-_KEYS = ("value", "low", "high")
+    return charts.interval_chart(series, "share of the labels", curve["metric"], ticks)

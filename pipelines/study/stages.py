@@ -1,70 +1,30 @@
-"""The studies as stages of a flow: train what is missing, say what was found, keep its page.
+"""Studies as stages of a flow: train the missing cells, compare them, store result and page.
 
-    plain(root, recipe_key, utterances, features, seeds, kinds, split, share)           # which tasks help which
-    by_labels(root, ..., labels, sparse, seeds, split, share)                           # how few labels will do
-    by_variants(root, ..., sharing, balancing, seeds, split, share)                     # which mode, which method
-    by_folds(root, ..., folds, seeds)                                                   # on speakers never heard
+    plain(root, recipe_key, utterances, features, seeds, kinds, split, share)           # transfer between tasks
+    by_labels(root, ..., labels, sparse, seeds, split, share)                           # few labels
+    by_variants(root, ..., sharing, balancing, seeds, split, share)                     # sharing modes, balancing
+    by_folds(root, ..., folds, seeds)                                                   # held-out speakers
 
-Each gives a night.Done whose value is what was found as plain data, with the place of its page under `report`.
+The value of each StageResult is StudyResult.to_json(), with the location of the page under `report`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core import progress
-from pipelines.nightly import DatasetRef, StageResult, Step, identity, kept_recipe, manifests, step
+from pipelines.nightly import DatasetRef, StageResult, identity, kept_recipe, manifests, step
 from pipelines.recipe import Recipe
 from pipelines.storage.store import Manifest, Store, fingerprint
-from pipelines.study.table import Split
+from pipelines.study.options import Split
 
 if TYPE_CHECKING:
-    from pipelines.core.progress import Report
     from pipelines.registry.tracking import Run
+    from pipelines.study.result import StudyResult
 
-
-@dataclass(frozen=True)
-class _Stage:
-    """What a study is made from, and where it is written down."""
-
-    data: tuple[Recipe, list[Manifest], list[Manifest], Store]
-    run: Run
-    report: Report
-    step: Step
-
-    def keep(self, name: str, content: Mapping[str, Any], page: str, text: str) -> StageResult:
-        """Keeps what was found and its page, in the store and in MLflow."""
-        from pipelines.promotion import place
-
-        recipe, _, _, store = self.data
-        key = f"reports/{recipe.name}/{name}-{fingerprint(content)}"
-        store.put_bytes(f"{key}.json", json.dumps(content).encode())
-        store.put_bytes(f"{key}.html", page.encode())
-        self.run.log_text(json.dumps(content, indent=1), f"{name}.json")
-        self.run.log_text(page, f"{name}.html")
-        return self.step.done(text, {**content, "report": place(store, f"{key}.html")})
-
-
-@contextmanager
-def _stage(
-    root: str, recipe_key: str, utterances: Sequence[DatasetRef], features: Sequence[DatasetRef], *details: object
-) -> Iterator[_Stage]:
-    from pipelines.registry import tracking
-
-    store = Store(root)
-    recipe = kept_recipe(store, recipe_key)
-    tables, found = manifests(store, utterances), manifests(store, features)
-    name = " ".join(("study", recipe.name, identity(recipe, tables), *map(str, details)))
-    with (
-        tracking.start(root, recipe, name=name, manifests=[*tables, *found]) as run,
-        step("study") as current,
-        progress.current().bar("study", "cell") as report,
-    ):
-        yield _Stage((recipe, tables, found, store), run, report, current)
+Data = tuple[Recipe, list[Manifest], list[Manifest], Store]  # the first arguments of every study
 
 
 def plain(
@@ -77,20 +37,19 @@ def plain(
     split: Split,
     share: float,
 ) -> StageResult:
-    """The cells of a study, what they say, and its page. Value: study_report.Findings as plain data, and `report`."""
-    from pipelines.study.page import findings_of, render
+    """Tasks alone, all together, in pairs, and each left out."""
+    from pipelines.study.pairs import result_of
     from pipelines.study.study import study
 
-    with _stage(root, recipe_key, utterances, features, split, f"{share:g}") as stage:
-        cells = study(*stage.data, seeds, kinds, split, share, tracking=stage.run, progress=stage.report)
-        findings = findings_of(cells)
-        content = findings.to_json()
+    def run(data: Data, tracking: Run, **report: Any) -> StudyResult:
+        result = result_of(study(*data, seeds, kinds, split, share, tracking=tracking, **report))
+        rows = [*result.figures["gains"], *result.figures["means"]]
         # MLflow takes no "+" in a metric's name.
-        gains = {f"gain/{row['cell'].replace('+', '-')}/{row['task']}": row["gain"] for row in content["gains"]}
-        means = {f"gain/{row['cell'].replace('+', '-')}": row["gain"] for row in content["means"]}
-        stage.run.log({**gains, **means}, step=0)
-        text = f"{len(cells.cells)} models x {len(cells.seeds)} seeds, {cells.rows:,} {split} rows"
-        return stage.keep("study", content, render(findings), text)
+        names = ["/".join(filter(None, ("gain", row["cell"].replace("+", "-"), row.get("task")))) for row in rows]
+        tracking.log({name: row["gain"] for name, row in zip(names, rows, strict=True)}, step=0)
+        return result
+
+    return _stage(root, recipe_key, utterances, features, (split, f"{share:g}"), run)
 
 
 def by_labels(
@@ -104,31 +63,27 @@ def by_labels(
     split: Split,
     share: float,
 ) -> StageResult:
-    """Joint and single-task models by their share of the labels. Value: study_labels.Sparse as plain data, `report`."""
-    from pipelines.study.labels import render, sparse_of, study_by_labels
+    """Joint and single-task models by their share of the labels."""
+    from pipelines.study.labels import result_of, study_by_labels
 
-    shown = ",".join(f"{part:g}" for part in labels)
-    with _stage(root, recipe_key, utterances, features, "labels", shown, split, f"{share:g}") as stage:
-        studies = study_by_labels(
-            *stage.data, labels, sparse, seeds, split, share, tracking=stage.run, progress=stage.report
-        )
-        found = sparse_of(studies, stage.data[1], stage.data[2])
-        models = sum(len(one.cells) * len(one.seeds) for one in studies.values())
-        return stage.keep("labels", found.to_json(), render(found), f"{models} models, {found.rows:,} {split} rows")
+    def run(data: Data, **report: Any) -> StudyResult:
+        studies = study_by_labels(*data, labels, sparse, seeds, split, share, **report)
+        return result_of(studies, data[1], data[2])
+
+    shares = ",".join(f"{part:g}" for part in labels)
+    return _stage(root, recipe_key, utterances, features, ("labels", shares, split, f"{share:g}"), run)
 
 
 def by_folds(
     root: str, recipe_key: str, utterances: Sequence[DatasetRef], features: Sequence[DatasetRef], folds: int, seeds: int
 ) -> StageResult:
-    """Each speaker held out once. Value: folds.Pooled as plain data, and `report`."""
-    from pipelines.study.folds import pooled_of, render, study_by_folds
+    """Joint and single-task models with each speaker held out once."""
+    from pipelines.study.folds import result_of, study_by_folds
 
-    with _stage(root, recipe_key, utterances, features, "folds", folds) as stage:
-        studies = study_by_folds(*stage.data, folds, seeds, tracking=stage.run, progress=stage.report)
-        found = pooled_of(studies)
-        models = sum(len(one.cells) * len(one.seeds) for one in studies)
-        text = f"{models} models, {found.recordings:,} recordings of {found.speakers} speakers"
-        return stage.keep("folds", found.to_json(), render(found), text)
+    def run(data: Data, **report: Any) -> StudyResult:
+        return result_of(study_by_folds(*data, folds, seeds, **report))
+
+    return _stage(root, recipe_key, utterances, features, ("folds", folds), run)
 
 
 def by_variants(
@@ -142,14 +97,44 @@ def by_variants(
     split: Split,
     share: float,
 ) -> StageResult:
-    """Joint models by sharing mode and balancing method. Value: study_variants.Compared as plain data, and `report`."""
-    from pipelines.study.variants import compared_of, render, study_variants
+    """Joint models by sharing mode and balancing method."""
+    from pipelines.study.variants import result_of, study_variants
 
-    shown = ",".join((*sharing, *balancing))
-    with _stage(root, recipe_key, utterances, features, shown, split, f"{share:g}") as stage:
-        studies = study_variants(
-            *stage.data, sharing, balancing, seeds, split, share, tracking=stage.run, progress=stage.report
-        )
-        found = compared_of(studies)
-        models = sum(len(one.cells) * len(one.seeds) for one in studies.values())
-        return stage.keep("variants", found.to_json(), render(found), f"{models} models, {found.scored:,} {split} rows")
+    def run(data: Data, **report: Any) -> StudyResult:
+        return result_of(study_variants(*data, sharing, balancing, seeds, split, share, **report))
+
+    names = ",".join((*sharing, *balancing))
+    return _stage(root, recipe_key, utterances, features, (names, split, f"{share:g}"), run)
+
+
+def _stage(
+    root: str,
+    recipe_key: str,
+    utterances: Sequence[DatasetRef],
+    features: Sequence[DatasetRef],
+    details: Sequence[object],
+    run: Callable[..., StudyResult],
+) -> StageResult:
+    """Runs a study, and stores its result and page in the store and in MLflow. details: in the MLflow run's name."""
+    from pipelines.promotion import place
+    from pipelines.registry import tracking
+    from pipelines.study.result import render
+
+    store = Store(root)
+    recipe = kept_recipe(store, recipe_key)
+    tables, derived = manifests(store, utterances), manifests(store, features)
+    name = " ".join(("study", recipe.name, identity(recipe, tables), *map(str, details)))
+    with (
+        tracking.start(root, recipe, name=name, manifests=[*tables, *derived]) as tracked,
+        step("study") as current,
+        progress.current().bar("study", "cell") as report,
+    ):
+        result = run((recipe, tables, derived, store), tracking=tracked, progress=report)
+        content, page = result.to_json(), render(result)
+        key = f"reports/{recipe.name}/{result.kind}-{fingerprint(content)}"
+        store.put_bytes(f"{key}.json", json.dumps(content).encode())
+        store.put_bytes(f"{key}.html", page.encode())
+        tracked.log_text(json.dumps(content, indent=1), f"{result.kind}.json")
+        tracked.log_text(page, f"{result.kind}.html")
+        text = f"{result.summary}, {result.scored:,} {result.split} rows"
+        return current.done(text, {**content, "report": place(store, f"{key}.html")})

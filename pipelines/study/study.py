@@ -1,18 +1,16 @@
-"""The study: the same training with every task alone, all together, in pairs, and each left out, over several seeds.
+"""Trains and scores the cells of a study: every task alone, all together, in pairs, and each left out, over seeds.
 
-    found = study(recipe, utterances, features, store, seeds=3)
-    found.scores(found.joint, seed=0).metrics["intent/accuracy"]
+    plan = study(recipe, utterances, features, store, seeds=3)
+    plan.scores(plan.joint, seed=0).metrics["intent/accuracy"]
 
-A cell is a set of tasks that one model trains: one Ray task for each seed. All cells have the same budget: the same
-epochs of the same batches in the same order, as many optimiser steps. A row that no task of a cell is labelled for
-stays in its batch and trains nothing there; so what differs between two cells is their tasks alone. The last epoch's
-weights are scored, not the best one's, row by row, with the recogniser's best path. Where the recipe says
-`decoding.reread`, a cell with the transcript reads what it heard; one without has heard no words.
+A cell is a set of tasks that one model trains, in one Ray task for each seed. All cells have the same budget: the same
+epochs of the same batches in the same order. A row that no task of a cell is labelled for stays in its batch and trains
+nothing there, so two cells differ in their tasks only. The weights of the last epoch are scored row by row, with greedy
+decoding. With `decoding.reread`, a cell with the transcript reads its transcript again.
 
-Scored on valid unless asked otherwise: to choose task groups by the test rows would spend what the gate decides on.
+The valid split is scored by default: choosing task groups on the test rows would bias the gate.
 
-A study that was killed goes on, and one with more seeds or other kinds of cells trains only what is new: cells.py says
-where results lie.
+An interrupted study resumes, and one with more seeds or other kinds of cells trains only the new cells.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mtl.analysis.transfer import Tasks
@@ -35,8 +34,8 @@ from pipelines.evaluation import evaluate
 from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG, start_child
 from pipelines.storage.store import Manifest, Store
-from pipelines.study.cells import Study, StudyError, Todo, cell_name, planned, result_key
-from pipelines.study.table import KINDS, SEEDS, Split
+from pipelines.study.cells import CellRun, Study, StudyError, cell_name, planned, result_key
+from pipelines.study.options import KINDS, SEEDS, Split
 from pipelines.training import train
 from pipelines.training.prepare import Job, PrepareError, fit_config, labelled, prepare
 from pipelines.training.resources import nodes, slots_of
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from pipelines.core.progress import Report
     from pipelines.registry.tracking import Run
 
-CELL_RETRIES = 1  # when its process died; an error of the cell itself is the study's
+CELL_RETRIES = 1  # if its process died; an error of the cell itself is reported
 
 logger = logging.getLogger(__name__)
 
@@ -63,19 +62,19 @@ def study(
     tracking: Run | None = None,
     progress: Report | None = None,
 ) -> Study:
-    """Trains and scores every cell that has no result yet, and returns them all.
+    """Trains and scores every cell that has no result yet, and returns the finished study.
 
-    kinds: of KINDS; single-task cells of every task are always there, since all others are compared with them.
+    kinds: of KINDS; single-task cells of every task are always included as the baseline.
     tracking: the parent MLflow run; each cell and seed becomes a run nested under it, written from this process alone.
     progress: counts cells.
 
     Raises:
-        StudyError: a kind that is not known, one task alone, a task without labels, a language model that cannot be
-            used, a cluster too small, or cells that failed; those that finished are kept.
+        StudyError: an unknown kind, a single task, a task without labels, an unusable language model, a cluster that is
+            too small, or cells that failed; finished cells are kept.
     """
-    found = planned(recipe, utterances, features, store, seeds, kinds, split, share)
-    train_missing([found], utterances, features, tracking, progress)
-    return found
+    plan = planned(recipe, utterances, features, store, seeds, kinds, split, share)
+    train_missing([plan], utterances, features, tracking, progress)
+    return plan
 
 
 def train_missing(
@@ -85,52 +84,52 @@ def train_missing(
     tracking: Run | None = None,
     progress: Report | None = None,
 ) -> None:
-    """Trains and scores every cell of the studies that has no result yet, all of them side by side.
+    """Trains and scores every cell of the studies that has no result yet, in parallel.
 
     Raises:
-        StudyError: a language model that cannot be used, a cluster too small, or cells that failed.
+        StudyError: an unusable language model, a cluster that is too small, or cells that failed.
     """
-    wanted = [Todo(found, cell, seed) for found in studies for seed in found.seeds for cell in found.cells]
-    done: list[Todo] = []
-    todo: list[Todo] = []
-    for one in wanted:
-        (done if one.study.store.exists(f"{one.key}.json") else todo).append(one)
+    runs = [CellRun(one, cell, seed) for one in studies for seed in one.seeds for cell in one.cells]
+    done: list[CellRun] = []
+    todo: list[CellRun] = []
+    for run in runs:
+        (done if run.study.store.exists(f"{run.key}.json") else todo).append(run)
     if progress:
-        progress(len(done), len(wanted), "")
+        progress(len(done), len(runs), "")
     failed = []
-    for number, (one, error) in enumerate(_fan_out(todo, utterances, features) if todo else (), start=len(done) + 1):
+    for number, (run, error) in enumerate(_fan_out(todo, utterances, features) if todo else (), start=len(done) + 1):
         if error:
-            failed.append(f"{one.name}: {error}")
+            failed.append(f"{run.name}: {error}")
         elif tracking:
-            _note(one, tracking)
+            _log(run, tracking)
         if progress:
-            progress(number, len(wanted), one.name)
+            progress(number, len(runs), run.name)
     if failed:
         raise StudyError(
-            f"{len(failed)} of {len(wanted)} cells failed; the others are kept, and the same call trains these "
+            f"{len(failed)} of {len(runs)} cells failed; the others are kept, and the same call trains these "
             f"again: {'; '.join(failed)[:2000]}"
         )
     if tracking:
-        _note_missing(done, tracking)
+        _log_missing(done, tracking)
 
 
-def _codec(found: Study, utterances: list[Manifest], features: list[Manifest]) -> dict[str, Any]:
-    """The vocabularies of all cells: those of the joint model, so that no cell reads its input differently."""
+def _codec(plan: Study, utterances: list[Manifest], features: list[Manifest]) -> dict[str, Any]:
+    """The vocabularies of the joint model, which all cells use."""
 
     def build() -> Codec:
         try:
-            dataset = labelled(open_dataset(found.store, utterances, features), found.recipe)
-            return prepare(_recipe_of(found.recipe, found.joint, found.recipe.seed), dataset)[0]
+            dataset = labelled(open_dataset(plan.store, utterances, features), plan.recipe)
+            return prepare(_recipe_of(plan.recipe, plan.joint, plan.recipe.seed), dataset)[0]
         except PrepareError as error:
             raise StudyError(str(error)) from error
 
-    return stored_codec(found.store, f"study/{found.identity}/codec.json", build).to_json()
+    return stored_codec(plan.store, f"study/{plan.identity}/codec.json", build).to_json()
 
 
 def _recipe_of(recipe: Recipe, cell: Tasks, seed: int) -> Recipe:
-    """The recipe with the cell's tasks alone, at their own weights, and what concerns them of its curriculum.
+    """The recipe restricted to the cell's tasks, and to the stages of its curriculum that train them.
 
-    The epochs of a stage that concerns none of them go to the joint stage: the budget is the same.
+    The epochs of the other stages go to the joint stage, so the budget is the same.
     """
     tasks = {task: config for task, config in recipe.tasks.items() if task in cell}
     reread = recipe.decoding.reread and "transcript" in cell
@@ -144,12 +143,14 @@ def _recipe_of(recipe: Recipe, cell: Tasks, seed: int) -> Recipe:
     return recipe.model_copy(update={"tasks": tasks, "seed": seed, "decoding": decoding, "trainer": trainer})
 
 
-def _fan_out(todo: Sequence[Todo], utterances: list[Manifest], features: list[Manifest]) -> Iterator[tuple[Todo, str]]:
+def _fan_out(
+    todo: Sequence[CellRun], utterances: list[Manifest], features: list[Manifest]
+) -> Iterator[tuple[CellRun, str]]:
     """Trains the cells, as many at once as the cluster holds; yields each as it ends, with its error or ""."""
     train.quiet_ray()
     try:
         cluster.connect(cpus=1)
-        # A search leaves room for what it learns on the way; a study knows all of its cells.
+        # A search trains fewer trials at once, so that proposals learn from finished ones; a study knows its cells.
         slots = slots_of(nodes(), 2 * len(todo), todo[0].study.recipe.trainer.gpus)
     except cluster.ClusterError as error:
         raise StudyError(str(error)) from error
@@ -158,32 +159,30 @@ def _fan_out(todo: Sequence[Todo], utterances: list[Manifest], features: list[Ma
     cpus, gpus = slots.share.cpus, 1 if slots.share.gpu else 0
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=CELL_RETRIES)(run_cell)
     jobs = {}
-    for found in {one.study.identity: one.study for one in todo}.values():
-        codec = _codec(found, utterances, features)
-        job = Job(found.recipe, utterances, features, found.store, codec, threads=cpus, share=found.share)
-        jobs[found.identity] = ray.put(job)
-    waiting = list(todo)
-    running: dict[Any, Todo] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < slots.concurrent:
-                one = waiting.pop(0)
-                found = one.study
-                running[remote.remote(jobs[found.identity], found.identity, one.cell, one.seed, found.split)] = one
-            (ready, *_), _ = ray.wait(list(running), num_returns=1)
-            one = running.pop(ready)
-            try:
-                yield one, ray.get(ready)
-            except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None) or error
-                yield one, f"{type(cause).__name__}: {cause}"
-    finally:
-        for task in running:
-            ray.cancel(task, force=True)
+    for plan in {run.study.identity: run.study for run in todo}.values():
+        codec = _codec(plan, utterances, features)
+        job = Job(plan.recipe, utterances, features, plan.store, codec, threads=cpus, share=plan.share)
+        jobs[plan.identity] = ray.put(job)
+    waiting = iter(todo)
+    running: dict[Any, CellRun] = {}
+    # No task is cancelled after an error: Ray 2.60 may abort the driver if one ends at that moment (cluster.over).
+    while True:
+        for run in islice(waiting, slots.concurrent - len(running)):
+            identity = run.study.identity
+            running[remote.remote(jobs[identity], identity, run.cell, run.seed, run.study.split)] = run
+        if not running:
+            return
+        (ready, *_), _ = ray.wait(list(running), num_returns=1)
+        run = running.pop(ready)
+        try:
+            yield run, ray.get(ready)
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            yield run, f"{type(cause).__name__}: {cause}"
 
 
 def run_cell(job: Job, identity: str, cell: Tasks, seed: int, split: Split) -> str:
-    """One cell from its first step to its stored result: one Ray task. Returns why it has none, or ""."""
+    """Trains, scores and stores one cell, in one Ray task. Returns an error message, or ""."""
     import ray
 
     recipe = _recipe_of(job.recipe, cell, seed)
@@ -202,7 +201,7 @@ def run_cell(job: Job, identity: str, cell: Tasks, seed: int, split: Split) -> s
         )
     except NonFiniteLoss as error:
         return str(error)
-    # Labels as the whole recipe has them: a cell is not asked about more than the others.
+    # Labels of the whole recipe, so that all cells are scored on the same ones.
     rows = labelled(open_dataset(job.store, job.utterances, job.features), whole).split(split)
     predictor = Predictor(model, recipe.features, reread=recipe.decoding.reread)
     scores = evaluate.evaluate(predictor, rows, recipe.loader)
@@ -220,29 +219,29 @@ def run_cell(job: Job, identity: str, cell: Tasks, seed: int, split: Split) -> s
     }
     key = result_key(identity, cell_name(tasks, cell), seed)
     scores.save(job.store, f"{key}.parquet")
-    job.store.put_bytes(f"{key}.json", json.dumps(record).encode())  # last: without it the cell has not been trained
+    job.store.put_bytes(f"{key}.json", json.dumps(record).encode())  # written last: marks the cell as trained
     return ""
 
 
-def _note_missing(done: Sequence[Todo], tracking: Run) -> None:
-    """Writes the cells that were finished, and that MLflow has not heard of: a kill may lie in between."""
+def _log_missing(done: Sequence[CellRun], tracking: Run) -> None:
+    """Logs finished cells that an interrupted call did not log to MLflow."""
     nested = f"tags.`{PARENT_TAG}` = '{tracking.run_id}' and attributes.status = 'FINISHED'"
     pages = tracking.client.search_runs([tracking.experiment_id], nested, max_results=10_000)
-    written = {run.info.run_name for run in pages}
-    for one in done:
-        if one.name not in written:
-            _note(one, tracking)
+    logged = {run.info.run_name for run in pages}
+    for run in done:
+        if run.name not in logged:
+            _log(run, tracking)
 
 
-def _note(one: Todo, tracking: Run) -> None:
-    found, record = one.study, one.study.record(one.cell, one.seed)
+def _log(run: CellRun, tracking: Run) -> None:
+    plan, record = run.study, run.study.record(run.cell, run.seed)
     params = {name: record[name] for name in ("tasks", "seed", "parameters", "device")}
     try:
-        run = start_child(found.store.root, tracking, one.name, params)
+        child = start_child(plan.store.root, tracking, run.name, params)
         for row in record["history"]:
-            run.log(row, step=int(row["epoch"]))
-        scored = {f"{found.split}/{metric}": value for metric, value in record["metrics"].items()}
-        run.log({**scored, "seconds": record["seconds"]}, step=record["epochs"])
-        run.finish()
-    except Exception as error:  # an MLflow that is away must not end a study; the next call writes it
-        logger.warning("cell %s is not in MLflow: %s", one.name, error)
+            child.log(row, step=int(row["epoch"]))
+        scored = {f"{plan.split}/{metric}": value for metric, value in record["metrics"].items()}
+        child.log({**scored, "seconds": record["seconds"]}, step=record["epochs"])
+        child.finish()
+    except Exception as error:  # an unreachable MLflow must not end a study; the next call logs the cell
+        logger.warning("cell %s is not in MLflow: %s", run.name, error)

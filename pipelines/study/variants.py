@@ -1,77 +1,49 @@
-"""Which sharing mode, which balancing method: the joint model in each of them, beside the single-task models.
+"""Sharing modes and balancing methods: the joint model in each of them, beside the single-task models.
 
     studies = study_variants(recipe, utterances, features, store, sharing=("mmoe",), balancing=("pcgrad",))
-    compared = compared_of(studies)                          # plain data
-    html = render(compared)
+    result = result_of(studies)
 
-The recipe as it stands is the reference: its joint model and every task alone. Each variant is the joint model with
+The reference is the unchanged recipe: its joint model, and every task alone. Each variant is the joint model with
 another sharing mode, at the recipe's balancing and as many parameters (mtl/analysis/equal_size.py changes the encoder's
-feed-forward width, and its depth where it must), or with another balancing method, at the recipe's sharing. The cells
-are those of any study (study.py): what another call has trained is not trained again, and what was killed goes on.
-No variant is tuned: learning rate and task weights are the recipe's, which suit the reference best.
+feed-forward width, and its depth if necessary), or with another balancing method, at the recipe's sharing. Cells are
+shared with other studies of the same recipe, and an interrupted study resumes. No variant is tuned: learning rate and
+task weights are the recipe's, which favours the reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mtl.analysis.equal_size import count_parameters, fit_size
-from mtl.analysis.transfer import relative_gain
 from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
 from mtl.inputs.codec import Codec
-from mtl.metrics.scoring import METRICS
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
-from pipelines.report.builder import SYNTHETIC as SPOKEN
-from pipelines.report.page import SYNTHETIC, environment
 from pipelines.storage.store import Manifest, Store
 from pipelines.study.cells import Study, StudyError, planned
-from pipelines.study.page import Change, Measured, plain
+from pipelines.study.comparison import NO_CHANGE, Change, Comparison, change_of, rounded
+from pipelines.study.options import SEEDS, Split
+from pipelines.study.result import (
+    GAIN,
+    ONE_IN_TWENTY,
+    SAME_BUDGET,
+    Section,
+    StudyResult,
+    Table,
+    dependency_notes,
+    unsigned,
+)
 from pipelines.study.study import train_missing
-from pipelines.study.table import SEEDS, Split
 from pipelines.training.prepare import PrepareError, labelled, model_config, prepare
 
 if TYPE_CHECKING:
     from pipelines.core.progress import Report
     from pipelines.registry.tracking import Run
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Everything that the page shows. All of it is plain data.
-
-    rows: one for each variant, the recipe as it stands first: variant, kind ("recipe", "sharing" or "balancing"),
-    blocks, hidden (None: as the recipe has it), parameters, seconds (a model's, of all seeds in the mean), values (by
-    task, percent), gains (by task: gain, low, high against the single-task model, percent), mean (delta_m, the mean of
-    those gains), and over (the same mean against the recipe as it stands; None for itself).
-    """
-
-    recipe: str
-    recipe_yaml: str
-    split: str
-    scored: int
-    share: float
-    seeds: list[int]
-    epochs: int
-    synthetic: bool
-    tasks: list[str]
-    metrics: dict[str, str]
-    carriers: dict[str, list[str]]
-    single: dict[str, float | None]
-    rows: list[dict[str, Any]]
-    identities: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Compared:
-        return cls(**content)
 
 
 def study_variants(
@@ -87,11 +59,10 @@ def study_variants(
     tracking: Run | None = None,
     progress: Report | None = None,
 ) -> dict[str, Study]:
-    """A finished study for each variant; the recipe as it stands, with every task alone, is the first.
+    """A finished study for each variant; the unchanged recipe, with every task alone, is the first.
 
     Raises:
-        StudyError: a mode or method that is not known, a mode that cannot be made as small as the recipe's own, or
-            what cells.planned and study.train_missing raise.
+        StudyError: an error of `variants`, `planned` or `train_missing`.
     """
     dataset = labelled(open_dataset(store, utterances, features), recipe)
     try:
@@ -99,35 +70,35 @@ def study_variants(
     except PrepareError as error:
         raise StudyError(str(error)) from error
     recipes = variants(recipe, codec, sharing, balancing)
-    found: dict[str, Study] = {}
+    studies: dict[str, Study] = {}
     for name, variant in recipes.items():
-        itself = not found
-        found[name] = planned(
+        unchanged = not studies
+        studies[name] = planned(
             variant, utterances, features, store, seeds, ("joint",), split, share,
-            alone=None if itself else (), variant="" if itself else name,
+            alone=None if unchanged else (), variant="" if unchanged else name,
         )  # fmt: skip
-    train_missing(list(found.values()), utterances, features, tracking, progress)
-    return found
+    train_missing(list(studies.values()), utterances, features, tracking, progress)
+    return studies
 
 
 def variants(recipe: Recipe, codec: Codec, sharing: Sequence[str], balancing: Sequence[str]) -> dict[str, Recipe]:
-    """The recipe as it stands, then one variant for each other mode and method.
+    """The unchanged recipe, then one variant for each other mode and method.
 
     Raises:
         StudyError: a mode or method that is not known, or a mode that cannot be made as small as the recipe's own.
     """
-    for what, wanted, known in (("sharing mode", sharing, MODES), ("balancing method", balancing, METHODS)):
-        if unknown := sorted(set(wanted) - set(known)):
-            raise StudyError(f"{what} {', '.join(unknown)}: not known; expected some of {', '.join(known)}")
-    found = {f"{recipe.sharing.mode}, {recipe.balancing.method}": recipe}
+    for kind, names, known in (("sharing mode", sharing, MODES), ("balancing method", balancing, METHODS)):
+        if unknown := sorted(set(names) - set(known)):
+            raise StudyError(f"{kind} {', '.join(unknown)}: not known; expected some of {', '.join(known)}")
+    recipes = {f"{recipe.sharing.mode}, {recipe.balancing.method}": recipe}
     target = count_parameters(model_config(recipe), codec)
     for mode in dict.fromkeys(sharing):
         if mode != recipe.sharing.mode:
-            found[mode] = _in_mode(recipe, codec, mode, target)
+            recipes[mode] = _in_mode(recipe, codec, mode, target)
     for method in dict.fromkeys(balancing):
         if method != recipe.balancing.method:
-            found[method] = recipe.model_copy(update={"balancing": recipe.balancing.replace(method=method)})
-    return found
+            recipes[method] = recipe.model_copy(update={"balancing": recipe.balancing.replace(method=method)})
+    return recipes
 
 
 def _in_mode(recipe: Recipe, codec: Codec, mode: str, target: int) -> Recipe:
@@ -140,70 +111,113 @@ def _in_mode(recipe: Recipe, codec: Codec, mode: str, target: int) -> Recipe:
     return changed.model_copy(update={"model": fitting})
 
 
-def compared_of(studies: Mapping[str, Study]) -> Compared:
-    """What the studies of `study_variants` say.
+def result_of(studies: Mapping[str, Study]) -> StudyResult:
+    """Compares the variants of `study_variants`.
+
+    Figures: metrics and single (the single-task model's value) by task; rows, one for each variant, the unchanged
+    recipe first: variant, kind ("recipe", "sharing" or "balancing"), blocks, hidden (None: the recipe's), parameters,
+    seconds (of one model, mean over seeds), values (by task, percent), gains (by task, over the single-task model),
+    mean (delta_m, the mean of those gains), over (the same mean over the unchanged recipe; None for itself).
 
     Raises:
         StudyError: they were not scored on the same rows.
     """
-    base = next(iter(studies.values()))
-    table = Measured(base)
-    return Compared(
-        recipe=base.recipe.name,
-        recipe_yaml=base.recipe.to_yaml(),
-        split=base.split,
-        scored=base.rows,
-        share=base.share,
-        seeds=list(base.seeds),
-        epochs=base.recipe.trainer.epochs,
-        synthetic=any(corpus.kind == SPOKEN for corpus in base.recipe.corpora),
-        tasks=list(base.tasks),
-        metrics=table.metrics,
-        carriers={task: sorted(table.alone(task) - {task}) for task in base.tasks},
-        single={task: _first(table.draws[table.alone(task), task]) for task in base.tasks},
-        rows=[_row(name, study, table) for name, study in studies.items()],
-        identities=[study.identity for study in studies.values()],
+    base = Comparison(next(iter(studies.values())))
+    study = base.study
+    single = {task: rounded(base.draws[base.alone(task), task][0]) for task in study.tasks}
+    rows = [_figures(name, one, base) for name, one in studies.items()]
+    table = _table(rows, base.metrics, single)
+    return StudyResult.of(
+        list(studies.values()),
+        kind="variants",
+        heading="sharing modes and balancing methods",
+        summary=f"{len(rows)} joint models of {', '.join(study.tasks)}",
+        table_title=(f"joint models by sharing mode and balancing method, %, on {study.rows:,} {study.split} rows"),
+        rows=table,
+        notes=[
+            "No variant is tuned: learning rate and task weights are the recipe's, which favours the unchanged recipe.",
+            "Sharing modes are as large as the recipe's own model within 3 %: a mode with several encoders has "
+            "shallower or narrower ones.",
+            SAME_BUDGET,
+            ONE_IN_TWENTY,
+            *dependency_notes(study, study.tasks),
+        ],
+        figures={
+            "metrics": base.metrics,
+            "carriers": {task: sorted(base.alone(task) - {task}) for task in study.tasks},
+            "single": single,
+            "rows": rows,
+        },
+        sections=_sections(rows, table, base.metrics),
     )
 
 
-def _row(name: str, study: Study, base: Measured) -> dict[str, Any]:
-    itself = study is base.study
-    table = base if itself else Measured(study)
-    if table.rows != base.rows:
-        raise StudyError(f"the variant {name!r} was scored on other rows than the recipe as it stands")
-    draws = {task: table.draws[study.joint, task] for task in study.tasks}
-    gains = {task: _relative(base, task, draws[task], base.alone(task)) for task in study.tasks}
-    over = {task: _relative(base, task, draws[task], base.study.joint) for task in study.tasks}
+def _figures(name: str, study: Study, base: Comparison) -> dict[str, Any]:
+    unchanged = study is base.study
+    comparison = base if unchanged else Comparison(study)
+    if comparison.rows != base.rows:
+        raise StudyError(f"the variant {name!r} was scored on other rows than the unchanged recipe")
+    draws = {task: comparison.draws[study.joint, task] for task in study.tasks}
+    gains = {task: base.over(draws[task], base.alone(task), task) for task in study.tasks}
+    over = {task: base.over(draws[task], base.study.joint, task) for task in study.tasks}
     records = [study.record(study.joint, seed) for seed in study.seeds]
-    own = base.study.recipe
-    other_mode = study.recipe.sharing.mode != own.sharing.mode
+    other_mode = study.recipe.sharing.mode != base.study.recipe.sharing.mode
     return {
         "variant": name,
-        "kind": "recipe" if itself else "sharing" if other_mode else "balancing",
+        "kind": "recipe" if unchanged else "sharing" if other_mode else "balancing",
         "blocks": study.recipe.model.blocks,
         "hidden": study.recipe.model.hidden,
         "parameters": records[0]["parameters"],
         "seconds": round(float(np.mean([record["seconds"] for record in records])), 1),
-        "values": {task: _first(values) for task, values in draws.items()},
-        "gains": {task: plain(gain) for task, gain in gains.items()},
+        "values": {task: rounded(values[0]) for task, values in draws.items()},
+        "gains": {task: change_of(gain) for task, gain in gains.items()},
         "mean": _mean(gains),
-        "over": None if itself else _mean(over),
+        "over": None if unchanged else _mean(over),
     }
-
-
-def _relative(base: Measured, task: str, draws: np.ndarray, cell: frozenset[str]) -> np.ndarray:
-    return relative_gain(draws, base.draws[cell, task], METRICS[base.metrics[task]].better)
 
 
 def _mean(gains: Mapping[str, np.ndarray]) -> Change | None:
     usable = [draws for draws in gains.values() if np.isfinite(draws[0])]
-    return plain(np.mean(usable, axis=0)) if usable else None
+    return change_of(np.mean(usable, axis=0)) if usable else None
 
 
-def _first(draws: np.ndarray) -> float | None:
-    return round(float(draws[0]), 4) if np.isfinite(draws[0]) else None
+def _by_gain(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(rows, key=lambda row: -((row["mean"] or NO_CHANGE)["gain"] or 0.0))
 
 
-def render(compared: Compared) -> str:
-    """The page."""
-    return environment().get_template("study_variants.html.j2").render(study=compared, note=SYNTHETIC)
+def _table(
+    rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, str], single: Mapping[str, float | None]
+) -> list[dict[str, Any]]:
+    """The best mean gain first, the single-task models last."""
+    table = [
+        {
+            "joint model": row["variant"],
+            "parameters": f"{row['parameters']:,}",
+            "seconds": f"{row['seconds']:.0f}",
+            **{metrics[task]: unsigned(value) for task, value in row["values"].items()},
+            GAIN: row["mean"] or NO_CHANGE,
+            "than the recipe, %": row["over"] or "",
+        }
+        for row in _by_gain(rows)
+    ]
+    values = {metrics[task]: unsigned(value) for task, value in single.items()}
+    return [*table, {**dict.fromkeys(table[0], ""), "joint model": "each task alone", **values}]
+
+
+def _sections(
+    rows: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]], metrics: Mapping[str, str]
+) -> list[Section]:
+    gains = [
+        {
+            "joint model": row["variant"],
+            "differs in": "" if row["kind"] == "recipe" else row["kind"],
+            "blocks": row["blocks"],
+            **{metrics[task]: change for task, change in row["gains"].items()},
+        }
+        for row in _by_gain(rows)
+    ]
+    caption = "Relative, positive for better. Small figures: 95 % intervals by a bootstrap over rows and seeds."
+    return [
+        Section("Scores, cost, and mean gain over single-task models", tables=[Table(table)], caption=caption),
+        Section("Gain of each task over its single-task model, %", tables=[Table(gains, text=2)]),
+    ]

@@ -309,7 +309,7 @@ def test_a_study_of_few_labels_is_shown_and_found_done(ray_session: Any, prefect
     found = flows.study(recipe, root=root, seeds=1, labels=[0.1, 1.0], sparse=["intent"])
     assert list(found["curves"]) == ["intent"]
     assert [point["share"] for point in found["curves"]["intent"]["points"]] == [0.1, 1.0]
-    assert "how few labels will do" in Path(found["report"]).read_text()
+    assert "scores by share of the labels" in Path(found["report"]).read_text()
     assert len(json.loads(Artifact.get("labels-small").data)) == 2
     before = {entry.key: entry.modified for entry in Store(root).list("study/")}
     assert flows.study(recipe, root=root, seeds=1, labels=[0.1, 1.0], sparse=["intent"]) == found

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from mtl.analysis.inspection import FRONT_END, GIVEN, chance, fit_line, look, numbered, pictures, probe, split_by_group
+from mtl.analysis.inspection import (
+    FRONT_END,
+    GIVEN,
+    chance,
+    fit_line,
+    inspect,
+    numbered,
+    pictures,
+    probe,
+    split_by_group,
+)
 from mtl.analysis.inspection import split_within_class as split_within
 from mtl.config.sharing import MODES
 from mtl.inputs.batch import collate
@@ -104,7 +114,7 @@ def test_labels_are_numbered_in_order() -> None:
 def test_hard_sharing_shows_every_block() -> None:
     model = fresh()
     batch, _ = tiny.joined(model.codec)
-    view = look(model, batch)
+    view = inspect(model, batch)
     shared = [Layer(SHARED, label) for label in (FRONT_END, "block 1", "block 2", "block 3")]
     assert list(view.states) == shared + [Layer(task, GIVEN) for task in tiny.TASKS]
     x, lengths, *_ = model.audio(batch.features, batch.feature_lengths)
@@ -118,7 +128,7 @@ def test_hard_sharing_shows_every_block() -> None:
 def test_pooled_states_leave_the_padding_out() -> None:
     model = fresh()
     batch, _ = tiny.joined(model.codec)
-    view = look(model, batch)
+    view = inspect(model, batch)
     row, layer = 1, Layer(SHARED, "block 3")
     length = int(view.lengths[row])
     assert length < view.states[layer].shape[1]
@@ -130,7 +140,7 @@ def test_pooled_states_leave_the_padding_out() -> None:
 def test_every_mode_shows_layers_and_leaves_no_hook(mode: str) -> None:
     model = fresh(mode, expert_blocks=2 if mode == "ple" else 1)
     for batch in tiny.joined(model.codec):
-        view = look(model, batch)
+        view = inspect(model, batch)
         assert next(iter(view.states)) == Layer(SHARED, FRONT_END)
         assert len(view.states) > BLOCKS
         assert all(state.shape[:2] == (6, int(view.lengths.max())) for state in view.states.values())
@@ -148,7 +158,7 @@ def test_the_turns_before_are_not_taken_for_the_sentence() -> None:
     batch = collate([model.codec.encode(row) for row in test_dialogue.ROWS])
     assert batch.context is not None
     assert batch.context.shape[1] != batch.words.shape[1]
-    view = look(model, batch)
+    view = inspect(model, batch)
     assert {state.shape[:2] for state in view.states.values()} == {batch.words.shape}
 
 
@@ -183,7 +193,7 @@ def test_an_adapter_s_size_is_what_it_adds() -> None:
     assert pictures(model, [batch])["adapters"].abs().max() == 0  # they begin as nothing
     adapter = model.trunk.adapters["intent"][0]
     torch.nn.init.normal_(adapter.up.bias)
-    view = look(model, batch)
+    view = inspect(model, batch)
     before = view.states[Layer(SHARED, "block 1")]
     mask = padding_mask(view.lengths, before.shape[1])
     expected = (adapter.up.bias.norm() / before.norm(dim=-1))[mask].mean()

@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mtl.analysis.transfer import Model, estimate, groupings, partitions, relative_gain, resampled, suggested
+from mtl.analysis.transfer import Model, groupings, partitions, relative_gain, suggested
+from mtl.metrics.bootstrap import estimate, pigeonhole_bootstrap
 from mtl.metrics.scoring import METRICS
 
 WER, ACCURACY = METRICS["transcript/wer"], METRICS["intent/accuracy"]
@@ -31,13 +32,13 @@ def test_a_gain_is_relative_to_the_single_task_model_and_positive_for_better() -
 def test_the_first_draw_is_what_was_observed() -> None:
     # Two seeds, three rows of (errors, words): seed 1 errs 3 of 10, seed 2 errs 1 of 10.
     counts = np.array([[[1, 4], [2, 4], [0, 2]], [[0, 4], [1, 4], [0, 2]]], dtype=float)
-    assert resampled({"a": counts}, {"a": WER})["a"][0] == pytest.approx((30.0 + 10.0) / 2)
+    assert pigeonhole_bootstrap({"a": counts}, {"a": WER.value})["a"][0] == pytest.approx((30.0 + 10.0) / 2)
 
 
 def test_intervals_are_those_of_every_possible_resample() -> None:
     base = np.array([[[1, 2], [2, 2]], [[1, 2], [1, 2]]], dtype=float)
     cell = np.array([[[0, 2], [2, 2]], [[1, 2], [0, 2]]], dtype=float)
-    drawn = resampled({"cell": cell, "base": base}, {"cell": WER, "base": WER}, resamples=40_000)
+    drawn = pigeonhole_bootstrap({"cell": cell, "base": base}, {"cell": WER.value, "base": WER.value}, resamples=40_000)
     gains = relative_gain(drawn["cell"], drawn["base"], "lower")
     exact = []
     for rows in product(range(2), repeat=2):
@@ -56,11 +57,11 @@ def test_intervals_are_those_of_every_possible_resample() -> None:
 def test_what_two_keys_have_in_common_drops_out() -> None:
     rng = np.random.default_rng(0)
     base = np.stack([rng.integers(0, 3, (50, 1)), np.full((50, 1), 10)], axis=2).reshape(1, 50, 2).astype(float)
-    same = resampled({"a": base, "b": base.copy()}, {"a": WER, "b": WER}, resamples=200)
+    same = pigeonhole_bootstrap({"a": base, "b": base.copy()}, {"a": WER.value, "b": WER.value}, resamples=200)
     assert np.array_equal(same["a"], same["b"])
     better = base.copy()
     better[..., 0] *= 0.5  # half of the errors on every row: 50 % whatever is drawn
-    drawn = resampled({"a": better, "b": base}, {"a": WER, "b": WER}, resamples=200)
+    drawn = pigeonhole_bootstrap({"a": better, "b": base}, {"a": WER.value, "b": WER.value}, resamples=200)
     found = estimate(relative_gain(drawn["a"], drawn["b"], "lower"))
     assert (found.value, found.low, found.high) == pytest.approx((50, 50, 50))
     assert found.sign == 1
@@ -69,9 +70,9 @@ def test_what_two_keys_have_in_common_drops_out() -> None:
 def test_many_rows_are_drawn_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = np.random.default_rng(1).integers(0, 2, (2, 30, 1)).astype(float)
     counts = np.concatenate([counts, np.ones_like(counts)], axis=2)
-    whole = resampled({"a": counts}, {"a": ACCURACY}, resamples=2000)["a"]
-    monkeypatch.setattr("mtl.analysis.transfer._WEIGHTS_AT_ONCE", 30 * 7)
-    chunks = resampled({"a": counts}, {"a": ACCURACY}, resamples=2000)["a"]
+    whole = pigeonhole_bootstrap({"a": counts}, {"a": ACCURACY.value}, resamples=2000)["a"]
+    monkeypatch.setattr("mtl.metrics.bootstrap.WEIGHTS_AT_ONCE", 30 * 7)
+    chunks = pigeonhole_bootstrap({"a": counts}, {"a": ACCURACY.value}, resamples=2000)["a"]
     assert len(chunks) == len(whole) == 2001
     assert chunks[0] == whole[0] == pytest.approx(100 * counts[..., 0].mean())
     assert chunks.std() == pytest.approx(whole.std(), rel=0.1)

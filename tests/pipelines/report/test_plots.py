@@ -127,7 +127,7 @@ def test_probes_stand_beside_their_control(night: Night) -> None:  # noqa: F811
     assert labels == ["front-end", "block 1", "given", "shared", "intent", "shuffled labels", "chance"]
     shown = [text.text for text in svg.findall("text") if text.attrib["class"] == "count"]
     assert shown == ["40", "75", "–", "–", "–", "30", "21", "19", "20", "20", "20", "20"]
-    assert "asked about other utterances of the speakers it learned" in drawn.charts[0][0]
+    assert "tested on other utterances of the training speakers" in drawn.charts[0][0]
     page = render(Night.from_json({**night.to_json(), "sharing": content}))
     assert "No probe of the emotion: no valid recording says it." in page
 

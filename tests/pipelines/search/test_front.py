@@ -230,7 +230,7 @@ def test_the_page_needs_nothing_else_and_shows_the_front() -> None:
     assert "&lt;b&gt;no" in page
     assert "synthetic speech" in page
     alone = [row("x", math.nan, 90.0)]
-    assert "Task against task" not in render(result(alone), small_night.recipe())
+    assert "Trade-offs between tasks" not in render(result(alone), small_night.recipe())
 
 
 def test_a_population_steps_within_the_space() -> None:

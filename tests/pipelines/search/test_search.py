@@ -302,7 +302,7 @@ def test_a_damaged_epoch_of_a_trial_is_passed_over(tmp_path: Path, caplog: pytes
     assert state.load(1)[0] == state.load()[0] == {"epoch": 1.0}
     small_night.truncate(folder / "epoch-0001/state.json")
     assert state.load() == ({}, None)  # the trial begins again
-    assert "epoch-0001 is passed over" in caplog.text
+    assert "epoch-0001 is skipped" in caplog.text
 
 
 def test_another_search_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ from pipelines.evaluation.evaluate import Cost, Scores
 from pipelines.recipe import Recipe, parse
 from pipelines.storage.store import Store
 from pipelines.study.cells import Study, StudyError
-from pipelines.study.folds import pooled_of, render, study_by_folds, with_fold
-from pipelines.study.table import fold_rows
+from pipelines.study.folds import result_of, study_by_folds, with_fold
+from pipelines.study.result import render
 from pipelines.training.folds import FoldError, held_out, speakers_of
 from pipelines.training.prepare import labelled
 from tests.pipelines.report.test_page import read
@@ -101,29 +101,29 @@ def test_figures_by_hand(tmp_path: Path) -> None:
         ),
         fold_by_hand(store, 1, {"emotion": [[h]] * 2, "emotion+intent": [[s], [s]]}, "y", [s]),
     ]
-    found = pooled_of(studies)
-    joint, alone = found.rows
+    found = result_of(studies)
+    joint, alone = found.figures["rows"]
     assert (joint["model"], joint["trained"], alone["trained"]) == ("joint", "emotion+intent", "emotion")
     assert joint["accuracy"] == pytest.approx(90)
     assert joint["recall"] == pytest.approx((100 + 75) / 2)
     assert alone["accuracy"] == pytest.approx(60)
     assert alone["recall"] == pytest.approx(50)
     assert joint["recall_low"] <= joint["recall"] <= joint["recall_high"] <= 100
-    assert found.by_speaker["emotion"] == [
+    assert found.figures["by_speaker"]["emotion"] == [
         {"speaker": "x", "rows": 4, "accuracy": pytest.approx(87.5)},
         {"speaker": "y", "rows": 1, "accuracy": pytest.approx(100)},
     ]
-    assert found.confusion["emotion"] == {"labels": [h, s], "counts": [[6, 0], [1, 3]]}
-    assert (found.folds, found.speakers, found.recordings) == (2, 2, 5)
+    assert found.figures["confusion"]["emotion"] == {"labels": [h, s], "counts": [[6, 0], [1, 3]]}
+    assert (found.figures["folds"], found.figures["speakers"], found.figures["recordings"]) == (2, 2, 5)
     page = read(render(found))
     assert "87.5" in page.text
-    assert fold_rows(found.to_json())[0]["accuracy, %"].startswith("90.0 (")
+    assert found.table[0]["accuracy, %"].startswith("90.0 (")
 
 
 def test_what_cannot_be_told_is_an_error(tmp_path: Path) -> None:
     study = fold_by_hand(Store(str(tmp_path)), 0, {"emotion": [["a"]] * 2, "emotion+intent": [["a"]] * 2}, "x", ["a"])
-    with pytest.raises(StudyError, match="tells labels apart"):
-        pooled_of([replace(study, tasks=("speaker", "transcript"))])
+    with pytest.raises(StudyError, match="classifies recordings"):
+        result_of([replace(study, tasks=("speaker", "transcript"))])
 
 
 def test_two_folds_are_trained_and_pooled(ray_session: Any, small: SimpleNamespace) -> None:  # noqa: F811
@@ -133,11 +133,11 @@ def test_two_folds_are_trained_and_pooled(ray_session: Any, small: SimpleNamespa
         recipe(), *data, folds=2, seeds=1, progress=lambda done, total, _: counted.append((done, total))
     )
     assert counted[-1] == (6, 6)
-    found = pooled_of(studies)
+    found = result_of(studies)
     dataset = open_dataset(*(small.store, small.utterances, small.features))
     heard = pa.compute.sum(pa.compute.is_valid(dataset.rows["audio"])).as_py()
-    assert found.recordings == heard  # each recording once
-    assert found.speakers == len(speakers_of(dataset.rows))
-    assert {(row["task"], row["model"]) for row in found.rows} == {
+    assert found.figures["recordings"] == heard  # each recording once
+    assert found.figures["speakers"] == len(speakers_of(dataset.rows))
+    assert {(row["task"], row["model"]) for row in found.figures["rows"]} == {
         (task, model) for task in TASKS for model in ("joint", "alone")
     }

@@ -16,9 +16,9 @@ from pipelines.data.dataset import open_dataset
 from pipelines.recipe import parse
 from pipelines.report import charts
 from pipelines.study.cells import Study, StudyError, cells_of
-from pipelines.study.labels import Sparse, figure, render, sparse_of, sparse_tasks, study_by_labels, with_labels
+from pipelines.study.labels import figure, result_of, sparse_tasks, study_by_labels, with_labels
+from pipelines.study.result import render
 from pipelines.study.study import _recipe_of, study
-from pipelines.study.table import label_rows
 from pipelines.training.prepare import fit_config
 from tests.pipelines.report.test_page import read
 from tests.pipelines.study.test_study import handmade, small, two_tasks  # noqa: F401
@@ -83,30 +83,30 @@ def test_curves_by_hand(tmp_path: Path, small: SimpleNamespace) -> None:  # noqa
     studies = {0.1: at(0.1, [[1, 1], [2, 2]], [[4, 4], [3, 3]]), 1.0: at(1.0, [[0, 1], [1, 0]], [[1, 1], [1, 1]])}
     dataset = open_dataset(small.store, small.utterances, small.features)
     # The scores lie in stores of their own, the rows in the small night's.
-    found = sparse_of({s: replace(one, store=_Both(one.store, small.store)) for s, one in studies.items()},
+    found = result_of({s: replace(one, store=_Both(one.store, small.store)) for s, one in studies.items()},
                       small.utterances, small.features)  # fmt: skip
-    points = found.curves["intent"]["points"]
-    assert list(found.curves) == ["intent"]
+    points = found.figures["curves"]["intent"]["points"]
+    assert list(found.figures["curves"]) == ["intent"]
     assert [point["share"] for point in points] == [0.1, 1.0]
     labelled_rows = sum(row["split"] == "train" and row["intent"] is not None for row in dataset.rows.to_pylist())
     assert [point["labels"] for point in points] == [round(0.1 * labelled_rows), labelled_rows]
     half = {s: replace(one, store=_Both(one.store, small.store), share=0.5) for s, one in studies.items()}
-    halved = sparse_of(half, small.utterances, small.features).curves["intent"]["points"][1]["labels"]
+    halved = result_of(half, small.utterances, small.features).figures["curves"]["intent"]["points"][1]["labels"]
     assert halved == labelled_rows / 2  # every training row of this corpus has an intent
     assert points[0]["joint"] == {"value": 85.0, "low": 80.0, "high": 90.0}  # both seeds the worse, or the better one
     assert points[0]["single"] == {"value": 65.0, "low": 60.0, "high": 70.0}
     assert points[0]["gain"]["gain"] == pytest.approx(100 * 20 / 65, abs=1e-4)
     assert points[1]["joint"]["value"] == 95.0
-    assert [row["labels, %"] for row in label_rows(found.to_json())] == ["10", "100"]
-    assert label_rows(found.to_json())[0]["gain, %"] == "+30.77"
+    assert [row["labels, %"] for row in found.table] == ["10", "100"]
+    assert found.table[0]["gain, %"] == "+30.77"
 
-    assert Sparse.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert json.loads(json.dumps(found.to_json())) == found.to_json()
     page = render(found)
     structure = read(page)
     text = " ".join(" ".join(structure.text).split())
     assert structure.sources == []
     assert "script" not in structure.tags
-    assert "how few labels will do" in text
+    assert "scores by share of the labels" in text
     assert "85.00" in text
     assert "+30.77" in text
     assert page.count("<polyline") == 2
@@ -164,5 +164,5 @@ def test_shares_share_their_cells_with_any_study(ray_session: Any, small: Simple
         "transcript-0.json",
         "transcript-0.parquet",
     }
-    curves = sparse_of(found, small.utterances, small.features).curves
+    curves = result_of(found, small.utterances, small.features).figures["curves"]
     assert [point["labels"] for point in curves["intent"]["points"]] == [7, 70]  # of 40 heard and 30 read

@@ -18,13 +18,12 @@ from mtl.metrics.scoring import METRICS
 from pipelines.evaluation.evaluate import Cost, Scores
 from pipelines.recipe import Recipe, parse
 from pipelines.registry import tracking
-from pipelines.report import charts
 from pipelines.storage.store import Store
-from pipelines.study import page as study_report
 from pipelines.study.cells import Study, StudyError, cells_of, closed, needs_of
-from pipelines.study.page import Findings, findings_of, render
+from pipelines.study.comparison import Comparison
+from pipelines.study.pairs import result_of, sections, transfer_chart
+from pipelines.study.result import StudyResult, render
 from pipelines.study.study import run_cell, study
-from pipelines.study.table import gain_rows, group_lines
 from pipelines.training.prepare import Job
 from tests.pipelines.report.test_page import read
 from tests.support import small_night
@@ -113,7 +112,7 @@ def two_tasks(**tasks: Any) -> Recipe:
 def test_gains_by_hand(tmp_path: Path) -> None:
     # Ten words a row. Alone: 5 and 3 errors of 20 by seed, so WER 20 %; together 3 and 3: 15 %, a quarter less.
     # Intent alone: 12 and 16 of 20 right, 70 %; together 18 and 17: 87.5 %, a quarter more.
-    found = findings_of(
+    found = result_of(
         handmade(
             tmp_path,
             {
@@ -124,24 +123,26 @@ def test_gains_by_hand(tmp_path: Path) -> None:
             recipe=two_tasks(),
         )
     )
-    assert [(row["task"], row["value"], row["single"], row["gain"]) for row in found.gains] == [
+    assert [(row["task"], row["value"], row["single"], row["gain"]) for row in found.figures["gains"]] == [
         ("transcript", 15.0, 20.0, 25.0),
         ("intent", 87.5, 70.0, 25.0),
     ]
-    assert found.means[0]["gain"] == 25.0
-    assert found.matrix["transcript"]["intent"]["gain"] == 25.0  # type: ignore[index]
-    assert found.matrix["intent"]["transcript"]["gain"] == 25.0  # type: ignore[index]
-    assert found.matrix["intent"]["intent"] is None
-    assert found.left_out == found.matrix  # of two tasks, the joint model without one is the other alone
-    row = found.gains[0]
+    assert found.figures["means"][0]["gain"] == 25.0
+    assert found.figures["matrix"]["transcript"]["intent"]["gain"] == 25.0
+    assert found.figures["matrix"]["intent"]["transcript"]["gain"] == 25.0
+    assert found.figures["matrix"]["intent"]["intent"] is None
+    assert (
+        found.figures["left_out"] == found.figures["matrix"]
+    )  # of two tasks, the joint model without one is the other alone
+    row = found.figures["gains"][0]
     # The seeds alone give 0 % (second seed twice) to 40 % (first seed twice).
     assert 0 <= row["low"] <= 25 <= row["high"] <= 100 * (1 - 2 / 6) + 1e-6
-    assert group_lines(found.to_json())[0].endswith("+25.00 %: transcript, intent  <- suggested")
-    assert gain_rows(found.to_json())[0]["gain, %"] == "+25.00"
+    assert found.lines[3].endswith("+25.00 %: transcript, intent  <- suggested")
+    assert found.table[0]["gain, %"] == "+25.00"
     assert any("2 seed(s)" in note for note in found.notes)
 
 
-def study_of_four_seeds(tmp_path: Path, joint: Mapping[str, int], pair: Mapping[str, int] | None = None) -> Findings:
+def study_of_four_seeds(tmp_path: Path, joint: Mapping[str, int], pair: Mapping[str, int] | None = None) -> StudyResult:
     """20 rows alike: every intent and slots error alone is 4 of 10; `joint` (and the pair) say how many together."""
 
     def errors(**counts: int) -> dict[str, list[list[int]]]:
@@ -152,23 +153,25 @@ def study_of_four_seeds(tmp_path: Path, joint: Mapping[str, int], pair: Mapping[
     if pair:
         cells["+".join(pair)] = errors(**pair)
     cells["transcript+intent+domain"] = errors(**joint)
-    return findings_of(handmade(tmp_path, cells, recipe=two_tasks(domain={})))
+    return result_of(handmade(tmp_path, cells, recipe=two_tasks(domain={})))
 
 
 def test_a_task_that_the_joint_model_harms_is_to_train_alone_or_with_what_helps_it(tmp_path: Path) -> None:
     found = study_of_four_seeds(tmp_path, {"transcript": 2, "intent": 5, "domain": 4}, {"intent": 3, "domain": 5})
-    assert found.advice["transcript"] == (
+    assert found.figures["advice"]["transcript"] == (
         "transcript: train it jointly; joint training changes it by +50.0 % (+50.0 … +50.0)."
     )
-    assert found.advice["intent"].startswith("intent: train it with domain, from which it gains +16.7 %")
-    assert found.advice["domain"].startswith("domain: no set that was tried is shown to help it or to harm it")
+    assert found.figures["advice"]["intent"].startswith("intent: train it with domain, from which it gains +16.7 %")
+    assert found.figures["advice"]["domain"].startswith(
+        "domain: no set that was tried is shown to help it or to harm it"
+    )
     alone = study_of_four_seeds(tmp_path / "alone", {"transcript": 2, "intent": 5, "domain": 4})
-    assert alone.advice["intent"] == (
+    assert alone.figures["advice"]["intent"] == (
         "intent: train it alone; joint training changes it by -16.7 % (-16.7 … -16.7), "
         "and no set that was tried is shown to help it."
     )
     # Transcript from the joint model; intent from one with domain beside; domain alone or jointly: no worse.
-    best = [group for group in found.groups if group["suggested"]]
+    best = [group for group in found.figures["groups"] if group["suggested"]]
     assert len(best) == 1
     assert {(tuple(model["serves"]), tuple(model["trains"])) for model in best[0]["models"]} == {
         (("transcript", "domain"), ("transcript", "intent", "domain")),
@@ -190,14 +193,16 @@ def test_what_a_carried_task_does_is_measured_beside_its_carrier(tmp_path: Path)
         "transcript+slots": errors(transcript=2, slots=5),
         "transcript+intent+slots": errors(transcript=2, intent=1, slots=2),
     }
-    found = findings_of(handmade(tmp_path, cells, needs))
-    gain = {i: {j: change and change["gain"] for j, change in row.items()} for i, row in found.matrix.items()}
+    found = result_of(handmade(tmp_path, cells, needs))
+    gain = {
+        i: {j: change and change["gain"] for j, change in row.items()} for i, row in found.figures["matrix"].items()
+    }
     assert gain["slots"]["transcript"] == 50.0
     assert gain["transcript"]["slots"] is None  # slots are never without it
     assert gain["slots"]["intent"] == 50.0  # 9 of 10 instead of 6, which it is with the transcript; not of 5
     assert gain["intent"]["slots"] == 60.0  # 8 instead of 5
-    assert found.left_out["transcript"] == dict.fromkeys(needs)  # cannot be left out
-    assert found.left_out["slots"]["intent"]["gain"] == 50.0  # type: ignore[index]
+    assert found.figures["left_out"]["transcript"] == dict.fromkeys(needs)  # cannot be left out
+    assert found.figures["left_out"]["slots"]["intent"]["gain"] == 50.0
     assert any("slots on audio needs transcript" in note for note in found.notes)
 
 
@@ -207,16 +212,16 @@ def test_no_change_is_relative_to_zero(tmp_path: Path) -> None:
         "intent": {"intent/accuracy": [[5, 5]]},
         "transcript+intent": {"transcript/wer": [[1, 0]], "intent/accuracy": [[5, 5]]},
     }
-    found = findings_of(handmade(tmp_path, cells, recipe=two_tasks()))
-    assert found.gains[0]["gain"] is None
+    found = result_of(handmade(tmp_path, cells, recipe=two_tasks()))
+    assert found.figures["gains"][0]["gain"] is None
     assert any("transcript/wer of the single-task model is 0" in note for note in found.notes)
-    assert found.advice["transcript"] == "transcript: nothing can be said; see the notes."
+    assert found.figures["advice"]["transcript"] == "transcript: no recommendation; see the notes."
     assert "–" in render(found)
 
 
 def test_the_page_stands_alone_and_survives_its_json(tmp_path: Path) -> None:
     found = study_of_four_seeds(tmp_path, {"transcript": 2, "intent": 5, "domain": 4}, {"intent": 3, "domain": 5})
-    assert Findings.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert json.loads(json.dumps(found.to_json())) == found.to_json()
     page = render(found)
     structure = read(page)
     text = " ".join(" ".join(structure.text).split())
@@ -227,19 +232,22 @@ def test_the_page_stands_alone_and_survives_its_json(tmp_path: Path) -> None:
     assert "training with intent changes domain by -16.7 %" in text
     assert "synthetic speech" in text
     assert "+50.00" in text
-    assert "What a task does to another" in text
+    assert "Transfer between tasks" in text
     nothing: dict[str, dict[str, Any]] = {task: dict.fromkeys(found.tasks) for task in found.tasks}
-    assert "What a task does to another" not in render(replace(found, matrix=nothing, left_out=nothing))
+    without = sections({**found.figures, "matrix": nothing, "left_out": nothing})
+    assert "Transfer between tasks" not in render(replace(found, sections=without))
 
 
-def test_a_heat_map_shows_every_value_it_has() -> None:
-    drawn = charts.heat_map(
-        ["a", "b<"], [[None, -4.0], [2.0, None]], [[False, True], [False, False]], "{row}>{column}: {value}"
-    )
+def test_the_transfer_chart_shows_every_value_it_has() -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "a": {"a": None, "b<": {"gain": -4.0, "low": -5.0, "high": -3.0}},
+        "b<": {"a": {"gain": 2.0, "low": -1.0, "high": 3.0}, "b<": None},
+    }
+    drawn = transfer_chart(changes)
     assert read(f"<p>{drawn}</p>").text.count("–") == 2
     assert "-4.0*" in drawn
     assert "+2.0<" in drawn
-    assert "b&lt;&gt;a: +2.0 %" in drawn
+    assert "training with b&lt; changes a by +2.0 %" in drawn
 
 
 @pytest.fixture(scope="module")
@@ -286,10 +294,10 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(ray_session: Any, small
     again = study(recipe, *data, seeds=2, kinds=("joint",))
     assert results(store) == after
     assert again.cells == found.cells
-    findings = findings_of(found)
-    assert findings_of(again) == findings
-    assert findings.metrics == {"transcript": "transcript/wer", "intent": "intent/accuracy"}
-    assert all(math.isfinite(row["low"]) for row in findings.gains)
+    findings = result_of(found)
+    assert result_of(again) == findings
+    assert findings.figures["metrics"] == {"transcript": "transcript/wer", "intent": "intent/accuracy"}
+    assert all(math.isfinite(row["low"]) for row in findings.figures["gains"])
 
     # Other labels are another study; one more seed is three more cells of this one.
     sparse = parse({**small_night.RECIPE, "tasks": {"transcript": {}, "intent": {"labels": 0.1}}})
@@ -352,8 +360,8 @@ def test_what_cannot_be_studied_is_refused_before_anything_is_trained(small: Sim
     with pytest.raises(StudyError, match=r"decoding\.arpa: .*absent\.arpa"):
         study(parse({**small_night.RECIPE, "decoding": {"arpa": str(absent)}}), *data)
     lonely = handmade_without_figures(small.store)
-    with pytest.raises(StudyError, match="gave a figure for the task 'intent'"):
-        study_report.Measured(lonely)
+    with pytest.raises(StudyError, match="has a score for the task 'intent'"):
+        Comparison(lonely)
 
 
 def handmade_without_figures(store: Store) -> Study:
@@ -363,6 +371,6 @@ def handmade_without_figures(store: Store) -> Study:
 
 def test_resamples_are_those_asked_for(tmp_path: Path) -> None:
     cells = {"transcript": {"transcript/wer": [[1, 3]]}, "intent": {"intent/accuracy": [[1, 1]]}}
-    drawn = study_report.Measured(handmade(tmp_path, cells, recipe=two_tasks()), resamples=50).draws
+    drawn = Comparison(handmade(tmp_path, cells, recipe=two_tasks()), resamples=50).draws
     assert {len(values) for values in drawn.values()} == {51}
     assert set(np.round(drawn[frozenset({"transcript"}), "transcript"], 6)) == {10.0, 20.0, 30.0}

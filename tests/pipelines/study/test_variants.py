@@ -12,10 +12,10 @@ from mtl.analysis.equal_size import TOLERANCE, count_parameters
 from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
 from pipelines.data.dataset import open_dataset
-from pipelines.study.cells import Study, StudyError, Todo
+from pipelines.study.cells import CellRun, Study, StudyError
+from pipelines.study.result import render
 from pipelines.study.study import study
-from pipelines.study.table import variant_rows
-from pipelines.study.variants import Compared, compared_of, render, study_variants, variants
+from pipelines.study.variants import result_of, study_variants, variants
 from pipelines.training.prepare import labelled, model_config, prepare
 from tests.pipelines.report.test_page import read
 from tests.pipelines.study.test_study import handmade, small, two_tasks  # noqa: F401
@@ -56,10 +56,10 @@ def test_gains_by_hand(tmp_path: Path) -> None:
 
     method = recipe.balancing.replace(method="pcgrad")
     worse = replace(at("worse", 1, 4, False), recipe=recipe.model_copy(update={"balancing": method}))
-    found = compared_of({"hard, static": at("own", 1, 1, True), "pcgrad": worse})
-    own, pcgrad = found.rows
+    found = result_of({"hard, static": at("own", 1, 1, True), "pcgrad": worse})
+    own, pcgrad = found.figures["rows"]
     assert (own["kind"], pcgrad["kind"]) == ("recipe", "balancing")
-    assert found.single == {"transcript": 20.0, "intent": 80.0}
+    assert found.figures["single"] == {"transcript": 20.0, "intent": 80.0}
     assert own["values"] == {"transcript": 10.0, "intent": 90.0}
     assert own["gains"]["transcript"] == {"gain": 50.0, "low": 50.0, "high": 50.0}
     assert own["gains"]["intent"]["gain"] == pytest.approx(12.5)
@@ -69,13 +69,13 @@ def test_gains_by_hand(tmp_path: Path) -> None:
     assert pcgrad["mean"]["gain"] == pytest.approx(12.5)
     assert pcgrad["over"]["gain"] == pytest.approx((0 - 100 * 30 / 90) / 2, abs=1e-3)
 
-    rows = variant_rows(found.to_json())
+    rows = found.table
     assert [row["joint model"] for row in rows] == ["hard, static", "pcgrad", "each task alone"]
     assert rows[0]["gain, %"] == "+31.25"
     assert rows[1]["than the recipe, %"] == "-16.67"
     assert rows[2]["transcript/wer"] == "20.00"
 
-    assert Compared.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert json.loads(json.dumps(found.to_json())) == found.to_json()
     page = read(render(found))
     text = " ".join(" ".join(page.text).split())
     assert page.sources == []
@@ -103,9 +103,9 @@ def test_variants_share_their_cells_with_any_study(ray_session: Any, small: Simp
     cells = {name: [one.name(cell) for cell in one.cells] for name, one in found.items()}
     assert cells["hard, static"] == ["transcript", "intent", "transcript+intent"]
     assert cells["adapter"] == cells["uncertainty"] == ["transcript+intent"]
-    assert len({Todo(one, one.joint, 0).name for one in found.values()}) == 3
+    assert len({CellRun(one, one.joint, 0).name for one in found.values()}) == 3
     assert study(recipe, *data, seeds=1, kinds=("joint",)).identity == found["hard, static"].identity
-    rows = compared_of(found).rows
+    rows = result_of(found).figures["rows"]
     sizes = [row["parameters"] for row in rows]
     assert sizes[2] == sizes[0] != sizes[1]
     assert abs(sizes[1] / sizes[0] - 1) <= TOLERANCE
