@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
+from mtl.answers import Answer, Measurement, Word
+from mtl.audio.features import FeatureSpec
 from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
 
@@ -50,6 +52,21 @@ class States:
     manner: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a head needs beside its output to answer for one row.
+
+    words: recognised words with their times; () without a recogniser. tokens: the words of the sentence, which are the
+    recognised ones in audio. embedding (D,): of the row, from an open-set task.
+    """
+
+    codec: Codec
+    hop_ms: float
+    words: tuple[Word, ...]
+    tokens: tuple[str, ...]
+    embedding: Any = None
+
+
 class Head(nn.Module):
     """Base of every head. `loss` sums and `count` says over how many items, so that means over ranks, accumulation
     steps and missing labels are exact: mean = sum of sums / sum of counts."""
@@ -76,7 +93,15 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def decode(self, states: States) -> list[Any]:
-        """One prediction per row."""
+        """Output of each row: what `answer` reads."""
+        raise NotImplementedError
+
+    def answer(self, output: Any, reading: Reading) -> Answer:
+        """One row's output as an answer."""
+        raise NotImplementedError
+
+    def measure(self, states: States, batch: Batch, codec: Codec, spec: FeatureSpec) -> list[Measurement | None]:
+        """Compares what the head synthesises from the labels of recordings with these recordings, row by row."""
         raise NotImplementedError
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from mtl.heads.base import States, classes_of, confidences, cross_entropy
+from mtl.answers import Label
+from mtl.heads.base import Reading, States, classes_of, confidences, cross_entropy
 from mtl.heads.pooling import Pooled
 from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
@@ -39,3 +40,7 @@ class Classification(Pooled):
         logits = self.logits(states).float()
         label, probability = confidences(logits if second is None else logits + second)
         return list(zip(label.tolist(), probability.tolist(), strict=True))
+
+    def answer(self, output: tuple[int, float], reading: Reading) -> Label:
+        label, probability = output
+        return Label(reading.codec.labels[self.name][label], probability, reading.embedding)

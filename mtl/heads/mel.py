@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
+from mtl.answers import Measurement
+from mtl.audio.features import FeatureSpec
 from mtl.heads.base import Head, States, drawn, speech_code_of
 from mtl.inputs.batch import Batch
 from mtl.inputs.tts import SpeechCode, TTSBatch
 from mtl.layers.encoder import padding_mask
+from mtl.metrics.distortion import distortions
 from mtl.spec import TaskSpec
 from mtl.tts.acoustic_model import ConvStack, contour, harmonics, stretch
 from mtl.tts.adversary import Adversary, PatchDiscriminator
@@ -111,6 +114,16 @@ class Mel(Head):
         """Log-mels (T, F), one a row."""
         found, lengths = self(states, spoken)
         return [mel[:length] for mel, length in zip(self.raised(found), lengths.tolist(), strict=True)]
+
+    def measure(self, states: States, batch: Batch, codec: Codec, spec: FeatureSpec) -> list[Measurement | None]:
+        """mcd: of recordings that are synthesised with their own durations, pitch and energy."""
+        assert batch.spoken is not None, "rows with phones alone are measured"
+        assert batch.features is not None, "and they are recordings"
+        measurements: list[Measurement | None] = []
+        for mel, features in zip(self.speak(states, batch.spoken), batch.features, strict=True):
+            distances = distortions(mel.cpu().numpy(), features[: len(mel)].float().cpu().numpy())
+            measurements.append(Measurement({"mcd": (float(distances.sum()), len(mel))}))
+        return measurements
 
 
 def _picture(mels: Tensor) -> Tensor:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
+from mtl.answers import Measurement
+from mtl.audio.features import FeatureSpec
 from mtl.heads.base import Head, States, speech_code_of
 from mtl.inputs.batch import Batch
 from mtl.layers.encoder import padding_mask
+from mtl.metrics.distortion import CENTS
 from mtl.spec import TaskSpec
 from mtl.tts.acoustic_model import ConvStack
 
@@ -67,3 +70,16 @@ class Prosody(Head):
             PredictedProsody(row[:length, 0].expm1().clamp(min=0), row[:length, 1], row[:length, 2])
             for row, length in zip(found, states.lengths.tolist(), strict=True)
         ]
+
+    def measure(self, states: States, batch: Batch, codec: Codec, spec: FeatureSpec) -> list[Measurement | None]:
+        """duration: absolute errors, ms. pitch: squared errors, cents²."""
+        assert batch.spoken is not None, "rows with phones alone are measured"
+        deviation = speech_code_of(self.spec, codec).pitch.deviation
+        measurements: list[Measurement | None] = []
+        for row, predicted in enumerate(self.decode(states)):
+            phones = len(predicted.durations)
+            late = spec.hop_ms * (predicted.durations - batch.spoken.durations[row, :phones]).abs()
+            off = CENTS * deviation * (predicted.pitch - batch.spoken.pitch[row, :phones])
+            counts = {"duration": (float(late.sum()), phones), "pitch": (float(off.square().sum()), phones)}
+            measurements.append(Measurement(counts))
+        return measurements

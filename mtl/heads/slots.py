@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from mtl.heads.base import Head, States, Words, classes_of, confidences, cross_entropy
+from mtl.answers import Tags
+from mtl.heads.base import Head, Reading, States, Words, classes_of, confidences, cross_entropy
 from mtl.heads.ctc import alignable
 from mtl.heads.transcript import transcript_of
 from mtl.inputs.batch import IGNORE, Batch
 from mtl.layers.crf import ChainCRF
 from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
+from mtl.text.words import bio_values
 
 if TYPE_CHECKING:
     from mtl.inputs.codec import Codec
@@ -120,6 +122,11 @@ class Slots(Head):
             for tags, probs, length in zip(labels.tolist(), probability.tolist(), lengths.tolist(), strict=True)
         ]
 
+    def answer(self, output: tuple[list[int], list[float]], reading: Reading) -> Tags:
+        names = reading.codec.labels[self.name]
+        tags = tuple(names[tag] for tag in output[0][: len(reading.tokens)])
+        return Tags(tuple(bio_values(reading.tokens[: len(tags)], tags)), tags)
+
 
 def pool_words(hidden: Tensor, words: Words) -> Tensor:
     """Mean state over each word's frames: hidden (B, T, D), words (B, L) -> (B, L, D); zeros where no word is."""
@@ -127,18 +134,3 @@ def pool_words(hidden: Tensor, words: Words) -> Tensor:
     inside = (frames >= words.starts[..., None]) & (frames < words.ends[..., None])  # (B, L, T)
     share = inside.to(hidden.dtype) / inside.sum(dim=-1, keepdim=True).clamp(min=1)
     return share @ hidden
-
-
-def bio_values(tokens: list[str], tags: list[str]) -> list[tuple[str, str]]:
-    """(slot, value) pairs of a tagged sentence; an I- that follows no part of its own slot begins one (CoNLL 2000)."""
-    pairs: list[tuple[str, list[str]]] = []
-    previous = "O"
-    for token, tag in zip(tokens, tags, strict=True):
-        if tag != "O":
-            slot = tag[2:]
-            if tag.startswith("I-") and previous[2:] == slot and previous != "O":
-                pairs[-1][1].append(token)
-            else:
-                pairs.append((slot, [token]))
-        previous = tag
-    return [(slot, " ".join(value)) for slot, value in pairs]

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtl.answers import Label
 from mtl.decoding.generation import Generated, beam_search, greedy
-from mtl.heads.base import Head, States
+from mtl.heads.base import Head, Reading, States
 from mtl.inputs.batch import IGNORE, Batch, Target
 from mtl.layers.decoder import BORDER, Decoder, DecoderConfig
 from mtl.spec import TaskSpec
@@ -53,6 +54,10 @@ class Translation(Head):
                 self.decoder, states.hidden, states.lengths, config.beam, config.length_penalty, config.longest
             )
         return greedy(self.decoder, states.hidden, states.lengths, config.longest)
+
+    def answer(self, output: Generated, reading: Reading) -> Label:
+        assert reading.codec.targets is not None, "the head was built with its units"
+        return Label(reading.codec.targets.decode(output.units), output.confidence)
 
 
 def _lengths(target: Target) -> Tensor:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mtl.audio.features import FLOOR
+from mtl.answers import Measurement
+from mtl.audio.features import FLOOR, FeatureSpec, log_mel
 from mtl.heads.base import Head, States, drawn
 from mtl.inputs.batch import Batch
+from mtl.metrics.distortion import distortions, spectral_distances
 from mtl.spec import TaskSpec
 from mtl.tts.adversary import Adversary, PatchDiscriminator
 from mtl.tts.vocoder import Generator, VocoderConfig
@@ -94,6 +97,24 @@ class Waveform(Head):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.generator(logmel[None], hertz[None])[0]
+
+    def measure(self, states: States, batch: Batch, codec: Codec, spec: FeatureSpec) -> list[Measurement | None]:
+        """lsd, mcd: of recordings that are resynthesised from their log-mels."""
+        assert batch.waves is not None, "recordings with waveforms alone are measured"
+        assert batch.wave_lengths is not None, "which have lengths"
+        assert batch.hertz is not None, "and come with their pitch"
+        measurements: list[Measurement | None] = [None] * len(batch)
+        for row in batch.wave_lengths.nonzero()[:, 0].tolist():
+            frames = int(states.lengths[row])
+            mel = states.hidden[row, :frames].float()
+            sound = self.sound(mel, batch.hertz[row, :frames]).float().cpu()
+            true = batch.waves[row, : len(sound)].cpu().numpy().astype(np.float32) / 32768
+            spectral = spectral_distances(sound.numpy(), true)
+            cepstral = distortions(log_mel(sound, spec), mel.cpu().numpy())
+            measurements[row] = Measurement(
+                {"lsd": (float(spectral.sum()), len(spectral)), "mcd": (float(cepstral.sum()), len(cepstral))}
+            )
+        return measurements
 
 
 def spectral_loss(made: Tensor, true: Tensor) -> Tensor:

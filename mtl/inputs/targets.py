@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl.spec import Answer, TaskSpec
+from mtl.spec import AnswerKind, TaskSpec
+from mtl.text.words import tokens_of
 
 if TYPE_CHECKING:
     from mtl.inputs.codec import Codec
@@ -98,8 +99,6 @@ class _Tags:
         return spec.name in codec.labels
 
     def encode(self, spec: TaskSpec, row: Mapping[str, Any], codec: Codec) -> np.ndarray:
-        from mtl.inputs.codec import tokens_of
-
         numbers, tags = codec.label_ids[spec.name], row.get(spec.label)
         if not tags:
             return np.full(len(tokens_of(row)), IGNORE)
@@ -123,10 +122,10 @@ class _Class:
 
 
 class _Number:
-    """A number, (), NaN where the row has none. Only of tasks that have a column of numbers."""
+    """A number, (), NaN where the row has none. Only of tasks that have a column of numbers: see `is_numeric`."""
 
     def applies(self, spec: TaskSpec, codec: Codec) -> bool:
-        return any(column.name == spec.label and column.kind == "number" for column in spec.columns)
+        return spec.name in codec.scales
 
     def encode(self, spec: TaskSpec, row: Mapping[str, Any], codec: Codec) -> np.ndarray:
         value = row.get(spec.label)
@@ -136,13 +135,18 @@ class _Number:
         return Target(torch.tensor([float(label) for label in labels], dtype=torch.float32))
 
 
-ENCODINGS: dict[Answer, Encoding] = {
+ENCODINGS: dict[AnswerKind, Encoding] = {
     "text": _Units("units"),
     "translation": _Units("targets"),
     "tags": _Tags(),
     "label": _Class(),
     "number": _Number(),
 }
+
+
+def is_numeric(spec: TaskSpec) -> bool:
+    """Whether the label is a numeric column of the task, as opposed to a number measured from phones."""
+    return any(column.name == spec.label and column.kind == "number" for column in spec.columns)
 
 
 def pad(arrays: Sequence[np.ndarray], value: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtl.inference.predictor import Prediction
+from mtl.answers import Prediction
 
 UTTERANCES = 6  # of each speaker in trials that are built: up to 15 target trials
 BINS = 1000  # places that scores fall into; with as many different scores or fewer, every figure is exact

@@ -7,7 +7,7 @@ from typing import Any
 
 from mtl.layers.decoder import DecoderConfig
 from mtl.models.domains import DomainConfig
-from mtl.spec import speaks
+from mtl.spec import makes_sound, speaks
 from mtl.tts.vocoder import VocoderConfig
 
 
@@ -57,7 +57,7 @@ class ModelConfig:
         content = asdict(self)
         if not self.domains.on:  # a model that is told nothing is written as it always was
             content.pop("domains")
-        if "waveform" not in self.tasks:
+        if not makes_sound(self.tasks):
             content.pop("vocoder")
         for name in ("adversarial", "consistency", "reversal"):
             if not content[name]:

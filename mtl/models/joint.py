@@ -207,9 +207,9 @@ class SpeechModel(nn.Module):
 
     def _spoken_loss(self, name: str, states: States, said: Batch) -> tuple[Tensor, Tensor]:
         """The loss of a task that speaks, what the model hears in its log-mels among it, if that is asked for."""
-        if name != "mel" or not self.config.consistency or said.spoken is None:
-            return self.task(name).loss(states, said)
-        mel = cast(Mel, self.task(name))
+        mel = self.task(name)
+        if not isinstance(mel, Mel) or not self.config.consistency or said.spoken is None:
+            return mel.loss(states, said)
         made, lengths = mel(states, said.spoken)
         loss, count = mel.error(made, lengths, said)
         wrong = consistency_loss(self, mel.raised(made), lengths, said)

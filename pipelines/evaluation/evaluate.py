@@ -27,14 +27,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from mtl.answers import Prediction
 from mtl.decoding.beam_search import Beam, decode_rows
 from mtl.decoding.greedy import Path
 from mtl.decoding.hot_words import WEIGHT, HotWords
-from mtl.inference.predictor import Prediction, Predictor
-from mtl.inputs.codec import tokens_of
+from mtl.inference.predictor import Predictor
 from mtl.metrics.scoring import METRICS, metric_of, score_rows
 from mtl.models.joint import Recogniser
 from mtl.spec import label_columns
+from mtl.text.words import tokens_of
 from pipelines import recipe
 from pipelines.data import features
 from pipelines.data.dataset import Dataset
@@ -102,7 +103,7 @@ class Scores:
     @cached_property
     def by_language(self) -> dict[str, dict[str, float]]:
         """The same for each language alone, of rows that state theirs."""
-        names = [json.loads(text).get("language") for text in self.table["reference"].to_pylist()]
+        names: list[Any] = [row.get("language") for row, _ in self.answers()]
         return {
             name: _summarise(_gather(self.table.filter(pa.array([other == name for other in names]))))
             for name in sorted(set(names) - {None})
@@ -261,7 +262,7 @@ def evaluate(
         real_time=seconds / heard if heard else None,
         device=_device(predictor),
     )
-    known = frozenset(predictor.codec.labels.get("speaker", ()))
+    known = predictor.codec.open_set_labels
     return Scores(rows_identity(dataset), cost, _table(rows, cast(list[Prediction], predictions), expected, known))
 
 

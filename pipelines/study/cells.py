@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from mtl.analysis.transfer import Tasks
+from mtl.spec import task as task_spec
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import Scores
@@ -98,13 +99,14 @@ class Todo:
 
 
 def needs_of(rows: Any, tasks: Sequence[str]) -> dict[str, Tasks]:
-    """What each task needs beside it, given the training rows: slots on audio need the transcript."""
-    needs: dict[str, Tasks] = {task: frozenset() for task in tasks}
-    if "slots" in tasks and "transcript" in tasks:
-        placed = pc.and_(trainable(rows, "transcript"), pc.is_valid(rows["slots"]))
-        if pc.any(placed).as_py():
-            needs["slots"] = frozenset({"transcript"})
-    return needs
+    """What each task needs beside it, given the training rows: those of its spec, if any row is labelled for both."""
+
+    def needed(task: str, other: str) -> bool:
+        if other not in tasks:
+            return False
+        return bool(pc.any(pc.and_(trainable(rows, other), pc.is_valid(rows[task_spec(task).label]))).as_py())
+
+    return {task: frozenset(other for other in task_spec(task).needs if needed(task, other)) for task in tasks}
 
 
 def closed(tasks: Tasks, needs: Mapping[str, Tasks]) -> Tasks:

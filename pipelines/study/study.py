@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from mtl.analysis.transfer import Tasks
 from mtl.inference.predictor import Predictor
 from mtl.inputs.codec import Codec
+from mtl.spec import first_with_answer
 from mtl.training.fit import NonFiniteLoss, fit
 from pipelines.core import cluster
 from pipelines.data.dataset import open_dataset
@@ -133,7 +134,7 @@ def _recipe_of(recipe: Recipe, cell: Tasks, seed: int) -> Recipe:
     The epochs of a stage that concerns none of them go to the joint stage: the budget is the same.
     """
     tasks = {task: config for task, config in recipe.tasks.items() if task in cell}
-    reread = recipe.decoding.reread and "transcript" in cell
+    reread = recipe.decoding.reread and first_with_answer(cell, "text") is not None
     decoding = recipe.decoding.model_copy(update={"reread": reread})
     stages = tuple(
         stage.model_copy(update={"tasks": concerned})

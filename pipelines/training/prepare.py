@@ -21,21 +21,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from mtl.answers import Prediction
 from mtl.audio.features import FeatureSpec, bin_centres
 from mtl.balancing import Settings
 from mtl.decoding.beam_search import BeamConfig
 from mtl.decoding.ngram import NGram
-from mtl.inference.predictor import Prediction, Predictor
-from mtl.inputs.codec import Codec, tokens_of
+from mtl.inference.predictor import Predictor
+from mtl.inputs.codec import Codec
 from mtl.inputs.tts import SpeechCode
 from mtl.layers.decoder import DecoderConfig
 from mtl.metrics.scoring import by_domain, score_rows, summarise
 from mtl.models.config import ModelConfig
 from mtl.models.domains import DomainConfig
 from mtl.models.joint import SpeechModel, build_model
+from mtl.spec import first_with_answer
 from mtl.spec import task as task_spec
 from mtl.text.normalization import normalise
 from mtl.text.units import Characters
+from mtl.text.words import tokens_of
 from mtl.training.curriculum import Stage
 from mtl.training.fit import FitConfig
 from mtl.tts.vocoder import VocoderConfig
@@ -213,7 +216,7 @@ def language_model(recipe: Recipe, dataset: Dataset, codec: Codec) -> NGram | No
 
     None where the recipe takes the best path. Raises LanguageModelError.
     """
-    if recipe.decoding.beam == 1 or "transcript" not in recipe.tasks:
+    if recipe.decoding.beam == 1 or first_with_answer(recipe.tasks, "text") is None:
         return None
     if recipe.decoding.arpa:
         return given_language_model(recipe, codec)
@@ -303,7 +306,7 @@ class Validation:
             tokens = [tokens_of(rows[index]) for index in indices] if batch.group == "text" else None
             for index, prediction in zip(indices, predictor.predict_batch(batch, tokens), strict=True):
                 predictions[index] = prediction
-        known = frozenset(model.codec.labels.get("speaker", ()))
+        known = model.codec.open_set_labels
         scores = score_rows(rows, cast(list[Prediction], predictions), known_speakers=known)
         if self.recipe.domains.on:
             scores |= by_domain(scores, [row[self.recipe.domains.by] for row in rows])
