@@ -1,8 +1,8 @@
 """Finds code that depends on the name of a task: python -m tests.lint.task_names
 
 Only mtl/tasks may do so. Everything else asks a task's spec (mtl/spec.py): its groups, its kind of answer, what it
-needs. Reported are a comparison with a name (==, !=, in, match), a subscript by a name, and get, pop or setdefault of
-a name.
+needs. Reported are a comparison with a name (==, !=, in, match), a set operation with one, a subscript by a name, and a
+look-up of one (get, pop, setdefault, task).
 
 Allowed are names of *columns* of the utterance table and of stored files, which are words of their own (the column
 `speaker` is there without a task `speaker`): a subscript of a variable called as in ROWS, or ending in "_row" or
@@ -33,14 +33,20 @@ def violations(source: str) -> Iterator[int]:
             case ast.Compare(left=left, comparators=others):
                 if any(map(_names_task, (left, *others))) and not any(map(_is_kind, (left, *others))):
                     yield node.lineno
+            case ast.BinOp(left=left, right=right):  # {"emotion"} & set(tasks)
+                if any(isinstance(side, ast.Set) and _names_task(side) for side in (left, right)):
+                    yield node.lineno
             case ast.MatchValue(value=value):
                 if _names_task(value):
                     yield value.lineno
             case ast.Subscript(value=value, slice=index):
                 if isinstance(index, ast.Constant) and _names_task(index) and not _is_row(value):
                     yield node.lineno
-            case ast.Call(func=ast.Attribute(value=value, attr=attribute), args=[first, *_]):
-                if attribute in LOOK_UPS and _names_task(first) and not _is_row(value):
+            case ast.Call(func=ast.Attribute(value=value, attr=name), args=[first, *_]):
+                if name in LOOK_UPS and _names_task(first) and not _is_row(value):
+                    yield node.lineno
+            case ast.Call(func=ast.Name(id=name), args=[first, *_]):
+                if name in LOOK_UPS and _names_task(first):
                     yield node.lineno
 
 

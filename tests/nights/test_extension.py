@@ -71,9 +71,7 @@ def test_tasks_of_plug_ins_run_through_a_night(tmp_path: Path) -> None:
     assert set(scored) == {"accent/accuracy", "accent/balanced_accuracy", "age/mae"}
     assert scored["accent/accuracy"]["rows"] == "16"
     assert scored["age/mae"]["value"].endswith(" years")
-    assert float(scored["age/mae"]["floor"]) == pytest.approx(
-        40 / 3, abs=2
-    )  # around the median
+    assert float(scored["age/mae"]["floor"]) == pytest.approx(40 / 3, abs=2)  # around the median
     page = Path(outcome["report"]).read_text(encoding="utf-8")
     assert "accent/accuracy" in page
     assert "scottish" in page
