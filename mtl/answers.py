@@ -39,12 +39,12 @@ class Answer:
 
     def to_json(self, name: str) -> dict[str, Any]:
         """Entries of the prediction's JSON object."""
-        return {}
+        return self.cells(name)
 
     @classmethod
     def from_json(cls, name: str, content: Mapping[str, Any]) -> Self | None:
         """The task's answer in a prediction's JSON object; None where there is none."""
-        return None
+        return cls(**content[name]) if name in content else None
 
     @classmethod
     def reference(cls, spec: TaskSpec, row: Mapping[str, Any]) -> str | None:
@@ -100,9 +100,6 @@ class Transcription(Answer):
         lists: dict[str, tuple[Any, ...]] = {"words": self.words, "n_best": self.alternatives}
         return {"text": self.text, **{key: [asdict(item) for item in items] for key, items in lists.items() if items}}
 
-    def to_json(self, name: str) -> dict[str, Any]:
-        return {"words": [], **self.cells(name)}
-
     @classmethod
     def from_json(cls, name: str, content: Mapping[str, Any]) -> Self | None:
         if content.get("text") is None:
@@ -145,10 +142,6 @@ class Label(Answer):
         return {name: {"value": self.value, "confidence": self.confidence}}
 
     @classmethod
-    def from_json(cls, name: str, content: Mapping[str, Any]) -> Self | None:
-        return cls(**content[name]) if name in content else None
-
-    @classmethod
     def reference(cls, spec: TaskSpec, row: Mapping[str, Any]) -> str | None:
         label = row.get(spec.label)
         return None if label is None else str(label)
@@ -178,10 +171,6 @@ class Number(Answer):
         return {name: {"value": self.value, "unit": self.unit}}
 
     @classmethod
-    def from_json(cls, name: str, content: Mapping[str, Any]) -> Self | None:
-        return cls(**content[name]) if name in content else None
-
-    @classmethod
     def reference(cls, spec: TaskSpec, row: Mapping[str, Any]) -> str | None:
         value = row.get(spec.label)
         return str(cls(value, spec.unit)) if isinstance(value, int | float) else None
@@ -202,8 +191,6 @@ class Phones(Answer):
 
     def cells(self, name: str) -> dict[str, Any]:
         return {name: str(self)}
-
-    to_json = cells
 
     @classmethod
     def from_json(cls, name: str, content: Mapping[str, Any]) -> Self | None:
@@ -229,8 +216,6 @@ class Tags(Answer):
 
     def cells(self, name: str) -> dict[str, Any]:
         return {name: [{"slot": slot, "value": value} for slot, value in self.slots]}
-
-    to_json = cells
 
     @classmethod
     def from_json(cls, name: str, content: Mapping[str, Any]) -> Self | None:

@@ -1,4 +1,4 @@
-"""What the rest of Motet knows of a task: its labels, inputs and answer. Imports neither torch nor numpy.
+"""Specs of tasks: their labels, inputs, answers and needs. Imports neither torch nor numpy.
 
     spec = task("intent")
     spec.label, spec.groups, spec.answer       # "intent", ("audio", "text"), "label"
@@ -102,7 +102,7 @@ class TaskSpec:
         return TEXT not in self.groups
 
 
-def load(reference: str | Any) -> Any:
+def resolve(reference: str | Any) -> Any:
     """What "<module>:<name>" refers to; anything but a string is returned as it is."""
     if not isinstance(reference, str):
         return reference
@@ -176,7 +176,7 @@ def with_context(names: Iterable[str]) -> list[str]:
 
 
 def speaks(names: Iterable[str]) -> bool:
-    """Whether a model of the named tasks can say a text: it has all tasks of synthesis."""
+    """Whether a model of the named tasks can synthesise a text: it has all tasks of synthesis."""
     return set(with_answer("speech")) <= set(names)
 
 

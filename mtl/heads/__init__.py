@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import nn
 
 from mtl.heads.base import Head, States, Words
-from mtl.spec import TaskSpec, load, task
+from mtl.spec import TaskSpec, resolve, task
 
 if TYPE_CHECKING:
     from mtl.inputs.codec import Codec
@@ -21,7 +21,7 @@ H = TypeVar("H", bound=Head)
 
 def head_class(spec: TaskSpec) -> type[Head]:
     """The class that "<module>:<class>" in `spec.head` names, or `spec.head` itself where it is a class."""
-    kind: type[Head] = load(spec.head)
+    kind: type[Head] = resolve(spec.head)
     return kind
 
 

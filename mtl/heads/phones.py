@@ -1,4 +1,4 @@
-"""Which phones are heard, by CTC: the content of a recording, without who says it or how."""
+"""Phones of a recording, by CTC."""
 
 from __future__ import annotations
 

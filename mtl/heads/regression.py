@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl.answers import Number
-from mtl.heads.base import Reading, States, speech_code_of
+from mtl.heads.base import PLAIN, Decoding, Reading, States, speech_code_of
 from mtl.heads.pooling import Pooled
 from mtl.inputs.batch import Batch
 from mtl.inputs.tts import Scale, TTSBatch
@@ -62,7 +62,7 @@ class Regression(Pooled):
         return nn.functional.smooth_l1_loss(predicted, labels[known], reduction="sum"), known.sum()
 
     @torch.no_grad()
-    def decode(self, states: States) -> list[float]:
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[float]:
         return self.scale.up(self.logits(states)[:, 0].float().cpu().numpy()).tolist()
 
     def answer(self, output: float, reading: Reading) -> Number:
@@ -104,7 +104,7 @@ class Tempo(PhoneRegression):
         return (spoken.durations.sum(dim=1).clamp(min=1) / phones).log() / STEP
 
     @torch.no_grad()
-    def decode(self, states: States) -> list[float]:
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[float]:
         """Frames per phone."""
         return (self.logits(states)[:, 0].float() * STEP).exp().tolist()
 
@@ -125,5 +125,5 @@ class Intonation(PhoneRegression):
         return variance.sqrt() * self.scale.deviation * SEMITONES
 
     @torch.no_grad()
-    def decode(self, states: States) -> list[float]:
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[float]:
         return self.logits(states)[:, 0].float().clamp(min=0).tolist()

@@ -1,4 +1,4 @@
-"""Slot filling: a BIO tag for each word, of a text or of what the recogniser heard.
+"""Slot filling: a BIO tag for each word of a sentence, or of the recognised words.
 
 In text a word's state is the trunk's. In audio it is the mean of the trunk's states over the word's frames, which
 the recogniser gives: its Viterbi path of the true transcript in training (or, for a share of the recordings, its best
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl.answers import Tags
-from mtl.heads.base import Head, Reading, States, Words, classes_of, confidences, cross_entropy
+from mtl.heads.base import PLAIN, Decoding, Head, Reading, States, Words, classes_of, confidences, cross_entropy
 from mtl.heads.ctc import alignable
 from mtl.heads.transcript import transcript_of
 from mtl.inputs.batch import IGNORE, Batch
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 class Slots(Head):
     """Each word's state with what stands around it, then a linear layer over the tags.
 
-    A bidirectional LSTM over the words; or, where one has read the sentence already (`read`: model.lstm), the
-    sentence's maximum: what is asked about decides whether a city is where one leaves or where one arrives.
-    crf: a sentence's tags are scored and chosen together (mtl.layers.crf) instead of one by one.
+    The context is a bidirectional LSTM over the words; or, if the text front-end has one (`read`: model.lstm), the
+    maximum over the sentence. crf: a sentence's tags are scored and chosen together (mtl.layers.crf).
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Slots(Head):
         return torch.where(rows, losses, 0.0).sum()
 
     @torch.no_grad()
-    def decode(self, states: States) -> list[tuple[list[int], list[float]]]:
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[tuple[list[int], list[float]]]:
         """Tags and their probabilities of each row's words."""
         lengths = states.lengths if states.words is None else (states.words.starts >= 0).sum(dim=1)
         if self.crf is None:

@@ -1,4 +1,4 @@
-"""From recordings or sentences to what a user wants to know; and a model as a folder without pickle.
+"""Predictions of a trained model from recordings or sentences; and a model as a folder without pickle.
 
 predictor = Predictor.load("folder")
 prediction, = predictor.predict([waveform])       # (N,) float32 at predictor.features.sample_rate
@@ -40,11 +40,11 @@ BATCH_FRAMES = 12_000  # of one forward pass, padding counted: two minutes of au
 
 
 class PredictorError(ValueError):
-    """What a model is asked for and cannot give, or a folder that it cannot be read from."""
+    """A request that the model cannot answer, or a folder that no model can be read from."""
 
 
 class Predictor:
-    """A trained model with what it needs to read its input: vocabularies and the log-mel setting."""
+    """A trained model with its vocabularies and log-mel setting, and the searches that decode its outputs."""
 
     def __init__(
         self,
@@ -75,12 +75,11 @@ class Predictor:
         greedy: bool = False,
         domain: str | None = None,
     ) -> Predictor:
-        """The same model with another ear.
+        """The same model with other settings of decoding.
 
-        hot_words: words and phrases to be expected, each of their characters worth hot_weight (see
-        mtl.decoding.hot_words).
-        n_best: so many transcripts, best first. greedy: the best path, so that the recogniser alone is heard.
-        domain: that all recordings come from (see mtl.models.domains).
+        hot_words: words and phrases to expect; each of their characters adds hot_weight to the score (see
+        mtl.decoding.hot_words). n_best: number of transcripts. greedy: the best path of the recogniser, without a
+        search. domain: of all recordings (see mtl.models.domains).
 
         Raises:
             HotWordError: a hot word without a letter.
@@ -103,7 +102,7 @@ class Predictor:
         return other
 
     def searching(self, hot_words: Sequence[str], hot_weight: float, n_best: int = 1) -> Beam:
-        """The search that `listening` puts in; by the sound alone where the model has no language model."""
+        """The search that `listening` sets; without a language model where the model has none."""
         hot = HotWords(hot_words, hot_weight) if hot_words else NO_HOT_WORDS
         return Beam(self.codec.units, self.language, self.beam, hot, n_best)
 
@@ -112,21 +111,21 @@ class Predictor:
     ) -> list[Prediction]:
         """One prediction per input: a waveform (N,) float32 at the features' sample rate, or a sentence.
 
-        contexts: for each input the turns of the dialogue before it, oldest first; read by the tasks of a dialogue.
+        contexts: for each input the previous turns of its dialogue, oldest first.
         """
         if contexts is not None and len(contexts) != len(inputs):
-            raise PredictorError(f"predict was given {len(inputs)} inputs and {len(contexts)} contexts")
-        before = [{"context": list(map(normalise, turns))} for turns in contexts or [()] * len(inputs)]
-        found: dict[int, Prediction] = {}
-        heard = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if not isinstance(item, str)}
-        for chunk in chunks({i: len(mel) for i, mel in heard.items()}, BATCH_FRAMES):
-            batch = collate([self.codec.encode(before[i]) for i in chunk], [heard[i] for i in chunk])
-            found.update(zip(chunk, self.predict_batch(batch), strict=True))
-        read = {i: normalise(item).split() for i, item in enumerate(inputs) if isinstance(item, str)}
-        if read:
-            batch = collate([self.codec.encode({"tokens": tokens, **before[i]}) for i, tokens in read.items()])
-            found.update(zip(read, self.predict_batch(batch, list(read.values())), strict=True))
-        return [found[i] for i in range(len(inputs))]
+            raise PredictorError(f"predict got {len(inputs)} inputs and {len(contexts)} contexts, expected as many")
+        previous = [{"context": list(map(normalise, turns))} for turns in contexts or [()] * len(inputs)]
+        predictions: dict[int, Prediction] = {}
+        mels = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if not isinstance(item, str)}
+        for chunk in chunks({i: len(mel) for i, mel in mels.items()}, BATCH_FRAMES):
+            batch = collate([self.codec.encode(previous[i]) for i in chunk], [mels[i] for i in chunk])
+            predictions.update(zip(chunk, self.predict_batch(batch), strict=True))
+        sentences = {i: normalise(item).split() for i, item in enumerate(inputs) if isinstance(item, str)}
+        if sentences:
+            batch = collate([self.codec.encode({"tokens": tokens, **previous[i]}) for i, tokens in sentences.items()])
+            predictions.update(zip(sentences, self.predict_batch(batch, list(sentences.values())), strict=True))
+        return [predictions[i] for i in range(len(inputs))]
 
     @torch.no_grad()
     def predict_batch(
@@ -154,12 +153,8 @@ class Predictor:
         tokens: Sequence[str] | None,
     ) -> Prediction:
         words = self._words(outputs, row)
-        reading = Reading(
-            self.codec,
-            self.features.hop_ms,
-            words,
-            tuple(word.text for word in words) if tokens is None else tuple(tokens),
-        )
+        texts = tuple(word.text for word in words) if tokens is None else tuple(tokens)
+        reading = Reading(self.codec, self.features.hop_ms, words, texts)
         answers: dict[str, Answer] = {}
         nothing: list[Measurement | None] = [None] * (row + 1)
         for name in self.model.config.tasks:
@@ -172,7 +167,7 @@ class Predictor:
         return Prediction(answers)
 
     def _measured(self, batch: Batch) -> dict[str, list[Measurement | None]]:
-        """What the tasks of synthesis make of recordings with known phones, or waveforms, compared with these."""
+        """Tasks of synthesis: recordings with known phones, or waveforms, compared with their resynthesis."""
         if batch.features is None or batch.feature_lengths is None:
             return {}
         heads = [self.model.task(name) for name in self.model.config.tasks]
@@ -230,7 +225,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path | str, device: str | None = None) -> Predictor:
-        """As it is shipped: with its searches on.
+        """As it is deployed: with its searches.
 
         Raises:
             PredictorError: the folder is of a newer format, or a model of another shape than this version makes.

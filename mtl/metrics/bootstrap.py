@@ -68,9 +68,9 @@ def paired_bootstrap(
 
     def gain(weights: np.ndarray, swapped: np.ndarray | float = 0.0) -> np.ndarray:
         """Gains of R resamples: weights (R, P) count each pattern, `swapped` (R, P) of them change sides."""
-        kept = weights - swapped
-        mine = metric.value(kept @ ours + (weights - kept) @ theirs)
-        return sign * (mine - metric.value(kept @ theirs + (weights - kept) @ ours))
+        unswapped = weights - swapped
+        mine = metric.value(unswapped @ ours + (weights - unswapped) @ theirs)
+        return sign * (mine - metric.value(unswapped @ theirs + (weights - unswapped) @ ours))
 
     rng = np.random.default_rng(seed)
     observed = float(gain(times[None].astype(np.float64))[0])

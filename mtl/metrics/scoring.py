@@ -23,7 +23,7 @@ from mtl.metrics.recognition import PhoneScorer, TranscriptScorer
 from mtl.metrics.slots import SlotScorer
 from mtl.metrics.speakers import SpeakerScorer
 from mtl.metrics.translation import TranslationScorer
-from mtl.spec import AnswerKind, TaskSpec, load, tasks
+from mtl.spec import AnswerKind, TaskSpec, resolve, tasks
 
 SCORERS: dict[AnswerKind, type[Scorer]] = {
     "text": TranscriptScorer,
@@ -37,7 +37,7 @@ SCORERS: dict[AnswerKind, type[Scorer]] = {
 
 def scorer_of(spec: TaskSpec) -> Scorer | None:
     """None for a kind of answer that is not scored, where the spec names no scorer."""
-    kind: type[Scorer] | None = load(spec.scorer) or (SpeakerScorer if spec.open_set else SCORERS.get(spec.answer))
+    kind: type[Scorer] | None = resolve(spec.scorer) or (SpeakerScorer if spec.open_set else SCORERS.get(spec.answer))
     return kind() if kind else None
 
 
@@ -98,15 +98,15 @@ def in_unit(name: str, value: float, digits: int = 2) -> str:
 
 def by_domain(scores: Mapping[str, Counts], domains: Sequence[str | None]) -> dict[str, Counts]:
     """Scores of each domain alone, as "<metric>@<domain>", of the metrics that have them; domains: of the rows."""
-    found = {}
+    scored = {}
     for metric, counts in scores.items():
         if not METRICS[metric].by_domain:
             continue
         of_rows = [domains[row] for row in counts.rows.tolist()]
         for domain in sorted({name for name in of_rows if name is not None}):
             chosen = np.array([name == domain for name in of_rows])
-            found[f"{metric}@{domain}"] = Counts(counts.rows[chosen], counts.counts[chosen])
-    return found
+            scored[f"{metric}@{domain}"] = Counts(counts.rows[chosen], counts.counts[chosen])
+    return scored
 
 
 def summarise(scores: Mapping[str, Counts]) -> dict[str, float]:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from mtl.decoding.alignment import viterbi, word_spans
 from mtl.decoding.greedy import Path, best_path
 from mtl.heads import Head, States, Words, build_heads
+from mtl.heads.base import Decoding
 from mtl.heads.classification import Classification
 from mtl.heads.mel import Mel
 from mtl.heads.transcript import Transcript
-from mtl.heads.translation import Translation
 from mtl.inputs.batch import IGNORE, Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.inputs.frontends import AudioFrontend, TextFrontend, drop_shares
@@ -299,12 +299,8 @@ class SpeechModel(nn.Module):
                 most = max(1, *(len(row) for row in found["words"]))
                 words = placed(found["words"], most, self.device)
                 states[name] = replace(states[name], words=words)
-            if name in second:
-                found[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
-            elif isinstance(head := self.task(name), Translation):
-                found[name] = head.decode(states[name], search)
-            elif name != self.recogniser:
-                found[name] = self.task(name).decode(states[name])
+            if name != self.recogniser:
+                found[name] = self.task(name).decode(states[name], Decoding(second.get(name), search))
         for name in states:
             if task_spec(name).open_set:
                 found["voice"] = list(cast(Classification, self.task(name)).embed(states[name]).cpu().numpy())

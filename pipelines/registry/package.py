@@ -139,8 +139,8 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
         ]
     if domains:
         params.append(ParamSpec("domain", DataType.string, ""))
-    given = {"params": ParamSchema(params)} if params else {}
-    return ModelSignature(Schema(inputs), Schema(outputs), **given)
+    parameters = {"params": ParamSchema(params)} if params else {}
+    return ModelSignature(Schema(inputs), Schema(outputs), **parameters)
 
 
 def example(tasks: tuple[str, ...]) -> pd.DataFrame:
@@ -191,8 +191,8 @@ def predictor_folder(folder: Path) -> Path:
     """The Predictor folder that a package holds, or the folder itself when it is one. Raises PackageError."""
     if (folder / "model.json").is_file():
         return folder
-    if (found := _artifact(folder, ARTIFACT)) is not None:
-        return found
+    if (artifact := _artifact(folder, ARTIFACT)) is not None:
+        return artifact
     if adapter_file(folder) is not None:
         raise PackageError(f"{folder} holds a user's adapter and no model of its own; name the base that it is for")
     raise PackageError(f"{folder} is no model: it holds neither model.json nor a package of Motet's (MLmodel)")

@@ -104,16 +104,16 @@ class SpeechService(PythonModel):
         voice = converter.voice if converter else Synthesizer(self.predictor)
         who, how = (str(params.get(name, "")) or None for name in ("speaker", "emotion"))
         texts = [text for text in inputs if isinstance(text, str)]
-        said = iter(voice.say(texts, who, how, float(params.get("rate", 1.0))))
-        found: list[str | None] = []
+        speech = iter(voice.say(texts, who, how, float(params.get("rate", 1.0))))
+        sounds: list[str | None] = []
         for one in inputs:
             if isinstance(one, str):
-                found.append(encode(next(said), voice.features.sample_rate))
+                sounds.append(encode(next(speech), voice.features.sample_rate))
             elif converter and (who or how):
-                found.append(_converted(converter, one, who, how))
+                sounds.append(_converted(converter, one, who, how))
             else:
-                found.append(None)
-        return found
+                sounds.append(None)
+        return sounds
 
     def _resounded(self, inputs: list[np.ndarray | str]) -> list[str | None]:
         """Each recording as a vocoder makes it anew of its log-mel, base64 of a WAV file; None for a sentence."""
@@ -137,10 +137,10 @@ def _converted(converter: Converter, wave: np.ndarray, who: str | None, how: str
 
     spec = converter.voice.features
     try:
-        (found,) = converter.convert([wave], how, who, [pitch(wave, spec)])
+        (converted,) = converter.convert([wave], how, who, [pitch(wave, spec)])
     except ConversionError:
         return None
-    return encode(found.samples, spec.sample_rate)
+    return encode(converted.samples, spec.sample_rate)
 
 
 def base_folder(about: About) -> Path:

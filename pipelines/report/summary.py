@@ -74,16 +74,16 @@ def plain(rows: list[Row]) -> list[dict[str, Any]]:
 
 def confusions(scores: Scores) -> list[Confusion]:
     """Of every classification task with labelled rows and more than one class."""
-    found = []
+    shown = []
     # Not of speakers: they are too many, and enrolled.
     for task in (spec.name for spec in tasks() if spec.answer == "label" and not spec.open_set):
         pairs = scores.confusion(task)
         labels = sorted({label for pair in pairs for label in pair})
         if len(labels) > 1:
-            found.append(
+            shown.append(
                 Confusion(task, labels, [[pairs.get((wanted, got), 0) for got in labels] for wanted in labels])
             )
-    return found
+    return shown
 
 
 def faults(scores: Scores, store: Store) -> tuple[list[Fault], int]:
@@ -107,7 +107,7 @@ def faults(scores: Scores, store: Store) -> tuple[list[Fault], int]:
 
 def translations(scores: Scores) -> list[Translated]:
     """A fixed sample of the test rows that were translated: those with the smallest hash, so the same every night."""
-    found = []
+    shown = []
     specs = [spec for spec in tasks() if spec.answer == "translation"]
     for row in scores.table.to_pylist():
         counts = json.loads(row["counts"])
@@ -118,8 +118,8 @@ def translations(scores: Scores) -> list[Translated]:
                 reference, answers = json.loads(row["reference"]), Prediction.from_json(json.loads(row["prediction"]))
                 chrf = float(METRICS[metric].value(np.asarray(counts[metric])))
                 source, target = reference.get("text") or "", reference[spec.label]
-                found.append(Translated(row["id"], source, target, str(answers.answers[spec.name]), chrf))
-    return sorted(found, key=lambda row: hashlib.blake2b(row.id.encode()).digest())[:TRANSLATIONS]
+                shown.append(Translated(row["id"], source, target, str(answers.answers[spec.name]), chrf))
+    return sorted(shown, key=lambda row: hashlib.blake2b(row.id.encode()).digest())[:TRANSLATIONS]
 
 
 def _fault(row: Mapping[str, Any], audio: str) -> Fault:
