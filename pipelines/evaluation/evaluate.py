@@ -35,6 +35,7 @@ from mtl.inference.predictor import Predictor
 from mtl.metrics.scoring import METRICS, metric_of, score_rows
 from mtl.models.joint import Recogniser
 from mtl.spec import label_columns
+from mtl.spec import task as task_spec
 from mtl.text.words import tokens_of
 from pipelines import recipe
 from pipelines.data import features
@@ -103,7 +104,8 @@ class Scores:
     @cached_property
     def by_language(self) -> dict[str, dict[str, float]]:
         """The same for each language, of rows that name theirs."""
-        names: list[Any] = [row.get("language") for row, _ in self.answers()]
+        rows = map(json.loads, self.table["reference"].to_pylist())
+        names = [row.get("language") for row in rows]
         return {
             name: _summarise(_gather(self.table.filter(pa.array([other == name for other in names]))))
             for name in sorted(set(names) - {None})
@@ -132,8 +134,9 @@ class Scores:
         """(label, predicted label) of a classification task -> rows."""
         pairs: Counter[tuple[str, str]] = Counter()
         for reference, prediction in self.answers():
-            if reference.get(task) is not None and task in prediction:
-                pairs[reference[task], prediction[task]["value"]] += 1
+            label = reference.get(task_spec(task).label)
+            if label is not None and task in prediction:
+                pairs[label, prediction[task]["value"]] += 1
         return pairs
 
     def answers(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
