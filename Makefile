@@ -65,6 +65,7 @@ lint: setup docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.lint.task_names
 
 bench: setup
 	@missed=0; for bench in tests/bench/*_bench.py; do echo "== $$bench"; $(BIN)/python "$$bench" || missed=1; done; exit $$missed

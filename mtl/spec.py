@@ -1,4 +1,4 @@
-"""What the rest of Motet knows of a task: its labels, inputs and answer. Imports neither torch nor numpy.
+"""Specs of tasks: their labels, inputs, answers and needs. Imports neither torch nor numpy.
 
     spec = task("intent")
     spec.label, spec.groups, spec.answer       # "intent", ("audio", "text"), "label"
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal["string", "number"]
-Answer = Literal["text", "label", "tags", "translation", "phones", "number", "speech", "sound"]
+AnswerKind = Literal["text", "label", "tags", "translation", "phones", "number", "speech", "sound"]
 
 # Input groups: what a task reads of an utterance.
 AUDIO = "audio"  # log-mel features of the recording, through the audio front-end and the trunk
@@ -58,13 +58,22 @@ class TaskSpec:
     label: the column of the utterance table, or of what is derived from recordings, that has a value in every row
         that trains the task.
     groups: input groups that the task can answer from.
-    answer: kind of answer, which decides how it is scored, shown and served.
+    answer: kind of answer (mtl.answers.KINDS), which decides how it is stored, served and shown, and by default how
+        it is scored.
     head: class of the head (mtl.heads.base.Head), as "<module>:<class>" so that nothing imports torch early, or itself.
+    scorer: what gives the task's metrics and their counts (mtl.metrics.metric.Scorer), as `head`; None for that of the
+        kind of answer.
+    unit: of a numeric answer and its error, as it is shown.
+    tolerance: by how much a gate lets the error of a numeric answer be worse, in its unit, where the recipe gives none.
     columns: columns that the task adds to the utterance table.
     needs: tasks that must be trained beside this one for answers from audio.
+    frame: tasks whose answers are also scored together with this one's: right only where all of them are.
     context: whether the task attends to the previous turns of the dialogue.
     spectral: whether the long-term spectrum of the recording is part of the input.
     balanced: whether labels are so unequally frequent that the mean recall over labels is reported as well.
+    makes_frames: whether it generates log-mel frames, so that the features of training must not be masked.
+    conveys: tasks whose labels should be recognised in the sound that it makes: by judge models in its metrics, and by
+        the model itself in the consistency loss.
     open_set: whether labels of the test rows need not occur in training, as of speakers. Answers are then scored by
         enrolment and verification, not by the label.
     """
@@ -72,19 +81,33 @@ class TaskSpec:
     name: str
     label: str
     groups: tuple[str, ...]
-    answer: Answer
+    answer: AnswerKind
     head: str | Any
+    scorer: str | Any = None
+    unit: str = ""
+    tolerance: float = 0.5
     columns: tuple[Column, ...] = ()
     needs: tuple[str, ...] = ()
+    frame: tuple[str, ...] = ()
     context: bool = False
     spectral: bool = False
     balanced: bool = False
     open_set: bool = False
+    makes_frames: bool = False
+    conveys: tuple[str, ...] = ()
 
     @property
     def from_recordings(self) -> bool:
         """Whether only recordings can train the task; a sentence of text alone cannot."""
         return TEXT not in self.groups
+
+
+def resolve(reference: str | Any) -> Any:
+    """What "<module>:<name>" refers to; anything but a string is returned as it is."""
+    if not isinstance(reference, str):
+        return reference
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 PLUGINS = "MOTET_PLUGINS"  # environment variable
@@ -132,12 +155,12 @@ def tasks() -> tuple[TaskSpec, ...]:
     return tuple(_REGISTRY.values())
 
 
-def with_answer(*answers: Answer) -> tuple[str, ...]:
+def with_answer(*answers: AnswerKind) -> tuple[str, ...]:
     """Names of the tasks with one of these kinds of answer."""
     return tuple(spec.name for spec in tasks() if spec.answer in answers)
 
 
-def first_with_answer(names: Iterable[str], answer: Answer) -> str | None:
+def first_with_answer(names: Iterable[str], answer: AnswerKind) -> str | None:
     """The first of the named tasks with this kind of answer; None where there is none."""
     return next((name for name in names if task(name).answer == answer), None)
 
@@ -153,8 +176,23 @@ def with_context(names: Iterable[str]) -> list[str]:
 
 
 def speaks(names: Iterable[str]) -> bool:
-    """Whether a model of the named tasks can say a text: it has all tasks of synthesis."""
+    """Whether a model of the named tasks can synthesise a text: it has all tasks of synthesis."""
     return set(with_answer("speech")) <= set(names)
+
+
+def first_open_set(names: Iterable[str]) -> str | None:
+    """The first of the named tasks whose test labels need not occur in training, as of speakers; None without one."""
+    return next((name for name in names if task(name).open_set), None)
+
+
+def makes_frames(names: Iterable[str]) -> bool:
+    """Whether one of the named tasks generates log-mel frames."""
+    return any(task(name).makes_frames for name in names)
+
+
+def makes_sound(names: Iterable[str]) -> bool:
+    """Whether one of the named tasks makes sound of log-mels, as a vocoder does."""
+    return any(SOUND in task(name).groups for name in names)
 
 
 def label_columns() -> tuple[Column, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtl.spec import makes_frames, makes_sound
 from pipelines.core import environment, progress
 from pipelines.held_out import HeldOutScores, compared, current_champion, judged
 from pipelines.nightly import DatasetRef, RunResult, StageResult, dataset, kept_recipe, manifests, step
@@ -349,9 +350,9 @@ def _trial(outcome: RunResult) -> str:
     """
     model = outcome.recipe if outcome.promoted or not outcome.model else outcome.model.removeprefix("models:/")
     tasks = {metric.partition("/")[0] for metric in outcome.metrics}
-    if "mel" in tasks:
+    if makes_frames(tasks):
         return f'motet say "TEXT" --model {model}'
-    if "waveform" in tasks:
+    if makes_sound(tasks):
         return f'motet say "TEXT" --vocoder {model}'
     read = all("/text_" in metric for metric in outcome.metrics)
     return f"motet predict {'--text TEXT' if read else 'FILE.wav'} --model {model}"

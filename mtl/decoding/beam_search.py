@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtl.answers import Alternative
 from mtl.config.decoding import BeamConfig
 from mtl.decoding.alignment import viterbi
-from mtl.decoding.greedy import Alternative, Path
+from mtl.decoding.greedy import Path
 from mtl.decoding.hot_words import HotWords
 from mtl.decoding.ngram import END, UNKNOWN, Gram, NGram
 from mtl.text.units import BLANK, Characters, SentencePieces

@@ -8,21 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtl.answers import Alternative
 from mtl.text.units import BLANK
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """A text that was considered, the transcript among them.
-
-    confidence: its share of the probability of all texts that the search held at its end, as the search scores them
-    (recogniser, language model, hot words). Those shares sum to one, so it says how clear the choice was, and not how
-    often such a choice is right. score: the natural logarithm that the shares are made from.
-    """
-
-    text: str
-    confidence: float
-    score: float
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 
 from mtl.heads.base import Head, States, Words
-from mtl.spec import TaskSpec, task
+from mtl.spec import TaskSpec, resolve, task
 
 if TYPE_CHECKING:
     from mtl.config.model import ModelConfig
     from mtl.inputs.codec import Codec
 
-__all__ = ["Head", "States", "Words", "build_heads", "head_class"]
+__all__ = ["Head", "States", "Words", "build_heads", "first_head", "head_class"]
+
+H = TypeVar("H", bound=Head)
 
 
 def head_class(spec: TaskSpec) -> type[Head]:
     """The class that "<module>:<class>" in `spec.head` names, or `spec.head` itself where it is a class."""
-    if not isinstance(spec.head, str):
-        return spec.head
-    module, _, name = spec.head.partition(":")
-    kind: type[Head] = getattr(importlib.import_module(module), name)
+    kind: type[Head] = resolve(spec.head)
     return kind
+
+
+def first_head(heads: Iterable[nn.Module], kind: type[H]) -> H | None:
+    """The first of a model's heads of one class, such as the one that predicts prosody; None where there is none."""
+    return next((head for head in heads if isinstance(head, kind)), None)
 
 
 def build_heads(config: ModelConfig, codec: Codec) -> nn.ModuleDict:

@@ -1,4 +1,4 @@
-"""What a head is: the part of the model that belongs to one task, with its loss and its decoder.
+"""Base of heads: the part of the model that belongs to one task, with its loss and its decoder.
 
 A task names its head in its spec (mtl/tasks), and `build` makes it. A new kind of head is a file beside this one.
 """
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
+from mtl.answers import Answer, Measurement, Word
+from mtl.audio.features import FeatureSpec
 from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
 
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Words:
-    """Where each word of an audio batch lies: starts, ends (B, L) in frames, -1 where there is no such word.
+    """Frames of each word of an audio batch: starts, ends (B, L), -1 where there is no such word.
 
-    tags (B, L): what these words are to be tagged, where they need not be the true ones; see mtl.models.asr_hypotheses.
+    tags (B, L): targets of the words, where these are recognised ones; see mtl.models.asr_hypotheses.
     """
 
     starts: Tensor
@@ -34,11 +36,11 @@ class Words:
 
 @dataclass(frozen=True)
 class States:
-    """What one task is given: the trunk's hidden (B, T, D), lengths (B,); for slots in audio, the words' places too.
+    """Inputs of a head: the trunk's hidden (B, T, D), lengths (B,); for slots in audio, the frames of words.
 
-    spectrum (B, 2F): in audio, mean and deviation of each mel bin, which the front-end takes out of the states.
-    context (B, C, D), context_lengths (B,): the trunk's states of the words of the turns before, where there are any.
-    manner (B, D): who speaks and with which emotion, for tasks that speak; hidden is then of phones.
+    spectrum (B, 2F): in audio, mean and deviation of each mel bin, which the front-end normalises away.
+    context (B, C, D), context_lengths (B,): the trunk's states of the words of the previous turns, if any.
+    manner (B, D): embedding of speaker and emotion, for tasks of synthesis; hidden is then of phones.
     """
 
     hidden: Tensor
@@ -50,9 +52,39 @@ class States:
     manner: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """Options of `Head.decode`; a head ignores what does not concern it.
+
+    second (B, classes): logits of another view of the same rows, which are added to the head's own. search: beam search
+    instead of the likeliest unit at every step.
+    """
+
+    second: Tensor | None = None
+    search: bool = False
+
+
+PLAIN = Decoding()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a head needs beside its output to answer for one row.
+
+    words: recognised words with their times; () without a recogniser. tokens: the words of the sentence, which are the
+    recognised ones in audio. embedding (D,): of the row, from an open-set task.
+    """
+
+    codec: Codec
+    hop_ms: float
+    words: tuple[Word, ...]
+    tokens: tuple[str, ...]
+    embedding: Any = None
+
+
 class Head(nn.Module):
-    """Base of every head. `loss` sums and `count` says over how many items, so that means over ranks, accumulation
-    steps and missing labels are exact: mean = sum of sums / sum of counts."""
+    """Base of every head. `loss` is a sum over `count` items, so that means over ranks, accumulation steps and missing
+    labels are exact: mean = sum of sums / sum of counts."""
 
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__()
@@ -63,7 +95,7 @@ class Head(nn.Module):
         """The head of a model of this shape with these vocabularies.
 
         Raises:
-            ValueError: the training rows had nothing to make its vocabulary of.
+            ValueError: the training rows have no label for its vocabulary.
         """
         raise NotImplementedError
 
@@ -75,13 +107,21 @@ class Head(nn.Module):
         """Summed loss and the count it sums over, two scalars."""
         raise NotImplementedError
 
-    def decode(self, states: States) -> list[Any]:
-        """One prediction per row."""
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[Any]:
+        """Output of each row: what `answer` reads."""
+        raise NotImplementedError
+
+    def answer(self, output: Any, reading: Reading) -> Answer:
+        """One row's output as an answer."""
+        raise NotImplementedError
+
+    def measure(self, states: States, batch: Batch, codec: Codec, spec: FeatureSpec) -> list[Measurement | None]:
+        """Compares what the head synthesises from the labels of recordings with these recordings, row by row."""
         raise NotImplementedError
 
 
 def drawn(lengths: Tensor, segment: int) -> Tensor:
-    """(R,) lengths of at least `segment` frames -> (R, segment): the frames of a segment of each, drawn anew each time.
+    """(R,) lengths of at least `segment` frames -> (R, segment): the frames of a random segment of each.
 
     On the CPU, whatever the device: the same segments for the same seed.
     """

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from mtl.heads.base import States, classes_of, confidences, cross_entropy
+from mtl.answers import Label
+from mtl.heads.base import PLAIN, Decoding, Reading, States, classes_of, confidences, cross_entropy
 from mtl.heads.pooling import Pooled
 from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
@@ -34,8 +35,12 @@ class Classification(Pooled):
         return cross_entropy(self.logits(states), batch.targets[self.name].values)
 
     @torch.no_grad()
-    def decode(self, states: States, second: Tensor | None = None) -> list[tuple[int, float]]:
-        """Class and probability of each row; `second` (B, classes) are logits of another view, added to these."""
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[tuple[int, float]]:
+        """Class and probability of each row."""
         logits = self.logits(states).float()
-        label, probability = confidences(logits if second is None else logits + second)
+        label, probability = confidences(logits if options.second is None else logits + options.second)
         return list(zip(label.tolist(), probability.tolist(), strict=True))
+
+    def answer(self, output: tuple[int, float], reading: Reading) -> Label:
+        label, probability = output
+        return Label(reading.codec.labels[self.name][label], probability, reading.embedding)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl.decoding.greedy import Path, best_path
-from mtl.heads.base import Head, States
+from mtl.heads.base import PLAIN, Decoding, Head, States
 from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
 from mtl.text.units import BLANK
@@ -45,7 +45,7 @@ class CTC(Head):
         return loss, unit_lengths.sum()
 
     @torch.no_grad()
-    def decode(self, states: States) -> list[Path]:
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[Path]:
         return best_path(self.log_probs(states), states.lengths)
 
 

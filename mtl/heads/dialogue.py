@@ -1,7 +1,7 @@
-"""What was said before, for the tasks that depend on it: the act of a user's turn, and what the system should do next.
+"""Classification of a turn of a dialogue, with attention to the previous turns.
 
-The previous turns are words. They go through the text front-end and the trunk like a sentence of text, and the turn at
-hand asks them: multi-head attention (Vaswani et al. 2017) from the turn's embedding over the states of the words. One
+The previous turns are words. They go through the text front-end and the trunk like a sentence of text; the query is the
+current turn: multi-head attention (Vaswani et al. 2017) from the turn's embedding over the states of the words. One
 more state is always there, learned, for "nothing was said before": a row without context attends to that alone.
 """
 
@@ -37,5 +37,5 @@ class DialogueTask(Classification):
         else:
             memory = torch.cat((nothing, self.before(states.context).to(turn.dtype)), dim=1)
             absent = ~padding_mask(states.context_lengths + 1, memory.shape[1])
-        found, _ = self.recall(self.asking(turn)[:, None], memory, memory, key_padding_mask=absent, need_weights=False)
-        return turn + found[:, 0]
+        before, _ = self.recall(self.asking(turn)[:, None], memory, memory, key_padding_mask=absent, need_weights=False)
+        return turn + before[:, 0]

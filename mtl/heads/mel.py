@@ -1,4 +1,4 @@
-"""Speech as log-mel frames, from phones and how each is said (FastSpeech 2, Ren et al. 2021)."""
+"""Log-mel frames from phones with their duration, pitch and energy (FastSpeech 2, Ren et al. 2021)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
+from mtl.answers import Measurement
+from mtl.audio.features import FeatureSpec
 from mtl.heads.base import Head, States, drawn, speech_code_of
 from mtl.inputs.batch import Batch
 from mtl.inputs.tts import SpeechCode, TTSBatch
 from mtl.layers.encoder import padding_mask
+from mtl.metrics.distortion import distortions
 from mtl.spec import TaskSpec
 from mtl.tts.acoustic_model import ConvStack, contour, harmonics, stretch
 from mtl.tts.adversary import Adversary, PatchDiscriminator
@@ -21,17 +24,17 @@ if TYPE_CHECKING:
 
 
 BLOCKS, EXPANSION = 4, 3
-SEGMENT, CHANNELS = 64, 8  # frames that a judge sees of a recording, and channels of its layers
+SEGMENT, CHANNELS = 64, 8  # frames of a recording that the discriminator reads, and channels of its layers
 
 
 class Mel(Head):
     """Phones with their pitch and energy, stretched to frames, through a stack of blocks; scales are the code's.
 
-    Each frame is told its pitch, a straight line between the middles of phones, and where the harmonics of that pitch
-    lie among its bins: a vocoder that makes no pitch of its own finds it there or nowhere. The loss is the absolute
-    error, a mean over bins, summed over frames; with a weight `adversarial`, what a judge of patches says is added, of
-    a segment of each recording that has one. Training is told the true durations, pitch and energy; in use the task
-    `prosody` foretells them.
+    Inputs of each frame are its pitch, a straight line between the middles of phones, and the positions of its
+    harmonics among the bins, which a vocoder without a pitch model depends on. The loss is the absolute error, a mean
+    over bins, summed over frames; with a weight `adversarial`, the loss of a patch discriminator on a segment of each
+    recording is added. In training, durations, pitch and energy are the true ones; at inference the head Prosody
+    predicts them.
     """
 
     def __init__(
@@ -63,9 +66,9 @@ class Mel(Head):
         """(B, T, F) with zero mean and unit deviation, lengths (B,), from durations, pitch and energy of `spoken`."""
         assert states.manner is not None, "SpeechModel.encode_phones gives it"
         x = states.hidden + self.prosody(torch.stack((spoken.pitch, spoken.energy), dim=-1))
-        frames, lengths, place = stretch(x, spoken.durations)
-        # Behind a convolution all frames of a long phone would be alike: each is told how far into its phone it lies.
-        frames = frames + self.place(torch.stack((place, 1 - place), dim=-1).to(frames.dtype))
+        frames, lengths, position = stretch(x, spoken.durations)
+        # Behind a convolution all frames of a long phone would be alike: each has its relative position in the phone.
+        frames = frames + self.place(torch.stack((position, 1 - position), dim=-1).to(frames.dtype))
         height = contour(spoken.pitch, spoken.durations, spoken.lengths, frames.shape[1])
         comb = harmonics(height * self.pitch.deviation + self.pitch.mean, self.hertz)
         frames = frames + self.harmonics(comb.to(frames.dtype))
@@ -79,38 +82,48 @@ class Mel(Head):
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
         spoken = batch.spoken
         assert spoken is not None, "counted only where there are phones"
-        found, lengths = self(states, spoken)
-        return self.error(found, lengths, batch)
+        predicted, lengths = self(states, spoken)
+        return self.error(predicted, lengths, batch)
 
-    def error(self, found: Tensor, lengths: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss and its count, of what the task makes of a batch: (B, T, F), lengths (B,)."""
+    def error(self, predicted: Tensor, lengths: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss and its count of predicted frames (B, T, F), lengths (B,)."""
         assert batch.features is not None, "phones are of recordings"
-        wanted = (batch.features.float() - self.mean) / self.deviation
-        frames = min(found.shape[1], wanted.shape[1])
-        found, wanted = found[:, :frames], wanted[:, :frames]
-        total = ((found - wanted).abs().mean(dim=-1) * padding_mask(lengths, frames)).sum()
+        target = (batch.features.float() - self.mean) / self.deviation
+        frames = min(predicted.shape[1], target.shape[1])
+        predicted, target = predicted[:, :frames], target[:, :frames]
+        total = ((predicted - target).abs().mean(dim=-1) * padding_mask(lengths, frames)).sum()
         if self.adversary is not None:
-            total = total + self.adversarial * self._judged(self.adversary, found, wanted, lengths)
+            total = total + self.adversarial * self._judged(self.adversary, predicted, target, lengths)
         return total, self.count(batch, lengths)
 
-    def _judged(self, adversary: Adversary, found: Tensor, wanted: Tensor, lengths: Tensor) -> Tensor:
-        """Over the rows that have a segment, drawn anew each time, the sum of what is said of it for each frame."""
+    def _judged(self, adversary: Adversary, predicted: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """Adversarial loss of a random segment of each row that is long enough, times the row's frames."""
         rows = (lengths >= SEGMENT).nonzero()[:, 0]
         if not len(rows):
-            return found.new_zeros(())
+            return predicted.new_zeros(())
         frames = drawn(lengths[rows], SEGMENT)
-        said = adversary(found[rows[:, None], frames], wanted[rows[:, None], frames])
-        return (said * lengths[rows]).sum()
+        judged = adversary(predicted[rows[:, None], frames], target[rows[:, None], frames])
+        return (judged * lengths[rows]).sum()
 
-    def raised(self, found: Tensor) -> Tensor:
-        """Log-mels (B, T, F) from what the task gives, which has zero mean and unit deviation."""
-        return found * self.deviation + self.mean
+    def raised(self, predicted: Tensor) -> Tensor:
+        """Log-mels (B, T, F) from frames with zero mean and unit deviation."""
+        return predicted * self.deviation + self.mean
 
     @torch.no_grad()
     def speak(self, states: States, spoken: TTSBatch) -> list[Tensor]:
         """Log-mels (T, F), one a row."""
-        found, lengths = self(states, spoken)
-        return [mel[:length] for mel, length in zip(self.raised(found), lengths.tolist(), strict=True)]
+        predicted, lengths = self(states, spoken)
+        return [mel[:length] for mel, length in zip(self.raised(predicted), lengths.tolist(), strict=True)]
+
+    def measure(self, states: States, batch: Batch, codec: Codec, spec: FeatureSpec) -> list[Measurement | None]:
+        """mcd: of recordings that are synthesised with their own durations, pitch and energy."""
+        assert batch.spoken is not None, "rows with phones alone are measured"
+        assert batch.features is not None, "and they are recordings"
+        measurements: list[Measurement | None] = []
+        for mel, features in zip(self.speak(states, batch.spoken), batch.features, strict=True):
+            distances = distortions(mel.cpu().numpy(), features[: len(mel)].float().cpu().numpy())
+            measurements.append(Measurement({"mcd": (float(distances.sum()), len(mel))}))
+        return measurements
 
 
 def _picture(mels: Tensor) -> Tensor:

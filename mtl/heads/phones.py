@@ -1,4 +1,4 @@
-"""Which phones are heard, by CTC: the content of a recording, without who says it or how."""
+"""Phones of a recording, by CTC."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from mtl.heads.base import speech_code_of
+from mtl import answers
+from mtl.decoding.greedy import Path
+from mtl.heads.base import Reading, speech_code_of
 from mtl.heads.ctc import CTC
 from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
@@ -29,3 +31,7 @@ class Phones(CTC):
             none = torch.zeros(len(batch), dtype=torch.long, device=batch.word_lengths.device)
             return none[:, None], none
         return batch.spoken.phones, batch.spoken.lengths
+
+    def answer(self, output: Path, reading: Reading) -> answers.Phones:
+        assert reading.codec.speech is not None, "the head was built with its phones"
+        return answers.Phones(reading.codec.speech.named(output.units))

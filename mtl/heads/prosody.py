@@ -1,4 +1,4 @@
-"""How each phone is to be said: its duration, pitch and energy (FastSpeech 2's variance predictors, in one)."""
+"""Duration, pitch and energy of each phone (FastSpeech 2's variance predictors, in one)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from mtl.heads.base import Head, States, speech_code_of
+from mtl.answers import Measurement
+from mtl.audio.features import FeatureSpec
+from mtl.heads.base import PLAIN, Decoding, Head, States, speech_code_of
 from mtl.inputs.batch import Batch
 from mtl.layers.encoder import padding_mask
+from mtl.metrics.distortion import CENTS
 from mtl.spec import TaskSpec
 from mtl.tts.acoustic_model import ConvStack
 
@@ -55,15 +58,28 @@ class Prosody(Head):
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
         spoken = batch.spoken
         assert spoken is not None, "counted only where there are phones"
-        wanted = torch.stack((spoken.durations.float().log1p(), spoken.pitch, spoken.energy), dim=-1)
+        target = torch.stack((spoken.durations.float().log1p(), spoken.pitch, spoken.energy), dim=-1)
         mask = padding_mask(spoken.lengths, spoken.phones.shape[1])
-        squared = (self(states) - wanted).square().sum(dim=-1) * mask
+        squared = (self(states) - target).square().sum(dim=-1) * mask
         return squared.sum(), spoken.lengths.sum()
 
     @torch.no_grad()
-    def decode(self, states: States) -> list[PredictedProsody]:
-        found = self(states)
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[PredictedProsody]:
+        outputs = self(states)
         return [
             PredictedProsody(row[:length, 0].expm1().clamp(min=0), row[:length, 1], row[:length, 2])
-            for row, length in zip(found, states.lengths.tolist(), strict=True)
+            for row, length in zip(outputs, states.lengths.tolist(), strict=True)
         ]
+
+    def measure(self, states: States, batch: Batch, codec: Codec, spec: FeatureSpec) -> list[Measurement | None]:
+        """duration: absolute errors, ms. pitch: squared errors, cents²."""
+        assert batch.spoken is not None, "rows with phones alone are measured"
+        deviation = speech_code_of(self.spec, codec).pitch.deviation
+        measurements: list[Measurement | None] = []
+        for row, predicted in enumerate(self.decode(states)):
+            phones = len(predicted.durations)
+            late = spec.hop_ms * (predicted.durations - batch.spoken.durations[row, :phones]).abs()
+            off = CENTS * deviation * (predicted.pitch - batch.spoken.pitch[row, :phones])
+            counts = {"duration": (float(late.sum()), phones), "pitch": (float(off.square().sum()), phones)}
+            measurements.append(Measurement(counts))
+        return measurements

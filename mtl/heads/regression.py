@@ -1,7 +1,7 @@
-"""How fast a recording is spoken, and how lively: two numbers that emotions differ in (Murray and Arnott 1993).
+"""Numbers about a recording as a whole.
 
-`tempo` is the mean length of a phone; `intonation` the deviation of the phones' pitches from their mean, in semitones.
-Both are labelled wherever it is known how phones are said; nobody has to annotate them.
+`Regression` predicts a numeric column of the utterance table. `Tempo` and `Intonation` are measured from the phones of
+the recordings, so nobody has to annotate them; emotions differ in both (Murray and Arnott 1993).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from mtl.heads.base import States, speech_code_of
+from mtl.answers import Number
+from mtl.heads.base import PLAIN, Decoding, Reading, States, speech_code_of
 from mtl.heads.pooling import Pooled
 from mtl.inputs.batch import Batch
-from mtl.inputs.tts import SpeechCode, TTSBatch
+from mtl.inputs.tts import Scale, TTSBatch
 from mtl.layers.encoder import padding_mask
+from mtl.metrics.distortion import SEMITONES
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -24,45 +26,104 @@ if TYPE_CHECKING:
     from mtl.inputs.codec import Codec
 
 
-SEMITONES = 12 / math.log(2)  # in a unit of ln Hz
-STEP = 0.1  # of tempo: a tenth longer or shorter weighs what a semitone does
-USUAL = {"tempo": math.log(8) / STEP, "intonation": 2.0}  # what an untrained head says: 8 frames a phone, 2 semitones
+STEP = 0.1  # of tempo: a tenth longer or shorter counts as much as a semitone
+FRAMES_PER_PHONE, DEVIATION = 8, 2.0  # predictions of untrained heads: frames, semitones
 
 
 class Regression(Pooled):
-    """The loss is Huber's, of ln(frames a phone) in steps of a tenth, or of semitones."""
+    """Pooled states through a linear layer, with Huber's loss of the standardised label.
 
-    def __init__(self, spec: TaskSpec, width: int, bins: int, code: SpeechCode, dropout: float) -> None:
+    Mean and standard deviation of the labels are those of the training rows; they are part of the codec.
+    """
+
+    def __init__(self, spec: TaskSpec, width: int, bins: int, scale: Scale, dropout: float) -> None:
         super().__init__(spec, width, bins, 1, dropout)
-        self.pitch = code.pitch
-        nn.init.constant_(self.output.bias, USUAL[spec.name])
+        self.scale = scale
 
     @classmethod
     def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
-        return cls(spec, config.width, config.bins, speech_code_of(spec, codec), config.dropout)
+        if spec.name not in codec.scales:
+            raise ValueError(
+                f"task {spec.name!r} has no numbers in the training split; leave it out of the recipe's tasks"
+            )
+        return cls(spec, config.width, config.bins, codec.scales[spec.name], config.dropout)
+
+    def labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B,) standardised labels and (B,) bool: rows that have one."""
+        target = batch.targets[self.name]
+        return (target.values - self.scale.mean) / self.scale.deviation, target.labelled()
+
+    def count(self, batch: Batch, lengths: Tensor) -> Tensor:
+        return batch.targets[self.name].labelled().sum()
+
+    def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        labels, known = self.labels(batch)
+        predicted = self.logits(states)[:, 0].float()[known]
+        return nn.functional.smooth_l1_loss(predicted, labels[known], reduction="sum"), known.sum()
+
+    @torch.no_grad()
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[float]:
+        return self.scale.up(self.logits(states)[:, 0].float().cpu().numpy()).tolist()
+
+    def answer(self, output: float, reading: Reading) -> Number:
+        return Number(output, self.spec.unit)
+
+
+class PhoneRegression(Regression):
+    """Base of numbers that are measured from phones. start: prediction of an untrained head."""
+
+    start: float
+
+    def __init__(self, spec: TaskSpec, width: int, bins: int, scale: Scale, dropout: float) -> None:
+        super().__init__(spec, width, bins, scale, dropout)
+        nn.init.constant_(self.output.bias, self.start)
+
+    @classmethod
+    def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
+        return cls(spec, config.width, config.bins, speech_code_of(spec, codec).pitch, config.dropout)
 
     def target(self, spoken: TTSBatch) -> Tensor:
-        """(B,) of rows that have phones; what stands in the others means nothing."""
-        phones = spoken.lengths.clamp(min=1)
-        if self.name == "tempo":
-            return (spoken.durations.sum(dim=1).clamp(min=1) / phones).log() / STEP
-        mask = padding_mask(spoken.lengths, spoken.phones.shape[1])
-        mean = (spoken.pitch * mask).sum(dim=1) / phones
-        variance = ((spoken.pitch - mean[:, None]).square() * mask).sum(dim=1) / phones
-        return variance.sqrt() * self.pitch.deviation * SEMITONES
+        """(B,) of rows that have phones; the values of the others have no meaning."""
+        raise NotImplementedError
+
+    def labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        assert batch.spoken is not None, "counted only where there are phones"
+        return self.target(batch.spoken), batch.spoken.lengths > 0
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
         return lengths.new_zeros(()) if batch.spoken is None else (batch.spoken.lengths > 0).sum()
 
-    def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
-        assert batch.spoken is not None, "counted only where there are phones"
-        there = batch.spoken.lengths > 0
-        wanted = self.target(batch.spoken)[there]
-        found = self.logits(states)[:, 0].float()[there]
-        return nn.functional.smooth_l1_loss(found, wanted, reduction="sum"), there.sum()
+
+class Tempo(PhoneRegression):
+    """ln(frames per phone) in steps of a tenth; the answer is in phones per second."""
+
+    start = math.log(FRAMES_PER_PHONE) / STEP
+
+    def target(self, spoken: TTSBatch) -> Tensor:
+        phones = spoken.lengths.clamp(min=1)
+        return (spoken.durations.sum(dim=1).clamp(min=1) / phones).log() / STEP
 
     @torch.no_grad()
-    def decode(self, states: States) -> list[float]:
-        """Frames a phone, or semitones."""
-        found = self.logits(states)[:, 0].float()
-        return ((found * STEP).exp() if self.name == "tempo" else found.clamp(min=0)).tolist()
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[float]:
+        """Frames per phone."""
+        return (self.logits(states)[:, 0].float() * STEP).exp().tolist()
+
+    def answer(self, output: float, reading: Reading) -> Number:
+        return Number(1000 / (reading.hop_ms * output), self.spec.unit)
+
+
+class Intonation(PhoneRegression):
+    """Standard deviation of the phones' pitches, in semitones."""
+
+    start = DEVIATION
+
+    def target(self, spoken: TTSBatch) -> Tensor:
+        phones = spoken.lengths.clamp(min=1)
+        mask = padding_mask(spoken.lengths, spoken.phones.shape[1])
+        mean = (spoken.pitch * mask).sum(dim=1) / phones
+        variance = ((spoken.pitch - mean[:, None]).square() * mask).sum(dim=1) / phones
+        return variance.sqrt() * self.scale.deviation * SEMITONES
+
+    @torch.no_grad()
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[float]:
+        return self.logits(states)[:, 0].float().clamp(min=0).tolist()

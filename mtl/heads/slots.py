@@ -1,4 +1,4 @@
-"""Slot filling: a BIO tag for each word, of a text or of what the recogniser heard.
+"""Slot filling: a BIO tag for each word of a sentence, or of the recognised words.
 
 In text a word's state is the trunk's. In audio it is the mean of the trunk's states over the word's frames, which
 the recogniser gives: its Viterbi path of the true transcript in training (or, for a share of the recordings, its best
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from mtl.heads.base import Head, States, Words, classes_of, confidences, cross_entropy
+from mtl.answers import Tags
+from mtl.heads.base import PLAIN, Decoding, Head, Reading, States, Words, classes_of, confidences, cross_entropy
 from mtl.heads.ctc import alignable
 from mtl.heads.transcript import transcript_of
 from mtl.inputs.batch import IGNORE, Batch
 from mtl.layers.crf import ChainCRF
 from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
+from mtl.text.words import bio_values
 
 if TYPE_CHECKING:
     from mtl.config.model import ModelConfig
@@ -28,9 +30,8 @@ if TYPE_CHECKING:
 class Slots(Head):
     """Each word's state with what stands around it, then a linear layer over the tags.
 
-    A bidirectional LSTM over the words; or, where one has read the sentence already (`read`: model.lstm), the
-    sentence's maximum: what is asked about decides whether a city is where one leaves or where one arrives.
-    crf: a sentence's tags are scored and chosen together (mtl.layers.crf) instead of one by one.
+    The context is a bidirectional LSTM over the words; or, if the text front-end has one (`read`: model.lstm), the
+    maximum over the sentence. crf: a sentence's tags are scored and chosen together (mtl.layers.crf).
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Slots(Head):
         return torch.where(rows, losses, 0.0).sum()
 
     @torch.no_grad()
-    def decode(self, states: States) -> list[tuple[list[int], list[float]]]:
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[tuple[list[int], list[float]]]:
         """Tags and their probabilities of each row's words."""
         lengths = states.lengths if states.words is None else (states.words.starts >= 0).sum(dim=1)
         if self.crf is None:
@@ -120,6 +121,11 @@ class Slots(Head):
             for tags, probs, length in zip(labels.tolist(), probability.tolist(), lengths.tolist(), strict=True)
         ]
 
+    def answer(self, output: tuple[list[int], list[float]], reading: Reading) -> Tags:
+        names = reading.codec.labels[self.name]
+        tags = tuple(names[tag] for tag in output[0][: len(reading.tokens)])
+        return Tags(tuple(bio_values(reading.tokens[: len(tags)], tags)), tags)
+
 
 def pool_words(hidden: Tensor, words: Words) -> Tensor:
     """Mean state over each word's frames: hidden (B, T, D), words (B, L) -> (B, L, D); zeros where no word is."""
@@ -127,18 +133,3 @@ def pool_words(hidden: Tensor, words: Words) -> Tensor:
     inside = (frames >= words.starts[..., None]) & (frames < words.ends[..., None])  # (B, L, T)
     share = inside.to(hidden.dtype) / inside.sum(dim=-1, keepdim=True).clamp(min=1)
     return share @ hidden
-
-
-def bio_values(tokens: list[str], tags: list[str]) -> list[tuple[str, str]]:
-    """(slot, value) pairs of a tagged sentence; an I- that follows no part of its own slot begins one (CoNLL 2000)."""
-    pairs: list[tuple[str, list[str]]] = []
-    previous = "O"
-    for token, tag in zip(tokens, tags, strict=True):
-        if tag != "O":
-            slot = tag[2:]
-            if tag.startswith("I-") and previous[2:] == slot and previous != "O":
-                pairs[-1][1].append(token)
-            else:
-                pairs.append((slot, [token]))
-        previous = tag
-    return [(slot, " ".join(value)) for slot, value in pairs]

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
+from mtl.answers import Transcription
+from mtl.decoding.greedy import Path
+from mtl.heads.base import Reading
 from mtl.heads.ctc import CTC
 from mtl.inputs.batch import Batch
 from mtl.spec import TaskSpec
@@ -23,6 +26,9 @@ class Transcript(CTC):
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return transcript_of(batch, self.name)
+
+    def answer(self, output: Path, reading: Reading) -> Transcription:
+        return Transcription(" ".join(reading.tokens), reading.words, output.alternatives)
 
 
 def transcript_of(batch: Batch, name: str) -> tuple[Tensor, Tensor]:

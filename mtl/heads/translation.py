@@ -1,4 +1,4 @@
-"""Translation by an attention decoder, of what is heard as of what is read (Bérard et al. 2016, Weiss et al. 2017)."""
+"""Translation by an attention decoder, of recordings and of text (Bérard et al. 2016, Weiss et al. 2017)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtl.answers import Label
 from mtl.config.decoding import DecoderConfig
 from mtl.decoding.generation import Generated, beam_search, greedy
-from mtl.heads.base import Head, States
+from mtl.heads.base import PLAIN, Decoding, Head, Reading, States
 from mtl.inputs.batch import IGNORE, Batch, Target
 from mtl.layers.decoder import BORDER, Decoder
 from mtl.spec import TaskSpec
@@ -46,14 +47,17 @@ class Translation(Head):
         return smoothed_cross_entropy(logits, with_end(targets, lengths), self.config.smoothing), (lengths + 1).sum()
 
     @torch.no_grad()
-    def decode(self, states: States, search: bool = False) -> list[Generated]:
-        """The likeliest unit at every step, or what a beam search finds."""
+    def decode(self, states: States, options: Decoding = PLAIN) -> list[Generated]:
         config = self.config
-        if search and config.beam > 1:
+        if options.search and config.beam > 1:
             return beam_search(
                 self.decoder, states.hidden, states.lengths, config.beam, config.length_penalty, config.longest
             )
         return greedy(self.decoder, states.hidden, states.lengths, config.longest)
+
+    def answer(self, output: Generated, reading: Reading) -> Label:
+        assert reading.codec.targets is not None, "the head was built with its units"
+        return Label(reading.codec.targets.decode(output.units), output.confidence)
 
 
 def _lengths(target: Target) -> Tensor:

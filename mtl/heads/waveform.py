@@ -1,16 +1,19 @@
-"""Sound from log-mels: a vocoder as a task, trained on short segments of the recordings themselves."""
+"""A vocoder as a task: waveforms from log-mels, trained on short segments of the recordings."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mtl.audio.features import FLOOR
+from mtl.answers import Measurement
+from mtl.audio.features import FLOOR, FeatureSpec, log_mel
 from mtl.config.model import VocoderConfig
 from mtl.heads.base import Head, States, drawn
 from mtl.inputs.batch import Batch
+from mtl.metrics.distortion import distortions, spectral_distances
 from mtl.spec import TaskSpec
 from mtl.tts.adversary import Adversary, PatchDiscriminator
 from mtl.tts.vocoder import Generator
@@ -21,17 +24,17 @@ if TYPE_CHECKING:
 
 
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # window and hop, samples
-EDGE = 3  # frames at either end of a segment that are left out: neither their neighbours nor their overlaps are there
+EDGE = 3  # frames at either end of a segment that are left out: their neighbours are missing
 LEAST = 1e-5  # magnitude that counts as silence
-COMPRESSION = 0.3  # exponent of the magnitudes that judges see
+COMPRESSION = 0.3  # exponent of the magnitudes that discriminators read
 
 
 class Waveform(Head):
     """The loss of a segment is the absolute error of its log-mel, plus the mean over resolutions of the spectra's
-    convergence and log distance (Yamamoto et al. 2020), plus what the judges say, if there are any; summed over frames.
+    convergence and log distance (Yamamoto et al. 2020), plus the loss of discriminators, if any; summed over frames.
 
-    Its states are the log-mels themselves: nothing of the trunk goes in. Each frame's pitch is told, as it is
-    measured. A recording shorter than a segment is left out.
+    Its inputs are the log-mels themselves, without the trunk, and the measured pitch of each frame. A recording shorter
+    than a segment is left out.
     """
 
     def __init__(self, spec: TaskSpec, config: VocoderConfig) -> None:
@@ -58,15 +61,15 @@ class Waveform(Head):
 
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
         logmel, hertz, true = self._segments(states.hidden, batch)
-        made = self.generator(logmel, hertz)
-        with torch.autocast(made.device.type, enabled=False):
+        sound = self.generator(logmel, hertz)
+        with torch.autocast(sound.device.type, enabled=False):
             inner = slice(EDGE, -EDGE)
-            error = (self._log_mel(made)[:, inner] - logmel.float()[:, inner]).abs().mean(dim=(1, 2))
+            error = (self._log_mel(sound)[:, inner] - logmel.float()[:, inner]).abs().mean(dim=(1, 2))
             edge = EDGE * self.generator.start.hop
-            made, true = made[:, edge:-edge], true[:, edge:-edge]
-            error = error + spectral_loss(made, true)
+            sound, true = sound[:, edge:-edge], true[:, edge:-edge]
+            error = error + spectral_loss(sound, true)
         if self.adversary is not None:
-            error = error + self.weight * self.adversary(made, true)
+            error = error + self.weight * self.adversary(sound, true)
         return self.segment * error.sum(), self.count(batch, states.lengths)
 
     def _segments(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,12 +99,30 @@ class Waveform(Head):
             torch.manual_seed(seed)
             return self.generator(logmel[None], hertz[None])[0]
 
+    def measure(self, states: States, batch: Batch, codec: Codec, spec: FeatureSpec) -> list[Measurement | None]:
+        """lsd, mcd: of recordings that are resynthesised from their log-mels."""
+        assert batch.waves is not None, "recordings with waveforms alone are measured"
+        assert batch.wave_lengths is not None, "which have lengths"
+        assert batch.hertz is not None, "and come with their pitch"
+        measurements: list[Measurement | None] = [None] * len(batch)
+        for row in batch.wave_lengths.nonzero()[:, 0].tolist():
+            frames = int(states.lengths[row])
+            mel = states.hidden[row, :frames].float()
+            sound = self.sound(mel, batch.hertz[row, :frames]).float().cpu()
+            true = batch.waves[row, : len(sound)].cpu().numpy().astype(np.float32) / 32768
+            spectral = spectral_distances(sound.numpy(), true)
+            cepstral = distortions(log_mel(sound, spec), mel.cpu().numpy())
+            measurements[row] = Measurement(
+                {"lsd": (float(spectral.sum()), len(spectral)), "mcd": (float(cepstral.sum()), len(cepstral))}
+            )
+        return measurements
 
-def spectral_loss(made: Tensor, true: Tensor) -> Tensor:
+
+def spectral_loss(sound: Tensor, true: Tensor) -> Tensor:
     """(B, N), (B, N) -> (B,): over RESOLUTIONS, mean of the spectral convergence and the mean log distance."""
-    total = made.new_zeros(len(made))
+    total = sound.new_zeros(len(sound))
     for window, hop in RESOLUTIONS:
-        one, other = (_stft(x, window, hop).abs().clamp(min=LEAST) for x in (made, true))
+        one, other = (_stft(x, window, hop).abs().clamp(min=LEAST) for x in (sound, true))
         convergence = (one - other).norm(dim=(1, 2)) / other.norm(dim=(1, 2))
         total = total + convergence + (one.log() - other.log()).abs().mean(dim=(1, 2))
     return total / len(RESOLUTIONS)

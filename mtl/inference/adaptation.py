@@ -37,8 +37,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from mtl.answers import Prediction
 from mtl.decoding.hot_words import WEIGHT
-from mtl.inference.predictor import Prediction, Predictor
+from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import Batch
 from mtl.inputs.frontends import SpeakerStatistics
 from mtl.layers.encoder import ConformerBlock

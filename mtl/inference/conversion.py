@@ -23,13 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtl.answers import Prediction
 from mtl.audio.features import log_mel
 from mtl.heads.prosody import PredictedProsody
-from mtl.inference.predictor import Prediction, Predictor, PredictorError
+from mtl.inference.predictor import Predictor, PredictorError
 from mtl.inference.speech_synthesis import as_predicted, melody, predict_prosody, render, whole
 from mtl.inference.synthesizer import Synthesizer
 from mtl.inputs.tts import NOBODY, TTSExample
 from mtl.metrics.distortion import align, cepstra, cosines
+from mtl.spec import first_with_answer
 from mtl.tts.prosody_features import prosody_features
 
 STRETCH = (0.33, 3.0)  # of a phone
@@ -59,7 +61,7 @@ class Converter:
     """
 
     def __init__(self, predictor: Predictor, vocoder: Predictor | None = None) -> None:
-        if "phones" not in predictor.model.config.tasks:
+        if first_with_answer(predictor.model.config.tasks, "phones") is None:
             raise PredictorError("the model cannot convert: it has no task phones, which hears what is said")
         self.predictor, self.voice = predictor, Synthesizer(predictor, vocoder)
         self.model, self.code = self.voice.model, self.voice.code
@@ -109,7 +111,7 @@ class Converter:
         before, after = predict_prosody(self.model, [phones] * 2, [own[0], wanted[0]], [own[1], wanted[1]])
         usual = as_predicted(phones, before, *own)
         (said,) = render(self.model, [usual])
-        lasts = placed(usual.durations, *align(cepstra(said.cpu()), cepstra(mel)), len(mel))
+        lasts = placed(usual.durations, *align(cepstra(said.cpu().numpy()), cepstra(mel.numpy())), len(mel))
         source = TTSExample(phones, lasts, *self._phrasing(mel, lasts, hertz, before), *own)
         stretch = (after.durations / before.durations.clamp(min=0.1)).clamp(*STRETCH)
         target = TTSExample(
@@ -167,7 +169,7 @@ def warped(source: np.ndarray, target: np.ndarray) -> Tensor:
 
 def envelope(mel: Tensor) -> Tensor:
     """(T, F) with its first KEPT cepstra alone, loudness among them."""
-    basis = cosines(mel, min(KEPT, mel.shape[-1]))
+    basis = torch.from_numpy(cosines(mel.shape[-1], min(KEPT, mel.shape[-1]))).to(mel)
     basis = basis / basis.norm(dim=0)  # (F, KEPT), orthonormal
     return mel @ basis @ basis.T
 

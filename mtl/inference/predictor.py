@@ -1,4 +1,4 @@
-"""From recordings or sentences to what a user wants to know; and a model as a folder without pickle.
+"""Predictions of a trained model from recordings or sentences; and a model as a folder without pickle.
 
 predictor = Predictor.load("folder")
 prediction, = predictor.predict([waveform])       # (N,) float32 at predictor.features.sample_rate
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,95 +19,34 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from mtl.answers import Answer, Measurement, Prediction, Word
 from mtl.audio.features import log_mel
 from mtl.config.decoding import BeamConfig
 from mtl.config.features import FeatureSpec
 from mtl.config.model import ModelConfig
 from mtl.decoding.beam_search import NO_HOT_WORDS, Beam
-from mtl.decoding.generation import Generated
-from mtl.decoding.greedy import Alternative
-from mtl.decoding.greedy import Path as Heard
 from mtl.decoding.hot_words import WEIGHT, HotWords
 from mtl.decoding.ngram import NGram
-from mtl.heads.slots import bio_values
-from mtl.inference.speech_synthesis import Echo, echo
-from mtl.inference.vocoder_metrics import Resynthesis, resynthesize
+from mtl.heads import States
+from mtl.heads.base import Reading
 from mtl.inputs.batch import Batch, chunks, collate
 from mtl.inputs.codec import Codec
 from mtl.models.joint import Recogniser, SpeechModel
-from mtl.spec import Answer, task
+from mtl.spec import PHONES, SOUND
 from mtl.text.normalization import normalise
 
 WEIGHTS, CONFIG, LANGUAGE = "weights.safetensors", "model.json", "language.arpa"
 FORMAT = 1
 MOST_TEXTS = 100  # alternatives that may be asked for: the search is as wide, and a request must not choose its cost
-UNITS = {"tempo": "phones/s", "intonation": "semitones"}
 BATCH_FRAMES = 12_000  # of one forward pass, padding counted: two minutes of audio at a 10 ms hop
 
 
 class PredictorError(ValueError):
-    """What a model is asked for and cannot give, or a folder that it cannot be read from."""
-
-
-@dataclass(frozen=True)
-class Label:
-    value: str
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Word:
-    """A recognised word; start and end in seconds, from the first frame of its first unit to the last of its last.
-
-    confidence: the recogniser's own probability of each unit, averaged over the unit's frames and then over the word's
-    units; the language model has no say in it.
-    """
-
-    text: str
-    start: float
-    end: float
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one input; a task that the model lacks, or that cannot hear this input, is absent.
-
-    labels: a translation is among them: its value is the sentence, its confidence the geometric mean over its units.
-    numbers: of the tasks tempo and intonation, in UNITS. voice: the speaker's embedding (D,), comparable by cosine.
-    alternatives: the n best transcripts, `text` first, with what mtl.decoding.greedy.Alternative calls their
-    confidence; empty
-    unless they were asked for. echo: what the recording is like when a model that speaks says it again, where its
-    phones are known. resounded: what its own log-mel is like as a vocoder's sound, where its waveform is known.
-    """
-
-    text: str | None
-    words: tuple[Word, ...]
-    labels: Mapping[str, Label]
-    tags: tuple[str, ...] | None
-    slots: tuple[tuple[str, str], ...]
-    voice: np.ndarray | None = None
-    phones: tuple[str, ...] | None = None
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    alternatives: tuple[Alternative, ...] = ()
-    echo: Echo | None = None
-    resounded: Resynthesis | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"text": self.text, "words": [asdict(word) for word in self.words]}
-        if self.alternatives:
-            found["n_best"] = [asdict(alternative) for alternative in self.alternatives]
-        found |= {task: asdict(label) for task, label in self.labels.items()}
-        found |= {task: {"value": value, "unit": UNITS[task]} for task, value in self.numbers.items()}
-        if self.phones is not None:
-            found["phones"] = " ".join(self.phones)
-        if self.tags is not None:
-            found["slots"] = [{"slot": slot, "value": value} for slot, value in self.slots]
-        return found
+    """A request that the model cannot answer, or a folder that no model can be read from."""
 
 
 class Predictor:
-    """A trained model with what it needs to read its input: vocabularies and the log-mel setting."""
+    """A trained model with its vocabularies and log-mel setting, and the searches that decode its outputs."""
 
     def __init__(
         self,
@@ -138,12 +77,11 @@ class Predictor:
         greedy: bool = False,
         domain: str | None = None,
     ) -> Predictor:
-        """The same model with another ear.
+        """The same model with other settings of decoding.
 
-        hot_words: words and phrases to be expected, each of their characters worth hot_weight (see
-        mtl.decoding.hot_words).
-        n_best: so many transcripts, best first. greedy: the best path, so that the recogniser alone is heard.
-        domain: that all recordings come from (see mtl.models.domains).
+        hot_words: words and phrases to expect; each of their characters adds hot_weight to the score (see
+        mtl.decoding.hot_words). n_best: number of transcripts. greedy: the best path of the recogniser, without a
+        search. domain: of all recordings (see mtl.models.domains).
 
         Raises:
             HotWordError: a hot word without a letter.
@@ -166,7 +104,7 @@ class Predictor:
         return other
 
     def searching(self, hot_words: Sequence[str], hot_weight: float, n_best: int = 1) -> Beam:
-        """The search that `listening` puts in; by the sound alone where the model has no language model."""
+        """The search that `listening` sets; without a language model where the model has none."""
         hot = HotWords(hot_words, hot_weight) if hot_words else NO_HOT_WORDS
         return Beam(self.codec.units, self.language, self.beam, hot, n_best)
 
@@ -175,21 +113,21 @@ class Predictor:
     ) -> list[Prediction]:
         """One prediction per input: a waveform (N,) float32 at the features' sample rate, or a sentence.
 
-        contexts: for each input the turns of the dialogue before it, oldest first; read by the tasks of a dialogue.
+        contexts: for each input the previous turns of its dialogue, oldest first.
         """
         if contexts is not None and len(contexts) != len(inputs):
-            raise PredictorError(f"predict was given {len(inputs)} inputs and {len(contexts)} contexts")
-        before = [{"context": list(map(normalise, turns))} for turns in contexts or [()] * len(inputs)]
-        found: dict[int, Prediction] = {}
-        heard = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if not isinstance(item, str)}
-        for chunk in chunks({i: len(mel) for i, mel in heard.items()}, BATCH_FRAMES):
-            batch = collate([self.codec.encode(before[i]) for i in chunk], [heard[i] for i in chunk])
-            found.update(zip(chunk, self.predict_batch(batch), strict=True))
-        read = {i: normalise(item).split() for i, item in enumerate(inputs) if isinstance(item, str)}
-        if read:
-            batch = collate([self.codec.encode({"tokens": tokens, **before[i]}) for i, tokens in read.items()])
-            found.update(zip(read, self.predict_batch(batch, list(read.values())), strict=True))
-        return [found[i] for i in range(len(inputs))]
+            raise PredictorError(f"predict got {len(inputs)} inputs and {len(contexts)} contexts, expected as many")
+        previous = [{"context": list(map(normalise, turns))} for turns in contexts or [()] * len(inputs)]
+        predictions: dict[int, Prediction] = {}
+        mels = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if not isinstance(item, str)}
+        for chunk in chunks({i: len(mel) for i, mel in mels.items()}, BATCH_FRAMES):
+            batch = collate([self.codec.encode(previous[i]) for i in chunk], [mels[i] for i in chunk])
+            predictions.update(zip(chunk, self.predict_batch(batch), strict=True))
+        sentences = {i: normalise(item).split() for i, item in enumerate(inputs) if isinstance(item, str)}
+        if sentences:
+            batch = collate([self.codec.encode({"tokens": tokens, **previous[i]}) for i, tokens in sentences.items()])
+            predictions.update(zip(sentences, self.predict_batch(batch, list(sentences.values())), strict=True))
+        return [predictions[i] for i in range(len(inputs))]
 
     @torch.no_grad()
     def predict_batch(
@@ -201,63 +139,69 @@ class Predictor:
         """
         if self.domain is not None:
             batch = replace(batch, domains=torch.full_like(batch.domains, self.codec.domain(self.domain)))
-        heard = batch.to(self.model.device)
-        raw = self.model.predict(heard, recogniser or self.recogniser, self.reread, self.search)
-        raw["echo"] = echo(self.model, heard, self.features.hop_ms)
-        raw["resounded"] = resynthesize(self.model, heard, self.features)
-        return [self._prediction(raw, row, tokens[row] if tokens is not None else None) for row in range(len(batch))]
+        batch = batch.to(self.model.device)
+        outputs = self.model.predict(batch, recogniser or self.recogniser, self.reread, self.search)
+        measured = self._measured(batch)
+        return [
+            self._prediction(outputs, measured, row, tokens[row] if tokens is not None else None)
+            for row in range(len(batch))
+        ]
 
-    def _prediction(self, raw: dict[str, list[Any]], row: int, tokens: Sequence[str] | None) -> Prediction:
-        words = self._words(raw, row)
-        heard = [word.text for word in words] if tokens is None else list(tokens)
-        tags = None
-        if "slots" in raw:
-            names = self.codec.labels["slots"]
-            tags = tuple(names[tag] for tag in raw["slots"][row][0][: len(heard)])
-        return Prediction(
-            text=" ".join(word.text for word in words) if "transcript" in raw else None,
-            words=words,
-            labels={
-                name: self._label(name, raw[name][row])
-                for name in self._answering("label", "translation")
-                if name in raw
-            },
-            numbers={name: self._number(name, raw[name][row]) for name in self._answering("number") if name in raw},
-            tags=tags,
-            slots=tuple(bio_values(heard[: len(tags)], list(tags))) if tags is not None else (),
-            voice=raw["voice"][row] if "voice" in raw else None,
-            phones=self._phones(raw["phones"][row]) if "phones" in raw else None,
-            alternatives=raw["transcript"][row].alternatives if "transcript" in raw else (),
-            echo=raw["echo"][row],
-            resounded=raw["resounded"][row],
-        )
+    def _prediction(
+        self,
+        outputs: dict[str, list[Any]],
+        measured: dict[str, list[Measurement | None]],
+        row: int,
+        tokens: Sequence[str] | None,
+    ) -> Prediction:
+        words = self._words(outputs, row)
+        texts = tuple(word.text for word in words) if tokens is None else tuple(tokens)
+        reading = Reading(self.codec, self.features.hop_ms, words, texts)
+        answers: dict[str, Answer] = {}
+        nothing: list[Measurement | None] = [None] * (row + 1)
+        for name in self.model.config.tasks:
+            head = self.model.task(name)
+            if name in outputs:
+                embedding = outputs["voice"][row] if head.spec.open_set and "voice" in outputs else None
+                answers[name] = head.answer(outputs[name][row], replace(reading, embedding=embedding))
+            elif (measurement := measured.get(name, nothing)[row]) is not None:
+                answers[name] = measurement
+        return Prediction(answers)
 
-    def _answering(self, *answers: Answer) -> list[str]:
-        """The model's tasks with one of these kinds of answer."""
-        return [name for name in self.model.config.tasks if task(name).answer in answers]
+    def _measured(self, batch: Batch) -> dict[str, list[Measurement | None]]:
+        """Tasks of synthesis: recordings with known phones, or waveforms, compared with their resynthesis."""
+        if batch.features is None or batch.feature_lengths is None:
+            return {}
+        heads = [self.model.task(name) for name in self.model.config.tasks]
+        measured: dict[str, list[Measurement | None]] = {}
+        phones = [head for head in heads if PHONES in head.groups]
+        if phones and batch.spoken is not None and self.codec.speech is not None:
+            rows = batch.spoken.lengths.nonzero()[:, 0]
+            recordings = batch.rows(rows)
+            assert recordings.spoken is not None, "rows with phones have them"
+            states = self.model.encode_phones(recordings.spoken, [head.name for head in phones])
+            for head in phones:
+                measured[head.name] = [None] * len(batch)
+                measurements = head.measure(states[head.name], recordings, self.codec, self.features)
+                for row, measurement in zip(rows.tolist(), measurements, strict=True):
+                    measured[head.name][row] = measurement
+        if batch.waves is not None:
+            inputs = States(batch.features, batch.feature_lengths)
+            for head in heads:
+                if SOUND in head.groups:
+                    measured[head.name] = head.measure(inputs, batch, self.codec, self.features)
+        return measured
 
-    def _phones(self, path: Heard) -> tuple[str, ...]:
-        assert self.codec.speech is not None, "a model that hears phones knows some"
-        return self.codec.speech.named(path.units)
-
-    def _number(self, task: str, value: float) -> float:
-        return 1000 / (self.features.hop_ms * value) if task == "tempo" else value
-
-    def _label(self, task: str, answer: Any) -> Label:
-        if isinstance(answer, Generated):
-            assert self.codec.targets is not None, "a model that translates has units to translate into"
-            return Label(self.codec.targets.decode(answer.units), answer.confidence)
-        return Label(self.codec.labels[task][answer[0]], answer[1])
-
-    def _words(self, raw: dict[str, list[Any]], row: int) -> tuple[Word, ...]:
-        if "words" not in raw:
+    def _words(self, outputs: dict[str, list[Any]], row: int) -> tuple[Word, ...]:
+        recogniser = self.model.recogniser
+        if recogniser is None or "words" not in outputs:
             return ()
-        path, seconds = raw["transcript"][row], self.seconds_per_state
-        found = []
-        for text, start, end in raw["words"][row]:
+        path, seconds = outputs[recogniser][row], self.seconds_per_state
+        words = []
+        for text, start, end in outputs["words"][row]:
             inside = (path.frames[:, 0] >= start) & (path.frames[:, 1] <= end)
-            found.append(Word(text, start * seconds, end * seconds, float(path.confidence[inside].mean())))
-        return tuple(found)
+            words.append(Word(text, start * seconds, end * seconds, float(path.confidence[inside].mean())))
+        return tuple(words)
 
     @property
     def seconds_per_state(self) -> float:
@@ -283,7 +227,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path | str, device: str | None = None) -> Predictor:
-        """As it is shipped: with its searches on.
+        """As it is deployed: with its searches.
 
         Raises:
             PredictorError: the folder is of a newer format, or a model of another shape than this version makes.

@@ -7,7 +7,6 @@ samples = sounding(mel, hertz)          # (T, F), (T,) Hz -> (N,) float32 within
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from mtl.audio.griffin_lim import GriffinLim
 from mtl.config.features import FeatureSpec
+from mtl.heads import first_head
 from mtl.heads.waveform import Waveform
 from mtl.inference.predictor import Predictor, PredictorError
 
@@ -36,9 +36,9 @@ class VocoderWrapper:
             PredictorError: the other one has no vocoder, or one for other log-mels.
         """
         if other is None:
-            tasks = predictor.model.tasks
-            return cls(predictor.features, cast(Waveform, tasks["waveform"]) if "waveform" in tasks else None)
-        if "waveform" not in other.model.tasks:
+            return cls(predictor.features, first_head(predictor.model.tasks.values(), Waveform))
+        vocoder = first_head(other.model.tasks.values(), Waveform)
+        if vocoder is None:
             has = ", ".join(other.model.config.tasks)
             raise PredictorError(f"the vocoder is no model with the task waveform; it has {has}")
         ours, theirs = asdict(predictor.features), asdict(other.features)
@@ -46,7 +46,7 @@ class VocoderWrapper:
             raise PredictorError(
                 f"the vocoder was trained on other log-mels: {', '.join(odd)}; train one with this model's features"
             )
-        return cls(predictor.features, cast(Waveform, other.model.task("waveform")))
+        return cls(predictor.features, vocoder)
 
     def __call__(self, mel: Tensor, hertz: Tensor | None = None) -> np.ndarray:
         """(T, F) log-mel -> (N,) float32; hertz (T,): its pitch, 0 where unvoiced. Without it a trained vocoder

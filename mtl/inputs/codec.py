@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,10 +18,11 @@ import numpy as np
 
 from mtl import spec
 from mtl.inputs.batch import Example
-from mtl.inputs.targets import ENCODINGS, Encoding
-from mtl.inputs.tts import SpeechCode
+from mtl.inputs.targets import ENCODINGS, Encoding, is_numeric
+from mtl.inputs.tts import Scale, SpeechCode
 from mtl.spec import TaskSpec, with_context
 from mtl.text.units import Units, units_from, units_from_json
+from mtl.text.words import tokens_of
 
 PADDING, UNKNOWN = 0, 1  # of words and characters; known ones begin at 2
 TURN = "|"  # the word that each turn of a context begins with; no normalised text holds it
@@ -35,7 +36,8 @@ class Codec:
 
     words, characters: of the text front-end, without padding and unknown.
     counts: how often training has each of the words; () where that is not known.
-    labels: class names of each classification task, and BIO tags under "slots".
+    labels: class names of each classification task, BIO tags of each task that tags words.
+    scales: mean and deviation of the labels of each numeric task.
     context: how many words of the turns before are read, the latest; 0 where no task asks for them.
     targets: units of translations; None without such a task.
     speech: what a model that speaks reads and foretells; None for one that does not.
@@ -53,6 +55,7 @@ class Codec:
     domain_by: str = "corpus"
     counts: tuple[int, ...] = ()
     speech: SpeechCode | None = None
+    scales: Mapping[str, Scale] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -74,37 +77,43 @@ class Codec:
         texts: list[str] = []
         translations: list[str] = []
         words: Counter[str] = Counter()
-        labels: dict[str, set[str]] = {task: set() for task in tasks if spec.task(task).answer == "label"}
-        tags: set[str] = set()
+        specs = [spec.task(name) for name in tasks]
+        translated = {one.label for one in specs if one.answer == "translation"}
+        labels: dict[str, set[str]] = {one.name: set() for one in specs if one.answer == "label"}
+        tags: dict[str, set[str]] = {one.name: set() for one in specs if one.answer == "tags"}
+        numbers: dict[str, list[float]] = {one.name: [] for one in specs if is_numeric(one)}
         domains: set[str] = set()
         for row in rows:
             if domain_by and row.get("audio") is not None and row.get(domain_by):
                 domains.add(row[domain_by])
             if row.get("text"):
                 texts.append(row["text"])
-            if "translation" in tasks and row.get("translation"):
-                translations.append(row["translation"])
+            translations += [row[column] for column in translated if row.get(column)]
             words.update(tokens_of(row))
             if context:
                 words.update(context_of(row))
             for task, known in labels.items():
                 if (label := row.get(spec.task(task).label)) is not None:
                     known.add(label)
-            tags.update(row.get("slots") or ())
-        found = {task: tuple(sorted(known)) for task, known in labels.items()}
-        if "slots" in tasks:
-            found["slots"] = ("O", *sorted(tags - {"O"}))
+            for task, known in tags.items():
+                known.update(row.get(spec.task(task).label) or ())
+            for task, values in numbers.items():
+                if (value := row.get(spec.task(task).label)) is not None:
+                    values.append(value)
+        names = {task: tuple(sorted(known)) for task, known in labels.items()}
+        names |= {task: ("O", *sorted(known - {"O"})) for task, known in tags.items()}
         known_words = tuple(sorted(words))
         return cls(
             units=units_from(kind, texts, pieces),
             words=known_words,
             characters=tuple(sorted({character for word in known_words for character in word})),
-            labels=found,
+            labels=names,
             context=context,
             targets=units_from(target_kind, translations, target_pieces) if translations else None,
             domains=tuple(sorted(domains)),
             domain_by=domain_by or "corpus",
             counts=tuple(words[word] for word in known_words),
+            scales={task: scale_of(values) for task, values in numbers.items() if values},
         )
 
     @cached_property
@@ -119,6 +128,11 @@ class Codec:
     def label_ids(self) -> dict[str, dict[str, int]]:
         """Number of each class, or tag, by task."""
         return {task: {name: position for position, name in enumerate(names)} for task, names in self.labels.items()}
+
+    @property
+    def open_set_labels(self) -> frozenset[str]:
+        """Labels of training of the open-set tasks, such as the known speakers."""
+        return frozenset(label for task, names in self.labels.items() if spec.task(task).open_set for label in names)
 
     @cached_property
     def _encodings(self) -> list[tuple[TaskSpec, Encoding]]:
@@ -169,6 +183,7 @@ class Codec:
             "characters": list(self.characters),
             "labels": {task: list(names) for task, names in self.labels.items()},
             **({"context": self.context} if self.context else {}),
+            **({"scales": {task: asdict(scale) for task, scale in self.scales.items()}} if self.scales else {}),
             "targets": self.targets.to_json() if self.targets else None,
             **({"speech": self.speech.to_json()} if self.speech is not None else {}),
             **({"domains": {"by": self.domain_by, "names": list(self.domains)}} if self.domains else {}),
@@ -188,17 +203,15 @@ class Codec:
             domain_by=domains["by"],
             counts=tuple(content.get("counts", ())),
             speech=SpeechCode.from_json(content["speech"]) if content.get("speech") else None,
+            scales={task: Scale(**scale) for task, scale in content.get("scales", {}).items()},
         )
-
-
-def tokens_of(row: Mapping[str, Any]) -> list[str]:
-    """The row's words: its own tokens, or its text at the spaces."""
-    tokens = row.get("tokens")
-    if tokens is not None:
-        return list(tokens)
-    return (row.get("text") or "").split()
 
 
 def context_of(row: Mapping[str, Any]) -> list[str]:
     """Words of the turns before a row's own, oldest first, each turn behind the word TURN."""
     return [word for turn in row.get("context") or () for word in (TURN, *turn.split())]
+
+
+def scale_of(values: Sequence[float]) -> Scale:
+    """Mean and standard deviation of labels, 1 where they do not vary."""
+    return Scale(float(np.mean(values)), float(np.std(values)) or 1.0)

@@ -1,11 +1,11 @@
-"""What a task is trained on: from a row's label to numbers, and from several rows' numbers to a padded tensor.
+"""Training targets: from a row's label to numbers, and from several rows' numbers to a padded tensor.
 
-    encoding = encoding_of(task("intent"))
+    encoding = ENCODINGS[task("intent").answer]
     encoding.encode(spec, row, codec)       # a class, IGNORE where the row is not labelled
     encoding.collate([...])                 # Target: values (B,)
 
-One encoding for each kind of answer that a label of the utterance table trains. Tasks that are trained on inputs
-themselves (phones and how they are said, waveforms) have none.
+One encoding for each kind of answer that is trained on labels of the utterance table. Tasks that are trained on inputs
+themselves (phones with their prosody, waveforms) have none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl.spec import Answer, TaskSpec
+from mtl.spec import AnswerKind, TaskSpec
+from mtl.text.words import tokens_of
 
 if TYPE_CHECKING:
     from mtl.inputs.codec import Codec
@@ -28,11 +29,11 @@ IGNORE = -100  # the label that torch's cross_entropy leaves out
 
 @dataclass(frozen=True)
 class Target:
-    """What one task is trained on in a batch.
+    """Targets of one task in a batch.
 
     values: (B,) a class or a number of each row, or (B, U) a sequence of each, padded.
-    lengths (B,): of sequences that are padded with 0; 0 where a row is not labelled. None where the values say
-        themselves what is no label: IGNORE, or NaN among numbers.
+    lengths (B,): of sequences that are padded with 0; 0 where a row is not labelled. None where missing labels are
+        marked in the values: IGNORE, or NaN among numbers.
     """
 
     values: Tensor
@@ -66,7 +67,7 @@ class Encoding(Protocol):
     """How the labels of one kind of answer become numbers."""
 
     def applies(self, spec: TaskSpec, codec: Codec) -> bool:
-        """Whether the codec has what it takes: vocabularies of a model that was trained on the task."""
+        """Whether the codec has the vocabulary of the task: that of a model that was trained on it."""
 
     def encode(self, spec: TaskSpec, row: Mapping[str, Any], codec: Codec) -> np.ndarray:
         """The row's label as an array; see `collate`."""
@@ -98,8 +99,6 @@ class _Tags:
         return spec.name in codec.labels
 
     def encode(self, spec: TaskSpec, row: Mapping[str, Any], codec: Codec) -> np.ndarray:
-        from mtl.inputs.codec import tokens_of
-
         numbers, tags = codec.label_ids[spec.name], row.get(spec.label)
         if not tags:
             return np.full(len(tokens_of(row)), IGNORE)
@@ -123,10 +122,10 @@ class _Class:
 
 
 class _Number:
-    """A number, (), NaN where the row has none. Only of tasks that have a column of numbers."""
+    """A number, (), NaN where the row has none. Only of tasks that have a column of numbers: see `is_numeric`."""
 
     def applies(self, spec: TaskSpec, codec: Codec) -> bool:
-        return any(column.name == spec.label and column.kind == "number" for column in spec.columns)
+        return spec.name in codec.scales
 
     def encode(self, spec: TaskSpec, row: Mapping[str, Any], codec: Codec) -> np.ndarray:
         value = row.get(spec.label)
@@ -136,13 +135,18 @@ class _Number:
         return Target(torch.tensor([float(label) for label in labels], dtype=torch.float32))
 
 
-ENCODINGS: dict[Answer, Encoding] = {
+ENCODINGS: dict[AnswerKind, Encoding] = {
     "text": _Units("units"),
     "translation": _Units("targets"),
     "tags": _Tags(),
     "label": _Class(),
     "number": _Number(),
 }
+
+
+def is_numeric(spec: TaskSpec) -> bool:
+    """Whether the label is a numeric column of the task, as opposed to a number measured from phones."""
+    return any(column.name == spec.label and column.kind == "number" for column in spec.columns)
 
 
 def pad(arrays: Sequence[np.ndarray], value: int) -> tuple[Tensor, Tensor]:

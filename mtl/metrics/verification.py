@@ -1,4 +1,4 @@
-"""Speaker verification: are two recordings the same voice? Trials, equal error rate, detection cost.
+"""Speaker verification: whether two recordings are of one voice. Trials, equal error rate, detection cost.
 
     counts = verification_counts(rows, predictions)              # {row: (2 x BINS,)}: each speaker's trials, at one row
     100 * equal_error_rate(*np.split(sum(counts.values()), 2))
@@ -12,7 +12,7 @@ Only the order of the scores decides, so each score is kept as the place of its 
 evaluation, BINS places at most. Counts of trials per place add up over speakers, and a bootstrap over them draws
 speakers.
 
-Only voices that training never heard are judged: an open set.
+Only speakers who are not in the training rows are scored: an open set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtl.inference.predictor import Prediction
+from mtl.answers import Prediction
 
 UTTERANCES = 6  # of each speaker in trials that are built: up to 15 target trials
 BINS = 1000  # places that scores fall into; with as many different scores or fewer, every figure is exact
@@ -63,26 +63,26 @@ def verification_counts(
     for position in sorted(voices, key=lambda position: str(rows[position].get("id"))):
         home.setdefault((rows[position].get("corpus"), rows[position]["speaker"]), position)
     counts: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(2 * BINS))
-    for trial, place in zip(trials, places.tolist(), strict=True):
+    for trial, rank in zip(trials, places.tolist(), strict=True):
         row = rows[trial.enrolled]
-        counts[home[row.get("corpus"), row["speaker"]]][place + (0 if trial.target else BINS)] += 1
+        counts[home[row.get("corpus"), row["speaker"]]][rank + (0 if trial.target else BINS)] += 1
     return dict(sorted(counts.items()))
 
 
 def listed_trials(rows: Sequence[Mapping[str, Any]], voices: Collection[int]) -> list[Trial]:
-    """What the rows' `trials` say: "1 ID" for a target, "0 ID" for another voice; ids within the row's corpus.
+    """Trials of the rows' column `trials`: "1 ID" for a target, "0 ID" for another voice; ids within the corpus.
 
     A trial whose other recording is not among the rows is left out.
     """
-    place = {str(rows[position].get("id")): position for position in voices}
-    found = []
+    positions = {str(rows[position].get("id")): position for position in voices}
+    trials = []
     for position in sorted(voices):
         for text in rows[position].get("trials") or ():
             label, _, other = text.partition(" ")
-            tested = place.get(f"{rows[position].get('corpus')}/{other}")
+            tested = positions.get(f"{rows[position].get('corpus')}/{other}")
             if tested is not None:
-                found.append(Trial(position, tested, label == "1"))
-    return found
+                trials.append(Trial(position, tested, label == "1"))
+    return trials
 
 
 def built_trials(rows: Sequence[Mapping[str, Any]], voices: Collection[int]) -> list[Trial]:
@@ -91,16 +91,16 @@ def built_trials(rows: Sequence[Mapping[str, Any]], voices: Collection[int]) -> 
     for position in sorted(voices, key=lambda position: _order(rows[position])):
         row = rows[position]
         by_speaker[str(row.get("corpus")), str(row.get("language"))][str(row["speaker"])].append(position)
-    found = []
+    trials = []
     for speakers in by_speaker.values():
         chosen = {name: speakers[name][:UTTERANCES] for name in sorted(speakers) if len(speakers[name]) > 1}
         for positions in chosen.values():
-            found += [Trial(one, other, True) for one, other in combinations(positions, 2)]
+            trials += [Trial(one, other, True) for one, other in combinations(positions, 2)]
         for ours, theirs in combinations(chosen.values(), 2):
             for number, (one, other) in enumerate(zip(ours, theirs, strict=False)):
                 # By turns at one speaker and the other, so that neither owns all that they share.
-                found.append(Trial(one, other, False) if number % 2 == 0 else Trial(other, one, False))
-    return found
+                trials.append(Trial(one, other, False) if number % 2 == 0 else Trial(other, one, False))
+    return trials
 
 
 def _order(row: Mapping[str, Any]) -> bytes:
@@ -140,7 +140,7 @@ def equal_error_rate(targets: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def detection_cost(targets: np.ndarray, others: np.ndarray, p_target: float = P_TARGET) -> np.ndarray:
-    """The lowest cost over all thresholds, 1 being that of an answer without listening (NIST's normalised minDCF)."""
+    """The lowest cost over all thresholds, 1 being that of a constant answer (NIST's normalised minDCF)."""
     misses, alarms = error_rates(targets, others)
     cost = (p_target * misses + (1 - p_target) * alarms).min(axis=-1) / min(p_target, 1 - p_target)
     return np.where(np.isfinite(misses[..., -1]) & np.isfinite(alarms[..., -1]), cost, np.nan)

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from mtl.heads.classification import Classification
 from mtl.inputs.batch import IGNORE, Batch
+from mtl.spec import task as task_spec
 
 if TYPE_CHECKING:
     from mtl.models.joint import SpeechModel
-
-HEARD = ("emotion", "speaker")
 
 
 @contextmanager
@@ -41,11 +40,12 @@ def held(model: SpeechModel) -> Iterator[None]:
 
 
 def consistency_loss(model: SpeechModel, mels: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-    """(B,): the mean over the tasks of HEARD that the model has of the cross entropy of its answer to log-mels.
+    """(B,): the mean over the tasks that log-mels convey of the cross entropy of its answer to log-mels.
 
     mels (B, T, F), lengths (B,): said of the batch's rows. A task that a row is not labelled for counts nothing there.
     """
-    tasks = [name for name in HEARD if name in model.config.tasks]
+    conveyed = [name for task in model.config.tasks if task_spec(task).makes_frames for name in task_spec(task).conveys]
+    tasks = [name for name in conveyed if name in model.config.tasks]
     heard = replace(batch, features=mels, feature_lengths=lengths)
     total = mels.new_zeros(len(mels))
     with held(model):

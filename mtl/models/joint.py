@@ -19,10 +19,10 @@ from mtl.config.model import ModelConfig
 from mtl.decoding.alignment import viterbi, word_spans
 from mtl.decoding.greedy import Path, best_path
 from mtl.heads import Head, States, Words, build_heads
+from mtl.heads.base import Decoding
 from mtl.heads.classification import Classification
 from mtl.heads.mel import Mel
 from mtl.heads.transcript import Transcript
-from mtl.heads.translation import Translation
 from mtl.inputs.batch import IGNORE, Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.inputs.frontends import AudioFrontend, TextFrontend, drop_shares
@@ -197,9 +197,9 @@ class SpeechModel(nn.Module):
 
     def _spoken_loss(self, name: str, states: States, said: Batch) -> tuple[Tensor, Tensor]:
         """The loss of a task that speaks, what the model hears in its log-mels among it, if that is asked for."""
-        if name != "mel" or not self.config.consistency or said.spoken is None:
-            return self.task(name).loss(states, said)
-        mel = cast(Mel, self.task(name))
+        mel = self.task(name)
+        if not isinstance(mel, Mel) or not self.config.consistency or said.spoken is None:
+            return mel.loss(states, said)
         made, lengths = mel(states, said.spoken)
         loss, count = mel.error(made, lengths, said)
         wrong = consistency_loss(self, mel.raised(made), lengths, said)
@@ -289,12 +289,8 @@ class SpeechModel(nn.Module):
                 most = max(1, *(len(row) for row in found["words"]))
                 words = placed(found["words"], most, self.device)
                 states[name] = replace(states[name], words=words)
-            if name in second:
-                found[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
-            elif isinstance(head := self.task(name), Translation):
-                found[name] = head.decode(states[name], search)
-            elif name != self.recogniser:
-                found[name] = self.task(name).decode(states[name])
+            if name != self.recogniser:
+                found[name] = self.task(name).decode(states[name], Decoding(second.get(name), search))
         for name in states:
             if task_spec(name).open_set:
                 found["voice"] = list(cast(Classification, self.task(name)).embed(states[name]).cpu().numpy())

@@ -12,5 +12,6 @@ SPEC = register(
         answer="tags",
         head="mtl.heads.slots:Slots",
         needs=("transcript",),
+        frame=("intent",),
     )
 )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mtl.spec import makes_sound
 from pipelines.adhoc.prediction import as_recipe, ingest_one, model_uri
 from pipelines.core import progress
 from pipelines.core.redaction import redact
@@ -71,7 +72,7 @@ def evaluate_on(
         current.done(f"{features[0].meta['rows']:,} recordings", None)
     if code:
         features += synthesized_in(store, manifest, features)
-    if "waveform" in predictor.model.config.tasks:
+    if makes_sound(predictor.model.config.tasks):
         for kind in (WAVEFORM, PITCH):
             features += extract([manifest], spec, store, kind=kind)
     dataset = open_dataset(store, [manifest], features)
@@ -84,7 +85,7 @@ def evaluate_on(
             without = evaluate(predictor, dataset, recipe.loader, report, expected, boosted=False).metrics
             current.done(f"{len(scores.table):,} rows, without hot words", None)
     speech: dict[str, Any] = {}
-    if predictor.model.config.speaks or "waveform" in predictor.model.config.tasks:
+    if predictor.model.config.speaks or makes_sound(predictor.model.config.tasks):
         speech, counts = speech_on(registry, uri, predictor, dataset, listeners)
         scores = scores.with_counts(counts)
     rows = summary.table(scores)

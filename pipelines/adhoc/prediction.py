@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mtl.answers import Label, Prediction
 from mtl.decoding.hot_words import WEIGHT
 from mtl.spec import tasks
 from pipelines.core import progress
@@ -193,23 +194,8 @@ def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     for answered in answers:
         table.add_row("[bold]input[/]", answered["input"], "")
-        if answered.get("text") is not None:
-            table.add_row("transcript", answered["text"] or "(nothing)", _mean_confidence(answered["words"]))
-        for number, other in enumerate(answered.get("n_best", ()), start=1):
-            table.add_row(f"  {number}", other["text"] or "(nothing)", f"{other['confidence']:.2f}")
-        if answered.get("phones"):
-            table.add_row("phones", answered["phones"], "")
-        for task, value in answered.items():
-            if isinstance(value, dict) and "unit" in value:
-                table.add_row(task, f"{value['value']:.1f} {value['unit']}", "")
-            elif isinstance(value, dict):
-                dim = "" if value["confidence"] >= CONFIDENT else "[dim]"
-                table.add_row(task, f"{dim}{value['value']}", f"{value['confidence']:.2f}")
-        if "slots" in answered:
-            said = ", ".join(f"{item['slot']} = {item['value']}" for item in answered["slots"]) or "none"
-            table.add_row("slots", said, "")
+        for task, answer in Prediction.from_json(answered).answers.items():
+            for heading, text, confidence in answer.lines(task):
+                dim = "[dim]" if isinstance(answer, Label) and answer.confidence < CONFIDENT else ""
+                table.add_row(heading, f"{dim}{text}", "" if confidence is None else f"{confidence:.2f}")
     return table
-
-
-def _mean_confidence(words: Sequence[Mapping[str, Any]]) -> str:
-    return f"{sum(word['confidence'] for word in words) / len(words):.2f}" if words else ""

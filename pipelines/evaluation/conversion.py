@@ -64,7 +64,11 @@ def conversions(
     """Tables of SAID, some pairs at a time: each pair's source as it is, and converted. part: of the pairs, its
     number from 0 and of how many."""
     (number, parts), known = part, converter.voice.code.emotions
-    pairs = [pair for pair in pairs_of(dataset, most)[number::parts] if pair[1]["emotion"] in known]
+    pairs = [
+        (source, target_row)
+        for source, target_row in pairs_of(dataset, most)[number::parts]
+        if target_row["emotion"] in known
+    ]
     spec = converter.voice.features
     for start in range(0, len(pairs), CHUNK):
         some = pairs[start : start + CHUNK]
@@ -72,20 +76,20 @@ def conversions(
             [recording_of(row, dataset.store, spec.sample_rate) for row in rows] for rows in zip(*some, strict=True)
         )
         before, after = ([Measured.of(wave, spec) for wave in waves] for waves in (sources, true))
-        emotions = [wanted["emotion"] for _, wanted in some]
+        emotions = [target_row["emotion"] for _, target_row in some]
         sounds = {NOTHING: sources, CONVERTED: _converted(converter, sources, emotions, [one.hertz for one in before])}
         measured = {NOTHING: before, CONVERTED: [Measured.of(wave, spec) for wave in sounds[CONVERTED]]}
         heard = judged_by(listeners, {**sounds, "true": true}, spec.sample_rate)
         found = []
-        for number, (source, wanted) in enumerate(some):
-            own = heard["speaker"]["true"][number] if "speaker" in heard else None
+        for number, (source, target_row) in enumerate(some):
+            own = {task: predictions["true"][number] for task, predictions in heard.items()}
             for what in sounds:
                 answers = {task: predictions[what][number] for task, predictions in heard.items()}
                 found.append(
                     {
                         "id": source["id"],
-                        "kind": kind_of(what, wanted["emotion"]),
-                        **{name: wanted[name] for name in ("speaker", "emotion", "text")},
+                        "kind": kind_of(what, target_row["emotion"]),
+                        **{name: target_row[name] for name in ("speaker", "emotion", "text")},
                         **distance(measured[what][number], after[number]),
                         **answers_of(answers, own),
                     }

@@ -1,4 +1,4 @@
-"""How good a model is on labelled rows: counts per row, percentages, predictions, and what it costs.
+"""Scores of a model on labelled rows: counts per row, metrics, predictions, and the cost of computing them.
 
     scores = evaluate(predictor, dataset.split("test"), recipe.loader)
     scores.metrics["transcript/wer"], scores.cost.parameters
@@ -27,15 +27,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from mtl.answers import Prediction
 from mtl.decoding.beam_search import Beam, decode_rows
 from mtl.decoding.greedy import Path
 from mtl.decoding.hot_words import WEIGHT, HotWords
-from mtl.inference.predictor import Prediction, Predictor
+from mtl.inference.predictor import Predictor
 from mtl.inputs.codec import tokens_of
 from mtl.metrics.bootstrap import bootstrap_interval
 from mtl.metrics.scoring import METRICS, metric_of, score_rows
 from mtl.models.joint import Recogniser
 from mtl.spec import label_columns
+from mtl.spec import task as task_spec
 from pipelines import recipe
 from pipelines.data import features
 from pipelines.data.dataset import Dataset
@@ -59,7 +61,7 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs to run. real_time: seconds of computing per second of audio, features ready; None without."""
+    """Cost of running a model. real_time: seconds of computing per second of audio, features ready; None without."""
 
     parameters: int
     rows: int
@@ -88,12 +90,12 @@ class Scores:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Percent over all rows; a metric that nothing is labelled for is absent."""
+        """Values over all rows; a metric that no row is labelled for is absent."""
         return _summarise(self.counts)
 
     @cached_property
     def by_corpus(self) -> dict[str, dict[str, float]]:
-        """The same for each corpus alone."""
+        """The same for each corpus."""
         names = self.table["corpus"].to_pylist()
         return {
             name: _summarise(_gather(self.table.filter(pa.array([other == name for other in names]))))
@@ -102,27 +104,28 @@ class Scores:
 
     @cached_property
     def by_language(self) -> dict[str, dict[str, float]]:
-        """The same for each language alone, of rows that state theirs."""
-        names = [json.loads(text).get("language") for text in self.table["reference"].to_pylist()]
+        """The same for each language, of rows that name theirs."""
+        rows = map(json.loads, self.table["reference"].to_pylist())
+        names = [row.get("language") for row in rows]
         return {
             name: _summarise(_gather(self.table.filter(pa.array([other == name for other in names]))))
             for name in sorted(set(names) - {None})
         }
 
     def contender(self, name: str, more: Mapping[str, RowCounts] | None = None) -> ScoredModel:
-        """This model at the gate; more: counts beside its own, such as those of one domain."""
+        """This model as the gate compares it; more: further counts, such as those of one domain."""
         return ScoredModel(name, {**self.counts, **(more or {})}, self.cost.parameters)
 
     def with_counts(self, more: Mapping[str, RowCounts]) -> Scores:
         """These scores with other metrics of their rows beside their own."""
-        places = {id_: place for place, id_ in enumerate(self.table["id"].to_pylist())}
+        positions = {id_: position for position, id_ in enumerate(self.table["id"].to_pylist())}
         counts = [json.loads(text) for text in self.table["counts"].to_pylist()]
         for metric, rows in more.items():
             for id_, values in zip(rows.ids, np.asarray(rows.counts).tolist(), strict=True):
-                counts[places[id_]][metric] = values
+                counts[positions[id_]][metric] = values
         column = pa.array([json.dumps(row) for row in counts], pa.string())
-        place = self.table.schema.get_field_index("counts")
-        return Scores(self.rows, self.cost, self.table.set_column(place, "counts", column))
+        position = self.table.schema.get_field_index("counts")
+        return Scores(self.rows, self.cost, self.table.set_column(position, "counts", column))
 
     def interval(self, metric: str, confidence: float = 0.95, resamples: int = 1000) -> tuple[float, float]:
         """Two-sided bootstrap interval of a metric over its rows, percent."""
@@ -131,19 +134,20 @@ class Scores:
     def confusion(self, task: str) -> Counter[tuple[str, str]]:
         """(label, predicted label) of a classification task -> rows."""
         pairs: Counter[tuple[str, str]] = Counter()
-        for wanted, got in self.answers():
-            if wanted.get(task) is not None and task in got:
-                pairs[wanted[task], got[task]["value"]] += 1
+        for reference, prediction in self.answers():
+            label = reference.get(task_spec(task).label)
+            if label is not None and task in prediction:
+                pairs[label, prediction[task]["value"]] += 1
         return pairs
 
     def answers(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Reference and prediction of each row, in the table's order."""
-        wanted, got = self.table["reference"].to_pylist(), self.table["prediction"].to_pylist()
-        return [(json.loads(left), json.loads(right)) for left, right in zip(wanted, got, strict=True)]
+        columns = (self.table[name].to_pylist() for name in ("reference", "prediction"))
+        return [(json.loads(reference), json.loads(prediction)) for reference, prediction in zip(*columns, strict=True)]
 
     def wrong(self, most: int = 50) -> list[dict[str, Any]]:
         """Rows with an error, the worst first: KEPT, `reference`, `prediction`, `errors` {metric: share}."""
-        found = []
+        wrong = []
         for row in self.table.to_pylist():
             errors = {
                 metric: share
@@ -151,13 +155,13 @@ class Scores:
                 if (share := _fault(metric, counts))
             }
             if errors:
-                kept = {name: row[name] for name in KEPT}
+                columns = {name: row[name] for name in KEPT}
                 answer = {name: json.loads(row[name]) for name in ("reference", "prediction")}
-                found.append({**kept, **answer, "errors": errors})
-        return sorted(found, key=lambda row: (-sum(row["errors"].values()), row["id"]))[:most]
+                wrong.append({**columns, **answer, "errors": errors})
+        return sorted(wrong, key=lambda row: (-sum(row["errors"].values()), row["id"]))[:most]
 
     def to_json(self) -> dict[str, Any]:
-        """Figures without the rows."""
+        """Values without the rows."""
         return {
             "rows": self.rows,
             "metrics": self.metrics,
@@ -167,7 +171,7 @@ class Scores:
         }
 
     def save(self, store: Store, key: str) -> None:
-        """One Parquet file; what is not per row stands in its metadata."""
+        """One Parquet file; values that are not per row are in its metadata."""
         header = {"version": VERSION, "rows": self.rows, "cost": asdict(self.cost)}
         store.write_table(key, self.table.replace_schema_metadata({"motet": json.dumps(header)}))
 
@@ -217,8 +221,8 @@ def evaluate(
 ) -> Scores:
     """Scores a model on every row of a dataset, by its features where a row has audio, else by its words.
 
-    expected: hot words, whose words and all others then have an error rate of their own; boosted: false to count
-    them without telling the recogniser.
+    expected: hot words; they and all other words then have separate error rates. boosted: false to count them
+    without passing them to the recogniser.
 
     Raises:
         EvaluationError: no rows, or features other than those that the model was trained on.
@@ -227,31 +231,31 @@ def evaluate(
     rows = dataset.rows.to_pylist()
     lists = expected.rows([row["text"] or "" for row in rows]) if expected and boosted else None
     predictions: list[Prediction | None] = [None] * len(rows)
-    seconds, heard, done = 0.0, 0.0, 0
+    seconds, audio_seconds, scored = 0.0, 0.0, 0
     for indices, batch in evaluation_batches(dataset, predictor.codec, config):
         tokens = [tokens_of(rows[index]) for index in indices] if batch.group == "text" else None
         began = time.perf_counter()
         recogniser = None
         if expected and lists and tokens is None:
             recogniser = _biased(predictor, [lists[index] for index in indices], expected.weight)
-        found = predictor.predict_batch(batch, tokens, recogniser)
+        answers = predictor.predict_batch(batch, tokens, recogniser)
         if tokens is None:
             seconds += time.perf_counter() - began
-            heard += sum(rows[index]["duration"] or 0.0 for index in indices)
-        for index, prediction in zip(indices, found, strict=True):
+            audio_seconds += sum(rows[index]["duration"] or 0.0 for index in indices)
+        for index, prediction in zip(indices, answers, strict=True):
             predictions[index] = prediction
-        done += len(indices)
+        scored += len(indices)
         if progress:
-            progress(done, len(rows), "evaluating")
+            progress(scored, len(rows), "evaluating")
     cost = Cost(
         parameters=sum(parameter.numel() for parameter in predictor.model.parameters()),
         rows=len(rows),
         seconds=seconds,
-        audio_seconds=heard,
-        real_time=seconds / heard if heard else None,
+        audio_seconds=audio_seconds,
+        real_time=seconds / audio_seconds if audio_seconds else None,
         device=_device(predictor),
     )
-    known = frozenset(predictor.codec.labels.get("speaker", ()))
+    known = predictor.codec.open_set_labels
     return Scores(rows_identity(dataset), cost, _table(rows, cast(list[Prediction], predictions), expected, known))
 
 
@@ -276,7 +280,7 @@ def evaluated(
     config: recipe.Loader,
     progress: Report | None = None,
 ) -> Scores:
-    """The scores of the model with this address on these rows: read if the two ever met, else made and kept."""
+    """Scores of the model with this address on these rows: read from the store, or computed and stored."""
     spec = asdict(dataset.spec) if dataset.spec else None
     key = f"evaluations/{fingerprint(address, rows_identity(dataset), spec, features.VERSION, VERSION)}.parquet"
     if not store.exists(key):
@@ -293,8 +297,10 @@ def check(predictor: Predictor, dataset: Dataset) -> None:
     theirs, ours = asdict(dataset.spec), asdict(predictor.features)
     different = {name: (theirs[name], ours[name]) for name in ours if theirs.get(name) != ours[name]}
     if different:
-        told = ", ".join(f"{name} is {given} and the model wants {own}" for name, (given, own) in different.items())
-        raise EvaluationError(f"the features differ from those of the model: {told}; extract them with its settings")
+        settings = ", ".join(f"{name} is {one} and the model wants {own}" for name, (one, own) in different.items())
+        raise EvaluationError(
+            f"the features differ from those of the model: {settings}; extract them with its settings"
+        )
 
 
 def _reference() -> tuple[str, ...]:
@@ -327,9 +333,9 @@ def _table(
 
 
 def _answer(prediction: Prediction) -> dict[str, Any]:
-    found = prediction.to_json()
-    found.pop("words")  # times and confidences of words: three times the size, and nothing is scored on them
-    return found
+    content = prediction.to_json()
+    content.pop("words")  # times and confidences of words: three times the size, and not scored
+    return content
 
 
 def _kind(name: str) -> pa.DataType:
@@ -352,7 +358,7 @@ def _summarise(counts: Mapping[str, RowCounts]) -> dict[str, float]:
 
 
 def _fault(metric: str, counts: list[float]) -> float:
-    """How wrong a row is on a metric, 0 to about 1; nothing to be right or wrong about is no fault."""
+    """Error of a row on a metric, 0 to about 1; 0 where the row alone has no value."""
     value = float(METRICS[metric].value(np.asarray(counts)))
     if not np.isfinite(value) or not METRICS[metric].by_row:
         return 0.0

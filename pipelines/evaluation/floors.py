@@ -1,9 +1,9 @@
-"""The model that knows nothing, as a contender at the gate: the floor of every metric that a candidate was scored on.
+"""The floor of every metric that a candidate was scored on, as a model that the gate compares it with.
 
     floor = floor_of(scores.counts, test_rows)
     decision = decide(candidate, None, recipe.gates, METRICS, floor=floor)
 
-What it answers is declared beside each metric (mtl.metrics.floors); here it meets the rows of the test split.
+The floors are declared beside the metrics (mtl.metrics.floors); here they are applied to the rows of the test split.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def floor_of(counts: Mapping[str, RowCounts], dataset: Dataset) -> ScoredModel:
 
     counts: of the candidate, "<metric>@<domain>" among them. dataset: the rows that it was scored on.
     """
-    places = {id_: place for place, id_ in enumerate(dataset.rows["id"].to_pylist())}
+    positions = {id_: position for position, id_ in enumerate(dataset.rows["id"].to_pylist())}
     rows = dataset.rows.to_pylist()
     floors = {}
     for name, scored in counts.items():
-        chosen = [places[id_] for id_ in scored.ids]
+        chosen = [positions[id_] for id_ in scored.ids]
         asked = ScoredRows(
-            rows=[rows[place] for place in chosen],
+            rows=[rows[position] for position in chosen],
             counts=np.asarray(scored.counts, dtype=np.float64),
             other=_others(counts, scored),
             features=partial(dataset.features, chosen),

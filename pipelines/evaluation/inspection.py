@@ -43,6 +43,7 @@ from mtl.heads.transcript import Transcript
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import Batch
 from mtl.sharing.base import Layer
+from mtl.spec import tasks
 from mtl.text.units import Characters
 from pipelines.data import features
 from pipelines.data.dataset import Dataset
@@ -215,7 +216,7 @@ def _split(target: str, labels: list[str], rows: Sequence[Mapping[str, Any]]) ->
     """Who is learned from and who is asked about, or why that cannot be."""
     if not labels:
         return "no valid recording says it"
-    if target == "speaker":
+    if target in [spec.name for spec in tasks() if spec.open_set]:
         split = split_within_class(labels, [row["id"] for row in rows])
     else:
         apart = split_by_group([str(row["speaker"] or row["id"]) for row in rows])

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from mtl.answers import Label, Prediction, Transcription
 from mtl.audio.features import log_mel
 from mtl.audio.pitch import pitch
 from mtl.config.features import FeatureSpec
-from mtl.inference.predictor import Prediction, Predictor
+from mtl.inference.predictor import Predictor
 from mtl.metrics.distortion import compare
 from pipelines.registry.package import describe
 from pipelines.sources.audio import decode, resample
@@ -43,7 +44,7 @@ SAID = pa.schema(
         pa.field("pitch", pa.float64()),  # cents
         pa.field("voicing", pa.float64()),  # share of frames
         pa.field("duration", pa.float64()),  # share of the recording's
-        pa.field("lsd", pa.float64()),  # dB; of sounds as long as the recording, see mtl.inference.vocoder_metrics
+        pa.field("lsd", pa.float64()),  # dB; of sounds as long as the recording, see mtl.metrics.distortion
         pa.field("text", pa.string()),  # what was to be said
         pa.field("heard", pa.string()),  # what the listeners heard; null where nobody listened for it
         pa.field("heard_emotion", pa.string()),
@@ -128,20 +129,21 @@ class Measured:
 
 def distance(sound: Measured, true: Measured) -> dict[str, float]:
     """mcd, pitch, voicing and duration of a sound against a recording."""
-    found = compare(sound.mel, true.mel, sound.hertz, true.hertz)
+    found = compare(sound.mel.numpy(), true.mel.numpy(), sound.hertz, true.hertz)
     voiced = {} if math.isnan(found.pitch) else {"pitch": found.pitch}  # no frame where both have a voice
     return {**voiced, "mcd": found.mcd, "voicing": found.voicing, "duration": found.duration}
 
 
-def answers_of(answers: Mapping[str, Prediction], recording: Prediction | None) -> dict[str, Any]:
-    """What was heard, by task; recording: what the listener for the speaker says of the recording itself."""
-    found: dict[str, Any] = {}
-    if "transcript" in answers:
-        found["heard"] = answers["transcript"].text
-    for task in ("emotion", "speaker"):
-        if task in answers:
-            found[f"heard_{task}"] = answers[task].labels[task].value
-    if recording is not None and recording.voice is not None and answers["speaker"].voice is not None:
-        voices = torch.from_numpy(np.stack([answers["speaker"].voice, recording.voice])).float()
-        found["likeness"] = float(torch.nn.functional.cosine_similarity(voices[0], voices[1], dim=0))
-    return found
+def answers_of(answers: Mapping[str, Prediction], recording: Mapping[str, Prediction]) -> dict[str, Any]:
+    """What each task's judge answers to a sound; recording: what it answers to the recording itself."""
+    columns: dict[str, Any] = {}
+    for task, prediction in answers.items():
+        answer, true = prediction.answers[task], recording[task].answers[task]
+        if isinstance(answer, Transcription):
+            columns["heard"] = answer.text
+        elif isinstance(answer, Label):
+            columns[f"heard_{task}"] = answer.value
+            if isinstance(true, Label) and answer.embedding is not None and true.embedding is not None:
+                voices = torch.from_numpy(np.stack([answer.embedding, true.embedding])).float()
+                columns["likeness"] = float(torch.nn.functional.cosine_similarity(voices[0], voices[1], dim=0))
+    return columns

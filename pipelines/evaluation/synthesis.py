@@ -24,10 +24,13 @@ import torch
 from mtl.inference.conversion import Converter
 from mtl.inference.speech_synthesis import SynthesizedSpeech
 from mtl.inference.synthesizer import Synthesizer
-from mtl.inference.vocoder_metrics import spectral_distance
 from mtl.inference.vocoding import VocoderWrapper
 from mtl.metrics.bootstrap import bootstrap_interval
-from mtl.metrics.scoring import mean, word_errors
+from mtl.metrics.distortion import spectral_distance
+from mtl.metrics.rates import mean
+from mtl.metrics.recognition import word_errors
+from mtl.spec import first_with_answer
+from mtl.spec import task as task_spec
 from pipelines.core import cluster
 from pipelines.data.dataset import by_hash
 from pipelines.evaluation.conversion import conversions, pairs_of
@@ -91,7 +94,7 @@ def synthesized_by(
     """
     predictor = load()
     config = predictor.model.config
-    converted = len(pairs_of(dataset, pairs)) if config.speaks and "phones" in config.tasks else 0
+    converted = len(pairs_of(dataset, pairs)) if config.speaks and first_with_answer(config.tasks, "phones") else 0
     rows, parts = range(len(chosen)), -(-converted // PART)
     work = [Work(chosen.select(rows[start : start + PART])) for start in rows[::PART]]
     work += [Work(dataset, pairs, (number, parts)) for number in range(parts)]
@@ -167,7 +170,7 @@ def resynthesized(
         for number, row in enumerate(some):
             for kind in sounds:
                 answers = {task: predictions[kind][number] for task, predictions in heard.items()}
-                own = heard["speaker"][RECORDING][number] if "speaker" in heard else None
+                own = {task: predictions[RECORDING][number] for task, predictions in heard.items()}
                 off = {}
                 if kind != RECORDING:
                     off = distance(Measured.of(sounds[kind][number], voice.features), true[number])
@@ -230,7 +233,7 @@ def counts(said: pa.Table, tasks: Collection[str]) -> dict[str, RowCounts]:
             before = word_errors(row["text"], by_kind[RECORDING][id_]["heard"])
             found.setdefault(f"{name}/wer", {})[id_] = (errors, words)
             found.setdefault(f"{name}/added_wer", {})[id_] = (errors - before, words)
-        for task in ("emotion", "speaker"):
+        for task in task_spec(name).conveys:
             if row[task] is not None and row[f"heard_{task}"] is not None:
                 found.setdefault(f"{name}/{task}", {})[id_] = (float(row[task] == row[f"heard_{task}"]), 1.0)
     return {metric: RowCounts(list(rows), np.asarray(list(rows.values()))) for metric, rows in found.items()}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from mtl.spec import first_open_set, first_with_answer
 from pipelines.recipe import Features
 from pipelines.storage.store import Store, fingerprint
 
@@ -58,7 +59,7 @@ def base_of(registry: Registry, model: str) -> tuple[Version, Predictor]:
         raise PersonaliseError(f"{model} is a user's adapter itself; name its base, {base.tags.get(BASE_TAG)}")
     predictor = registry.load(base.uri)
     tasks = predictor.model.config.tasks
-    if "transcript" not in tasks:
+    if first_with_answer(tasks, "text") is None:
         raise PersonaliseError(f"{base.uri} has the tasks {', '.join(tasks)}; an adapter needs one with 'transcript'")
     return base, predictor
 
@@ -126,7 +127,7 @@ def voices(
 
 def strangers(registry: Registry, base: Version, predictor: Predictor) -> torch.Tensor | None:
     """The mean voice (E,) of the base's training speakers."""
-    training = _training_rows(registry, base) if "speaker" in predictor.model.config.tasks else None
+    training = _training_rows(registry, base) if first_open_set(predictor.model.config.tasks) else None
     if training is None:
         return None
     theirs = training.features(_some_of_each(training))

@@ -26,10 +26,11 @@ from pipelines.recipe import Gates
 if TYPE_CHECKING:
     import torch
 
+    from mtl.answers import Prediction
     from mtl.decoding.ngram import NGram
     from mtl.inference.adaptation import About, Personal
     from mtl.inference.enrolment import Fitting, Fold, Utterance
-    from mtl.inference.predictor import Prediction, Predictor
+    from mtl.inference.predictor import Predictor
     from pipelines.evaluation.gates import Decision
     from pipelines.personalisation.enrolment import Enrolled
     from pipelines.registry.registry import Registry, Version

@@ -13,7 +13,7 @@ from mtl.config.balancing import METHODS
 from mtl.config.features import FeatureSpec
 from mtl.config.model import Model, Synthesis, Understanding, Vocoder
 from mtl.config.sharing import MODES
-from mtl.spec import SOUND, reading_phones, speaks, with_context
+from mtl.spec import SOUND, first_with_answer, makes_frames, reading_phones, speaks, with_context
 from mtl.spec import task as task_spec
 from mtl.training.curriculum import Curriculum
 from pipelines.recipe.address import Operational, stated
@@ -97,9 +97,9 @@ class Recipe(Section):
         self._has_its_stages()
         self._has_its_phones()
         self._has_its_domains()
-        if (self.understanding.recognised or self.understanding.read) and "transcript" not in self.tasks:
+        if (self.understanding.recognised or self.understanding.read) and first_with_answer(self.tasks, "text") is None:
             raise ValueError("understanding trains on what the recogniser hears; add tasks.transcript, or leave it out")
-        if "translation" in self.tasks and self.model.width % (2 * self.translation.heads):
+        if first_with_answer(self.tasks, "translation") and self.model.width % (2 * self.translation.heads):
             raise ValueError(
                 f"model.width {self.model.width} is not a multiple of 2 x translation.heads {self.translation.heads}"
             )
@@ -126,7 +126,7 @@ class Recipe(Section):
                 "domains.by is corpus and the recipe has one corpus, so there is nothing to tell the model; "
                 "take domains.by=domain, or add a corpus"
             )
-        if self.domains.by == "domain" and "domain" in self.tasks:
+        if self.domains.by in [task_spec(task).label for task in self.tasks]:
             raise ValueError(
                 "domains.by is domain, and so is a task: the model would be told the answer; "
                 "remove tasks.domain, or take domains.by=corpus"
@@ -158,9 +158,10 @@ class Recipe(Section):
                 "tasks.waveform learns the recordings' own sound; leave out loader.speed, loader.time_masks and "
                 "loader.freq_masks"
             )
-        if self.synthesis != Synthesis() and "mel" not in self.tasks:
+        if self.synthesis != Synthesis() and not makes_frames(self.tasks):
             raise ValueError("synthesis is about the task mel; add tasks.mel, or leave it out")
-        if self.synthesis.consistency and not {"emotion", "speaker"} & set(self.tasks):
+        conveyed = {name for task in self.tasks for name in task_spec(task).conveys}
+        if self.synthesis.consistency and not conveyed & set(self.tasks):
             raise ValueError(
                 "synthesis.consistency asks the tasks emotion and speaker what they hear; add one, or leave it out"
             )
@@ -173,7 +174,7 @@ class Recipe(Section):
             raise ValueError(f"tasks.{needing} needs phones of one kind, but {found}; set corpora.<name>.phonemes")
         if self.loader.speed != (1.0, 1.0):
             raise ValueError(f"tasks.{needing} learns how long phones are; leave out loader.speed")
-        if "mel" in self.tasks and (self.loader.time_masks or self.loader.freq_masks):
+        if makes_frames(self.tasks) and (self.loader.time_masks or self.loader.freq_masks):
             raise ValueError("tasks.mel learns the recordings' own sound; leave out loader.time_masks and freq_masks")
 
     def _does_without_blocks(self, modes: set[str]) -> None:
@@ -211,7 +212,7 @@ class Recipe(Section):
         content["text"].pop("context", None)
         if with_context(self.tasks):
             content["text"]["context"] = self.text.context
-        if any(task_spec(task).answer == "translation" for task in self.tasks):
+        if first_with_answer(self.tasks, "translation"):
             content["translation"] = stated(self.translation)
         else:
             content.pop("translation", None)

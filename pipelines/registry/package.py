@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl.address import folder_address
+from mtl.answers import KINDS
 from mtl.decoding.hot_words import WEIGHT
-from mtl.spec import SOUND, TEXT, TaskSpec, speaks, with_context
+from mtl.spec import TEXT, first_with_answer, makes_sound, speaks, with_context
 from mtl.spec import task as task_spec
 from mtl.tts.phonemes import CHARACTERS
 from pipelines.registry.tracking import quiet_mlflow
@@ -35,6 +36,7 @@ ADAPTER = "adapter"  # its name for a user's adapter, likewise
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "soundfile", "soxr")
 SPEAKING = ("num2words",)  # of a model that speaks; and of one whose phonemes are eSpeak NG's, the next
 ESPEAK = ("espeakng-loader",)
+TYPES = {"string": "string", "double": "double", "json": "string"}  # types of served columns -> MLflow's
 SOUNDED = ("praat-parselmouth",)  # of what makes sound of recordings, and has to know their pitch
 
 
@@ -116,21 +118,14 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
         return ColSpec(kind, name, required=False)
 
     inputs: list[Any] = [optional("audio"), optional("text")]
-    specs = [task_spec(name) for name in tasks]
     if with_context(tasks):
         inputs.append(ColSpec(Array(DataType.string), "context", required=False))
-    outputs: list[Any] = [optional("speech")] if speaks(tasks) or _sounds(specs) else []
-    for spec in specs:
-        if spec.answer == "text":
-            outputs += [optional("text"), optional("words"), optional("n_best")]
-        elif spec.answer in ("tags", "phones"):
-            outputs.append(optional(spec.name))
-        elif spec.answer == "number":
-            outputs.append(optional(spec.name, DataType.double))
-        elif spec.answer in ("label", "translation"):
-            outputs += [optional(spec.name), optional(f"{spec.name}_confidence", DataType.double)]
+    outputs: list[Any] = [optional("speech")] if speaks(tasks) or makes_sound(tasks) else []
+    for task in tasks:
+        columns = KINDS[task_spec(task).answer].columns(task)
+        outputs += [optional(name, DataType[TYPES[kind]]) for name, kind in columns.items()]
     params = []
-    if any(spec.answer == "text" for spec in specs):
+    if first_with_answer(tasks, "text"):
         params += [
             ParamSpec("hot_words", DataType.string, [], shape=(-1,)),
             ParamSpec("hot_weight", DataType.double, WEIGHT),
@@ -144,8 +139,8 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
         ]
     if domains:
         params.append(ParamSpec("domain", DataType.string, ""))
-    given = {"params": ParamSchema(params)} if params else {}
-    return ModelSignature(Schema(inputs), Schema(outputs), **given)
+    parameters = {"params": ParamSchema(params)} if params else {}
+    return ModelSignature(Schema(inputs), Schema(outputs), **parameters)
 
 
 def example(tasks: tuple[str, ...]) -> pd.DataFrame:
@@ -166,16 +161,10 @@ def requirements(units: str, phonemes: str | None = None, tasks: Collection[str]
     names = [*REQUIREMENTS, *(("sentencepiece",) if units == "sentencepiece" else ())]
     if phonemes is not None:
         names += [*SPEAKING, *(() if phonemes == CHARACTERS else ESPEAK)]
-    specs = [task_spec(name) for name in tasks]
-    if _sounds(specs) or any(spec.answer == "phones" for spec in specs):
+    if makes_sound(tasks) or first_with_answer(tasks, "phones"):
         names += SOUNDED
     # "2.13.0+cpu" is a build of 2.13.0: a package made on a laptop must install on a machine with a GPU.
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
-
-
-def _sounds(specs: Collection[TaskSpec]) -> bool:
-    """Whether one of the tasks makes sound of log-mels."""
-    return any(SOUND in spec.groups for spec in specs)
 
 
 def describe(folder: Path) -> Description:
@@ -202,8 +191,8 @@ def predictor_folder(folder: Path) -> Path:
     """The Predictor folder that a package holds, or the folder itself when it is one. Raises PackageError."""
     if (folder / "model.json").is_file():
         return folder
-    if (found := _artifact(folder, ARTIFACT)) is not None:
-        return found
+    if (artifact := _artifact(folder, ARTIFACT)) is not None:
+        return artifact
     if adapter_file(folder) is not None:
         raise PackageError(f"{folder} holds a user's adapter and no model of its own; name the base that it is for")
     raise PackageError(f"{folder} is no model: it holds neither model.json nor a package of Motet's (MLmodel)")

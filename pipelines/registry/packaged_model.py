@@ -27,7 +27,6 @@ import io
 import json
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +37,11 @@ import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from mtl.address import folder_address
+from mtl.answers import KINDS, Prediction
 from mtl.decoding.hot_words import WEIGHT
 from mtl.inference.adaptation import About, Personal, PersonalPredictor, check_base
-from mtl.inference.predictor import Prediction, Predictor
+from mtl.inference.predictor import Predictor
+from mtl.spec import first_with_answer, makes_sound
 from mtl.spec import task as task_spec
 
 if TYPE_CHECKING:
@@ -75,12 +76,12 @@ class SpeechService(PythonModel):
             ValueError: a row with neither or both inputs, or a recording that cannot be read; it names the row.
         """
         rate = self.predictor.features.sample_rate
-        asked = {name: value for name, value in (params or {}).items() if value is not None}
+        params = {name: value for name, value in (params or {}).items() if value is not None}
         predictor = self.predictor.listening(
-            [str(phrase) for phrase in asked.get("hot_words", ())],
-            float(asked.get("hot_weight", WEIGHT)),
-            int(asked.get("n_best", 1)),
-            domain=str(asked.get("domain", "")) or None,
+            [str(phrase) for phrase in params.get("hot_words", ())],
+            float(params.get("hot_weight", WEIGHT)),
+            int(params.get("n_best", 1)),
+            domain=str(params.get("domain", "")) or None,
         )
         rows = model_input.to_dict("records")
         inputs = [_input(row, number, rate) for number, row in enumerate(rows)]
@@ -88,31 +89,31 @@ class SpeechService(PythonModel):
         config = self.predictor.model.config
         table = as_table(predictions, config.tasks, model_input.index)
         if config.speaks:
-            table.insert(0, "speech", self._spoken(inputs, asked))
-        elif "waveform" in config.tasks:
+            table.insert(0, "speech", self._spoken(inputs, params))
+        elif makes_sound(config.tasks):
             table.insert(0, "speech", self._resounded(inputs))
         return table
 
-    def _spoken(self, inputs: list[np.ndarray | str], asked: dict[str, Any]) -> list[str | None]:
+    def _spoken(self, inputs: list[np.ndarray | str], params: dict[str, Any]) -> list[str | None]:
         """Each sentence as base64 of a WAV file, and each recording, converted, if that is asked for; else None."""
         from mtl.inference.conversion import Converter
         from mtl.inference.synthesizer import Synthesizer
 
-        hears = "phones" in self.predictor.model.config.tasks
-        converter = Converter(self.predictor) if hears else None
+        converts = first_with_answer(self.predictor.model.config.tasks, "phones") is not None
+        converter = Converter(self.predictor) if converts else None
         voice = converter.voice if converter else Synthesizer(self.predictor)
-        who, how = (str(asked.get(name, "")) or None for name in ("speaker", "emotion"))
+        who, how = (str(params.get(name, "")) or None for name in ("speaker", "emotion"))
         texts = [text for text in inputs if isinstance(text, str)]
-        said = iter(voice.say(texts, who, how, float(asked.get("rate", 1.0))))
-        found: list[str | None] = []
+        speech = iter(voice.say(texts, who, how, float(params.get("rate", 1.0))))
+        sounds: list[str | None] = []
         for one in inputs:
             if isinstance(one, str):
-                found.append(encode(next(said), voice.features.sample_rate))
+                sounds.append(encode(next(speech), voice.features.sample_rate))
             elif converter and (who or how):
-                found.append(_converted(converter, one, who, how))
+                sounds.append(_converted(converter, one, who, how))
             else:
-                found.append(None)
-        return found
+                sounds.append(None)
+        return sounds
 
     def _resounded(self, inputs: list[np.ndarray | str]) -> list[str | None]:
         """Each recording as a vocoder makes it anew of its log-mel, base64 of a WAV file; None for a sentence."""
@@ -136,10 +137,10 @@ def _converted(converter: Converter, wave: np.ndarray, who: str | None, how: str
 
     spec = converter.voice.features
     try:
-        (found,) = converter.convert([wave], how, who, [pitch(wave, spec)])
+        (converted,) = converter.convert([wave], how, who, [pitch(wave, spec)])
     except ConversionError:
         return None
-    return encode(found.samples, spec.sample_rate)
+    return encode(converted.samples, spec.sample_rate)
 
 
 def base_folder(about: About) -> Path:
@@ -153,21 +154,11 @@ def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any =
     """Predictions as a table with a column or two per task of the model."""
     columns: dict[str, list[Any]] = {}
     for task in tasks:
-        answer = task_spec(task).answer
-        if answer == "text":
-            columns["text"] = [prediction.text for prediction in predictions]
-            columns["words"] = [_listed(prediction.words) for prediction in predictions]
-            columns["n_best"] = [_listed(prediction.alternatives) for prediction in predictions]
-        elif answer == "phones":
-            columns[task] = [prediction.phones and " ".join(prediction.phones) for prediction in predictions]
-        elif answer == "number":
-            columns[task] = [prediction.numbers.get(task) for prediction in predictions]
-        elif answer == "tags":
-            columns[task] = [_slots(prediction) for prediction in predictions]
-        elif answer in ("label", "translation"):
-            labels = [prediction.labels.get(task) for prediction in predictions]
-            columns[task] = [label.value if label else None for label in labels]
-            columns[f"{task}_confidence"] = [label.confidence if label else None for label in labels]
+        answers = (prediction.answers.get(task) for prediction in predictions)
+        cells = [answer.cells(task) if answer else {} for answer in answers]
+        for name, kind in KINDS[task_spec(task).answer].columns(task).items():
+            values = (row.get(name) for row in cells)
+            columns[name] = [_json(value) if kind == "json" else value for value in values]
     # As objects, None stays None. As pandas' own types it becomes NaN, which a server writes into what it calls JSON.
     return pd.DataFrame(columns, index=index, dtype=object)
 
@@ -242,14 +233,8 @@ def paths_allowed() -> bool:
     return not serving or os.environ.get("MOTET_SERVE_PATHS") == "1"
 
 
-def _listed(items: tuple[Any, ...]) -> str | None:
-    return json.dumps([asdict(item) for item in items], ensure_ascii=False) if items else None
-
-
-def _slots(prediction: Prediction) -> str | None:
-    if prediction.tags is None:
-        return None
-    return json.dumps([{"slot": slot, "value": value} for slot, value in prediction.slots], ensure_ascii=False)
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
 mlflow.models.set_model(SpeechService())

@@ -76,7 +76,7 @@ def _examples(said: pa.Table, voice: Voice, dataset: Dataset) -> list[dict[str, 
         heard.setdefault(row["id"], {})[row["kind"]] = row
     places = {id_: place for place, id_ in enumerate(dataset.rows["id"].to_pylist())}
     # A conversion's source need not be among the rows that were said again.
-    chosen = _chosen({id_: kinds[RECORDING]["emotion"] for id_, kinds in heard.items() if RECORDING in kinds})
+    chosen = _chosen({id_: rows[RECORDING]["emotion"] for id_, rows in heard.items() if RECORDING in rows})
     some = dataset.select([places[id_] for id_ in chosen])
     rows = some.rows.to_pylist()
     if not rows:

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtl.answers import SLOT_SEPARATOR
 from mtl.metrics.scoring import in_unit
 from pipelines.report import charts
 from pipelines.report.audio_examples import lines
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 SYNTHETIC = "synthetic speech (eSpeak NG): figures say that the system works, and nothing about real voices"
 MAX_CLASSES = 30  # of a confusion matrix; beyond it, those that were confused most
-SLOT_SEPARATOR = " · "
 LOSSES = ("train", "valid")
 
 

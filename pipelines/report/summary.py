@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from mtl.heads.slots import bio_values
-from mtl.inputs.codec import TURN, tokens_of
+from mtl.answers import KINDS, Prediction
+from mtl.inputs.codec import TURN
 from mtl.metrics.scoring import METRICS, in_unit
 from mtl.spec import tasks
 from pipelines.evaluation.evaluate import Scores
 from pipelines.evaluation.gates import Decision
 from pipelines.evaluation.judges import recording_of
 from pipelines.recipe import Gates
-from pipelines.report.page import SLOT_SEPARATOR, Confusion, Fault, Row, Translated
+from pipelines.report.page import Confusion, Fault, Row, Translated
 from pipelines.sources.audio import SoundError, flac
 from pipelines.storage.store import Store
 
@@ -74,16 +74,16 @@ def plain(rows: list[Row]) -> list[dict[str, Any]]:
 
 def confusions(scores: Scores) -> list[Confusion]:
     """Of every classification task with labelled rows and more than one class."""
-    found = []
+    shown = []
     # Not of speakers: they are too many, and enrolled.
     for task in (spec.name for spec in tasks() if spec.answer == "label" and not spec.open_set):
         pairs = scores.confusion(task)
         labels = sorted({label for pair in pairs for label in pair})
         if len(labels) > 1:
-            found.append(
+            shown.append(
                 Confusion(task, labels, [[pairs.get((wanted, got), 0) for got in labels] for wanted in labels])
             )
-    return found
+    return shown
 
 
 def faults(scores: Scores, store: Store) -> tuple[list[Fault], int]:
@@ -91,8 +91,8 @@ def faults(scores: Scores, store: Store) -> tuple[list[Fault], int]:
     wrong = scores.wrong(most=len(scores.table))
     chosen: dict[str, dict[str, Any]] = {}
     for metric in METRICS:
-        if metric.startswith("speaker/") or metric.endswith(("/cer", "frame_accuracy", "balanced_accuracy")):
-            continue  # said by another metric of the same row, or not by the row alone
+        if not METRICS[metric].examples:
+            continue
         having = sorted((row for row in wrong if metric in row["errors"]), key=lambda row: -row["errors"][metric])
         for row in [row for row in having if row["id"] not in chosen][:FAULTS_PER_METRIC]:
             chosen[row["id"]] = row
@@ -107,61 +107,38 @@ def faults(scores: Scores, store: Store) -> tuple[list[Fault], int]:
 
 def translations(scores: Scores) -> list[Translated]:
     """A fixed sample of the test rows that were translated: those with the smallest hash, so the same every night."""
-    found = []
+    shown = []
+    specs = [spec for spec in tasks() if spec.answer == "translation"]
     for row in scores.table.to_pylist():
         counts = json.loads(row["counts"])
-        metric = next((name for name in ("translation/chrf", "translation/text_chrf") if name in counts), None)
-        if metric is not None:
-            wanted, got = json.loads(row["reference"]), json.loads(row["prediction"])
-            chrf = float(METRICS[metric].value(np.asarray(counts[metric])))
-            source = wanted.get("text") or ""
-            found.append(Translated(row["id"], source, wanted["translation"], got["translation"]["value"], chrf))
-    return sorted(found, key=lambda row: hashlib.blake2b(row.id.encode()).digest())[:TRANSLATIONS]
+        for spec in specs:
+            metrics = (f"{spec.name}/{name}" for name in ("chrf", "text_chrf"))
+            metric = next((name for name in metrics if name in counts), None)
+            if metric is not None:
+                reference, answers = json.loads(row["reference"]), Prediction.from_json(json.loads(row["prediction"]))
+                chrf = float(METRICS[metric].value(np.asarray(counts[metric])))
+                source, target = reference.get("text") or "", reference[spec.label]
+                shown.append(Translated(row["id"], source, target, str(answers.answers[spec.name]), chrf))
+    return sorted(shown, key=lambda row: hashlib.blake2b(row.id.encode()).digest())[:TRANSLATIONS]
 
 
 def _fault(row: Mapping[str, Any], audio: str) -> Fault:
-    wanted, got = _said(row["reference"], row["audio"] is not None), _answered(row["prediction"])
-    # Speakers of the test split were never heard in training: the nearest known voice is no answer to compare.
-    tasks = {metric.split("/")[0] for metric in row["errors"]} - {"speaker"}
-    both = [task for task in wanted if task in got and (task in tasks or task == "transcript")]
-    if row["audio"] is None:
-        both = ["sentence", *both]
-        wanted["sentence"] = got["sentence"] = row["reference"].get("text") or ""
-    if row["reference"].get("context"):
-        both = ["before", *both]
-        wanted["before"] = got["before"] = f" {TURN} ".join(row["reference"]["context"])
-    return Fault(
-        id=row["id"],
-        wanted={task: wanted[task] for task in both},
-        got={task: got[task] for task in both},
-        audio=audio,
-        seconds=row["duration"],
-    )
-
-
-def _said(reference: Mapping[str, Any], heard: bool) -> dict[str, str]:
-    labels = {
-        task: str(value) for task, value in reference.items() if task not in ("text", "tokens", "slots", "context")
-    }
-    if heard and reference.get("text"):
-        labels = {"transcript": reference["text"], **labels}
-    if reference.get("slots") is not None:
-        labels["slots"] = _listed(bio_values(tokens_of(reference), list(reference["slots"])))
-    return labels
-
-
-def _answered(prediction: Mapping[str, Any]) -> dict[str, str]:
-    answers = {"transcript": prediction["text"]} if prediction.get("text") is not None else {}
-    for task, answer in prediction.items():
-        if isinstance(answer, dict):
-            answers[task] = str(answer["value"])
-    if "slots" in prediction:
-        answers["slots"] = _listed([(item["slot"], item["value"]) for item in prediction["slots"]])
-    return answers
-
-
-def _listed(slots: list[tuple[str, str]]) -> str:
-    return SLOT_SEPARATOR.join(f"{slot} = {value}" for slot, value in slots) or "none"
+    """The labels and answers of the tasks with an error; the transcript of a recording in any case."""
+    reference, recorded = row["reference"], row["audio"] is not None
+    answers = Prediction.from_json(row["prediction"]).answers
+    wanted, got = {}, {}
+    if reference.get("context"):
+        wanted["before"] = got["before"] = f" {TURN} ".join(reference["context"])
+    if not recorded:
+        wanted["sentence"] = got["sentence"] = reference.get("text") or ""
+    wrong = {metric.partition("/")[0] for metric in row["errors"]}
+    for spec in tasks():
+        # Speakers of the test split are not those of training: the nearest known one is no answer to compare.
+        shown = recorded if spec.answer == "text" else spec.name in wrong and not spec.open_set
+        label = KINDS[spec.answer].reference(spec, reference)
+        if shown and spec.name in answers and label is not None:
+            wanted[spec.name], got[spec.name] = label, str(answers[spec.name])
+    return Fault(id=row["id"], wanted=wanted, got=got, audio=audio, seconds=row["duration"])
 
 
 def _recording(row: Mapping[str, Any], store: Store, room: int) -> str:

@@ -100,14 +100,14 @@ class CellRun:
 
 
 def needs_of(rows: Any, tasks: Sequence[str]) -> dict[str, Tasks]:
-    """By task, the tasks of the recipe without which it cannot be trained on these training rows."""
-    needs: dict[str, Tasks] = {}
-    for task in tasks:
-        spec = task_spec(task)
-        both = {need: pc.and_(trainable(rows, need), pc.is_valid(rows[spec.label])) for need in spec.needs
-                if need in tasks}  # fmt: skip
-        needs[task] = frozenset(need for need, labelled_rows in both.items() if pc.any(labelled_rows).as_py())
-    return needs
+    """What each task needs beside it, given the training rows: those of its spec, if any row is labelled for both."""
+
+    def needed(task: str, other: str) -> bool:
+        if other not in tasks:
+            return False
+        return bool(pc.any(pc.and_(trainable(rows, other), pc.is_valid(rows[task_spec(task).label]))).as_py())
+
+    return {task: frozenset(other for other in task_spec(task).needs if needed(task, other)) for task in tasks}
 
 
 def closed(tasks: Tasks, needs: Mapping[str, Tasks]) -> Tasks:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from mtl.analysis.transfer import Tasks
 from mtl.inference.predictor import Predictor
 from mtl.inputs.codec import Codec
+from mtl.spec import first_with_answer
 from mtl.training.fit import NonFiniteLoss, fit
 from pipelines.core import cluster
 from pipelines.data.dataset import open_dataset
@@ -132,7 +133,7 @@ def _recipe_of(recipe: Recipe, cell: Tasks, seed: int) -> Recipe:
     The epochs of the other stages go to the joint stage, so the budget is the same.
     """
     tasks = {task: config for task, config in recipe.tasks.items() if task in cell}
-    reread = recipe.decoding.reread and "transcript" in cell
+    reread = recipe.decoding.reread and first_with_answer(cell, "text") is not None
     decoding = replace(recipe.decoding, reread=reread)
     stages = tuple(
         replace(stage, tasks=concerned)

@@ -21,20 +21,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from mtl.answers import Prediction
 from mtl.audio.features import bin_centres
 from mtl.config.decoding import BeamConfig, DecoderConfig
 from mtl.config.model import DomainConfig, ModelConfig, VocoderConfig
 from mtl.config.setting import narrow
 from mtl.config.training import FitConfig
 from mtl.decoding.ngram import NGram
-from mtl.inference.predictor import Prediction, Predictor
-from mtl.inputs.codec import Codec, tokens_of
+from mtl.inference.predictor import Predictor
+from mtl.inputs.codec import Codec
 from mtl.inputs.tts import SpeechCode
 from mtl.metrics.scoring import by_domain, score_rows, summarise
 from mtl.models.joint import SpeechModel, build_model
+from mtl.spec import first_with_answer
 from mtl.spec import task as task_spec
 from mtl.text.normalization import normalise
 from mtl.text.units import Characters
+from mtl.text.words import tokens_of
 from pipelines.data.dataset import Dataset, by_hash, open_dataset
 from pipelines.data.loader import Loader, evaluation_batches
 from pipelines.data.prosody import MEASURED
@@ -198,7 +201,7 @@ def language_model(recipe: Recipe, dataset: Dataset, codec: Codec) -> NGram | No
 
     None where the recipe takes the best path. Raises LanguageModelError.
     """
-    if recipe.decoding.beam == 1 or "transcript" not in recipe.tasks:
+    if recipe.decoding.beam == 1 or first_with_answer(recipe.tasks, "text") is None:
         return None
     if recipe.decoding.arpa:
         return given_language_model(recipe, codec)
@@ -283,7 +286,7 @@ class Validation:
             tokens = [tokens_of(rows[index]) for index in indices] if batch.group == "text" else None
             for index, prediction in zip(indices, predictor.predict_batch(batch, tokens), strict=True):
                 predictions[index] = prediction
-        known = frozenset(model.codec.labels.get("speaker", ()))
+        known = model.codec.open_set_labels
         scores = score_rows(rows, cast(list[Prediction], predictions), known_speakers=known)
         if self.recipe.domains.on:
             scores |= by_domain(scores, [row[self.recipe.domains.by] for row in rows])

@@ -25,7 +25,7 @@ import torch
 from mtl.inference.adaptation import PersonalPredictor
 from mtl.inference.enrolment import Fitting, Utterance
 from mtl.inference.predictor import Predictor
-from mtl.metrics.scoring import word_errors
+from mtl.metrics.recognition import word_errors
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.nightly import manifests
 from pipelines.personalisation import enrolment, personalise

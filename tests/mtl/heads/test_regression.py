@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from mtl.answers import Number, Prediction
 from mtl.config.training import FitConfig
-from mtl.heads.regression import Regression
+from mtl.heads import head_class
+from mtl.heads.regression import PhoneRegression
 from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import collate
 from mtl.inputs.codec import Codec
@@ -29,8 +31,10 @@ def codec() -> Codec:
     return dataclasses.replace(Codec.build(rows(), TASKS), speech=code())
 
 
-def head(name: str) -> Regression:
-    return Regression(task(name), 8, tiny.BINS, code(), 0.0)
+def head(name: str) -> PhoneRegression:
+    kind = head_class(task(name))
+    assert issubclass(kind, PhoneRegression)
+    return kind(task(name), 8, tiny.BINS, code().pitch, 0.0)
 
 
 def test_targets_by_hand() -> None:
@@ -62,7 +66,7 @@ def test_errors_by_hand() -> None:
     model = build_model(tiny.config(tasks=TASKS), codec())
     (said,) = Predictor(model, SPEC).predict_batch(collate([codec().encode(row)], [mel(row)]))
     assert said.to_json()["tempo"]["unit"] == "phones/s"
-    said = dataclasses.replace(said, numbers={"tempo": 40.0, "intonation": 1.0})
+    said = Prediction({"tempo": Number(40.0), "intonation": Number(1.0)})
     scored = score_rows([row], [said])
     assert scored["tempo/error"].counts.tolist() == [[pytest.approx(20), 1]]
     lively = np.std(row["pitch"]) * 12 / math.log(2)

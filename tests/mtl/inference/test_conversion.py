@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from mtl import answers
+from mtl.answers import Prediction
 from mtl.config.training import FitConfig
 from mtl.heads.phones import Phones
 from mtl.inference import conversion
@@ -84,8 +86,8 @@ def test_it_hears_the_phones_that_it_was_trained_on(trained: Predictor) -> None:
 def test_the_phone_error_rate_by_hand(trained: Predictor) -> None:
     """One phone of four left out, then one of five too many; the next rows are right."""
     said = heard(trained)
-    said[0] = dataclasses.replace(said[0], phones=("_", "a", "_"))
-    said[1] = dataclasses.replace(said[1], phones=("_", "c", "a", "b", "b", "_"))
+    said[0] = Prediction({"phones": answers.Phones(("_", "a", "_"))})
+    said[1] = Prediction({"phones": answers.Phones(("_", "c", "a", "b", "b", "_"))})
     scored = score_rows(rows(), said)["phones/per"]
     assert scored.counts[:5].tolist() == [[1, 4], [1, 5], [0, 3], [0, 5], [0, 4]]
 
@@ -181,7 +183,7 @@ def test_what_is_not_known_is_told(converter: Converter) -> None:
 
 
 def test_silence_is_not_converted(converter: Converter, monkeypatch: pytest.MonkeyPatch) -> None:
-    silent = dataclasses.replace(heard(converter.predictor)[1], phones=())
+    silent = Prediction({"phones": answers.Phones(())})
     monkeypatch.setattr(converter.predictor, "predict", lambda *_: [silent])
     with pytest.raises(ConversionError, match="recording 1"):
         converter.convert([wave(0)], "loud")

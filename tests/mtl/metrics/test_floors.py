@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtl.heads.regression import SEMITONES
-from mtl.inference.predictor import Label, Prediction
-from mtl.metrics.distortion import CENTS, DECIBELS
+from mtl.answers import Label, Prediction
+from mtl.metrics.distortion import CENTS, DECIBELS, SEMITONES
 from mtl.metrics.floors import Floor, ScoredRows, most_frequent
 from mtl.metrics.scoring import METRICS, metric_of, score_rows
 from mtl.metrics.verification import BINS
@@ -118,7 +117,7 @@ def test_one_translation_for_all_scores_as_that_prediction(name: str) -> None:
         for text in ("das Licht aus bitte", "das Licht an bitte", "das Licht an bitte", "Musik")
     ]
     label = {"translation": Label("das Licht an bitte", 1.0)}
-    constant = score_rows(rows, [Prediction(None, (), label, None, ())] * 4)[name]
+    constant = score_rows(rows, [Prediction(label)] * 4)[name]
     assert floor(name, np.zeros_like(constant.counts).tolist(), rows) == pytest.approx(
         float(METRICS[name].value(constant.counts.sum(axis=0)))
     )

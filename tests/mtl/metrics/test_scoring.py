@@ -10,19 +10,25 @@ from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF
 from seqeval.metrics import f1_score
 
-from mtl.heads.slots import bio_values
-from mtl.inference.predictor import Label, Prediction
-from mtl.metrics.scoring import METRICS, biased_errors, identify_speakers, score_rows, summarise
+from mtl.answers import Label, Prediction, Tags, Transcription
+from mtl.metrics.recognition import biased_errors
+from mtl.metrics.scoring import METRICS, score_rows, summarise
+from mtl.metrics.speakers import identify_speakers
+from mtl.text.words import bio_values
 
 words = st.lists(st.sampled_from(["a", "b", "c", "dd"]), min_size=1, max_size=6)
 tags = st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"])
 
 
 def heard(text, **labels):
-    slots = labels.pop("slots", None)
-    found_tags = labels.pop("tags", None)
-    named = {task: Label(value, 1.0) for task, value in labels.items()}
-    return Prediction(text, (), named, found_tags, tuple(slots or ()))
+    answers = {} if text is None else {"transcript": Transcription(text)}
+    if (found_tags := labels.pop("tags", None)) is not None:
+        answers["slots"] = Tags(tuple(labels.pop("slots", ())), found_tags)
+    return Prediction(answers | {task: Label(value, 1.0) for task, value in labels.items()})
+
+
+def speaking(voice):
+    return Prediction({"speaker": Label("x", 1.0, voice)})
 
 
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=8))
@@ -123,8 +129,8 @@ def test_a_label_never_seen_is_an_error_and_a_missing_one_is_absent():
 def test_speakers_are_enrolled_then_identified():
     voices = {"x": np.array([1.0, 0.0]), "y": np.array([0.0, 1.0])}
     rows = [{"id": f"{s}{i}", "corpus": "c", "speaker": s} for s in "xy" for i in range(5)]
-    predictions = [Prediction(None, (), {}, None, (), voice=voices[row["speaker"]] + 0.1) for row in rows]
-    predictions[4] = Prediction(None, (), {}, None, (), voice=voices["y"])  # x4 sounds like y
+    predictions = [speaking(voices[row["speaker"]] + 0.1) for row in rows]
+    predictions[4] = speaking(voices["y"])  # x4 sounds like y
     found = dict(identify_speakers(rows, predictions))
     assert found == {3: (1.0, 1.0), 4: (0.0, 1.0), 8: (1.0, 1.0), 9: (1.0, 1.0)}
     assert Counter(rows[i]["speaker"] for i in found) == {"x": 2, "y": 2}
@@ -132,7 +138,7 @@ def test_speakers_are_enrolled_then_identified():
 
 def test_one_speaker_cannot_be_told_apart():
     rows = [{"id": str(i), "corpus": "c", "speaker": "x"} for i in range(5)]
-    assert identify_speakers(rows, [Prediction(None, (), {}, None, (), voice=np.ones(2))] * 5) == []
+    assert identify_speakers(rows, [speaking(np.ones(2))] * 5) == []
 
 
 def test_errors_of_hot_words_and_of_the_others_by_hand():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtl.inference.predictor import Prediction
+from mtl.answers import Label, Prediction
 from mtl.metrics.floors import ScoredRows
 from mtl.metrics.scoring import METRICS, score_rows, summarise
 from mtl.metrics.verification import (
@@ -87,7 +87,7 @@ def row(name: str, speaker: str, language: str = "en", **more: Any) -> dict[str,
 
 
 def heard(*voice: float) -> Prediction:
-    return Prediction(text=None, words=(), labels={}, tags=None, slots=(), voice=np.array(voice))
+    return Prediction({"speaker": Label("x", 1.0, np.array(voice))})
 
 
 def test_built_trials_pair_a_speaker_with_itself_and_with_others_of_its_language() -> None:
@@ -174,10 +174,9 @@ def test_the_gate_blocks_a_model_whose_voices_became_worse() -> None:
 
 
 def test_balanced_accuracy_counts_every_language_alike() -> None:
-    from mtl.inference.predictor import Label
 
     def said(language: str) -> Prediction:
-        return Prediction(None, (), {"language": Label(language, 0.9)}, None, ())
+        return Prediction({"language": Label(language, 0.9)})
 
     rows = [row(str(n), "s", language) for n, language in enumerate(["en"] * 8 + ["de"] * 2)]
     found = summarise(score_rows(rows, [said("en")] * 9 + [said("de")]))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl.analysis.inspection import pictures
+from mtl.answers import Prediction
 from mtl.audio.features import bin_centres, hop_length, log_mel, window_length
 from mtl.balancing import Balancer
 from mtl.config.balancing import METHODS
@@ -28,7 +29,7 @@ from mtl.decoding.ngram import NGram
 from mtl.inference.adaptation import About, Personal, PersonalPredictor
 from mtl.inference.enrolment import Fitting, Utterance
 from mtl.inference.enrolment import fit as fit_adapter
-from mtl.inference.predictor import Prediction, Predictor
+from mtl.inference.predictor import Predictor
 from mtl.inference.speech_synthesis import speak
 from mtl.inference.vocoding import VocoderWrapper
 from mtl.inputs.batch import Batch, collate

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from mtl.answers import Measurement
 from mtl.audio.features import log_mel
 from mtl.audio.griffin_lim import GriffinLim
 from mtl.balancing import Balancer
 from mtl.config.features import FeatureSpec
 from mtl.config.training import FitConfig
 from mtl.inference.predictor import Predictor, PredictorError
-from mtl.inference.speech_synthesis import echo, speak, whole
+from mtl.inference.speech_synthesis import speak, whole
 from mtl.inference.synthesizer import Synthesizer, sentences
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
@@ -186,16 +187,17 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does() -> None:
 
 
 def test_it_says_again_what_it_was_trained_on(trained: SpeechModel) -> None:
-    echoes = echo(trained, joined(trained.codec), hop_ms=10)
-    assert all(one is not None for one in echoes)
-    mean_mel = torch.from_numpy(np.concatenate([mel(row) for row in rows()]).mean(axis=0))
-    for row, one in zip(rows(), echoes, strict=True):
-        assert one is not None
-        true = torch.from_numpy(mel(row))
-        floor = float(distortions(mean_mel.expand_as(true), true).sum())
-        assert one.frames == len(true)
-        assert one.distortion < 0.3 * floor
-        assert one.duration_error / one.phones < 10  # ms, a frame
+    predictions = Predictor(trained, SPEC).predict_batch(joined(trained.codec))
+    mean_mel = np.concatenate([mel(row) for row in rows()]).mean(axis=0)
+    for row, prediction in zip(rows(), predictions, strict=True):
+        spectral, prosody = prediction.answers["mel"], prediction.answers["prosody"]
+        assert isinstance(spectral, Measurement)
+        assert isinstance(prosody, Measurement)
+        distortion, frames = spectral.counts["mcd"]
+        assert frames == len(mel(row))
+        assert distortion < 0.3 * distortions(mean_mel[None], mel(row)).sum()
+        late, phones = prosody.counts["duration"]
+        assert late / phones < 10  # ms, a frame
 
 
 @pytest.mark.parametrize(

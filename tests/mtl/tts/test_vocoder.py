@@ -26,10 +26,10 @@ from mtl.heads.base import States
 from mtl.heads.waveform import RESOLUTIONS, Waveform, spectral_loss
 from mtl.inference.predictor import Predictor, PredictorError
 from mtl.inference.synthesizer import Synthesizer
-from mtl.inference.vocoder_metrics import spectral_distance, spectral_distances
 from mtl.inference.vocoding import VocoderWrapper
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
+from mtl.metrics.distortion import spectral_distance, spectral_distances
 from mtl.metrics.scoring import METRICS, score_rows
 from mtl.models.joint import SpeechModel, build_model
 from mtl.training.backward import Backward
@@ -102,7 +102,7 @@ def test_the_spectral_distance_by_hand() -> None:
     assert spectral_distance(wave / 10, wave) == pytest.approx(20, abs=0.2)  # dB, but for bins that reach the floor
     assert spectral_distance(-wave, wave) == pytest.approx(0, abs=1e-4)  # phases do not matter
     assert spectral_distance(0 * wave, 0 * wave) == 0
-    assert spectral_distances(torch.from_numpy(noise(300)), torch.from_numpy(noise(300))).shape == (1,)
+    assert spectral_distances(noise(300), noise(300)).shape == (1,)
 
 
 class _Seen(nn.Module):
@@ -408,7 +408,7 @@ def test_its_figures_are_of_its_own_rows(trained: tuple[Predictor, list[dict[str
     task = predictor.model.task("waveform")
     assert isinstance(task, Waveform)
     made = task.sound(torch.from_numpy(mel), torch.from_numpy(hertz))
-    wanted = spectral_distances(made, torch.from_numpy(wave)).sum().item()
+    wanted = spectral_distances(made.numpy(), wave).sum().item()
     assert scores["waveform/lsd"].counts[0, 0] == pytest.approx(wanted, rel=1e-2)
 
 

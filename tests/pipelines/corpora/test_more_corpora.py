@@ -174,14 +174,14 @@ def test_voxceleb_without_a_list_is_split_by_hash(voxceleb: Path) -> None:
 
 
 def test_voxceleb_trials_reach_the_table(voxceleb: Path, store: Store) -> None:
-    from mtl.inference.predictor import Prediction
+    from mtl.answers import Label, Prediction
     from mtl.metrics.verification import verification_counts
 
     corpus = Corpus(name="vox", kind="voxceleb", source=str(voxceleb))
     table = utterances(store, ingest(corpus, Quality(max_quarantined=0.1), store))
     rows = [row for row in table.to_pylist() if row["split"] == "test"]
     voices = {"id10270": [1.0, 0.0], "id10300": [0.0, 1.0]}
-    said = [Prediction(None, (), {}, None, (), voice=np.array(voices[row["speaker"]])) for row in rows]
+    said = [Prediction({"speaker": Label("x", 1.0, np.array(voices[row["speaker"]]))}) for row in rows]
     assert sum(counts.sum() for counts in verification_counts(rows, said).values()) == 2
 
 

@@ -12,7 +12,8 @@ import torch
 
 from mtl.inference.predictor import Predictor
 from mtl.metrics.bootstrap import GateError
-from mtl.metrics.scoring import METRICS, metric_of, word_errors
+from mtl.metrics.recognition import word_errors
+from mtl.metrics.scoring import METRICS, metric_of
 from mtl.models.joint import build_model
 from pipelines.adhoc.prediction import channel_rows
 from pipelines.data.dataset import Dataset, open_dataset

@@ -14,11 +14,13 @@ import pytest
 import torch
 from scipy import stats
 
-from mtl.inference.predictor import Prediction, Predictor
+from mtl.answers import Prediction
+from mtl.inference.predictor import Predictor
 from mtl.inputs.batch import collate
-from mtl.inputs.codec import Codec, tokens_of
+from mtl.inputs.codec import Codec
 from mtl.metrics.scoring import METRICS
 from mtl.models.joint import build_model
+from mtl.text.words import tokens_of
 from pipelines import recipe
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.features import extract

@@ -1,0 +1,71 @@
+"""Accuracy of labels: of all rows, and the mean recall over labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mtl.answers import Label, Prediction
+from mtl.metrics.floors import Floor, ScoredRows, majority
+from mtl.metrics.metric import CountsOfRow, Metric, Row, Scored, Scorer, Setting, accuracy, written_too
+from mtl.metrics.rates import balanced
+from mtl.spec import TaskSpec
+
+
+class LabelScorer(Scorer):
+    """Labels are compared as strings, so one that training never saw counts as an error.
+
+    With `spec.balanced` every label counts alike too: of emotions this is the unweighted average recall.
+    """
+
+    def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
+        metrics = written_too(spec, lambda prefix: (accuracy(f"{prefix}accuracy", majority(spec.label)),))
+        if not spec.balanced:
+            return metrics
+        name, columns = f"{spec.name}/balanced_accuracy", ("correct …", "rows …")
+        by_label = Metric(name, "higher", columns, balanced, SAME_LABEL, by_row=False, tolerance=2.0, examples=False)
+        return (*metrics, by_label)
+
+    def row(self, spec: TaskSpec, row: Row, prediction: Prediction, setting: Setting) -> dict[str, CountsOfRow]:
+        correct = is_correct(spec, row, prediction)
+        return {} if correct is None else {"accuracy": (float(correct), 1.0)}
+
+    def score(self, spec: TaskSpec, rows: Sequence[Row], predictions: Sequence[Prediction], setting: Setting) -> Scored:
+        scored = super().score(spec, rows, predictions, setting)
+        if spec.balanced and (by_label := _by_label(spec, rows, predictions)):
+            scored[f"{spec.name}/balanced_accuracy"] = by_label
+        return scored
+
+
+def is_correct(spec: TaskSpec, row: Row, prediction: Prediction) -> bool | None:
+    """Whether the row's label is answered; None without a label or an answer."""
+    answer, label = prediction.answers.get(spec.name), row.get(spec.label)
+    return None if label is None or not isinstance(answer, Label) else answer.value == label
+
+
+def _by_label(spec: TaskSpec, rows: Sequence[Row], predictions: Sequence[Prediction]) -> list[tuple[int, CountsOfRow]]:
+    """Of each row with audio: correct or not, and one, both in the column of its label (2C,)."""
+    answered = [
+        (position, str(row[spec.label]), correct)
+        for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True))
+        if row.get("audio") is not None and (correct := is_correct(spec, row, prediction)) is not None
+    ]
+    names = sorted({label for _, label, _ in answered})
+    columns = np.eye(len(names))
+    counts = []
+    for position, label, correct in answered:
+        column = columns[names.index(label)]
+        counts.append((position, (*(column * correct), *column)))
+    return counts
+
+
+def _one_label(scored: ScoredRows) -> np.ndarray:
+    """(correct of each label, rows of each label)."""
+    labels = scored.counts[:, scored.counts.shape[1] // 2 :]
+    constant = np.zeros(labels.shape[1])
+    constant[labels.sum(axis=0).argmax()] = 1
+    return np.hstack([labels * constant, labels])
+
+
+SAME_LABEL = Floor("always the same label", _one_label)

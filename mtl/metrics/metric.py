@@ -1,0 +1,97 @@
+"""What a metric is, and what scores the answers of a task.
+
+A metric is the value of counts that are summed over rows: WER is errors over words, F1 comes from matched, predicted
+and actual slots. So a bootstrap can resample rows and corpora can be added up.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mtl.answers import Prediction
+from mtl.metrics.floors import Floor
+from mtl.metrics.rates import ratio
+from mtl.spec import TEXT, TaskSpec
+
+Row = Mapping[str, Any]
+CountsOfRow = tuple[float, ...]
+Scored = dict[str, list[tuple[int, CountsOfRow]]]  # metric -> position and counts of each labelled row
+TEXT_PREFIX = "text_"  # of metrics of rows without audio
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Per-row counts of one metric: rows (N,) indices into what was scored, counts (N, C)."""
+
+    rows: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How summed counts become a value in `unit`; counts (..., C) -> (...), nan where there is nothing to divide by.
+
+    columns: of the counts; one that ends in "…" stands for several, as many as there are labels or scores.
+    floor: what a model that knows nothing reaches on the same rows.
+    tolerance: by how much a gate lets it be worse, where the recipe gives none.
+    by_row: whether the counts of a single row say how good that row is.
+    examples: whether the report shows the rows that are worst on it; False where another metric shows the same rows.
+    by_domain: whether it is reported for each domain of recordings too.
+    """
+
+    name: str
+    better: Literal["lower", "higher"]
+    columns: tuple[str, ...]
+    value: Callable[[np.ndarray], np.ndarray]
+    floor: Floor
+    by_row: bool = True
+    tolerance: float = 0.5
+    unit: str = "%"
+    examples: bool = True
+    by_domain: bool = False
+
+
+def accuracy(name: str, floor: Floor, **more: Any) -> Metric:
+    return Metric(name, "higher", ("correct", "rows"), ratio, floor, **more)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """hot_words: normalised phrases, whose words have an error rate of their own. known_speakers: those of training,
+    who are no part of verification, which is an open set."""
+
+    hot_words: Sequence[str] = ()
+    known_speakers: Collection[str] = ()
+
+
+class Scorer:
+    """Metrics of a task and their counts. A subclass gives `metrics`, and `row` or `score`."""
+
+    def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
+        raise NotImplementedError
+
+    def row(self, spec: TaskSpec, row: Row, prediction: Prediction, setting: Setting) -> dict[str, CountsOfRow]:
+        """Counts of one row that has an answer of the task, by the metrics' names without task and TEXT_PREFIX."""
+        raise NotImplementedError
+
+    def score(self, spec: TaskSpec, rows: Sequence[Row], predictions: Sequence[Prediction], setting: Setting) -> Scored:
+        """Counts of all labelled rows; a row without `audio` is a sentence of text, and its metrics are apart."""
+        scored: Scored = defaultdict(list)
+        for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
+            written = row.get("audio") is None
+            if spec.name in prediction.answers and not (written and spec.from_recordings):
+                prefix = f"{spec.name}/{TEXT_PREFIX if written else ''}"
+                for name, counts in self.row(spec, row, prediction, setting).items():
+                    scored[prefix + name].append((position, counts))
+        return scored
+
+
+def written_too(spec: TaskSpec, metrics: Callable[[str], tuple[Metric, ...]]) -> tuple[Metric, ...]:
+    """`metrics(prefix)` of recordings and, if the task also answers from text, those of text."""
+    prefixes = (f"{spec.name}/", f"{spec.name}/{TEXT_PREFIX}") if TEXT in spec.groups else (f"{spec.name}/",)
+    return tuple(metric for prefix in prefixes for metric in metrics(prefix))
