@@ -63,7 +63,7 @@ def look(model: SpeechModel, batch: Batch) -> View:
     """
     tasks = tuple(task for task in model.config.tasks if batch.group in model.task(task).groups)
     entry = Layer(SHARED, FRONT_END)
-    modules = {entry: model.text if batch.group == "text" else model.audio, **model.trunk.layers()}
+    modules = {entry: model.front_end(batch.group), **model.trunk.layers()}
     seen: dict[Layer, Any] = {}
 
     def keep(layer: Layer, module: object, inputs: object, output: Any) -> None:

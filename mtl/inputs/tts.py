@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from mtl.inputs.group import Inputs
 
 PADDING, UNKNOWN = 0, 1  # of phones; known ones begin at 2
 NOBODY = 0  # a speaker or an emotion that is not named, or that training never heard; known ones begin at 1
@@ -40,14 +42,13 @@ class TTSExample:
 
 
 @dataclass(frozen=True)
-class TTSBatch:
+class TTSBatch(Inputs):
     """Utterances of a batch, padded with zeros; a row that is not for synthesis has length 0.
 
     phones (B, P), lengths (B,), durations (B, P) in frames, pitch, energy (B, P), speakers, emotions (B,).
     """
 
     phones: Tensor
-    lengths: Tensor
     durations: Tensor
     pitch: Tensor
     energy: Tensor
@@ -57,21 +58,11 @@ class TTSBatch:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def to(self, device: torch.device | str) -> TTSBatch:
-        return replace(
-            self, **{item.name: getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)}
-        )
-
     def select(self, rows: Tensor) -> TTSBatch:
         """Those rows, (N,), without the padding that none of them needs."""
         longest = max(1, int(self.lengths[rows].max())) if len(rows) else 1
-        return TTSBatch(
-            **{
-                item.name: value[rows, :longest] if value.ndim == 2 else value[rows]
-                for item in fields(self)
-                if isinstance(value := getattr(self, item.name), Tensor)
-            }
-        )
+        picked = {name: x[rows, :longest] if x.ndim == 2 else x[rows] for name, x in self.tensors().items()}
+        return replace(self, **picked)
 
 
 @dataclass(frozen=True)

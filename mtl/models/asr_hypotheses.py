@@ -19,7 +19,8 @@ from torch import Tensor
 from mtl.heads.base import Words
 from mtl.inputs.batch import IGNORE, Batch, Example, collate
 from mtl.inputs.codec import Codec
-from mtl.spec import task
+from mtl.inputs.text import TextArrays, TextInputs
+from mtl.spec import TEXT, task
 
 Span = tuple[str, int, int]  # a word with its first frame and one past its last
 
@@ -125,8 +126,8 @@ def readable(batch: Batch, rows: Tensor) -> Batch:
     """A batch of recordings as one of sentences: their true words, and the labels of `rows` (B,) alone."""
     return replace(
         batch,
-        features=None,
-        feature_lengths=None,
+        group=TEXT,
+        inputs={name: inputs for name, inputs in batch.inputs.items() if name != batch.group},
         targets={task: target.only(rows) for task, target in batch.targets.items()},
     )
 
@@ -136,8 +137,9 @@ def read(batch: Batch, rows: Tensor, heard: Sequence[Heard], codec: Codec, tagge
 
     tagger: the task that tags each word, whose targets follow the words; None where there is none.
     """
-    words, characters = batch.words.cpu().numpy(), batch.characters.cpu().numpy()
-    lengths = batch.word_lengths.tolist()
+    sentences = batch.inputs[TEXT].to("cpu")
+    assert isinstance(sentences, TextInputs)
+    words, characters, lengths = sentences.words.numpy(), sentences.characters.numpy(), sentences.lengths.tolist()
     tags = batch.targets[tagger].values.cpu().numpy() if tagger is not None else None
     chosen = rows.nonzero()[:, 0]
     examples = []
@@ -150,11 +152,11 @@ def read(batch: Batch, rows: Tensor, heard: Sequence[Heard], codec: Codec, tagge
             example = replace(encoded, id=batch.ids[row], targets=own)
         else:
             own = {} if tagger is None or tags is None else {tagger: tags[row, :end]}
-            example = Example(batch.ids[row], words[row, :end], characters[row, :end], own)
+            example = Example(batch.ids[row], {TEXT: TextArrays(words[row, :end], characters[row, :end])}, own)
         examples.append(example)
-    sentences = collate(examples).to(batch.words.device).remembering(batch, chosen)
+    collated = collate(examples).to(batch.words.device).remembering(batch, chosen)
     others = {name: target.select(chosen) for name, target in batch.targets.items()}
-    return replace(sentences, targets={**others, **sentences.targets})
+    return replace(collated, targets={**others, **collated.targets})
 
 
 def tags_at(tags: Tensor, words: int, names: Sequence[str]) -> list[str | None] | None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
 from mtl.heads.classification import Classification
 from mtl.inputs.batch import IGNORE, Batch
+from mtl.spec import AUDIO
 
 if TYPE_CHECKING:
     from mtl.models.joint import SpeechModel
@@ -46,7 +46,7 @@ def consistency_loss(model: SpeechModel, mels: Tensor, lengths: Tensor, batch: B
     mels (B, T, F), lengths (B,): said of the batch's rows. A task that a row is not labelled for counts nothing there.
     """
     tasks = [name for name in HEARD if name in model.config.tasks]
-    heard = replace(batch, features=mels, feature_lengths=lengths)
+    heard = batch.with_inputs(AUDIO, features=mels, lengths=lengths)
     total = mels.new_zeros(len(mels))
     with held(model):
         for name, states in model.encode(heard, tasks).items():

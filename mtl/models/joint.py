@@ -1,4 +1,4 @@
-"""The joint model: two front-ends, one trunk, one head per task.
+"""The joint model: a front-end for each input group, one trunk, one head per task.
 
 model = build_model(config, codec)
 losses = model.losses(batch)             # {task: (sum, count)}, of the tasks that the batch is labelled for
@@ -17,14 +17,17 @@ from torch import Tensor, nn
 
 from mtl.decoding.alignment import viterbi, word_spans
 from mtl.decoding.greedy import Path, best_path
+from mtl.groups import GroupSpec, groups, groups_read_by
 from mtl.heads import Head, States, Words, build_heads
 from mtl.heads.classification import Classification
 from mtl.heads.mel import Mel
 from mtl.heads.transcript import Transcript
 from mtl.heads.translation import Translation
+from mtl.inputs.audio import AudioFrontend
 from mtl.inputs.batch import IGNORE, Batch, collate
 from mtl.inputs.codec import Codec
-from mtl.inputs.frontends import AudioFrontend, TextFrontend, drop_shares
+from mtl.inputs.group import FrontendStates, input_group
+from mtl.inputs.text import TextFrontend
 from mtl.inputs.tts import TTSBatch
 from mtl.layers.encoder import Encoder
 from mtl.layers.gradient_reversal import reverse
@@ -33,25 +36,25 @@ from mtl.models.config import ModelConfig
 from mtl.models.consistency import consistency_loss
 from mtl.models.domains import Domains
 from mtl.sharing import TRUNKS, Trunk
-from mtl.spec import PHONES, SOUND, first_with_answer, with_answer, with_context
+from mtl.spec import AUDIO, PHONES, TEXT, first_with_answer, with_context
 from mtl.spec import task as task_spec
-from mtl.tts.acoustic_model import PhoneFrontend, StyleEmbedding
 
 Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
 
 
 class SpeechModel(nn.Module):
+    """The front-end of an input group is the attribute with the group's name, as in the stored weights."""
+
+    audio: AudioFrontend
+    text: TextFrontend
+
     def __init__(self, config: ModelConfig, codec: Codec) -> None:
         super().__init__()
         self.config, self.codec = config, codec
-        self.audio = AudioFrontend(config.bins, config.width, config.subsampling, config.dropout)
-        self.text = TextFrontend(
-            drop_shares(len(codec.words), codec.counts, config.word_dropout, config.rare_words),
-            len(codec.characters),
-            config.width,
-            config.dropout,
-            config.lstm,
-        )
+        of_tasks = groups_read_by(config.tasks)
+        specs = [one for one in groups() if one.always or one in of_tasks]
+        self.groups = {one.name: input_group(one.name) for one in specs}
+        self._add_front_ends([one for one in specs if one.always])
 
         def encoder(blocks: int | None = None) -> Encoder:
             return Encoder(
@@ -84,11 +87,12 @@ class SpeechModel(nn.Module):
         self.domains: Domains | None = None
         if config.domains.on:  # last, so that all else starts as it does without them
             self.domains = Domains(len(codec.domains), config.width, config.domains, config.dropout)
-        self.phones: PhoneFrontend | None = None
-        self.manner: StyleEmbedding | None = None
-        if codec.speech is not None and set(with_answer("speech")) & set(config.tasks):
-            self.phones = PhoneFrontend(len(codec.speech.phones), config.width, config.dropout)
-            self.manner = StyleEmbedding(len(codec.speech.speakers), len(codec.speech.emotions), config.width)
+        self._add_front_ends([one for one in specs if not one.always])
+
+    def _add_front_ends(self, specs: Sequence[GroupSpec]) -> None:
+        for one in specs:
+            for name, module in self.groups[one.name].modules(self.config, self.codec).items():
+                self.add_module(name, module)
 
     @property
     def device(self) -> torch.device:
@@ -97,11 +101,13 @@ class SpeechModel(nn.Module):
     def task(self, name: str) -> Head:
         return cast(Head, self.tasks[name])
 
+    def front_end(self, group: str) -> nn.Module:
+        """Raises KeyError if the model has none for this input group."""
+        return cast(nn.Module, self._modules[group])
+
     def lengths(self, batch: Batch) -> Tensor:
         """(B,) states of each row behind its front-end."""
-        if batch.feature_lengths is None:
-            return batch.word_lengths
-        return self.audio.lengths(batch.feature_lengths)
+        return self.groups[batch.group].lengths(self, batch.inputs[batch.group])
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Labelled items per task, known before any forward pass."""
@@ -114,54 +120,70 @@ class SpeechModel(nn.Module):
         return found
 
     def _tasks_of(self, batch: Batch) -> list[str]:
-        there = {batch.group: True, PHONES: batch.spoken is not None, SOUND: batch.waves is not None}
-        groups = {group for group, known in there.items() if known}
-        return [name for name in self.config.tasks if groups.intersection(self.task(name).groups)]
+        present = {batch.group, *self._beside(batch)}
+        return [name for name in self.config.tasks if present.intersection(self.task(name).groups)]
+
+    def _beside(self, batch: Batch) -> list[str]:
+        """Groups of the batch whose inputs accompany those of its rows."""
+        return [name for name in batch.inputs if name in self.groups and self.groups[name].spec.beside]
 
     def _reads(self, batch: Batch) -> bool:
-        return self.config.read and batch.group == "audio" and self.recogniser is not None
+        return self.config.read and batch.group == AUDIO and self.recogniser is not None
 
     def _recogniser(self) -> Transcript:
         assert self.recogniser is not None, "asked for where words are recognised"
         return cast(Transcript, self.task(self.recogniser))
 
-    def encode(self, batch: Batch, tasks: Iterable[str]) -> dict[str, States]:
-        """The trunk's states for the named tasks."""
-        spectrum = None
-        if batch.features is None or batch.feature_lengths is None:
-            x, lengths = self.text(batch.words, batch.characters, batch.word_lengths)
-        else:
-            x, lengths, spectrum = self.audio(batch.features, batch.feature_lengths)
-        if self.domains is None or batch.features is None:
-            hidden = self.trunk(x, lengths, tuple(tasks))
-        else:
-            domains = self.domains.given(batch.domains)
-            hidden = self.trunk(self.domains.enter(x, domains), lengths, tuple(tasks))
-            hidden = self.domains.leave(hidden, domains)
-        found = {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
-        remembering = tuple(with_context(found))
-        for task, before in self._remember(batch, remembering).items():
-            found[task] = replace(found[task], context=before, context_lengths=batch.context_lengths)
-        return found
+    def encode(self, batch: Batch, tasks: Iterable[str], group: str | None = None) -> dict[str, States]:
+        """States of one input group for the named tasks, behind the trunk where the group goes through it.
+
+        group: that of the batch, or one beside it; every row has some of its inputs.
+        """
+        reader = self.groups[group or batch.group]
+        entering = reader.states(self, batch)
+        hidden = self._shared(entering, batch, tuple(tasks), reader.spec)
+        contexts = self._contexts(batch, tuple(with_context(hidden)))
+        lengths = batch.context.lengths if batch.context is not None else None
+        return {
+            name: States(
+                state,
+                entering.lengths,
+                spectrum=entering.spectrum,
+                manner=entering.manner,
+                context=contexts.get(name),
+                context_lengths=lengths if name in contexts else None,
+            )
+            for name, state in hidden.items()
+        }
+
+    def _shared(
+        self, entering: FrontendStates, batch: Batch, tasks: tuple[str, ...], group: GroupSpec
+    ) -> dict[str, Tensor]:
+        """States (B, T, D) of each task behind the trunk."""
+        x, lengths = entering.hidden, entering.lengths
+        if not group.trunk:
+            return dict.fromkeys(tasks, x)
+        if self.domains is None or not group.has_domain:
+            return self.trunk(x, lengths, tasks)
+        domains = self.domains.given(batch.domains)
+        return self.domains.leave(self.trunk(self.domains.enter(x, domains), lengths, tasks), domains)
 
     def encode_phones(self, spoken: TTSBatch, tasks: Iterable[str]) -> dict[str, States]:
-        """The trunk's states of phones, for tasks that speak; every row has some."""
-        assert self.phones is not None, "there are phones only where something speaks"
-        assert self.manner is not None, "and somebody"
-        hidden = self.trunk(self.phones(spoken.phones), spoken.lengths, tuple(tasks))
-        manner = self.manner(spoken.speakers, spoken.emotions)
-        return {task: States(state, spoken.lengths, manner=manner) for task, state in hidden.items()}
+        """The trunk's states of phones, for tasks of synthesis; every row has some."""
+        none = torch.zeros(len(spoken), dtype=torch.int64, device=spoken.lengths.device)
+        batch = Batch(("",) * len(spoken), AUDIO, {PHONES: spoken}, {}, none)
+        return self.encode(batch, tasks, PHONES)
 
-    def _remember(self, batch: Batch, tasks: tuple[str, ...]) -> dict[str, Tensor]:
-        """The trunk's states (B, C, D) of the words of the turns before, for the tasks that ask for them.
+    def _contexts(self, batch: Batch, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        """The trunk's states (B, C, D) of the words of the previous turns, for the tasks that attend to them.
 
-        Rows without context are left out of the trunk, which knows no row of length zero; theirs are zeros.
+        Rows without context are left out of the trunk, which takes no row of length zero; theirs are zeros.
         """
-        if batch.context is None or batch.context_characters is None or batch.context_lengths is None or not tasks:
+        if batch.context is None or not tasks:
             return {}
-        rows = batch.context_lengths.nonzero()[:, 0]
-        lengths = batch.context_lengths[rows]
-        x, lengths = self.text(batch.context[rows], batch.context_characters[rows], lengths)
+        rows = batch.context.lengths.nonzero()[:, 0]
+        turns = replace(batch, inputs={TEXT: batch.context.select(rows)})
+        x, lengths, *_ = self.groups[TEXT].states(self, turns)
         return {
             task: states.new_zeros(len(batch), *states.shape[1:]).index_copy(0, rows, states)
             for task, states in self.trunk(x, lengths, tasks).items()
@@ -171,15 +193,13 @@ class SpeechModel(nn.Module):
         """Summed loss and count of each task that has labels in this batch: `labelled`, where that is known."""
         if labelled is None:
             labelled = [name for name, count in self.counts(batch).items() if count > 0]
-        reads = self._reads(batch) and any("text" in self.task(name).groups for name in labelled)
-        tagged = batch.group == "audio" and self.tagger in labelled
+        reads = self._reads(batch) and any(TEXT in self.task(name).groups for name in labelled)
+        tagged = batch.group == AUDIO and self.tagger in labelled
         recogniser = self.recogniser if reads or tagged else None  # where each recording's words are asked for
         if tagged and recogniser is None:
             raise ValueError(f"{self.tagger} in audio needs a task that recognises words and says where they are")
-        speaking, sounding = (
-            [name for name in labelled if group in self.task(name).groups] for group in (PHONES, SOUND)
-        )
-        labelled = [name for name in labelled if name not in (*speaking, *sounding)]
+        beside = {name: [one for one in labelled if name in self.task(one).groups] for name in self._beside(batch)}
+        labelled = [name for name in labelled if not any(name in names for names in beside.values())]
         # Its states are asked for where its loss is not, too: a stage of a curriculum may leave it out.
         asked = [*labelled, recogniser] if recogniser is not None and recogniser not in labelled else labelled
         states = self.encode(batch, asked) if asked else {}
@@ -189,30 +209,33 @@ class SpeechModel(nn.Module):
         found = {name: self._loss(name, states[name], batch) for name in labelled}
         if reads and recogniser is not None:
             self._read_too(found, batch, states[recogniser], heard)
-        if speaking and batch.spoken is not None:
-            said = batch.rows(batch.spoken.lengths.nonzero()[:, 0])
-            assert said.spoken is not None, "it was there before"
-            for name, state in self.encode_phones(said.spoken, speaking).items():
-                found[name] = self._spoken_loss(name, state, said)
-        if sounding and batch.features is not None and batch.feature_lengths is not None:
-            given = States(batch.features, batch.feature_lengths)
-            found |= {name: self.task(name).loss(given, batch) for name in sounding}
+        for group, names in beside.items():
+            found |= self._losses_beside(group, names, batch) if names else {}
         return found
 
+    def _losses_beside(self, group: str, tasks: list[str], batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Losses of tasks that read inputs beside those of the batch's own group, of the rows that have some."""
+        if self.groups[group].spec.trunk:  # which takes no row of length zero
+            batch = batch.rows(batch.inputs[group].lengths.nonzero()[:, 0])
+        return {
+            name: self._loss_with_consistency(name, states, batch)
+            for name, states in self.encode(batch, tasks, group).items()
+        }
+
     def _loss(self, name: str, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
-        """A task's own loss, its gradient turned round where what is shared is to forget it."""
+        """A task's own loss, with gradient reversal (Ganin and Lempitsky 2015) for the tasks of config.reversal."""
         if strength := dict(self.config.reversal).get(name):
             states = replace(states, hidden=reverse(states.hidden, strength))
         return self.task(name).loss(states, batch)
 
-    def _spoken_loss(self, name: str, states: States, said: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of a task that speaks, what the model hears in its log-mels among it, if that is asked for."""
-        if name != "mel" or not self.config.consistency or said.spoken is None:
-            return self.task(name).loss(states, said)
-        mel = cast(Mel, self.task(name))
-        made, lengths = mel(states, said.spoken)
-        loss, count = mel.error(made, lengths, said)
-        wrong = consistency_loss(self, mel.raised(made), lengths, said)
+    def _loss_with_consistency(self, name: str, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of a task beside the batch's own; of log-mels with the consistency loss, where that is set."""
+        mel = self.task(name)
+        if not isinstance(mel, Mel) or not self.config.consistency or batch.spoken is None:
+            return mel.loss(states, batch)
+        mels, lengths = mel(states, batch.spoken)
+        loss, count = mel.error(mels, lengths, batch)
+        wrong = consistency_loss(self, mel.raised(mels), lengths, batch)
         return loss + self.config.consistency * (wrong * lengths).sum(), count
 
     def _read_too(
@@ -293,7 +316,7 @@ class SpeechModel(nn.Module):
             ]
         second = self._reread(found["words"], batch) if reread and "words" in found else {}
         for name in tasks:
-            if name == self.tagger and batch.group == "audio":
+            if name == self.tagger and batch.group == AUDIO:
                 if "words" not in found:
                     continue
                 most = max(1, *(len(row) for row in found["words"]))
@@ -319,7 +342,7 @@ class SpeechModel(nn.Module):
         tasks = [
             name
             for name in self.config.tasks
-            if isinstance(head := self.task(name), Classification) and "text" in head.groups
+            if isinstance(head := self.task(name), Classification) and TEXT in head.groups
         ]
         if not heard or not tasks:
             return {}
@@ -372,10 +395,11 @@ class SpeechModel(nn.Module):
         return {**found, "domains": behind} if behind else found
 
     def front_parts(self) -> dict[str, list[nn.Parameter]]:
-        """`front_parameters` by input group; what is told of domains before the trunk is told of audio alone."""
-        domains = self.domains.entry_parameters() if self.domains is not None else []
-        parts = {"audio": [*self.audio.parameters(), *domains], "text": list(self.text.parameters())}
-        return parts if self.phones is None else {**parts, "phones": list(self.phones.parameters())}
+        """`front_parameters` by input group; those of domains before the trunk belong to recordings."""
+        parts = {name: list(self.front_end(name).parameters()) for name in self.groups if name in self._modules}
+        if self.domains is not None:
+            parts[AUDIO] += self.domains.entry_parameters()
+        return parts
 
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""
