@@ -25,13 +25,15 @@ class GroupSpec:
 
     name: the name in `TaskSpec.groups`, in `Batch.inputs` and in the served signature.
     implementation: subclass of mtl.inputs.group.InputGroup, or "<module>:<class>", which is imported when it is needed.
-    column: the column that the group adds to the utterance table; None for groups that ship.
+    column: the column that the group adds to the utterance table, of kind "file"; None for groups that ship.
     length: cost of a row in a batch, in states; rows are batched up to `loader.batch_tokens` of them.
     beside: the group whose rows this one accompanies; None for a group with rows of its own.
     trunk: whether the states go through the trunk.
     always: whether every model has the front-end. Others have it if one of their tasks reads the group.
     has_domain: whether the domain of a recording (mtl.models.domains) conditions the states.
     items: what rows of the group are called in reports.
+    check: raises ValueError for the content of a file that cannot be read; called when a corpus is ingested.
+    example: base64 of a file, as the example of a packaged model whose tasks read no text.
     suffixes: endings of the files that `motet predict` reads as inputs of the group.
     """
 
@@ -44,6 +46,8 @@ class GroupSpec:
     always: bool = False
     has_domain: bool = False
     items: str = "rows"
+    check: Callable[[bytes], Any] = bytes
+    example: str = ""
     suffixes: tuple[str, ...] = ()
 
     @property

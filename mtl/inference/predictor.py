@@ -26,6 +26,7 @@ from mtl.decoding.greedy import Alternative
 from mtl.decoding.greedy import Path as Heard
 from mtl.decoding.hot_words import WEIGHT, HotWords
 from mtl.decoding.ngram import NGram
+from mtl.groups import group, group_of
 from mtl.heads.slots import bio_values
 from mtl.inference.speech_synthesis import Echo, echo
 from mtl.inference.vocoder_metrics import Resynthesis, resynthesize
@@ -169,9 +170,10 @@ class Predictor:
         return Beam(self.codec.units, self.language, self.beam, hot, n_best)
 
     def predict(
-        self, inputs: Sequence[np.ndarray | str], contexts: Sequence[Sequence[str]] | None = None
+        self, inputs: Sequence[np.ndarray | str | Mapping[str, str]], contexts: Sequence[Sequence[str]] | None = None
     ) -> list[Prediction]:
-        """One prediction per input: a waveform (N,) float32 at the features' sample rate, or a sentence.
+        """One prediction per input: a waveform (N,) float32 at the features' sample rate, a sentence, or the columns of
+        another input group, such as {"picture": base64 of a file}.
 
         contexts: for each input the turns of the dialogue before it, oldest first; read by the tasks of a dialogue.
         """
@@ -179,7 +181,7 @@ class Predictor:
             raise PredictorError(f"predict was given {len(inputs)} inputs and {len(contexts)} contexts")
         before = [{"context": list(map(normalise, turns))} for turns in contexts or [()] * len(inputs)]
         found: dict[int, Prediction] = {}
-        heard = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if not isinstance(item, str)}
+        heard = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if isinstance(item, np.ndarray)}
         for chunk in chunks({i: len(mel) for i, mel in heard.items()}, BATCH_FRAMES):
             batch = collate([self.codec.encode(before[i]) for i in chunk], [heard[i] for i in chunk])
             found.update(zip(chunk, self.predict_batch(batch), strict=True))
@@ -187,6 +189,12 @@ class Predictor:
         if read:
             batch = collate([self.codec.encode({"tokens": tokens, **before[i]}) for i, tokens in read.items()])
             found.update(zip(read, self.predict_batch(batch, list(read.values())), strict=True))
+        rows = {i: {**item, **before[i]} for i, item in enumerate(inputs) if isinstance(item, Mapping)}
+        for name in {group_of(row): None for row in rows.values()}:
+            members = {i: row for i, row in rows.items() if group_of(row) == name}
+            for chunk in chunks({i: group(name).length(row) for i, row in members.items()}, BATCH_FRAMES):
+                batch = collate([self.codec.encode(rows[i]) for i in chunk])
+                found.update(zip(chunk, self.predict_batch(batch), strict=True))
         return [found[i] for i in range(len(inputs))]
 
     @torch.no_grad()

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtl.inputs.group import FrontendStates, InputGroup, Inputs, pad_frames
+from mtl.inputs.group import InputGroup, Inputs, pad_frames
 from mtl.layers.encoder import padding_mask
 
 if TYPE_CHECKING:
-    from mtl.inputs.batch import Batch
     from mtl.inputs.codec import Codec
 
 # Time strides of the convolutions for each subsampling factor; the mel axis is halved by each.
@@ -41,11 +40,6 @@ class AudioGroup(InputGroup):
 
     def modules(self, config: Any, codec: Codec) -> dict[str, nn.Module]:
         return {self.name: AudioFrontend(config.bins, config.width, config.subsampling, config.dropout)}
-
-    def states(self, model: Any, batch: Batch) -> FrontendStates:
-        inputs = batch.inputs[self.name]
-        assert isinstance(inputs, AudioInputs)
-        return FrontendStates(*model.audio(inputs.features, inputs.lengths))
 
     def lengths(self, model: Any, inputs: Inputs) -> Tensor:
         lengths: Tensor = model.audio.lengths(inputs.lengths)

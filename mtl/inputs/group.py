@@ -80,8 +80,11 @@ class InputGroup:
         return {}
 
     def states(self, model: Any, batch: Batch) -> FrontendStates:
-        """States of the batch's inputs, before the trunk of the SpeechModel."""
-        raise NotImplementedError
+        """States of the batch's inputs, before the trunk of the SpeechModel.
+
+        By default the front-end, called with the fields of the inputs, returns the fields of FrontendStates.
+        """
+        return FrontendStates(*model.front_end(self.name)(**batch.inputs[self.name].tensors()))
 
     def lengths(self, model: Any, inputs: Inputs) -> Tensor:
         """(B,) states of each row behind the front-end."""

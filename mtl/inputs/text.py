@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mtl.inputs.codec import PADDING, UNKNOWN, Codec, tokens_of
-from mtl.inputs.group import FrontendStates, InputGroup, Inputs
+from mtl.inputs.group import InputGroup, Inputs
 from mtl.inputs.targets import pad
 from mtl.layers.encoder import padding_mask
-
-if TYPE_CHECKING:
-    from mtl.inputs.batch import Batch
 
 
 class TextArrays(NamedTuple):
@@ -47,11 +44,6 @@ class TextGroup(InputGroup):
     def modules(self, config: Any, codec: Codec) -> dict[str, nn.Module]:
         drops = drop_shares(len(codec.words), codec.counts, config.word_dropout, config.rare_words)
         return {self.name: TextFrontend(drops, len(codec.characters), config.width, config.dropout, config.lstm)}
-
-    def states(self, model: Any, batch: Batch) -> FrontendStates:
-        inputs = batch.inputs[self.name]
-        assert isinstance(inputs, TextInputs)
-        return FrontendStates(*model.text(inputs.words, inputs.characters, inputs.lengths))
 
 
 def drop_shares(words: int, counts: Sequence[int], least: float, rare: float) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import jiwer
 import numpy as np
 
+from mtl.groups import group_of
 from mtl.heads.regression import SEMITONES
 from mtl.heads.slots import bio_values
 from mtl.inference.predictor import Prediction
@@ -226,8 +227,8 @@ def summarise(scores: Mapping[str, Counts]) -> dict[str, float]:
 
 
 def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    heard = row.get("audio") is not None
-    prefix = "" if heard else "text_"
+    heard, read = row.get("audio") is not None, group_of(row) == TEXT
+    prefix = "text_" if read else ""
     found: dict[str, tuple[float, ...]] = {}
     if heard and prediction.text is not None and row.get("text"):
         found["transcript/wer"] = (word_errors(row["text"], prediction.text), len(row["text"].split()))
@@ -258,7 +259,7 @@ def _score(row: Row, prediction: Prediction, hot_words: Sequence[str]) -> dict[s
     for spec in tasks():
         if spec.answer == "label" and not spec.open_set and spec.name in prediction.labels:
             label = row.get(spec.label)
-            if label is not None and (heard or TEXT in spec.groups):
+            if label is not None and (not read or TEXT in spec.groups):
                 right = prediction.labels[spec.name].value == label
                 found[f"{spec.name}/{prefix}accuracy"] = (float(right), 1.0)
     if row.get("translation") and "translation" in prediction.labels:
@@ -283,7 +284,7 @@ def _by_label(
     asked = [
         (position, str(row[spec.label]), prediction.labels[spec.name].value)
         for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True))
-        if row.get("audio") is not None and row.get(spec.label) is not None and spec.name in prediction.labels
+        if group_of(row) != TEXT and row.get(spec.label) is not None and spec.name in prediction.labels
     ]
     names = sorted({wanted for _, wanted, _ in asked})
     found = []

@@ -15,12 +15,15 @@ The source is a manifest file, or a folder, archive or prefix with manifests in 
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
+from mtl.groups import GroupSpec, groups, input_columns
 from mtl.spec import Column, label_columns
 from pipelines.core.redaction import redact
 from pipelines.corpora.base import SPLIT_NAMES, Reader, check_options, need_source
@@ -150,13 +153,12 @@ class _File:
         found = set()
         for _, row in read_rows(self.source, str(self.path)):
             renamed = self._renamed(row)
-            audio = renamed.get("audio") if isinstance(renamed, dict) else None
-            name = audio.get("path") if isinstance(audio, Mapping) else audio
-            if isinstance(name, str) and "://" not in name:
-                try:
-                    found.add(self.source.resolve(str(self.path.parent), name))
-                except SourceError:
-                    continue
+            for column in ("audio", *(column.name for column in input_columns())):
+                cell = renamed.get(column) if isinstance(renamed, dict) else None
+                name = cell.get("path") if isinstance(cell, Mapping) else cell
+                if isinstance(name, str) and "://" not in name:
+                    with suppress(SourceError):
+                        found.add(self.source.resolve(str(self.path.parent), name))
         return sorted(found)
 
     def _renamed(self, row: Row) -> Row:
@@ -176,7 +178,8 @@ class _File:
         if recording is not None and self.has_text and not self.optional and not (text or "").strip() and not tokens:
             raise RowError("missing_transcript", f"text is {row.get('text')!r}")
         labels = {column.name: _label(row, column) for column in label_columns()}
-        if recording is None and not (text or "").strip() and not tokens:
+        inputs = {one.source: self._input(row, one) for one in groups() if one.column}
+        if recording is None and not (text or "").strip() and not tokens and not any(inputs.values()):
             raise RowError("bad_row", f"neither audio nor text; the columns understood are {', '.join(row) or 'none'}")
         return Utterance(
             id=_text(row, "id") or self._made_up(number, recording, row),
@@ -188,6 +191,7 @@ class _File:
             speaker=_text(row, "speaker") or None,
             language=_text(row, "language") or None,
             labels=labels,
+            inputs=inputs,
             context=_turns(row),
             phones=_words(row, "phones"),
             phone_ends=_ends(row),
@@ -227,6 +231,33 @@ class _File:
             raise RowError("missing_file", f"no recording {self.source.locate(path)}")
         return self.source.recording(path, start, duration)
 
+    def _input(self, row: dict[str, Any], group: GroupSpec) -> str | None:
+        """Base64 of the file of an input group, which the row names or, in Parquet, holds."""
+        cell = row.get(group.source)
+        name = cell.get("path") if isinstance(cell, Mapping) else cell
+        if name is None or name == "":
+            return None
+        if isinstance(name, Embedded):
+            content = name.load()
+        elif isinstance(name, str):
+            content = self._read(name, group.source)
+        else:
+            raise RowError("bad_row", f"{group.source} is {type(cell).__name__}, expected a path")
+        try:
+            group.check(content)
+        except ValueError as error:
+            raise RowError("undecodable", f"{group.source}: {error}") from error
+        return base64.b64encode(content).decode()
+
+    def _read(self, name: str, column: str) -> bytes:
+        try:
+            path = self.source.resolve(str(self.path.parent), name)
+        except SourceError as error:
+            raise RowError("bad_row", f"{column}: {error}") from error
+        if not self.source.stamp(path):
+            raise RowError("missing_file", f"no file {self.source.locate(path)}")
+        return self.source.read(path)
+
     def _embedded(self, audio: Embedded, start: float, duration: float | None) -> Recording:
         name = f"{self.where}!/{redact(audio.path or 'audio')}"
         stamp = f"{self.source.stamp(str(self.path))}:{audio.place}"
@@ -254,7 +285,7 @@ def _columns(corpus: Corpus) -> dict[str, tuple[str, ...]]:
         raise CorpusError(
             f"corpora.{corpus.name}.options.columns is {chosen!r}, expected {{column: name in your file}}"
         )
-    aliases = {**ALIASES, **{column.name: (column.name, *column.aliases) for column in label_columns()}}
+    aliases = {**ALIASES, **{one.name: (one.name, *one.aliases) for one in (*label_columns(), *input_columns())}}
     for column in chosen:
         if column not in aliases:
             raise CorpusError(

@@ -8,15 +8,18 @@ rather than saved.
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from mtl.groups import groups
+from mtl.spec import AUDIO, TEXT
 from pipelines import recipe
+from pipelines.utterances.row_groups import group_names, lengths_of
 
 PADDING_LIMIT = 0.05  # share of a pass's frames that is padding
 # (noise, slack): lengths are sorted as if up to `noise` longer or shorter; a batch is closed before `slack` of it
@@ -24,6 +27,7 @@ PADDING_LIMIT = 0.05  # share of a pass's frames that is padding
 ATTEMPTS = ((0.08, 0.15), (0.04, 0.15), (0.02, 0.15), (0.0, 0.15), (0.0, PADDING_LIMIT))
 SPEED_STEP = 0.01  # speeds are drawn on this grid, so that the warps they need can be kept
 PLANS_KEPT = 3  # passes
+GROUP_KEYS = {AUDIO: 0, TEXT: 1}  # part of the seed of a group's batches; of others, a hash of the name
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,10 @@ class Planned:
 
 
 class Group:
-    """Rows of one kind of input ("audio" or "text"), cut into batches pass by pass.
+    """Rows of one input group, cut into batches pass by pass.
 
-    rows (N,): indices into the dataset. lengths (N,): frames or words of each. corpora (N,): which corpus, as numbers.
+    rows (N,): indices into the dataset. lengths (N,): frames, words or states of each. corpora (N,): numbers of their
+    corpora.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class Group:
     ) -> None:
         self.name, self.rows, self.lengths = name, rows, np.maximum(lengths, 1)
         self.budget, self.speed = budget, speed
-        self._key = (seed, 0, int(name == "text"))
+        self._key = (seed, 0, GROUP_KEYS[name] if name in GROUP_KEYS else zlib.crc32(name.encode()))
         self._members = [np.flatnonzero(corpora == corpus) for corpus in np.unique(corpora)]
         self._quotas = quotas([len(members) for members in self._members], temperature)
         self._plans: OrderedDict[int, list[Planned]] = OrderedDict()
@@ -164,31 +169,29 @@ def padding_of(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
 
 
 def groups_of(rows: pa.Table, config: recipe.Loader, hop_ms: float, seed: int) -> list[Group]:
-    """The input groups that a dataset's rows form: audio, and text alone; those that exist."""
-    frames = rows["frames"].to_numpy()
+    """The input groups that a dataset's rows form."""
     corpora = rows["corpus"].combine_chunks().dictionary_encode().indices.to_numpy()
     names = rows["corpus"].unique().to_pylist()
     # Numbers in the order of names, so that the order of a recipe's corpora changes no batch.
     corpora = np.argsort(np.argsort(names))[corpora]
-    groups = []
-    audio, text = np.flatnonzero(frames >= 0), np.flatnonzero(frames < 0)
-    if len(audio):
-        budget = config.batch_seconds * 1000 / hop_ms
-        speed = (config.speed[0], config.speed[1])
-        groups.append(Group("audio", audio, frames[audio], corpora[audio], budget, config.temperature, speed, seed))
-    if len(text):
-        words = word_counts(rows)[text]
-        groups.append(
-            Group("text", text, words, corpora[text], config.batch_tokens, config.temperature, (1.0, 1.0), seed)
-        )
-    return groups
+    formed = []
+    for name, members, lengths in rows_by_group(rows):
+        speed = (config.speed[0], config.speed[1]) if name == AUDIO else (1.0, 1.0)
+        budget = budget_of(name, config, hop_ms)
+        formed.append(Group(name, members, lengths, corpora[members], budget, config.temperature, speed, seed))
+    return formed
 
 
-def word_counts(rows: pa.Table) -> np.ndarray:
-    """Words of each row: of its tokens, or of its text."""
-    tokens = pc.list_value_length(rows["tokens"])
-    spoken = pc.add(pc.count_substring(rows["text"], " "), 1)
-    return pc.fill_null(pc.coalesce(tokens, spoken), 0).to_numpy().astype(np.int64)
+def rows_by_group(rows: pa.Table) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, indices (M,) and lengths (M,) of each group's rows, of groups that have some; recordings come first."""
+    names = group_names(rows)
+    members = {one.name: np.flatnonzero(names == one.name) for one in groups()}
+    return [(name, own, lengths_of(rows, name, own)) for name, own in members.items() if len(own)]
+
+
+def budget_of(name: str, config: recipe.Loader, hop_ms: float) -> float:
+    """Frames, words or states of a micro-batch of one group, padding counted."""
+    return config.batch_seconds * 1000 / hop_ms if name == AUDIO else config.batch_tokens
 
 
 def _perturbed(lengths: np.ndarray, speeds: np.ndarray | None) -> np.ndarray:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from mtl.groups import input_columns
 from mtl.spec import label_columns
 from mtl.text.normalization import normalise
 from pipelines.core.redaction import redact
@@ -219,10 +220,12 @@ def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, 
     text, tokens, slots = clean(utterance)
     phones, ends = said(utterance, corpus, fact.duration if fact else None)
     digest = fact.digest if fact else None
+    inputs = {column.name: utterance.inputs.get(column.name) for column in input_columns()}
+    content = digest or (fingerprint(inputs) if any(inputs.values()) else None)
     return {
         "id": f"{corpus.name}/{utterance.id}",
         "corpus": corpus.name,
-        "split": settle(corpus, utterance.split, utterance.speaker, text, digest),
+        "split": settle(corpus, utterance.split, utterance.speaker, text, content),
         "audio": fact.audio if fact else None,
         "start": fact.start if fact else None,
         "duration": fact.duration if fact else None,
@@ -238,6 +241,7 @@ def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, 
         "phones": phones,
         "phone_ends": ends,
         **{column.name: clean_label(column, utterance.labels.get(column.name)) for column in label_columns()},
+        **inputs,
     }
 
 

@@ -3,7 +3,7 @@
     loader = Loader(dataset, codec, recipe.loader, hop_ms=10, micro_batches=4, rank=0, world_size=2)
     for step in loader:                  # the rest of this epoch
         for micro_batch in step:         # this rank's: 2 of the 4
-            for batch in micro_batch:    # one of each input group: audio, text
+            for batch in micro_batch:    # one of each input group that has rows
 
 Everything follows from (seed, pass, batch): the plan is made for all ranks at once and dealt out, so the batches
 of a step do not depend on how many ranks share it, and the state is an epoch and a step. plan.py cuts the batches.
@@ -18,15 +18,17 @@ import numpy as np
 import pyarrow as pa
 
 from mtl.audio.augmentation import spec_augment, speed
+from mtl.groups import input_columns
 from mtl.inputs.batch import Batch, Example, collate
 from mtl.inputs.codec import Codec
 from mtl.inputs.slot_substitution import SlotValues
-from mtl.spec import first_with_answer, label_columns, task
+from mtl.spec import AUDIO, TEXT, first_with_answer, label_columns, task
 from pipelines import recipe
-from pipelines.data.batch_plan import Group, Planned, cut, groups_of, word_counts
+from pipelines.data.batch_plan import Group, Planned, budget_of, cut, groups_of, rows_by_group
 from pipelines.data.dataset import Dataset
 from pipelines.recipe.address import stated
 from pipelines.storage.store import fingerprint
+from pipelines.utterances.row_groups import group_names
 
 # What is encoded of a row beside the labels that tasks declare.
 ENCODED = ("id", "corpus", "text", "tokens", "slots", "speaker", "language", "context")
@@ -128,7 +130,7 @@ class Loader:
 
     def _batch(self, planned: Planned) -> Batch:
         config = self.config
-        if self._values and self._encoder.written(planned.rows):
+        if self._values and self._encoder.groups[planned.rows[0]] == TEXT:
             generator = np.random.default_rng((self.seed, 2, planned.pass_number, planned.number))
             sentences = self._encoder.examples(planned.rows)
             return collate([self._values.exchange(sentence, config.substitute, generator) for sentence in sentences])
@@ -147,17 +149,11 @@ def evaluation_batches(
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """Every row once, longest first, with its index in the dataset; nothing is augmented."""
     encoder = _Encoder(dataset, codec)
-    frames = dataset.rows["frames"].to_numpy()
-    words = word_counts(dataset.rows)
-    budget = config.batch_seconds * 1000 / (hop_ms or dataset.hop_ms)
-    for lengths, chosen, limit in (
-        (frames, np.flatnonzero(frames >= 0), budget),
-        (words, np.flatnonzero(frames < 0), config.batch_tokens),
-    ):
-        if len(chosen):
-            order = chosen[np.argsort(-lengths[chosen], kind="stable")]
-            for rows in cut(lengths[order], limit, EVALUATION_SLACK, order):
-                yield rows, encoder.batch(rows, None)
+    for name, members, lengths in rows_by_group(dataset.rows):
+        order = np.argsort(-lengths, kind="stable")
+        budget = budget_of(name, config, hop_ms or dataset.hop_ms)
+        for rows in cut(lengths[order], budget, EVALUATION_SLACK, members[order]):
+            yield rows, encoder.batch(rows, None)
 
 
 class _Encoder:
@@ -165,19 +161,15 @@ class _Encoder:
 
     def __init__(self, dataset: Dataset, codec: Codec) -> None:
         self.dataset, self.codec = dataset, codec
-        self.frames = dataset.rows["frames"].to_numpy()
-        columns = (*ENCODED, *(column.name for column in label_columns()), *PROSODY)
+        self.groups = group_names(dataset.rows)
+        columns = (*ENCODED, *(column.name for column in (*label_columns(), *input_columns())), *PROSODY)
         self.labels = dataset.rows.select(columns)
         self.kept: dict[int, Example] = {}
-
-    def written(self, rows: np.ndarray) -> bool:
-        """Whether these rows of one group are text."""
-        return bool(self.frames[rows[0]] < 0)
 
     def batch(self, rows: np.ndarray, speeds: np.ndarray | None) -> Batch:
         """Rows of one group. Features are float16 as stored, float32 where speeds are given."""
         examples = self.examples(rows)
-        if self.written(rows):
+        if self.groups[rows[0]] != AUDIO:
             return collate(examples)
         features = self.dataset.features(rows)
         if speeds is not None and self.dataset.spec is not None:

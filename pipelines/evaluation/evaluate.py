@@ -30,6 +30,7 @@ import torch
 from mtl.decoding.beam_search import Beam, decode_rows
 from mtl.decoding.greedy import Path
 from mtl.decoding.hot_words import WEIGHT, HotWords
+from mtl.groups import input_columns
 from mtl.inference.predictor import Prediction, Predictor
 from mtl.inputs.codec import tokens_of
 from mtl.metrics.scoring import METRICS, metric_of, score_rows
@@ -314,7 +315,7 @@ def _reference() -> tuple[str, ...]:
 
 def rows_identity(dataset: Dataset) -> str:
     """Equal for equal rows with equal labels, in any order and whatever the rest of their dataset: frozen test rows."""
-    columns = ["id", "digest", *_reference()]
+    columns = ["id", "digest", *_reference(), *(column.name for column in input_columns())]
     rows = [stated(row) for row in dataset.rows.select(columns).to_pylist()]
     return fingerprint(sorted([json.dumps(row, sort_keys=True) for row in rows]))
 

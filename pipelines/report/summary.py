@@ -124,9 +124,9 @@ def _fault(row: Mapping[str, Any], audio: str) -> Fault:
     # Speakers of the test split were never heard in training: the nearest known voice is no answer to compare.
     tasks = {metric.split("/")[0] for metric in row["errors"]} - {"speaker"}
     both = [task for task in wanted if task in got and (task in tasks or task == "transcript")]
-    if row["audio"] is None:
+    if row["audio"] is None and row["reference"].get("text"):
         both = ["sentence", *both]
-        wanted["sentence"] = got["sentence"] = row["reference"].get("text") or ""
+        wanted["sentence"] = got["sentence"] = row["reference"]["text"]
     if row["reference"].get("context"):
         both = ["before", *both]
         wanted["before"] = got["before"] = f" {TURN} ".join(row["reference"]["context"])

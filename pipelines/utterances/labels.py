@@ -75,7 +75,7 @@ def clean(utterance: Utterance) -> tuple[str | None, list[str] | None, list[str]
     text = normalise(stated) if given else None
     if given and not text:
         raise LabelError("missing_transcript", f"the text is {stated!r}, which holds no word")
-    if not given and utterance.recording is None:
+    if not given and utterance.recording is None and not any(utterance.inputs.values()):
         raise LabelError("missing_transcript", "the row has neither audio nor text")
     if utterance.slots is None:
         return text, None, None

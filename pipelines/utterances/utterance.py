@@ -17,6 +17,7 @@ class Utterance:
     recording: None for a row of text alone.
     slots: BIO tags, one for each of `tokens`.
     labels: values of the columns that tasks declare (mtl.spec.label_columns), None or left out where not labelled.
+    inputs: base64 of the files of further input groups (mtl.groups.input_columns), by column.
     context: the turns of the dialogue before this one, oldest first; None where the row is no part of a dialogue.
     trials: "1 ID" or "0 ID" for verification: whether the row ID of this corpus is the same speaker.
     phones, phone_ends: what is said, silence included, and where each ends in s, for a corpus that knows; see
@@ -33,6 +34,7 @@ class Utterance:
     speaker: str | None = None
     language: str | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str | None] = field(default_factory=dict)
     context: list[str] | None = None
     trials: list[str] | None = None
     phones: list[str] | None = None
