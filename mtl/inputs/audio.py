@@ -48,10 +48,10 @@ class AudioGroup(InputGroup):
 
 @dataclass(frozen=True)
 class SpeakerStatistics:
-    """How a known speaker's recordings usually are: mean and deviation of each mel bin, (F,), over many of them.
+    """Mean and deviation (F,) of each mel bin over many recordings of a speaker.
 
-    Two seconds of speech hold too few sounds to tell a voice and a microphone from what was said, so an utterance's own
-    statistics (the normalisation of Viikki and Laurila 1998) are pooled with `frames` frames of these.
+    Statistics of a short utterance depend on its words as much as on voice and microphone. So they (the normalisation
+    of Viikki and Laurila 1998) are pooled with `frames` frames of these.
     """
 
     mean: Tensor
@@ -72,7 +72,7 @@ class SpeakerStatistics:
 class AudioFrontend(nn.Module):
     """Per-utterance mean and variance normalisation, then 2-D convolutions that shorten time by `subsampling`.
 
-    usual: of the speaker whose recordings are heard, where that is known; see mtl.inference.adaptation.
+    usual: statistics of the speaker, if known; see mtl.inference.adaptation.
     """
 
     usual: SpeakerStatistics | None = None
@@ -98,7 +98,7 @@ class AudioFrontend(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """features (B, T, F), lengths (B,) -> states (B, T', D), lengths (B,), spectrum (B, 2F).
 
-        The spectrum is each bin's mean and deviation, which the normalisation takes out of the states.
+        The spectrum is the mean and deviation of each bin, which the normalisation removes from the states.
         """
         features = features.float()
         statistics = bin_statistics(features, lengths)
@@ -115,7 +115,7 @@ class AudioFrontend(nn.Module):
 def normalise_bins(features: Tensor, lengths: Tensor, statistics: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Each mel bin to zero mean and unit variance over its utterance's own frames; padding becomes zero.
 
-    statistics: those of `bin_statistics`, where they are known.
+    statistics: those of `bin_statistics`, if already computed.
     """
     mask = padding_mask(lengths, features.shape[1])[..., None]
     mean, deviation = statistics or bin_statistics(features, lengths)

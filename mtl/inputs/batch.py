@@ -154,14 +154,14 @@ def collate(
         raise ValueError("collate was given no examples; a batch holds at least one")
     if features is not None and len(features) != len(examples):
         raise ValueError(f"collate was given {len(examples)} examples and {len(features)} feature arrays")
-    given: dict[str, Sequence[Any]] = {} if features is None else {AUDIO: features}
+    arrays: dict[str, Sequence[Any]] = {} if features is None else {AUDIO: features}
     if waves is not None and hertz is not None:
-        given[SOUND] = list(zip(waves, hertz, strict=True))
+        arrays[SOUND] = list(zip(waves, hertz, strict=True))
     name = _group_of(examples[0]) if features is None else AUDIO
     return Batch(
         ids=tuple(example.id for example in examples),
         group=name,
-        inputs=_collated(name, examples, given),
+        inputs=_collated(name, examples, arrays),
         targets={
             one: ENCODINGS[task(one).answer].collate([example.targets[one] for example in examples])
             for one in examples[0].targets
@@ -176,9 +176,9 @@ def _group_of(example: Example) -> str:
     return next((one.name for one in row_groups() if one.name in example.inputs), TEXT)
 
 
-def _collated(name: str, examples: Sequence[Example], given: Mapping[str, Sequence[Any]]) -> dict[str, Inputs]:
-    """Inputs of the named group, of those beside it, and words; given: arrays that no example holds."""
-    arrays = dict(given)
+def _collated(name: str, examples: Sequence[Example], features: Mapping[str, Sequence[Any]]) -> dict[str, Inputs]:
+    """Inputs of the named group, of those beside it, and words; features: arrays that examples do not hold."""
+    arrays = dict(features)
     for other in dict.fromkeys(other for example in examples for other in example.inputs):
         if other in (name, TEXT) or group(other).beside == name:
             arrays[other] = [example.inputs.get(other) for example in examples]

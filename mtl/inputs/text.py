@@ -47,14 +47,14 @@ class TextGroup(InputGroup):
 
 
 def drop_shares(words: int, counts: Sequence[int], least: float, rare: float) -> Tensor:
-    """How often training reads each word as unknown: max(least, rare / (rare + count)), (words + 2,).
+    """Word dropout: probability with which training reads each word as unknown, (words + 2,).
 
-    What a model knows of unknown words it learns from those that are dropped. Dropped evenly they are the frequent
-    ones, which unknown words are not like; hence by count (Kiperwasser and Goldberg 2016, alpha = 0.25).
+    It is max(least, rare / (rare + count)) (Kiperwasser and Goldberg 2016, alpha = 0.25): unknown words resemble rare
+    words, so rare words are dropped more often.
 
-    counts: how often training has each of the `words`; () where that is not known, and `least` is for all of them.
+    counts: of each of the `words` in training; () if not known: then `least` for all of them.
     """
-    shares = torch.full((words + 2,), least, device="cpu")  # looked at here, on whatever device the model is built
+    shares = torch.full((words + 2,), least, device="cpu")  # read below, whatever the model's device
     if counts and rare:
         shares[2:] = (rare / (rare + torch.tensor(counts, dtype=torch.float32, device="cpu"))).clamp(min=least)
     shares[[PADDING, UNKNOWN]] = 0.0
@@ -62,11 +62,11 @@ def drop_shares(words: int, counts: Sequence[int], least: float, rare: float) ->
 
 
 class TextFrontend(nn.Module):
-    """A word is its embedding plus what a convolution over its letters finds (Ma and Hovy 2016).
+    """Word embedding plus a character CNN (Ma and Hovy 2016).
 
-    drops: how often training reads each word as unknown, (words + 2,): see drop_shares.
-    lstm: layers of a bidirectional LSTM that then reads the sentence, which few thousand sentences train better than
-    attention alone; it is given embedding and letters side by side. 0: none.
+    drops (words + 2,): see drop_shares.
+    lstm: layers of a bidirectional LSTM over the sentence, which learns from few thousand sentences better than
+    attention alone. Its input is the concatenation of embedding and characters. 0: none.
     """
 
     drops: Tensor
@@ -87,13 +87,13 @@ class TextFrontend(nn.Module):
         if self.training and self.drops_words:
             words = words.masked_fill(torch.rand(words.shape, device=words.device) < self.drops[words], UNKNOWN)
         exists = padding_mask(lengths, words.shape[1])  # (B, L)
-        # Each spelling once: most words of a batch come again, and the convolution is a fifth of a step of text.
+        # Each spelling once: most words of a batch are repeated, and the convolution is a fifth of a step of text.
         spellings, which = torch.unique(characters[exists], dim=0, return_inverse=True)  # (N, C), no padding
         letters = self.character(spellings)  # (N, C, D/2)
-        found = self.convolution(letters.transpose(1, 2)).amax(dim=2)[which]  # one row per word, (words, D)
+        convolved = self.convolution(letters.transpose(1, 2)).amax(dim=2)[which]  # one row per word, (words, D)
         x = self.word(words)
         spelled = torch.zeros_like(x)
-        spelled[exists] = found.to(x.dtype)
+        spelled[exists] = convolved.to(x.dtype)
         if self.reader is None:
             return self.dropout(self.norm(x + spelled)), lengths
         return self.reader(self.dropout(self.norm(torch.cat((x, spelled), dim=-1))), lengths), lengths
@@ -102,8 +102,8 @@ class TextFrontend(nn.Module):
 class SentenceReader(nn.Module):
     """A bidirectional LSTM over the words that exist: (B, L, E) -> (B, L, D).
 
-    No dropout and no norm behind it: whatever is given these states begins with its own. With dropout at every step on
-    the way, ATIS was learned half as fast and ended two points of whole sentences lower (tests/bench/LOG.md).
+    Without dropout and norm behind it: the next layer begins with its own. With dropout at every step, ATIS was learned
+    half as fast and exact match was two points lower (tests/bench/LOG.md).
     """
 
     def __init__(self, entering: int, width: int, layers: int, dropout: float) -> None:

@@ -1,10 +1,9 @@
-"""What a model itself hears in the speech that it makes: led by that, its emotion and its speaker come out clearer.
+"""Consistency loss: the model's own emotion and speaker classifiers on the log-mels that it synthesises.
 
-    misheard(model, mels, lengths, batch)      # (B, T, F), (B,) -> (B,): to be added to the loss of the mels
+    consistency_loss(model, mels, lengths, batch)      # (B, T, F), (B,) -> (B,): to be added to the loss of the mels
 
-The heads are those that learn from recordings, and here they are only asked: their weights, the trunk's and the
-front-end's are held while they listen, so that what follows from it is the mels' alone. (As the speaker and emotion
-consistency of Cai et al. 2021 and of others, with one model in place of two.)
+Front-end, trunk and heads are frozen while they classify, so that the gradient reaches the log-mels alone. After the
+speaker and emotion consistency of Cai et al. 2021, with one model in place of two.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from mtl.spec import AUDIO
 if TYPE_CHECKING:
     from mtl.models.joint import SpeechModel
 
-HEARD = ("emotion", "speaker")
+CLASSIFIERS = ("emotion", "speaker")
 
 
 @contextmanager
 def held(model: SpeechModel) -> Iterator[None]:
-    """Within the block a model's weights take part in no gradient; what goes through it does."""
+    """Freezes the model's weights within the block; gradients still flow to its inputs."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.listening = True
     for parameter in trained:
@@ -41,15 +40,15 @@ def held(model: SpeechModel) -> Iterator[None]:
 
 
 def consistency_loss(model: SpeechModel, mels: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-    """(B,): the mean over the tasks of HEARD that the model has of the cross entropy of its answer to log-mels.
+    """(B,) mean cross entropy over the tasks of CLASSIFIERS that the model has; 0 for tasks without a label.
 
-    mels (B, T, F), lengths (B,): said of the batch's rows. A task that a row is not labelled for counts nothing there.
+    mels (B, T, F), lengths (B,): synthesised for the rows of the batch.
     """
-    tasks = [name for name in HEARD if name in model.config.tasks]
-    heard = batch.with_inputs(AUDIO, features=mels, lengths=lengths)
+    tasks = [name for name in CLASSIFIERS if name in model.config.tasks]
+    synthesised = batch.with_inputs(AUDIO, features=mels, lengths=lengths)
     total = mels.new_zeros(len(mels))
     with held(model):
-        for name, states in model.encode(heard, tasks).items():
+        for name, states in model.encode(synthesised, tasks).items():
             logits = cast(Classification, model.task(name)).logits(states).float()
             total = total + nn.functional.cross_entropy(
                 logits, batch.targets[name].values, ignore_index=IGNORE, reduction="none"

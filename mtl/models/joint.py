@@ -26,7 +26,7 @@ from mtl.heads.translation import Translation
 from mtl.inputs.audio import AudioFrontend
 from mtl.inputs.batch import IGNORE, Batch, collate
 from mtl.inputs.codec import Codec
-from mtl.inputs.group import FrontendStates, input_group
+from mtl.inputs.group import FrontendStates, Inputs, input_group
 from mtl.inputs.text import TextFrontend
 from mtl.inputs.tts import TTSBatch
 from mtl.layers.encoder import Encoder
@@ -83,9 +83,9 @@ class SpeechModel(nn.Module):
         self.tasks = build_heads(config, codec)
         self.recogniser = first_with_answer(config.tasks, "text")  # name of the task, None where there is none
         self.tagger = first_with_answer(config.tasks, "tags")
-        self.listening = False  # to itself; see mtl.models.consistency
+        self.listening = False  # while the consistency loss is computed; see mtl.models.consistency
         self.domains: Domains | None = None
-        if config.domains.on:  # last, so that all else starts as it does without them
+        if config.domains.on:  # last, so that all other parameters are initialised as without them
             self.domains = Domains(len(codec.domains), config.width, config.domains, config.dropout)
         self._add_front_ends([one for one in specs if not one.always])
 
@@ -112,12 +112,12 @@ class SpeechModel(nn.Module):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Labelled items per task, known before any forward pass."""
         lengths = self.lengths(batch)
-        found = {name: self.task(name).count(batch, lengths) for name in self._tasks_of(batch)}
-        if self._reads(batch):  # each recording with a transcript once more, as a sentence
+        counts = {name: self.task(name).count(batch, lengths) for name in self._tasks_of(batch)}
+        if self._reads(batch):  # each recording with a transcript counts once more, as a sentence
             sentences = readable(batch, self._recogniser().alignable(batch, lengths))
             for name in self._tasks_of(sentences):
-                found[name] = found[name] + self.task(name).count(sentences, sentences.word_lengths)
-        return found
+                counts[name] = counts[name] + self.task(name).count(sentences, sentences.word_lengths)
+        return counts
 
     def _tasks_of(self, batch: Batch) -> list[str]:
         present = {batch.group, *self._beside(batch)}
@@ -142,19 +142,12 @@ class SpeechModel(nn.Module):
         reader = self.groups[group or batch.group]
         entering = reader.states(self, batch)
         hidden = self._shared(entering, batch, tuple(tasks), reader.spec)
-        contexts = self._contexts(batch, tuple(with_context(hidden)))
-        lengths = batch.context.lengths if batch.context is not None else None
-        return {
-            name: States(
-                state,
-                entering.lengths,
-                spectrum=entering.spectrum,
-                manner=entering.manner,
-                context=contexts.get(name),
-                context_lengths=lengths if name in contexts else None,
-            )
-            for name, state in hidden.items()
-        }
+        states = entering._asdict()
+        of_tasks = {name: States(**{**states, "hidden": state}) for name, state in hidden.items()}
+        if batch.context is not None:
+            for name, turns in self._contexts(batch, batch.context, tuple(with_context(hidden))).items():
+                of_tasks[name] = replace(of_tasks[name], context=turns, context_lengths=batch.context.lengths)
+        return of_tasks
 
     def _shared(
         self, entering: FrontendStates, batch: Batch, tasks: tuple[str, ...], group: GroupSpec
@@ -165,7 +158,7 @@ class SpeechModel(nn.Module):
             return dict.fromkeys(tasks, x)
         if self.domains is None or not group.has_domain:
             return self.trunk(x, lengths, tasks)
-        domains = self.domains.given(batch.domains)
+        domains = self.domains.with_dropout(batch.domains)
         return self.domains.leave(self.trunk(self.domains.enter(x, domains), lengths, tasks), domains)
 
     def encode_phones(self, spoken: TTSBatch, tasks: Iterable[str]) -> dict[str, States]:
@@ -174,15 +167,15 @@ class SpeechModel(nn.Module):
         batch = Batch(("",) * len(spoken), AUDIO, {PHONES: spoken}, {}, none)
         return self.encode(batch, tasks, PHONES)
 
-    def _contexts(self, batch: Batch, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+    def _contexts(self, batch: Batch, context: Inputs, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """The trunk's states (B, C, D) of the words of the previous turns, for the tasks that attend to them.
 
         Rows without context are left out of the trunk, which takes no row of length zero; theirs are zeros.
         """
-        if batch.context is None or not tasks:
+        if not tasks:
             return {}
-        rows = batch.context.lengths.nonzero()[:, 0]
-        turns = replace(batch, inputs={TEXT: batch.context.select(rows)})
+        rows = context.lengths.nonzero()[:, 0]
+        turns = replace(batch, inputs={TEXT: context.select(rows)})
         x, lengths, *_ = self.groups[TEXT].states(self, turns)
         return {
             task: states.new_zeros(len(batch), *states.shape[1:]).index_copy(0, rows, states)
@@ -190,28 +183,28 @@ class SpeechModel(nn.Module):
         }
 
     def losses(self, batch: Batch, labelled: Sequence[str] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Summed loss and count of each task that has labels in this batch: `labelled`, where that is known."""
+        """Summed loss and count of each task that has labels in this batch; labelled: these tasks, if known."""
         if labelled is None:
             labelled = [name for name, count in self.counts(batch).items() if count > 0]
         reads = self._reads(batch) and any(TEXT in self.task(name).groups for name in labelled)
         tagged = batch.group == AUDIO and self.tagger in labelled
-        recogniser = self.recogniser if reads or tagged else None  # where each recording's words are asked for
+        recogniser = self.recogniser if reads or tagged else None
         if tagged and recogniser is None:
-            raise ValueError(f"{self.tagger} in audio needs a task that recognises words and says where they are")
+            raise ValueError(f"{self.tagger} in audio needs a task that recognises words and aligns them")
         beside = {name: [one for one in labelled if name in self.task(one).groups] for name in self._beside(batch)}
         labelled = [name for name in labelled if not any(name in names for names in beside.values())]
-        # Its states are asked for where its loss is not, too: a stage of a curriculum may leave it out.
-        asked = [*labelled, recogniser] if recogniser is not None and recogniser not in labelled else labelled
-        states = self.encode(batch, asked) if asked else {}
-        heard = self.training_words(states[recogniser], batch) if recogniser is not None else []
+        # The recogniser's states are needed without its loss too: a stage of a curriculum may leave it out.
+        needed = [*labelled, recogniser] if recogniser is not None and recogniser not in labelled else labelled
+        states = self.encode(batch, needed) if needed else {}
+        words = self.training_words(states[recogniser], batch) if recogniser is not None else []
         if tagged and self.tagger is not None:
-            states[self.tagger] = replace(states[self.tagger], words=self._tagged(heard, batch, self.tagger))
-        found = {name: self._loss(name, states[name], batch) for name in labelled}
+            states[self.tagger] = replace(states[self.tagger], words=self._tagged(words, batch, self.tagger))
+        losses = {name: self._loss(name, states[name], batch) for name in labelled}
         if reads and recogniser is not None:
-            self._read_too(found, batch, states[recogniser], heard)
+            self._add_losses_of_words(losses, batch, states[recogniser], words)
         for group, names in beside.items():
-            found |= self._losses_beside(group, names, batch) if names else {}
-        return found
+            losses |= self._losses_beside(group, names, batch) if names else {}
+        return losses
 
     def _losses_beside(self, group: str, tasks: list[str], batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """Losses of tasks that read inputs beside those of the batch's own group, of the rows that have some."""
@@ -238,24 +231,23 @@ class SpeechModel(nn.Module):
         wrong = consistency_loss(self, mel.raised(mels), lengths, batch)
         return loss + self.config.consistency * (wrong * lengths).sum(), count
 
-    def _read_too(
-        self, found: dict[str, tuple[Tensor, Tensor]], batch: Batch, states: States, heard: list[Heard]
+    def _add_losses_of_words(
+        self, losses: dict[str, tuple[Tensor, Tensor]], batch: Batch, states: States, words: list[Heard]
     ) -> None:
-        """Adds the losses of the recordings' words to those of their sound."""
+        """Adds the losses of the recordings' words, read as sentences, to those of the recordings."""
         rows = self._recogniser().alignable(batch, states.lengths)
         sentences = readable(batch, rows)
-        names = [name for name in found if name in self._tasks_of(sentences)]
+        names = [name for name in losses if name in self._tasks_of(sentences)]
         counts = {name: self.task(name).count(sentences, sentences.word_lengths) for name in names}
         if not names or not rows.any():
             return
-        text = read(batch, rows, heard, self.codec, self.tagger)
+        text = read(batch, rows, words, self.codec, self.tagger)
         for name, state in self.encode(text, names).items():
-            loss, count = found[name]
-            found[name] = loss + self._loss(name, state, text)[0], count + counts[name]
+            loss, count = losses[name]
+            losses[name] = loss + self._loss(name, state, text)[0], count + counts[name]
 
     def training_words(self, states: States, batch: Batch) -> list[Heard]:
-        """What each recording is trained on: its true words, by the recogniser's Viterbi path, or those that its best
-        path gives."""
+        """Words that each recording is trained on: the true ones by Viterbi alignment, or those of the best path."""
         recogniser = self._recogniser()
         with torch.no_grad():
             log_probs = recogniser.log_probs(states)
@@ -277,122 +269,118 @@ class SpeechModel(nn.Module):
             rows[row] = choose(rows[row], word_spans(pieces, paths[row].frames), self.config.error_limit)
         return rows
 
-    def _tagged(self, heard: list[Heard], batch: Batch, tagger: str) -> Words:
-        """The words' places; their tags too, where some of them are not the true ones."""
+    def _tagged(self, rows: list[Heard], batch: Batch, tagger: str) -> Words:
+        """Frames of the words; with their tags, if some words are recognised ones."""
         true = batch.targets[tagger].values
-        spans, width = [one.spans for one in heard], true.shape[1]
-        if not any(one.recognised for one in heard):
+        spans, width = [row.spans for row in rows], true.shape[1]
+        if not any(row.recognised for row in rows):
             return placed(spans, width, true.device)
         width = max(width, *map(len, spans))
         words = placed(spans, width, true.device)
-        there = self._recogniser().alignable(batch, self.lengths(batch))
-        tags = tags_of(heard, self.codec.labels[tagger], width).to(true.device)
-        return replace(words, tags=tags.masked_fill(~there[:, None], IGNORE))
+        alignable = self._recogniser().alignable(batch, self.lengths(batch))
+        tags = tags_of(rows, self.codec.labels[tagger], width).to(true.device)
+        return replace(words, tags=tags.masked_fill(~alignable[:, None], IGNORE))
 
     @torch.no_grad()
     def predict(
         self, batch: Batch, recogniser: Recogniser | None = None, reread: bool = False, search: bool = False
     ) -> dict[str, list[Any]]:
-        """Decoded predictions of every task that listens to this batch's input group.
+        """Decoded predictions of every task that reads this batch's input group.
 
-        recogniser: in place of the best path. reread: intent and the like of a recording are taken from its sound and
-        from its recognised words together, as a product of the two views' probabilities. search: a translation is the
-        best of a beam search, in place of the likeliest unit at every step.
+        recogniser: decoder of the transcript; by default the best path. reread: labels of recordings are predicted from
+        the product of two probabilities: of the recording, and of its recognised words. search: beam search for
+        translations, in place of greedy decoding.
 
         "transcript": Paths; "words": (word, first frame, last frame) lists; "slots": (tags, probabilities);
         "translation": Generated; "voice": the speaker's embedding (D,); the rest: (class, probability).
         """
         tasks = [name for name in self.config.tasks if batch.group in self.task(name).groups]
         states = self.encode(batch, tasks) if tasks else {}
-        found: dict[str, list[Any]] = {}
+        outputs: dict[str, list[Any]] = {}
         if (transcript := self.recogniser) in states and transcript is not None:
-            heard, state = self._recogniser(), states[transcript]
+            head, state = self._recogniser(), states[transcript]
             if recogniser is None:
-                found[transcript] = heard.decode(state)
+                outputs[transcript] = head.decode(state)
             else:
-                found[transcript] = recogniser(heard.log_probs(state), state.lengths)
-            found["words"] = [
-                word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in found[transcript]
+                outputs[transcript] = recogniser(head.log_probs(state), state.lengths)
+            outputs["words"] = [
+                word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in outputs[transcript]
             ]
-        second = self._reread(found["words"], batch) if reread and "words" in found else {}
+        second = self._reread(outputs["words"], batch) if reread and "words" in outputs else {}
         for name in tasks:
             if name == self.tagger and batch.group == AUDIO:
-                if "words" not in found:
+                if "words" not in outputs:
                     continue
-                most = max(1, *(len(row) for row in found["words"]))
-                words = placed(found["words"], most, self.device)
+                most = max(1, *(len(row) for row in outputs["words"]))
+                words = placed(outputs["words"], most, self.device)
                 states[name] = replace(states[name], words=words)
             if name in second:
-                found[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
-            elif isinstance(head := self.task(name), Translation):
-                found[name] = head.decode(states[name], search)
+                outputs[name] = cast(Classification, self.task(name)).decode(states[name], second[name])
+            elif isinstance(decoder := self.task(name), Translation):
+                outputs[name] = decoder.decode(states[name], search)
             elif name != self.recogniser:
-                found[name] = self.task(name).decode(states[name])
+                outputs[name] = self.task(name).decode(states[name])
         for name in states:
             if task_spec(name).open_set:
-                found["voice"] = list(cast(Classification, self.task(name)).embed(states[name]).cpu().numpy())
-        return found
+                outputs["voice"] = list(cast(Classification, self.task(name)).embed(states[name]).cpu().numpy())
+        return outputs
 
     def _reread(self, rows: list[list[tuple[str, int, int]]], batch: Batch) -> dict[str, Tensor]:
-        """Logits (B, classes) that the text front-end gives for recognised words; zeros for a row without any.
+        """Logits (B, classes) of the recognised words, read as sentences; zeros for a row without any.
 
-        batch: what was heard, for the turns before it.
+        batch: of the recordings, for their previous turns.
         """
-        heard = [row for row, words in enumerate(rows) if words]
+        members = [row for row, words in enumerate(rows) if words]
         tasks = [
             name
             for name in self.config.tasks
             if isinstance(head := self.task(name), Classification) and TEXT in head.groups
         ]
-        if not heard or not tasks:
+        if not members or not tasks:
             return {}
-        tokens = [[word for word, _, _ in rows[row]] for row in heard]
+        tokens = [[word for word, _, _ in rows[row]] for row in members]
         sentences = collate([self.codec.encode({"tokens": words}) for words in tokens]).to(self.device)
-        sentences = sentences.remembering(batch, torch.tensor(heard, device=self.device))
-        found = {}
+        places = torch.tensor(members, device=self.device)
+        sentences = sentences.remembering(batch, places)
+        of_tasks = {}
         for name, states in self.encode(sentences, tasks).items():
             logits = cast(Classification, self.task(name)).logits(states).float()
-            found[name] = logits.new_zeros(len(rows), logits.shape[1]).index_copy(
-                0, torch.tensor(heard, device=logits.device), logits
-            )
-        return found
+            of_tasks[name] = logits.new_zeros(len(rows), logits.shape[1]).index_copy(0, places, logits)
+        return of_tasks
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The trunk's shared ones: where tasks' gradients are compared. The front-ends follow what is decided there."""
+        """The shared parameters of the trunk, on which balancing methods compare the tasks' gradients."""
         return [parameter for part in self.shared_parts().values() for parameter in part]
 
     def front_parameters(self) -> list[nn.Parameter]:
-        """Those before the trunk, which all tasks share."""
+        """Parameters of the front-ends."""
         return [parameter for part in self.front_parts().values() for parameter in part]
 
     @contextmanager
     def entries(self) -> Iterator[list[Tensor]]:
         """The trunk's inputs (B, T, D), one for each forward pass within the block, with their graphs.
 
-        But for those while it is held: what goes through it then is on the way to another task's own loss.
+        Passes of the consistency loss are left out: they belong to the loss of another task.
         """
-        found: list[Tensor] = []
+        inputs: list[Tensor] = []
 
         def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             if not self.listening:
-                found.append(arguments[0])
+                inputs.append(arguments[0])
 
         with self.trunk.register_forward_pre_hook(enter):
-            yield found
+            yield inputs
 
     def shared_parts(self) -> dict[str, list[nn.Parameter]]:
-        """`shared_parameters` by the part of the trunk that they lie in: its blocks, then the rest.
-
-        Behind it lie the adapters of domains, where there are any.
-        """
+        """`shared_parameters` by part of the trunk: its blocks, the rest, then the adapters of domains behind it."""
         shared = {id(p) for p in self.trunk.shared_parameters()}
         parts: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.trunk.named_parameters():
             if id(parameter) in shared:
                 parts.setdefault(self.trunk.part(name), []).append(parameter)
-        found = {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
+        ordered = {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
         behind = self.domains.exit_parameters() if self.domains is not None else []
-        return {**found, "domains": behind} if behind else found
+        return {**ordered, "domains": behind} if behind else ordered
 
     def front_parts(self) -> dict[str, list[nn.Parameter]]:
         """`front_parameters` by input group; those of domains before the trunk belong to recordings."""

@@ -1,9 +1,8 @@
-"""Which rows go into which batch: sampling over corpora, then buckets of equal length under a budget.
+"""Batch plans of an input group: sampling over corpora, then buckets of similar length under a budget.
 
-A pass draws rows corpus by corpus (temperature 1: every row once), sorts them by a slightly noisy length, cuts the
-order into batches of at most `budget` frames (or words) with padding counted, and shuffles the batches. The noise
-is as large as a padding of 5 % lets it be. All of it follows from (seed, group, pass), so it is planned again
-rather than saved.
+A pass draws rows of each corpus (temperature 1: every row once), sorts them by length with some noise, cuts the order
+into batches of at most `budget` frames (words, states), padding included, and shuffles the batches. The noise is as
+large as 5 % of padding allows. A plan follows from (seed, group, pass), so it is computed again rather than saved.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from pipelines import recipe
 from pipelines.utterances.row_groups import group_names, lengths_of
 
 PADDING_LIMIT = 0.05  # share of a pass's frames that is padding
-# (noise, slack): lengths are sorted as if up to `noise` longer or shorter; a batch is closed before `slack` of it
-# is padding. Tried in this order until the pass keeps the limit; the last always does.
+# (noise, slack): relative noise of the lengths before sorting; share of padding at which a batch is closed. Tried in
+# this order until the pass is within the limit; the last always is.
 ATTEMPTS = ((0.08, 0.15), (0.04, 0.15), (0.02, 0.15), (0.0, 0.15), (0.0, PADDING_LIMIT))
-SPEED_STEP = 0.01  # speeds are drawn on this grid, so that the warps they need can be kept
+SPEED_STEP = 0.01  # grid of the speeds, so that resampling filters can be cached
 PLANS_KEPT = 3  # passes
 GROUP_KEYS = {AUDIO: 0, TEXT: 1}  # part of the seed of a group's batches; of others, a hash of the name
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One batch to be: rows of the dataset, and the speed of each, or None where nothing is perturbed."""
+    """A planned batch: rows of the dataset, and their speeds; None without speed perturbation."""
 
     rows: np.ndarray
     speeds: np.ndarray | None
@@ -67,7 +66,7 @@ class Group:
         self._counts: dict[int, int] = {}
 
     def batches(self, pass_number: int) -> list[Planned]:
-        """The batches of a pass, in the order in which they are trained on."""
+        """The batches of a pass, in training order."""
         if pass_number not in self._plans:
             self._plans[pass_number] = self._plan(pass_number)
             self._counts[pass_number] = len(self._plans[pass_number])
@@ -76,13 +75,13 @@ class Group:
         return self._plans[pass_number]
 
     def count(self, pass_number: int) -> int:
-        """How many batches a pass has."""
+        """Number of batches of a pass."""
         if pass_number not in self._counts:
             self.batches(pass_number)
         return self._counts[pass_number]
 
     def at(self, pass_number: int, number: int) -> Planned:
-        """Batch `number`, counted from the beginning of a pass and on through those that follow."""
+        """Batch `number`, counted from the beginning of a pass and through the following passes."""
         while number >= self.count(pass_number):
             number -= self.count(pass_number)
             pass_number += 1
@@ -117,8 +116,8 @@ class Group:
     def _draw(self, pass_number: int) -> np.ndarray:
         """Positions of the rows in this pass, shuffled.
 
-        Each corpus is an endless row of permutations of itself, of which every pass takes the next `quota`: with any
-        temperature all rows of a corpus are seen equally often.
+        Each corpus is an endless sequence of its permutations, of which every pass takes the next `quota`, so that all
+        rows of a corpus are seen equally often at any temperature.
         """
         drawn = []
         for corpus, (members, quota) in enumerate(zip(self._members, self._quotas, strict=True)):
@@ -137,9 +136,9 @@ class Group:
 
 
 def quotas(sizes: Sequence[int], temperature: float) -> list[int]:
-    """Rows that each corpus gives to a pass: in proportion to size ** (1 / temperature), their sum about the same.
+    """Rows of each corpus in a pass: in proportion to size ** (1 / temperature) (Arivazhagan et al. 2019).
 
-    Temperature 1 gives every row once (Arivazhagan et al. 2019 sample languages so).
+    Temperature 1 takes every row once.
     """
     if temperature == 1:
         return list(sizes)
@@ -148,17 +147,17 @@ def quotas(sizes: Sequence[int], temperature: float) -> list[int]:
 
 
 def cut(lengths: np.ndarray, budget: float, slack: float, order: np.ndarray) -> list[np.ndarray]:
-    """Runs of `order` whose count x longest stays within the budget and whose padding stays within the slack.
+    """Segments of `order` with count x longest within the budget and padding within the slack.
 
     lengths (N,): of the rows as ordered. A row that is longer than the budget is a batch of its own.
     """
     batches, start, longest, total = [], 0, 0, 0
-    for place, length in enumerate(lengths.tolist()):
+    for position, length in enumerate(lengths.tolist()):
         longest, total = max(longest, length), total + length
-        area = longest * (place - start + 1)
-        if place > start and (area > budget or total < (1 - slack) * area):
-            batches.append(order[start:place])
-            start, longest, total = place, length, length
+        area = longest * (position - start + 1)
+        if position > start and (area > budget or total < (1 - slack) * area):
+            batches.append(order[start:position])
+            start, longest, total = position, length, length
     batches.append(order[start:])
     return batches
 
@@ -195,5 +194,5 @@ def budget_of(name: str, config: recipe.Loader, hop_ms: float) -> float:
 
 
 def _perturbed(lengths: np.ndarray, speeds: np.ndarray | None) -> np.ndarray:
-    """Frames after speed perturbation, as augment.perturbed_length has them."""
+    """Frames after speed perturbation, as mtl.audio.augmentation computes them."""
     return lengths if speeds is None else np.maximum(1, np.rint(lengths / speeds)).astype(lengths.dtype)

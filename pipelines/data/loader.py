@@ -5,8 +5,8 @@
         for micro_batch in step:         # this rank's: 2 of the 4
             for batch in micro_batch:    # one of each input group that has rows
 
-Everything follows from (seed, pass, batch): the plan is made for all ranks at once and dealt out, so the batches
-of a step do not depend on how many ranks share it, and the state is an epoch and a step. plan.py cuts the batches.
+Everything follows from (seed, pass, batch). Steps are planned for all ranks together, so that their batches do not
+depend on the number of ranks, and the state is an epoch and a step. batch_plan.py plans the batches of a group.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from pipelines.recipe.address import stated
 from pipelines.storage.store import fingerprint
 from pipelines.utterances.row_groups import group_names
 
-# What is encoded of a row beside the labels that tasks declare.
+# Columns that are encoded, beside those of tasks and of input groups.
 ENCODED = ("id", "corpus", "text", "tokens", "slots", "speaker", "language", "context")
 PROSODY = ("phones", "durations", "pitch", "energy")
 EVALUATION_SLACK = 0.3  # share of padding at which a batch is closed although the budget has room
-KEPT_EXAMPLES = 50_000  # encoded rows kept in memory, about 3 kB each
+CACHED_EXAMPLES = 50_000  # encoded rows, about 3 kB each without inputs of added groups
 
 
 class LoaderError(ValueError):
-    """A loader that cannot be built as asked, or a state that belongs to another one."""
+    """Settings that do not fit together, or a state of another loader."""
 
 
 class Loader:
     """Micro-batches of one rank.
 
-    micro_batches: of a whole step, over all ranks and accumulation; a multiple of `world_size`.
+    micro_batches: of a step, over all ranks and accumulation; a multiple of `world_size`.
 
     Raises:
-        LoaderError: the dataset is empty, or the micro-batches cannot be dealt evenly.
+        LoaderError: the dataset is empty, or the micro-batches cannot be divided evenly.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Loader:
         self._encoder = _Encoder(dataset, codec)
         self._values = self._encoder.slot_values() if config.substitute else None
         self._identity = fingerprint(dataset.identity, stated(config), hop_ms, micro_batches, seed)
-        self._starts = [0]  # micro-batches before each epoch, which the smaller groups count on from
+        self._starts = [0]  # micro-batches before each epoch, for the groups that wrap around
         self._largest = max(self.groups, key=lambda group: group.count(0))
 
     def steps(self, epoch: int) -> int:
@@ -86,16 +86,16 @@ class Loader:
     def __iter__(self) -> Iterator[list[tuple[Batch, ...]]]:
         """Steps from where this epoch stands to its end; then the loader stands at the next epoch."""
         while self.step < self.steps(self.epoch):
-            made = self._make(self.epoch, self.step)
-            self.step += 1  # before the yield: a state saved while the caller works on a step counts it as done
-            yield made
+            batches = self._step(self.epoch, self.step)
+            self.step += 1  # before the yield: a state that is saved during a step counts it as done
+            yield batches
         self.epoch, self.step = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "step": self.step, "identity": self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was saved, at any world size.
+        """Continues where `state` was saved, at any world size.
 
         Raises:
             LoaderError: other data, configuration, seed or number of micro-batches.
@@ -109,22 +109,22 @@ class Loader:
         self.epoch, self.step = int(state["epoch"]), int(state["step"])
 
     def plan(self, epoch: int, step: int) -> list[tuple[Planned, ...]]:
-        """What all ranks together see in a step: micro-batches, each of one planned batch a group."""
+        """Micro-batches of a step of all ranks, each with one planned batch per group."""
         first = step * self.micro_batches
         return [
             tuple(self._planned(group, epoch, first + i) for group in self.groups) for i in range(self.micro_batches)
         ]
 
     def _planned(self, group: Group, epoch: int, number: int) -> Planned:
-        """The batch that a group gives as micro-batch `number` of an epoch."""
+        """The group's batch in micro-batch `number` of an epoch."""
         if group is self._largest:
-            # Its epochs begin with a pass of their own; the last step is filled up from the next pass.
+            # Each epoch begins with a new pass; the last step is completed from the following pass.
             return group.at(epoch, number)
         while len(self._starts) <= epoch:
             self._starts.append(self._starts[-1] + self.steps(len(self._starts) - 1) * self.micro_batches)
         return group.at(0, self._starts[epoch] + number)
 
-    def _make(self, epoch: int, step: int) -> list[tuple[Batch, ...]]:
+    def _step(self, epoch: int, step: int) -> list[tuple[Batch, ...]]:
         mine = self.plan(epoch, step)[self.rank :: self.world_size]
         return [tuple(self._batch(planned) for planned in micro_batch) for micro_batch in mine]
 
@@ -147,7 +147,7 @@ class Loader:
 def evaluation_batches(
     dataset: Dataset, codec: Codec, config: recipe.Loader, hop_ms: float | None = None
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Every row once, longest first, with its index in the dataset; nothing is augmented."""
+    """Every row once, with indices into the dataset, group by group and longest first, without augmentation."""
     encoder = _Encoder(dataset, codec)
     for name, members, lengths in rows_by_group(dataset.rows):
         order = np.argsort(-lengths, kind="stable")
@@ -157,17 +157,17 @@ def evaluation_batches(
 
 
 class _Encoder:
-    """Rows of a dataset as batches; an encoded row is kept, because epochs repeat."""
+    """Rows of a dataset as batches; encoded rows are cached."""
 
     def __init__(self, dataset: Dataset, codec: Codec) -> None:
         self.dataset, self.codec = dataset, codec
         self.groups = group_names(dataset.rows)
         columns = (*ENCODED, *(column.name for column in (*label_columns(), *input_columns())), *PROSODY)
         self.labels = dataset.rows.select(columns)
-        self.kept: dict[int, Example] = {}
+        self.cache: dict[int, Example] = {}
 
     def batch(self, rows: np.ndarray, speeds: np.ndarray | None) -> Batch:
-        """Rows of one group. Features are float16 as stored, float32 where speeds are given."""
+        """Rows of one group. Features are float16 as stored, float32 after speed perturbation."""
         examples = self.examples(rows)
         if self.groups[rows[0]] != AUDIO:
             return collate(examples)
@@ -180,17 +180,17 @@ class _Encoder:
         return collate(examples, features, self.dataset.waveforms(rows), self.dataset.pitches(rows))
 
     def examples(self, rows: np.ndarray) -> list[Example]:
-        found = {row: self.kept[row] for row in rows.tolist() if row in self.kept}
-        missing = [row for row in rows.tolist() if row not in found]
+        examples = {row: self.cache[row] for row in rows.tolist() if row in self.cache}
+        missing = [row for row in rows.tolist() if row not in examples]
         if missing:
             for row, content in zip(missing, self.labels.take(pa.array(missing)).to_pylist(), strict=True):
-                found[row] = self.codec.encode(content)
-                if len(self.kept) < KEPT_EXAMPLES:
-                    self.kept[row] = found[row]
-        return [found[row] for row in rows.tolist()]
+                examples[row] = self.codec.encode(content)
+                if len(self.cache) < CACHED_EXAMPLES:
+                    self.cache[row] = examples[row]
+        return [examples[row] for row in rows.tolist()]
 
     def slot_values(self) -> SlotValues | None:
-        """Of all rows with slots, spoken ones too; None where no task tags words."""
+        """Of all rows with slots, recordings included; None without a task that tags words."""
         tagger = first_with_answer(self.codec.labels, "tags")
         if tagger is None:
             return None

@@ -35,7 +35,7 @@ from mtl.inference.predictor import Prediction, Predictor
 from mtl.inputs.codec import tokens_of
 from mtl.metrics.scoring import METRICS, metric_of, score_rows
 from mtl.models.joint import Recogniser
-from mtl.spec import label_columns
+from mtl.spec import AUDIO, label_columns
 from pipelines import recipe
 from pipelines.data import features
 from pipelines.data.dataset import Dataset
@@ -246,7 +246,7 @@ def evaluate(
         if expected and lists and tokens is None:
             recogniser = _biased(predictor, [lists[index] for index in indices], expected.weight)
         found = predictor.predict_batch(batch, tokens, recogniser)
-        if tokens is None:
+        if batch.group == AUDIO:
             seconds += time.perf_counter() - began
             heard += sum(rows[index]["duration"] or 0.0 for index in indices)
         for index, prediction in zip(indices, found, strict=True):

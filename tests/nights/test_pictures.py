@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 
 pytest.importorskip("espeakng_loader", reason="the digits are spoken by eSpeak NG: install motet[espeak]")
 
+from pipelines.storage.store import Store
 from pipelines.synthetic.synthesizer import SAMPLE_RATE, synthesize
 from pipelines.synthetic.voices import Voice
 
@@ -31,8 +32,8 @@ corpora:
 tasks: {digit_picture: {}, spoken_digit: {}}
 features: {sample_rate: 8000, high_hz: 3800, bins: 24}
 model: {width: 32, blocks: 1, heads: 2, kernel: 5}
-loader: {batch_seconds: 15}
-trainer: {epochs: 12, learning_rate: 5.0e-3, precision: fp32, gpus: false}
+loader: {batch_seconds: 15, batch_tokens: 1200}
+trainer: {epochs: 20, learning_rate: 1.0e-2, precision: fp32, gpus: false}
 interpret: {gradients: 0, probes: false}
 gates: {primary: digit_picture/accuracy}
 """
@@ -79,14 +80,19 @@ def test_pictures_and_recordings_train_one_model(tmp_path: Path) -> None:
 
     outcome = json.loads(motet("nightly", "digits.yaml", "--root", "root", "--json"))
     scores = {row["metric"]: row for row in outcome["table"]}
-    print(json.dumps(outcome["table"], indent=1))
-    assert set(scores) == {"digit_picture/accuracy", "spoken_digit/accuracy"}
-    assert scores["digit_picture/accuracy"]["rows"] == str(PICTURES // 5)
+    assert {metric: row["rows"] for metric, row in scores.items()} == {
+        "digit_picture/accuracy": "100",
+        "spoken_digit/accuracy": "20",
+    }
+    assert float(scores["digit_picture/accuracy"]["low"]) > 50 > 2 * float(scores["digit_picture/accuracy"]["floor"])
+    assert float(scores["spoken_digit/accuracy"]["low"]) > float(scores["spoken_digit/accuracy"]["floor"])
     page = Path(outcome["report"]).read_text(encoding="utf-8")
-    assert "digit_picture/accuracy" in page
-    assert "spoken_digit/accuracy" in page
+    assert all(metric in page for metric in scores)
+    table = Store(str(tmp_path / "root")).latest("utterances/digits")
+    assert table is not None
+    assert table.meta["rows"] == PICTURES + len(WORDS) * len(VARIANTS)
+    assert table.meta["reasons"] == {"undecodable": 1}
     answers = json.loads(motet("predict", "0.png", "zero-m1.wav", "--model", "digits/1", "--root", "root", "--json"))
-    assert [set(answer) - {"input", "model", "text", "words"} for answer in answers] == [
-        {"digit_picture"},
-        {"spoken_digit"},
-    ]
+    for answer, task in zip(answers, ("digit_picture", "spoken_digit"), strict=True):
+        assert set(answer) - {"input", "model", "text", "words"} == {task}
+        assert answer[task]["value"] in set("0123456789")
