@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["string", "number"]
+Kind = Literal["string", "number", "file"]
 AnswerKind = Literal["text", "label", "tags", "translation", "phones", "number", "speech", "sound"]
 
 # Input groups: what a task reads of an utterance.
@@ -33,7 +33,8 @@ SOUND = "sound"  # log-mel features as they are, without front-end and trunk
 class Column:
     """A column of the utterance table that holds a label.
 
-    kind: string, or number (a 64-bit float).
+    kind: string, number (a 64-bit float), or file: content of a small file as base64, of which a manifest gives the
+        path; for inputs (mtl/groups.py), not for labels.
     aliases: further names that a manifest may use, in order of preference.
     compared: whether two rows of one recording must agree on it. Otherwise the label depends on more than the
         recording, for example on the dialogue around it.

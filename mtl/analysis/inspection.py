@@ -63,7 +63,7 @@ def inspect(model: SpeechModel, batch: Batch) -> Activations:
     """
     tasks = tuple(task for task in model.config.tasks if batch.group in model.task(task).groups)
     entry = Layer(SHARED, FRONT_END)
-    modules = {entry: model.text if batch.group == "text" else model.audio, **model.trunk.layers()}
+    modules = {entry: model.front_end(batch.group), **model.trunk.layers()}
     seen: dict[Layer, Any] = {}
 
     def record(layer: Layer, module: object, inputs: object, output: Any) -> None:

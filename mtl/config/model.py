@@ -9,7 +9,7 @@ from mtl.config.decoding import DecoderConfig
 from mtl.config.features import FeatureSpec
 from mtl.config.setting import Selection, setting
 from mtl.config.sharing import MODES
-from mtl.spec import speaks
+from mtl.spec import makes_sound, speaks
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class ModelConfig(Synthesis, Understanding, Model):
                 content["sharing" if name == MODES.key else name] = value
         if not self.domains.on:  # left out where unused, as in version 0.1
             content.pop("domains")
-        if "waveform" not in self.tasks:
+        if not makes_sound(self.tasks):
             content.pop("vocoder")
         for name in ("adversarial", "consistency", "reversal"):
             if not content[name]:

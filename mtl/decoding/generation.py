@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtl.layers.decoder import BORDER, Decoder
+from mtl.layers.decoder import BOS_EOS, Decoder
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,18 @@ def length_penalty(length: int, alpha: float) -> float:
 def greedy(decoder: Decoder, hidden: Tensor, lengths: Tensor, longest: int) -> list[Generated]:
     """The likeliest unit at every step: hidden (B, T, D), lengths (B,)."""
     state = decoder.begin(hidden, lengths)
-    units = torch.full_like(lengths, BORDER)
+    units = torch.full_like(lengths, BOS_EOS)
     total = torch.zeros(len(lengths), device=hidden.device)
     alive = torch.ones_like(units, dtype=torch.bool)
     steps = []
     for position in range(longest + 1):
         log_probs, state = decoder.step(units, state)
         if position == longest:
-            log_probs[:, BORDER + 1 :] = -torch.inf
+            log_probs[:, BOS_EOS + 1 :] = -torch.inf
         best, units = log_probs.max(dim=-1)
         total += torch.where(alive, best, 0.0)
-        alive &= units != BORDER
-        units = units.masked_fill(~alive, BORDER)
+        alive &= units != BOS_EOS
+        units = units.masked_fill(~alive, BOS_EOS)
         steps.append(units)
         if not alive.any():
             break
@@ -76,7 +76,7 @@ def beam_search(
     rows = len(lengths)
     repeated = torch.arange(rows, device=hidden.device).repeat_interleave(width)
     state = decoder.begin(hidden, lengths).select(repeated)
-    units = torch.full_like(repeated, BORDER)
+    units = torch.full_like(repeated, BOS_EOS)
     written = units.new_zeros(rows, width, 0)
     scores = torch.full((rows, width), -torch.inf, device=hidden.device)
     scores[:, 0] = 0.0
@@ -85,12 +85,12 @@ def beam_search(
     for position in range(longest + 1):
         log_probs, state = decoder.step(units, state)
         if position == longest:
-            log_probs[:, BORDER + 1 :] = -torch.inf
+            log_probs[:, BOS_EOS + 1 :] = -torch.inf
         total = scores[..., None] + log_probs.view(rows, width, -1)  # (B, K, V)
         # One end a hypothesis: among twice as many candidates there are `width` that go on.
         best, index = total.flatten(1).topk(2 * width, dim=-1)
         beams, units = index // total.shape[-1], index % total.shape[-1]  # (B, 2K)
-        ends = units == BORDER
+        ends = units == BOS_EOS
         _finish(finished, written, beams[:, :width], ends[:, :width], best[:, :width])
         scores, kept = best.masked_fill(ends, -torch.inf).topk(width, dim=-1)
         beams, units = beams.gather(1, kept), units.gather(1, kept)
@@ -119,4 +119,4 @@ def _done(finished: list[Generated], possible: float, width: int, penalty: float
 
 
 def _until_end(units: list[int]) -> tuple[int, ...]:
-    return tuple(units[: units.index(BORDER)])
+    return tuple(units[: units.index(BOS_EOS)])

@@ -13,7 +13,7 @@ from mtl.config.decoding import DecoderConfig
 from mtl.decoding.generation import Generated, beam_search, greedy
 from mtl.heads.base import PLAIN, Decoding, Head, Reading, States
 from mtl.inputs.batch import IGNORE, Batch, Target
-from mtl.layers.decoder import BORDER, Decoder
+from mtl.layers.decoder import BOS_EOS, Decoder
 from mtl.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Translation(Head):
         target = batch.targets[self.name]
         rows = target.labelled()
         targets, lengths = target.values[rows], _lengths(target)[rows]
-        logits = self.decoder(states.hidden[rows], states.lengths[rows], F.pad(targets, (1, 0), value=BORDER))
+        logits = self.decoder(states.hidden[rows], states.lengths[rows], F.pad(targets, (1, 0), value=BOS_EOS))
         return smoothed_cross_entropy(logits, with_end(targets, lengths), self.config.smoothing), (lengths + 1).sum()
 
     @torch.no_grad()
@@ -68,7 +68,7 @@ def _lengths(target: Target) -> Tensor:
 def with_end(targets: Tensor, lengths: Tensor) -> Tensor:
     """targets (B, Y) padded, lengths (B,) -> (B, Y + 1): each row's units, its end, IGNORE behind it."""
     positions = torch.arange(targets.shape[1] + 1, device=targets.device)
-    labels = F.pad(targets, (0, 1)).masked_fill(positions == lengths[:, None], BORDER)
+    labels = F.pad(targets, (0, 1)).masked_fill(positions == lengths[:, None], BOS_EOS)
     return labels.masked_fill(positions > lengths[:, None], IGNORE)
 
 

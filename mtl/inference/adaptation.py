@@ -40,8 +40,8 @@ from torch import Tensor, nn
 from mtl.answers import Prediction
 from mtl.decoding.hot_words import WEIGHT
 from mtl.inference.predictor import Predictor
+from mtl.inputs.audio import SpeakerStatistics
 from mtl.inputs.batch import Batch
-from mtl.inputs.frontends import SpeakerStatistics
 from mtl.layers.encoder import ConformerBlock
 from mtl.models.joint import Recogniser, SpeechModel
 from mtl.sharing.adapter import Adapter, Film

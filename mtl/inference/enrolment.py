@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from mtl.audio.augmentation import spec_augment, speed
 from mtl.config.features import FeatureSpec
 from mtl.inference.adaptation import Personal
+from mtl.inputs.audio import bin_statistics
 from mtl.inputs.batch import Batch, Example, collate
-from mtl.inputs.frontends import bin_statistics
 from mtl.models.joint import SpeechModel
 
 TASK = "transcript"

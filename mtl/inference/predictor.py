@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from mtl.config.model import ModelConfig
 from mtl.decoding.beam_search import NO_HOT_WORDS, Beam
 from mtl.decoding.hot_words import WEIGHT, HotWords
 from mtl.decoding.ngram import NGram
+from mtl.groups import group, group_of
 from mtl.heads import States
 from mtl.heads.base import Reading
 from mtl.inputs.batch import Batch, chunks, collate
@@ -109,9 +110,10 @@ class Predictor:
         return Beam(self.codec.units, self.language, self.beam, hot, n_best)
 
     def predict(
-        self, inputs: Sequence[np.ndarray | str], contexts: Sequence[Sequence[str]] | None = None
+        self, inputs: Sequence[np.ndarray | str | Mapping[str, str]], contexts: Sequence[Sequence[str]] | None = None
     ) -> list[Prediction]:
-        """One prediction per input: a waveform (N,) float32 at the features' sample rate, or a sentence.
+        """One prediction per input: a waveform (N,) float32 at the features' sample rate, a sentence, or the columns of
+        another input group, such as {"picture": base64 of a file}.
 
         contexts: for each input the previous turns of its dialogue, oldest first.
         """
@@ -119,7 +121,7 @@ class Predictor:
             raise PredictorError(f"predict got {len(inputs)} inputs and {len(contexts)} contexts, expected as many")
         previous = [{"context": list(map(normalise, turns))} for turns in contexts or [()] * len(inputs)]
         predictions: dict[int, Prediction] = {}
-        mels = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if not isinstance(item, str)}
+        mels = {i: log_mel(item, self.features) for i, item in enumerate(inputs) if isinstance(item, np.ndarray)}
         for chunk in chunks({i: len(mel) for i, mel in mels.items()}, BATCH_FRAMES):
             batch = collate([self.codec.encode(previous[i]) for i in chunk], [mels[i] for i in chunk])
             predictions.update(zip(chunk, self.predict_batch(batch), strict=True))
@@ -127,6 +129,12 @@ class Predictor:
         if sentences:
             batch = collate([self.codec.encode({"tokens": tokens, **previous[i]}) for i, tokens in sentences.items()])
             predictions.update(zip(sentences, self.predict_batch(batch, list(sentences.values())), strict=True))
+        rows = {i: {**item, **previous[i]} for i, item in enumerate(inputs) if isinstance(item, Mapping)}
+        for name in {group_of(row): None for row in rows.values()}:
+            members = {i: row for i, row in rows.items() if group_of(row) == name}
+            for chunk in chunks({i: group(name).length(row) for i, row in members.items()}, BATCH_FRAMES):
+                batch = collate([self.codec.encode(rows[i]) for i in chunk])
+                predictions.update(zip(chunk, self.predict_batch(batch), strict=True))
         return [predictions[i] for i in range(len(inputs))]
 
     @torch.no_grad()

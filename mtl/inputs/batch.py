@@ -1,23 +1,28 @@
 """What a model is fed: `Example` is one utterance as numbers, `Batch` several of them, padded.
 
-A batch holds rows of one input group: "audio" (features, with the transcript's words where known) or
-"text" (words alone). What a task is trained on lies under its name in `targets`; see mtl/inputs/targets.py.
+    batch = collate([codec.encode(row) for row in rows])         # of sentences
+    batch = collate([codec.encode(row) for row in rows], mels)   # of recordings, with their log-mels
+    batch.group, batch.inputs[batch.group], batch.targets["intent"]
+
+All rows of a batch belong to one input group (mtl/groups.py). Inputs of groups beside it, and the words of recordings,
+are among its inputs too. What a task is trained on lies under its name in `targets`; see mtl/inputs/targets.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mtl.inputs import tts
-from mtl.inputs.targets import ENCODINGS, IGNORE, Target, pad
-from mtl.inputs.tts import TTSBatch, TTSExample
-from mtl.spec import task
+from mtl.groups import group, row_groups
+from mtl.inputs.group import Inputs, input_group
+from mtl.inputs.targets import ENCODINGS, IGNORE, Target
+from mtl.inputs.tts import TTSBatch
+from mtl.spec import AUDIO, PHONES, SOUND, TEXT, task
 
 __all__ = ["IGNORE", "Batch", "Example", "Target", "chunks", "collate"]
 
@@ -26,95 +31,110 @@ __all__ = ["IGNORE", "Batch", "Example", "Target", "chunks", "collate"]
 class Example:
     """One encoded utterance.
 
-    words (L,), characters (L, C): for the text front-end.
+    inputs: arrays by input group, as `InputGroup.encode` returns them; without features and waveforms.
     targets: what each task is trained on, as its encoding has it (mtl/inputs/targets.py).
     domain: number of the recording's domain, 0 when unknown; see mtl.models.domains.
-    context (C,), context_characters (C, c): words of the turns before, as `words` are; None where no task asks.
-    said: its phones and how they are said; None where that is not known, or nothing is to be spoken.
+    context: words of the previous turns, arrays of the group "text"; None if no task reads them.
     """
 
     id: str
-    words: np.ndarray
-    characters: np.ndarray
+    inputs: Mapping[str, Any]
     targets: Mapping[str, np.ndarray]
     domain: int = 0
-    context: np.ndarray | None = None
-    context_characters: np.ndarray | None = None
-    said: TTSExample | None = None
+    context: Any = None
 
 
 @dataclass(frozen=True)
 class Batch:
     """Several utterances of one input group.
 
-    features (B, T, F) float, feature_lengths (B,): None in a text batch.
-    words (B, L), characters (B, L, C), word_lengths (B,): 0 is padding.
+    inputs: by group: those of `group`, of the groups beside it if some row has any, and of "text" in every batch.
     targets: by task; those of a task that reads another input group are there too.
     domains (B,): 0 where unknown; see mtl.models.domains.
-    context (B, C), context_characters (B, C, c), context_lengths (B,): words of the turns before; None where no row
-        has any.
-    spoken: phones and how they are said; None where no row has any.
-    waves (B, N) int16, wave_lengths (B,): the recordings that the features are of, from the same first sample on,
-        length 0 where it is not there; hertz (B, T): their pitch, 0 where unvoiced; None where they were not asked for.
+    context: words of the previous turns; None if no row has any.
     """
 
     ids: tuple[str, ...]
-    features: Tensor | None
-    feature_lengths: Tensor | None
-    words: Tensor
-    characters: Tensor
-    word_lengths: Tensor
+    group: str
+    inputs: Mapping[str, Inputs]
     targets: Mapping[str, Target]
     domains: Tensor
-    context: Tensor | None = None
-    context_characters: Tensor | None = None
-    context_lengths: Tensor | None = None
-    spoken: TTSBatch | None = None
-    waves: Tensor | None = None
-    wave_lengths: Tensor | None = None
-    hertz: Tensor | None = None
-
-    @property
-    def group(self) -> str:
-        return "text" if self.features is None else "audio"
+    context: Inputs | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def with_inputs(self, name: str, **tensors: Tensor) -> Batch:
+        """This batch with other tensors among the inputs of one group."""
+        return replace(self, inputs={**self.inputs, name: replace(self.inputs[name], **tensors)})
+
     def remembering(self, other: Batch, rows: Tensor) -> Batch:
-        """This batch with the turns before those rows (B,) of another one: its rows are the same utterances."""
-        if other.context is None or other.context_characters is None or other.context_lengths is None:
-            return replace(self, context=None, context_characters=None, context_lengths=None)
-        return replace(
-            self,
-            context=other.context[rows],
-            context_characters=other.context_characters[rows],
-            context_lengths=other.context_lengths[rows],
-        )
+        """This batch with the previous turns of those rows (B,) of another one: its rows are the same utterances."""
+        return replace(self, context=None if other.context is None else other.context.select(rows))
 
     def rows(self, chosen: Tensor) -> Batch:
         """Those rows (N,) alone, padded as they are."""
-        picked: dict[str, Any] = {
-            field.name: value[chosen]
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(
-            self,
-            **picked,
+        return Batch(
             ids=tuple(self.ids[row] for row in chosen.tolist()),
+            group=self.group,
+            inputs={name: inputs.select(chosen) for name, inputs in self.inputs.items()},
             targets={task: target.select(chosen) for task, target in self.targets.items()},
-            spoken=None if self.spoken is None else self.spoken.select(chosen),
+            domains=self.domains[chosen],
+            context=None if self.context is None else self.context.select(chosen),
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        targets = {task: target.to(device) for task, target in self.targets.items()}
-        return replace(self, **moved, targets=targets, spoken=None if self.spoken is None else self.spoken.to(device))
+        return replace(
+            self,
+            inputs={name: inputs.to(device) for name, inputs in self.inputs.items()},
+            targets={task: target.to(device) for task, target in self.targets.items()},
+            domains=self.domains.to(device, non_blocking=True),
+            context=None if self.context is None else self.context.to(device),
+        )
+
+    # Tensors of the groups that ship, for the heads that read them. None if the batch has no such inputs.
+
+    @property
+    def features(self) -> Tensor | None:
+        """(B, T, F) log-mel."""
+        return self._tensor(AUDIO, "features")
+
+    @property
+    def feature_lengths(self) -> Tensor | None:
+        return self._tensor(AUDIO, "lengths")
+
+    @property
+    def spoken(self) -> TTSBatch | None:
+        """Phones of the recordings; see PhoneGroup."""
+        inputs = self.inputs.get(PHONES)
+        return inputs if isinstance(inputs, TTSBatch) else None
+
+    @property
+    def waves(self) -> Tensor | None:
+        """(B, N) int16."""
+        return self._tensor(SOUND, "waves")
+
+    @property
+    def wave_lengths(self) -> Tensor | None:
+        return self._tensor(SOUND, "lengths")
+
+    @property
+    def hertz(self) -> Tensor | None:
+        """(B, T) pitch."""
+        return self._tensor(SOUND, "hertz")
+
+    @property
+    def words(self) -> Tensor:
+        """(B, L) of sentences, and of recordings with a transcript."""
+        words: Tensor = getattr(self.inputs[TEXT], "words")  # noqa: B009 (TextInputs: text.py imports this file)
+        return words
+
+    @property
+    def word_lengths(self) -> Tensor:
+        return self.inputs[TEXT].lengths
+
+    def _tensor(self, name: str, field: str) -> Tensor | None:
+        return getattr(self.inputs[name], field) if name in self.inputs else None
 
 
 def collate(
@@ -123,36 +143,55 @@ def collate(
     waves: Sequence[np.ndarray] | None = None,
     hertz: Sequence[np.ndarray] | None = None,
 ) -> Batch:
-    """Pads examples into a batch; of each, features (T, F) of any float type; waves (N,) int16 and hertz (T,), empty
-    where they are not known."""
+    """Pads examples of one group into a batch.
+
+    features: (T, F) of any float type, of each recording. waves (N,) int16 and hertz (T,): empty where not known.
+
+    Raises:
+        ValueError: no examples, another number of features, or examples of different groups.
+    """
     if not examples:
         raise ValueError("collate was given no examples; a batch holds at least one")
     if features is not None and len(features) != len(examples):
         raise ValueError(f"collate was given {len(examples)} examples and {len(features)} feature arrays")
-    frames, frame_lengths = _pad_frames(features) if features is not None else (None, None)
-    words, word_lengths = pad([example.words for example in examples], 0)
-    context, context_characters, context_lengths = _context(examples)
-    sounds, wave_lengths = _pad_frames([wave[:, None] for wave in waves]) if waves is not None else (None, None)
+    arrays: dict[str, Sequence[Any]] = {} if features is None else {AUDIO: features}
+    if waves is not None and hertz is not None:
+        arrays[SOUND] = list(zip(waves, hertz, strict=True))
+    name = _group_of(examples[0]) if features is None else AUDIO
     return Batch(
         ids=tuple(example.id for example in examples),
-        features=frames,
-        feature_lengths=frame_lengths,
-        words=words,
-        characters=pad([example.characters for example in examples], 0)[0],
-        word_lengths=word_lengths,
+        group=name,
+        inputs=_collated(name, examples, arrays),
         targets={
-            name: ENCODINGS[task(name).answer].collate([example.targets[name] for example in examples])
-            for name in examples[0].targets
+            one: ENCODINGS[task(one).answer].collate([example.targets[one] for example in examples])
+            for one in examples[0].targets
         },
         domains=torch.tensor([example.domain for example in examples], dtype=torch.int64),
-        context=context,
-        context_characters=context_characters,
-        context_lengths=context_lengths,
-        spoken=tts.pad([example.said for example in examples]) if features is not None else None,
-        waves=sounds[..., 0] if sounds is not None else None,
-        wave_lengths=wave_lengths,
-        hertz=_pad_frames([line[:, None] for line in hertz])[0][..., 0].float() if hertz is not None else None,
+        context=_context([example.context for example in examples]),
     )
+
+
+def _group_of(example: Example) -> str:
+    """The group of an example without features."""
+    return next((one.name for one in row_groups() if one.name in example.inputs), TEXT)
+
+
+def _collated(name: str, examples: Sequence[Example], features: Mapping[str, Sequence[Any]]) -> dict[str, Inputs]:
+    """Inputs of the named group, of those beside it, and words; features: arrays that examples do not hold."""
+    arrays = dict(features)
+    for other in dict.fromkeys(other for example in examples for other in example.inputs):
+        if other in (name, TEXT) or group(other).beside == name:
+            arrays[other] = [example.inputs.get(other) for example in examples]
+    if any(array is None for array in arrays[name]):
+        raise ValueError(f"collate was given examples of several input groups; all of {name!r} were expected")
+    collated = {other: input_group(other).collate(rows) for other, rows in arrays.items()}
+    return {other: inputs for other, inputs in collated.items() if inputs is not None}
+
+
+def _context(contexts: Sequence[Any]) -> Inputs | None:
+    if any(one is None for one in contexts) or not any(len(one.words) for one in contexts):
+        return None
+    return input_group(TEXT).collate(contexts)
 
 
 def chunks(lengths: Mapping[int, int], most: int) -> list[list[int]]:
@@ -160,29 +199,10 @@ def chunks(lengths: Mapping[int, int], most: int) -> list[list[int]]:
 
     lengths: of each input by its number.
     """
-    found: list[list[int]] = []
+    members: list[list[int]] = []
     for i in sorted(lengths, key=lambda i: -lengths[i]):
-        if found and lengths[found[-1][0]] * (len(found[-1]) + 1) <= most:
-            found[-1].append(i)
+        if members and lengths[members[-1][0]] * (len(members[-1]) + 1) <= most:
+            members[-1].append(i)
         else:
-            found.append([i])
-    return found
-
-
-def _context(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
-    pairs = [(example.context, example.context_characters) for example in examples]
-    found = [(words, letters) for words, letters in pairs if words is not None and letters is not None]
-    if len(found) < len(examples) or not any(len(words) for words, _ in found):
-        return None, None, None
-    words, lengths = pad([words for words, _ in found], 0)
-    return words, pad([letters for _, letters in found], 0)[0], lengths
-
-
-def _pad_frames(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    # Only the tail of each row is zeroed: the rest is written once, by the copy itself.
-    lengths = [len(array) for array in arrays]
-    padded = np.empty((len(arrays), max(lengths), arrays[0].shape[1]), dtype=arrays[0].dtype)
-    for row, array in zip(padded, arrays, strict=True):
-        row[: len(array)] = array
-        row[len(array) :] = 0
-    return torch.from_numpy(padded), torch.tensor(lengths, dtype=torch.int64)
+            members.append([i])
+    return members

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from mtl import spec
+from mtl.groups import groups
 from mtl.inputs.batch import Example
+from mtl.inputs.group import InputGroup, input_group
 from mtl.inputs.targets import ENCODINGS, Encoding, is_numeric
 from mtl.inputs.tts import Scale, SpeechCode
-from mtl.spec import TaskSpec, with_context
+from mtl.spec import TEXT, TaskSpec, with_context
 from mtl.text.units import Units, units_from, units_from_json
 from mtl.text.words import tokens_of
 
@@ -141,6 +143,10 @@ class Codec:
         return [(one, encoding) for one, encoding in known if encoding.applies(one, self)]
 
     @cached_property
+    def _groups(self) -> list[InputGroup]:
+        return [input_group(one.name) for one in groups()]
+
+    @cached_property
     def _domain_ids(self) -> dict[str, int]:
         return {name: position + 1 for position, name in enumerate(self.domains)}
 
@@ -150,17 +156,14 @@ class Codec:
 
     def encode(self, row: Mapping[str, Any]) -> Example:
         """One row of the utterance table as numbers. A label that training never saw counts as not labelled."""
-        tokens = tokens_of(row)
-        before = context_of(row)[-self.context :] if self.context else None
+        arrays = {one.name: one.encode(row, self) for one in self._groups}
+        turns = context_of(row)[-self.context :] if self.context else None
         return Example(
             id=row.get("id") or "",
-            words=self.number(tokens),
-            characters=self.spell(tokens),
+            inputs={name: array for name, array in arrays.items() if array is not None},
             targets={one.name: encoding.encode(one, row, self) for one, encoding in self._encodings},
             domain=self.domain(row.get(self.domain_by)),
-            context=None if before is None else self.number(before),
-            context_characters=None if before is None else self.spell(before),
-            said=self.speech.encode(row) if self.speech is not None else None,
+            context=None if turns is None else input_group(TEXT).encode({"tokens": turns}, self),
         )
 
     def number(self, tokens: Sequence[str]) -> np.ndarray:

@@ -1,36 +1,29 @@
-"""Slot values exchanged for others of their kind, so that a sentence of text teaches more than its own words.
+"""Slot substitution: slot values of a sentence replaced by others of the same kind (Louvan and Magnini 2020).
 
     values = SlotValues(examples, "slots", codec.labels["slots"])
     other = values.exchange(example, 0.3, generator)
 
-"flights to boston" teaches one city; exchanged, it teaches every city that training names anywhere (slot
-substitution, Louvan and Magnini 2020). A recording cannot be changed so: whoever calls this gives it sentences of text.
+"flights to boston" teaches one city; with substitution it teaches every city of the training rows. Only for sentences
+of text: a recording cannot be changed so.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from mtl.inputs.batch import Example
-from mtl.spec import task
-
-
-@dataclass(frozen=True)
-class Value:
-    """Words (L,) and their characters (L, C), as in an Example."""
-
-    words: np.ndarray
-    characters: np.ndarray
+from mtl.inputs.text import TextArrays
+from mtl.spec import TEXT, task
 
 
 class SlotValues:
-    """The values of each kind of slot that `examples` hold, each as often drawn as the root of how often it is there.
+    """The slot values in `examples` by kind. A value is drawn in proportion to the square root of its count.
 
-    A kind is what follows a name's last dot: fromloc.city_name and toloc.city_name have their values in common.
+    A kind is what follows the last dot of a name: fromloc.city_name and toloc.city_name share their values.
 
     tagger: the task whose targets are the BIO tags. tags: their names by number, as in Codec.labels.
     """
@@ -41,31 +34,29 @@ class SlotValues:
         self._slots = {number: tag[2:] for tag, number in numbers.items() if tag.startswith("B-")}
         self._inside = {begin: numbers.get(f"I-{slot}") for begin, slot in self._slots.items()}
         counts: dict[str, Counter[bytes]] = {}
-        self._values: dict[str, list[Value]] = {}
+        self._values: dict[str, list[TextArrays]] = {}
         for example in examples:
             for start, end, begin in self._spans(example.targets[self._tagger]):
-                kind = self._kind(begin)
-                value = Value(example.words[start:end], example.characters[start:end])
-                key = value.characters.tobytes()  # not the words: those beyond the vocabulary have one number
+                kind, value = self._kind(begin), _part(example, start, end)
+                key = value.characters.tobytes()  # not the words: all unknown words have one number
                 if key not in counts.setdefault(kind, Counter()):
                     self._values.setdefault(kind, []).append(value)
                 counts[kind][key] += 1  # in the order in which they first come, as the values are
-        self._chances = {kind: _shares(list(found.values())) for kind, found in counts.items()}
+        self._chances = {kind: _shares(list(of_values.values())) for kind, of_values in counts.items()}
 
     def exchange(self, example: Example, share: float, generator: np.random.Generator) -> Example:
-        """The example with about `share` of its slots given another value; itself if none is.
+        """The example with about `share` of its slots replaced; itself if none is.
 
-        Kinds that these values do not know stay as they are, and so does a slot of which training has no
-        second word where the value drawn has two. A translated sentence stays: it would no longer be translated.
+        A slot stays if its kind is unknown, or if the value drawn has several words and training has no I- tag of the
+        slot. A sentence with a translation stays, because the translation would no longer fit.
         """
         if any(task(name).answer == "translation" and len(units) for name, units in example.targets.items()):
             return example
         tagged = example.targets[self._tagger]
-        words: list[np.ndarray] = []
-        characters: list[np.ndarray] = []
+        parts: list[TextArrays] = []
         tags: list[np.ndarray] = []
-        done = 0  # words of the example that the pieces account for
-        for start, end, begin in self._spans(example.targets[self._tagger]):
+        done = 0  # words of the example that the parts account for
+        for start, end, begin in self._spans(tagged):
             values = self._values.get(self._kind(begin))
             if generator.random() >= share or values is None:
                 continue
@@ -73,33 +64,37 @@ class SlotValues:
             inside = self._inside[begin]
             if inside is None and len(value.words) > 1:
                 continue
-            words += [example.words[done:start], value.words]
-            characters += [example.characters[done:start], value.characters]
+            parts += [_part(example, done, start), value]
             tags += [tagged[done:start], _tags(begin, inside, len(value.words))]
             done = end
         if not done:
             return example
+        words, characters = zip(*parts, _part(example, done, None), strict=True)
         return replace(
             example,
-            words=np.concatenate([*words, example.words[done:]]),
-            characters=np.concatenate([*characters, example.characters[done:]]),
+            inputs={**example.inputs, TEXT: TextArrays(np.concatenate(words), np.concatenate(characters))},
             targets={**example.targets, self._tagger: np.concatenate([*tags, tagged[done:]])},
         )
 
     def _spans(self, tagged: np.ndarray) -> list[tuple[int, int, int]]:
         """First word, last word + 1 and B- tag of each slot. A tag I- without its B- begins none, nor does IGNORE."""
-        found: list[tuple[int, int, int]] = []
+        spans: list[tuple[int, int, int]] = []
         tags = tagged.tolist()
         for start, tag in enumerate(tags):
             if tag in self._slots:
                 end = start + 1
                 while end < len(tags) and tags[end] == self._inside[tag]:
                     end += 1
-                found.append((start, end, tag))
-        return found
+                spans.append((start, end, tag))
+        return spans
 
     def _kind(self, begin: int) -> str:
         return self._slots[begin].rpartition(".")[2]
+
+
+def _part(example: Example, start: int, end: int | None) -> TextArrays:
+    words, characters = example.inputs[TEXT]
+    return TextArrays(words[start:end], characters[start:end])
 
 
 def _tags(begin: int, inside: int | None, length: int) -> np.ndarray:

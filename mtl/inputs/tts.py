@@ -1,17 +1,17 @@
-"""What synthesis reads and foretells, as numbers: phones, how each is said, by whom and with which emotion.
+"""Inputs and targets of synthesis as numbers: phones with duration, pitch and energy, speaker and emotion.
 
-    code = SpeechCode.build(rows, features, phonemes="gmw/en-us")     # from the training rows alone
-    said = code.encode(row)                                           # Said: one utterance
-    spoken = pad(saids)                                               # TTSBatch: a batch of them
+    code = SpeechCode.build(rows, features, phonemes="gmw/en-us", hertz=bin_centres(spec))   # from the training rows
+    example = code.encode(row)                                                               # TTSExample
+    batch = pad(examples)                                                                    # TTSBatch
 
-Pitch, energy and log-mel leave here with zero mean and unit deviation over the training rows, and come back by it.
+Pitch, energy and log-mel have zero mean and unit deviation over the training rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtl.inputs.group import Inputs
+
 PADDING, UNKNOWN = 0, 1  # of phones; known ones begin at 2
-NOBODY = 0  # a speaker or an emotion that is not named, or that training never heard; known ones begin at 1
+NOBODY = 0  # no speaker or emotion, or one that training lacks; known ones begin at 1
 LEAST_DEVIATION = 1e-3
 
 
@@ -40,14 +42,13 @@ class TTSExample:
 
 
 @dataclass(frozen=True)
-class TTSBatch:
-    """Utterances of a batch, padded with zeros; a row that is not for synthesis has length 0.
+class TTSBatch(Inputs):
+    """Utterances of a batch, padded with zeros; a row without phones has length 0.
 
     phones (B, P), lengths (B,), durations (B, P) in frames, pitch, energy (B, P), speakers, emotions (B,).
     """
 
     phones: Tensor
-    lengths: Tensor
     durations: Tensor
     pitch: Tensor
     energy: Tensor
@@ -57,21 +58,11 @@ class TTSBatch:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def to(self, device: torch.device | str) -> TTSBatch:
-        return replace(
-            self, **{item.name: getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)}
-        )
-
     def select(self, rows: Tensor) -> TTSBatch:
-        """Those rows, (N,), without the padding that none of them needs."""
+        """Those rows (N,), without columns that are padding in all of them."""
         longest = max(1, int(self.lengths[rows].max())) if len(rows) else 1
-        return TTSBatch(
-            **{
-                item.name: value[rows, :longest] if value.ndim == 2 else value[rows]
-                for item in fields(self)
-                if isinstance(value := getattr(self, item.name), Tensor)
-            }
-        )
+        picked = {name: x[rows, :longest] if x.ndim == 2 else x[rows] for name, x in self.tensors().items()}
+        return replace(self, **picked)
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ class Scale:
     deviation: float
 
     def down(self, values: np.ndarray) -> np.ndarray:
-        """To zero mean and unit deviation; what is not known, NaN, becomes the mean."""
+        """To zero mean and unit deviation; NaN, which is unknown, becomes the mean."""
         return np.nan_to_num((np.asarray(values, dtype=np.float32) - self.mean) / self.deviation)
 
     def up(self, values: np.ndarray) -> np.ndarray:
@@ -91,11 +82,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class SpeechCode:
-    """Vocabularies and scales of a model that speaks.
+    """Vocabularies and scales of synthesis.
 
-    phonemes: what makes phones of its texts (mtl.tts.phonemes.Phonemiser). mel, hertz: scale and centre of
-    each mel bin.
-    voicing: of each phone, the share of its frames that have a voice.
+    phonemes: the phonemiser of texts (mtl.tts.phonemes.Phonemiser). mel, hertz: scale and centre of each mel bin.
+    voicing: share of voiced frames of each phone.
     """
 
     phonemes: str
@@ -116,8 +106,8 @@ class SpeechCode:
         phonemes: str,
         hertz: Sequence[float] | np.ndarray,
     ) -> SpeechCode:
-        """rows: training rows with `phones`, `pitch`, `energy`, `voiced`; features: log-mels (T, F), to scale each bin
-        by; hertz (F,): mtl.audio.features.bin_centres of theirs."""
+        """rows: training rows with `phones`, `pitch`, `energy`, `voiced`. features: log-mels (T, F) for the scales of
+        the bins. hertz (F,): their mtl.audio.features.bin_centres."""
         phones: set[str] = set()
         speakers: set[str] = set()
         emotions: set[str] = set()
@@ -151,15 +141,15 @@ class SpeechCode:
         return {phone: position + 2 for position, phone in enumerate(self.phones)}
 
     def number(self, phones: Sequence[str]) -> np.ndarray:
-        """Phones as numbers (P,). One that training never had stands for its unstressed self, if that is known."""
+        """Phones as numbers (P,). A phone that training lacks becomes its unstressed form, if that is known."""
         return np.asarray([self._number(phone) for phone in phones], dtype=np.int64)
 
     def voiced(self, numbers: np.ndarray) -> np.ndarray:
-        """(P,) bool of phones by number: those that have a voice more often than not."""
+        """(P,) bool of phones by number: those of which most frames are voiced."""
         return np.append([False, False], np.asarray(self.voicing) > 0.5)[numbers]
 
     def named(self, numbers: Sequence[int] | np.ndarray) -> tuple[str, ...]:
-        """Numbers (P,) as phones; what is no phone, padding or unknown, is left out."""
+        """Numbers (P,) as phones, without padding and unknown ones."""
         return tuple(self.phones[number - 2] for number in map(int, numbers) if number > UNKNOWN)
 
     def _number(self, phone: str) -> int:
@@ -235,22 +225,22 @@ class _Moments:
         )
 
 
-def pad(saids: Sequence[TTSExample | None]) -> TTSBatch | None:
-    """A batch of utterances; None where not one is for synthesis."""
-    if not any(said is not None for said in saids):
+def pad(examples: Sequence[TTSExample | None]) -> TTSBatch | None:
+    """A batch of utterances; None if none has phones."""
+    if not any(example is not None for example in examples):
         return None
-    lengths = [len(said.phones) if said is not None else 0 for said in saids]
-    shape = (len(saids), max(lengths))
+    lengths = [len(example.phones) if example is not None else 0 for example in examples]
+    shape = (len(examples), max(lengths))
     ints = {name: np.zeros(shape, dtype=np.int64) for name in ("phones", "durations")}
     floats = {name: np.zeros(shape, dtype=np.float32) for name in ("pitch", "energy")}
-    for row, said in enumerate(saids):
-        if said is not None:
+    for row, example in enumerate(examples):
+        if example is not None:
             for name, array in (ints | floats).items():
-                array[row, : lengths[row]] = getattr(said, name)
+                array[row, : lengths[row]] = getattr(example, name)
     arrays = {name: torch.from_numpy(array) for name, array in (ints | floats).items()}
     return TTSBatch(
         lengths=torch.tensor(lengths),
-        speakers=torch.tensor([said.speaker if said is not None else NOBODY for said in saids]),
-        emotions=torch.tensor([said.emotion if said is not None else NOBODY for said in saids]),
+        speakers=torch.tensor([NOBODY if one is None else one.speaker for one in examples]),
+        emotions=torch.tensor([NOBODY if one is None else one.emotion for one in examples]),
         **arrays,
     )

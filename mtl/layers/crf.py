@@ -53,7 +53,7 @@ class ChainCRF(nn.Module):
 
     @torch.no_grad()
     def viterbi(self, logits: Tensor, lengths: Tensor) -> Tensor:
-        """The likeliest tagging of each row, (B, L) (Viterbi 1967); what stands behind a row's end means nothing."""
+        """The likeliest tagging of each row, (B, L) (Viterbi 1967); values beyond a row's length are undefined."""
         logits = logits.float()
         best = self.first + logits[:, 0]
         stay = torch.arange(logits.shape[2], device=logits.device)
@@ -62,7 +62,7 @@ class ChainCRF(nn.Module):
             reached, origin = (best[:, :, None] + self.steps).max(dim=1)
             exists = (position < lengths)[:, None]
             best = torch.where(exists, reached + logits[:, position], best)
-            back.append(torch.where(exists, origin, stay))  # behind the end the last tag is carried on
+            back.append(torch.where(exists, origin, stay))  # beyond the end the last tag is repeated
         tag = (best + self.last).argmax(dim=1)
         path = [tag]
         for origin in reversed(back):
@@ -74,5 +74,5 @@ class ChainCRF(nn.Module):
         """p(tag | logits) of each word, (B, L, C): the gradient of the log partition function by the logits."""
         with torch.enable_grad():
             leaf = logits.detach().float().requires_grad_()
-            (found,) = torch.autograd.grad(self._log_partition(leaf, lengths).sum(), leaf)
-        return found
+            (probabilities,) = torch.autograd.grad(self._log_partition(leaf, lengths).sum(), leaf)
+        return probabilities

@@ -3,9 +3,9 @@
     decoder = Decoder(units=500, width=144, config=DecoderConfig())
     logits = decoder(hidden, lengths, units)            # training: all positions at once
     state = decoder.begin(hidden, lengths)              # decoding: a unit at a time, nothing computed twice
-    log_probs, state = decoder.step(border, state)      # see mtl.decoding.generation
+    log_probs, state = decoder.step(units, state)      # see mtl.decoding.generation
 
-Unit BORDER stands before the first unit and behind the last. Self-attention is causal and has rotary positions;
+Unit BOS_EOS precedes the first unit and follows the last. Self-attention is causal and has rotary positions;
 attention to the trunk's states sees those that exist. So a logit depends neither on later units nor on padding.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mtl.config.decoding import DecoderConfig
 from mtl.layers.encoder import FeedForward, attend, padding_mask, rotate
 
-BORDER = 0  # begins and ends every sequence; the number that the blank has among CTC's units
+BOS_EOS = 0  # begins and ends every sequence; CTC has its blank at the same number
 Pair = tuple[Tensor, Tensor]  # keys and values, each (B, H, L, D/H)
 
 
@@ -114,7 +114,7 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """units: size of the vocabulary, BORDER included."""
+    """units: size of the vocabulary, BOS_EOS included."""
 
     def __init__(self, units: int, width: int, config: DecoderConfig) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, hidden: Tensor, lengths: Tensor, units: Tensor) -> Tensor:
-        """Logits (B, L, V) of what follows each unit: hidden (B, T, D), lengths (B,); units (B, L), BORDER first."""
+        """Logits (B, L, V) of what follows each unit: hidden (B, T, D), lengths (B,); units (B, L), BOS_EOS first."""
         return self._run(units, self.begin(hidden, lengths))[0]
 
     def begin(self, hidden: Tensor, lengths: Tensor) -> State:

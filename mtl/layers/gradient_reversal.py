@@ -1,4 +1,4 @@
-"""Gradient reversal (Ganin and Lempitsky 2015): a head learns what what is shared is to forget."""
+"""Gradient reversal (Ganin and Lempitsky 2015): the head learns a task, the shared layers unlearn it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def reverse(x: Tensor, strength: float) -> Tensor:
-    """x as it is; its gradient goes on with the other sign, `strength` times as large."""
-    turned: Tensor = _Reverse.apply(x, strength)
-    return turned
+    """Returns x unchanged; multiplies its gradient by -strength."""
+    unchanged: Tensor = _Reverse.apply(x, strength)
+    return unchanged
 
 
 class _Reverse(torch.autograd.Function):

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from mtl.answers import Label, Prediction
+from mtl.groups import group_of
 from mtl.metrics.floors import Floor, ScoredRows, majority
 from mtl.metrics.metric import CountsOfRow, Metric, Row, Scored, Scorer, Setting, accuracy, written_too
 from mtl.metrics.rates import balanced
-from mtl.spec import TaskSpec
+from mtl.spec import TEXT, TaskSpec
 
 
 class LabelScorer(Scorer):
@@ -49,7 +50,7 @@ def _by_label(spec: TaskSpec, rows: Sequence[Row], predictions: Sequence[Predict
     answered = [
         (position, str(row[spec.label]), correct)
         for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True))
-        if row.get("audio") is not None and (correct := is_correct(spec, row, prediction)) is not None
+        if group_of(row) != TEXT and (correct := is_correct(spec, row, prediction)) is not None
     ]
     names = sorted({label for _, label, _ in answered})
     columns = np.eye(len(names))

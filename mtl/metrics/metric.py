@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mtl.answers import Prediction
+from mtl.groups import group_of
 from mtl.metrics.floors import Floor
 from mtl.metrics.rates import ratio
 from mtl.spec import TEXT, TaskSpec
@@ -83,7 +84,7 @@ class Scorer:
         """Counts of all labelled rows; a row without `audio` is a sentence of text, and its metrics are apart."""
         scored: Scored = defaultdict(list)
         for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
-            written = row.get("audio") is None
+            written = group_of(row) == TEXT
             if spec.name in prediction.answers and not (written and spec.from_recordings):
                 prefix = f"{spec.name}/{TEXT_PREFIX if written else ''}"
                 for name, counts in self.row(spec, row, prediction, setting).items():

@@ -1,23 +1,22 @@
-"""What a model itself hears in the speech that it makes: led by that, its emotion and its speaker come out clearer.
+"""Consistency loss: the model's own emotion and speaker classifiers on the log-mels that it synthesises.
 
-    misheard(model, mels, lengths, batch)      # (B, T, F), (B,) -> (B,): to be added to the loss of the mels
+    consistency_loss(model, mels, lengths, batch)      # (B, T, F), (B,) -> (B,): to be added to the loss of the mels
 
-The heads are those that learn from recordings, and here they are only asked: their weights, the trunk's and the
-front-end's are held while they listen, so that what follows from it is the mels' alone. (As the speaker and emotion
-consistency of Cai et al. 2021 and of others, with one model in place of two.)
+Front-end, trunk and heads are frozen while they classify, so that the gradient reaches the log-mels alone. After the
+speaker and emotion consistency of Cai et al. 2021, with one model in place of two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
 from mtl.heads.classification import Classification
 from mtl.inputs.batch import IGNORE, Batch
+from mtl.spec import AUDIO
 from mtl.spec import task as task_spec
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def held(model: SpeechModel) -> Iterator[None]:
-    """Within the block a model's weights take part in no gradient; what goes through it does."""
+    """Freezes the model's weights within the block; gradients still flow to its inputs."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.listening = True
     for parameter in trained:
@@ -40,16 +39,16 @@ def held(model: SpeechModel) -> Iterator[None]:
 
 
 def consistency_loss(model: SpeechModel, mels: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-    """(B,): the mean over the tasks that log-mels convey of the cross entropy of its answer to log-mels.
+    """(B,) mean cross entropy over the tasks that log-mels convey and the model has; 0 for tasks without a label.
 
-    mels (B, T, F), lengths (B,): said of the batch's rows. A task that a row is not labelled for counts nothing there.
+    mels (B, T, F), lengths (B,): synthesised for the rows of the batch.
     """
     conveyed = [name for task in model.config.tasks if task_spec(task).makes_frames for name in task_spec(task).conveys]
     tasks = [name for name in conveyed if name in model.config.tasks]
-    heard = replace(batch, features=mels, feature_lengths=lengths)
+    synthesised = batch.with_inputs(AUDIO, features=mels, lengths=lengths)
     total = mels.new_zeros(len(mels))
     with held(model):
-        for name, states in model.encode(heard, tasks).items():
+        for name, states in model.encode(synthesised, tasks).items():
             logits = cast(Classification, model.task(name)).logits(states).float()
             total = total + nn.functional.cross_entropy(
                 logits, batch.targets[name].values, ignore_index=IGNORE, reduction="none"

@@ -1,17 +1,16 @@
-"""Domains of recordings: what the model is told of the conditions that a recording comes from.
+"""Domain conditioning: FiLM and adapters around the trunk by the domain of a recording.
 
-A domain is a corpus, or a label such as reading, digits, commands: a condition, not the task of that name. Each domain
-of the training recordings has an embedding and small adapters; `Domains` stands around the trunk:
+A domain is a corpus, or a label such as reading, digits, commands; it is not the task of that name. Each domain of the
+training recordings has an embedding and small adapters:
 
     x = film(x, e_d);  x = entry_d(x);  states = trunk(x);  states_k = exit_d(states_k) for every task k
 
-FiLM (Perez et al. 2018) and residual adapters (Houlsby et al. 2019) start at zero: untrained, they leave the model as
-it is, bit for bit. They stand around the trunk and not within it, because a trunk is given and gives (B, T, D)
-whatever its mode of sharing: one place serves all modes, and a domain's noise and level are best mended before the
-first block, what it says behind the last. Each acts on single frames, so nothing depends on padding.
+FiLM (Perez et al. 2018) and residual adapters (Houlsby et al. 2019) start at zero, so untrained they do not change the
+model. They are placed around the trunk, not inside it, so that they work with every sharing mode. They act on single
+frames, so nothing depends on padding.
 
-An unknown domain is number 0. It is given the embedding zero and no adapter, which is the bare trunk; that trunk is
-trained for it, because a share of the training recordings, `dropout`, is taken as unknown. Text has no domain.
+An unknown domain has the number 0, the embedding zero and no adapter. A share of the training recordings, `dropout`,
+is treated as unknown, so that the trunk works without a domain too. Text has no domain.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mtl.config.model import DomainConfig
 from mtl.sharing.adapter import Adapter, Film
 
 UNKNOWN = 0
-Routes = list[tuple[int, Tensor]]  # a known domain that is present, and its rows
+Routes = list[tuple[int, Tensor]]  # known domains of a batch with their rows
 
 
 class Domains(nn.Module):
@@ -46,8 +45,8 @@ class Domains(nn.Module):
         self.film = Film(width, config.rank) if config.conditioning else None
         self.entry, self.exit = adapters(), adapters()
 
-    def given(self, domains: Tensor) -> Tensor:
-        """(B,) the domains that the rows are treated as: in training some are withheld."""
+    def with_dropout(self, domains: Tensor) -> Tensor:
+        """(B,) domains that the rows are treated as: in training some are set to UNKNOWN."""
         if not self.training or not self.withheld:
             return domains
         return domains.masked_fill(torch.rand(domains.shape, device=domains.device) < self.withheld, UNKNOWN)
@@ -81,7 +80,7 @@ class Domains(nn.Module):
 
     @staticmethod
     def _route(x: Tensor, routes: Routes, adapters: Sequence[nn.Module] | nn.ModuleList) -> Tensor:
-        # An adapter that has no row in a step takes no part in it: its gradient is None, so nothing decays it.
+        # An adapter without rows has no gradient in a step, so weight decay does not shrink it.
         for number, rows in routes:
             adapted = cast(Tensor, adapters[number - 1](x[rows]))
             x = x.index_copy(0, rows, adapted.to(x.dtype))

@@ -1,4 +1,4 @@
-"""The joint model: two front-ends, one trunk, one head per task.
+"""The joint model: a front-end for each input group, one trunk, one head per task.
 
 model = build_model(config, codec)
 losses = model.losses(batch)             # {task: (sum, count)}, of the tasks that the batch is labelled for
@@ -18,14 +18,17 @@ from torch import Tensor, nn
 from mtl.config.model import ModelConfig
 from mtl.decoding.alignment import viterbi, word_spans
 from mtl.decoding.greedy import Path, best_path
+from mtl.groups import GroupSpec, groups, groups_read_by
 from mtl.heads import Head, States, Words, build_heads
 from mtl.heads.base import Decoding
 from mtl.heads.classification import Classification
 from mtl.heads.mel import Mel
 from mtl.heads.transcript import Transcript
+from mtl.inputs.audio import AudioFrontend
 from mtl.inputs.batch import IGNORE, Batch, collate
 from mtl.inputs.codec import Codec
-from mtl.inputs.frontends import AudioFrontend, TextFrontend, drop_shares
+from mtl.inputs.group import FrontendStates, Inputs, input_group
+from mtl.inputs.text import TextFrontend
 from mtl.inputs.tts import TTSBatch
 from mtl.layers.encoder import Encoder
 from mtl.layers.gradient_reversal import reverse
@@ -33,25 +36,25 @@ from mtl.models.asr_hypotheses import Heard, choose, placed, read, readable, tag
 from mtl.models.consistency import consistency_loss
 from mtl.models.domains import Domains
 from mtl.sharing.base import Trunk
-from mtl.spec import PHONES, SOUND, first_with_answer, with_answer, with_context
+from mtl.spec import AUDIO, PHONES, TEXT, first_with_answer, with_context
 from mtl.spec import task as task_spec
-from mtl.tts.acoustic_model import PhoneFrontend, StyleEmbedding
 
 Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
 
 
 class SpeechModel(nn.Module):
+    """The front-end of an input group is the attribute with the group's name, as in the stored weights."""
+
+    audio: AudioFrontend
+    text: TextFrontend
+
     def __init__(self, config: ModelConfig, codec: Codec) -> None:
         super().__init__()
         self.config, self.codec = config, codec
-        self.audio = AudioFrontend(config.bins, config.width, config.subsampling, config.dropout)
-        self.text = TextFrontend(
-            drop_shares(len(codec.words), codec.counts, config.word_dropout, config.rare_words),
-            len(codec.characters),
-            config.width,
-            config.dropout,
-            config.lstm,
-        )
+        of_tasks = groups_read_by(config.tasks)
+        specs = [one for one in groups() if one.always or one in of_tasks]
+        self.groups = {one.name: input_group(one.name) for one in specs}
+        self._add_front_ends([one for one in specs if one.always])
 
         def encoder(blocks: int | None = None) -> Encoder:
             return Encoder(
@@ -70,15 +73,16 @@ class SpeechModel(nn.Module):
         self.tasks = build_heads(config, codec)
         self.recogniser = first_with_answer(config.tasks, "text")  # name of the task, None where there is none
         self.tagger = first_with_answer(config.tasks, "tags")
-        self.listening = False  # to itself; see mtl.models.consistency
+        self.listening = False  # while the consistency loss is computed; see mtl.models.consistency
         self.domains: Domains | None = None
-        if config.domains.on:  # last, so that all else starts as it does without them
+        if config.domains.on:  # last, so that all other parameters are initialised as without them
             self.domains = Domains(len(codec.domains), config.width, config.domains, config.dropout)
-        self.phones: PhoneFrontend | None = None
-        self.manner: StyleEmbedding | None = None
-        if codec.speech is not None and set(with_answer("speech")) & set(config.tasks):
-            self.phones = PhoneFrontend(len(codec.speech.phones), config.width, config.dropout)
-            self.manner = StyleEmbedding(len(codec.speech.speakers), len(codec.speech.emotions), config.width)
+        self._add_front_ends([one for one in specs if not one.always])
+
+    def _add_front_ends(self, specs: Sequence[GroupSpec]) -> None:
+        for one in specs:
+            for name, module in self.groups[one.name].modules(self.config, self.codec).items():
+                self.add_module(name, module)
 
     @property
     def device(self) -> torch.device:
@@ -87,142 +91,153 @@ class SpeechModel(nn.Module):
     def task(self, name: str) -> Head:
         return cast(Head, self.tasks[name])
 
+    def front_end(self, group: str) -> nn.Module:
+        """Raises KeyError if the model has none for this input group."""
+        return cast(nn.Module, self._modules[group])
+
     def lengths(self, batch: Batch) -> Tensor:
         """(B,) states of each row behind its front-end."""
-        if batch.feature_lengths is None:
-            return batch.word_lengths
-        return self.audio.lengths(batch.feature_lengths)
+        return self.groups[batch.group].lengths(self, batch.inputs[batch.group])
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Labelled items per task, known before any forward pass."""
         lengths = self.lengths(batch)
-        found = {name: self.task(name).count(batch, lengths) for name in self._tasks_of(batch)}
-        if self._reads(batch):  # each recording with a transcript once more, as a sentence
+        counts = {name: self.task(name).count(batch, lengths) for name in self._tasks_of(batch)}
+        if self._reads(batch):  # each recording with a transcript counts once more, as a sentence
             sentences = readable(batch, self._recogniser().alignable(batch, lengths))
             for name in self._tasks_of(sentences):
-                found[name] = found[name] + self.task(name).count(sentences, sentences.word_lengths)
-        return found
+                counts[name] = counts[name] + self.task(name).count(sentences, sentences.word_lengths)
+        return counts
 
     def _tasks_of(self, batch: Batch) -> list[str]:
-        there = {batch.group: True, PHONES: batch.spoken is not None, SOUND: batch.waves is not None}
-        groups = {group for group, known in there.items() if known}
-        return [name for name in self.config.tasks if groups.intersection(self.task(name).groups)]
+        present = {batch.group, *self._beside(batch)}
+        return [name for name in self.config.tasks if present.intersection(self.task(name).groups)]
+
+    def _beside(self, batch: Batch) -> list[str]:
+        """Groups of the batch whose inputs accompany those of its rows."""
+        return [name for name in batch.inputs if name in self.groups and self.groups[name].spec.beside]
 
     def _reads(self, batch: Batch) -> bool:
-        return self.config.read and batch.group == "audio" and self.recogniser is not None
+        return self.config.read and batch.group == AUDIO and self.recogniser is not None
 
     def _recogniser(self) -> Transcript:
         assert self.recogniser is not None, "asked for where words are recognised"
         return cast(Transcript, self.task(self.recogniser))
 
-    def encode(self, batch: Batch, tasks: Iterable[str]) -> dict[str, States]:
-        """The trunk's states for the named tasks."""
-        spectrum = None
-        if batch.features is None or batch.feature_lengths is None:
-            x, lengths = self.text(batch.words, batch.characters, batch.word_lengths)
-        else:
-            x, lengths, spectrum = self.audio(batch.features, batch.feature_lengths)
-        if self.domains is None or batch.features is None:
-            hidden = self.trunk(x, lengths, tuple(tasks))
-        else:
-            domains = self.domains.given(batch.domains)
-            hidden = self.trunk(self.domains.enter(x, domains), lengths, tuple(tasks))
-            hidden = self.domains.leave(hidden, domains)
-        found = {task: States(state, lengths, spectrum=spectrum) for task, state in hidden.items()}
-        remembering = tuple(with_context(found))
-        for task, before in self._remember(batch, remembering).items():
-            found[task] = replace(found[task], context=before, context_lengths=batch.context_lengths)
-        return found
+    def encode(self, batch: Batch, tasks: Iterable[str], group: str | None = None) -> dict[str, States]:
+        """States of one input group for the named tasks, behind the trunk where the group goes through it.
+
+        group: that of the batch, or one beside it; every row has some of its inputs.
+        """
+        reader = self.groups[group or batch.group]
+        entering = reader.states(self, batch)
+        hidden = self._shared(entering, batch, tuple(tasks), reader.spec)
+        states = entering._asdict()
+        of_tasks = {name: States(**{**states, "hidden": state}) for name, state in hidden.items()}
+        if batch.context is not None:
+            for name, turns in self._contexts(batch, batch.context, tuple(with_context(hidden))).items():
+                of_tasks[name] = replace(of_tasks[name], context=turns, context_lengths=batch.context.lengths)
+        return of_tasks
+
+    def _shared(
+        self, entering: FrontendStates, batch: Batch, tasks: tuple[str, ...], group: GroupSpec
+    ) -> dict[str, Tensor]:
+        """States (B, T, D) of each task behind the trunk."""
+        x, lengths = entering.hidden, entering.lengths
+        if not group.trunk:
+            return dict.fromkeys(tasks, x)
+        if self.domains is None or not group.has_domain:
+            return self.trunk(x, lengths, tasks)
+        domains = self.domains.with_dropout(batch.domains)
+        return self.domains.leave(self.trunk(self.domains.enter(x, domains), lengths, tasks), domains)
 
     def encode_phones(self, spoken: TTSBatch, tasks: Iterable[str]) -> dict[str, States]:
-        """The trunk's states of phones, for tasks that speak; every row has some."""
-        assert self.phones is not None, "there are phones only where something speaks"
-        assert self.manner is not None, "and somebody"
-        hidden = self.trunk(self.phones(spoken.phones), spoken.lengths, tuple(tasks))
-        manner = self.manner(spoken.speakers, spoken.emotions)
-        return {task: States(state, spoken.lengths, manner=manner) for task, state in hidden.items()}
+        """The trunk's states of phones, for tasks of synthesis; every row has some."""
+        none = torch.zeros(len(spoken), dtype=torch.int64, device=spoken.lengths.device)
+        batch = Batch(("",) * len(spoken), AUDIO, {PHONES: spoken}, {}, none)
+        return self.encode(batch, tasks, PHONES)
 
-    def _remember(self, batch: Batch, tasks: tuple[str, ...]) -> dict[str, Tensor]:
-        """The trunk's states (B, C, D) of the words of the turns before, for the tasks that ask for them.
+    def _contexts(self, batch: Batch, context: Inputs, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        """The trunk's states (B, C, D) of the words of the previous turns, for the tasks that attend to them.
 
-        Rows without context are left out of the trunk, which knows no row of length zero; theirs are zeros.
+        Rows without context are left out of the trunk, which takes no row of length zero; theirs are zeros.
         """
-        if batch.context is None or batch.context_characters is None or batch.context_lengths is None or not tasks:
+        if not tasks:
             return {}
-        rows = batch.context_lengths.nonzero()[:, 0]
-        lengths = batch.context_lengths[rows]
-        x, lengths = self.text(batch.context[rows], batch.context_characters[rows], lengths)
+        rows = context.lengths.nonzero()[:, 0]
+        turns = replace(batch, inputs={TEXT: context.select(rows)})
+        x, lengths, *_ = self.groups[TEXT].states(self, turns)
         return {
             task: states.new_zeros(len(batch), *states.shape[1:]).index_copy(0, rows, states)
             for task, states in self.trunk(x, lengths, tasks).items()
         }
 
     def losses(self, batch: Batch, labelled: Sequence[str] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Summed loss and count of each task that has labels in this batch: `labelled`, where that is known."""
+        """Summed loss and count of each task that has labels in this batch; labelled: these tasks, if known."""
         if labelled is None:
             labelled = [name for name, count in self.counts(batch).items() if count > 0]
-        reads = self._reads(batch) and any("text" in self.task(name).groups for name in labelled)
-        tagged = batch.group == "audio" and self.tagger in labelled
-        recogniser = self.recogniser if reads or tagged else None  # where each recording's words are asked for
+        reads = self._reads(batch) and any(TEXT in self.task(name).groups for name in labelled)
+        tagged = batch.group == AUDIO and self.tagger in labelled
+        recogniser = self.recogniser if reads or tagged else None
         if tagged and recogniser is None:
-            raise ValueError(f"{self.tagger} in audio needs a task that recognises words and says where they are")
-        speaking, sounding = (
-            [name for name in labelled if group in self.task(name).groups] for group in (PHONES, SOUND)
-        )
-        labelled = [name for name in labelled if name not in (*speaking, *sounding)]
-        # Its states are asked for where its loss is not, too: a stage of a curriculum may leave it out.
-        asked = [*labelled, recogniser] if recogniser is not None and recogniser not in labelled else labelled
-        states = self.encode(batch, asked) if asked else {}
-        heard = self.training_words(states[recogniser], batch) if recogniser is not None else []
+            raise ValueError(f"{self.tagger} in audio needs a task that recognises words and aligns them")
+        beside = {name: [one for one in labelled if name in self.task(one).groups] for name in self._beside(batch)}
+        labelled = [name for name in labelled if not any(name in names for names in beside.values())]
+        # The recogniser's states are needed without its loss too: a stage of a curriculum may leave it out.
+        needed = [*labelled, recogniser] if recogniser is not None and recogniser not in labelled else labelled
+        states = self.encode(batch, needed) if needed else {}
+        words = self.training_words(states[recogniser], batch) if recogniser is not None else []
         if tagged and self.tagger is not None:
-            states[self.tagger] = replace(states[self.tagger], words=self._tagged(heard, batch, self.tagger))
-        found = {name: self._loss(name, states[name], batch) for name in labelled}
+            states[self.tagger] = replace(states[self.tagger], words=self._tagged(words, batch, self.tagger))
+        losses = {name: self._loss(name, states[name], batch) for name in labelled}
         if reads and recogniser is not None:
-            self._read_too(found, batch, states[recogniser], heard)
-        if speaking and batch.spoken is not None:
-            said = batch.rows(batch.spoken.lengths.nonzero()[:, 0])
-            assert said.spoken is not None, "it was there before"
-            for name, state in self.encode_phones(said.spoken, speaking).items():
-                found[name] = self._spoken_loss(name, state, said)
-        if sounding and batch.features is not None and batch.feature_lengths is not None:
-            given = States(batch.features, batch.feature_lengths)
-            found |= {name: self.task(name).loss(given, batch) for name in sounding}
-        return found
+            self._add_losses_of_words(losses, batch, states[recogniser], words)
+        for group, names in beside.items():
+            losses |= self._losses_beside(group, names, batch) if names else {}
+        return losses
+
+    def _losses_beside(self, group: str, tasks: list[str], batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Losses of tasks that read inputs beside those of the batch's own group, of the rows that have some."""
+        if self.groups[group].spec.trunk:  # which takes no row of length zero
+            batch = batch.rows(batch.inputs[group].lengths.nonzero()[:, 0])
+        return {
+            name: self._loss_with_consistency(name, states, batch)
+            for name, states in self.encode(batch, tasks, group).items()
+        }
 
     def _loss(self, name: str, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
-        """A task's own loss, its gradient turned round where what is shared is to forget it."""
+        """A task's own loss, with gradient reversal (Ganin and Lempitsky 2015) for the tasks of config.reversal."""
         if strength := dict(self.config.reversal).get(name):
             states = replace(states, hidden=reverse(states.hidden, strength))
         return self.task(name).loss(states, batch)
 
-    def _spoken_loss(self, name: str, states: States, said: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of a task that speaks, what the model hears in its log-mels among it, if that is asked for."""
+    def _loss_with_consistency(self, name: str, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of a task beside the batch's own; of log-mels with the consistency loss, where that is set."""
         mel = self.task(name)
-        if not isinstance(mel, Mel) or not self.config.consistency or said.spoken is None:
-            return mel.loss(states, said)
-        made, lengths = mel(states, said.spoken)
-        loss, count = mel.error(made, lengths, said)
-        wrong = consistency_loss(self, mel.raised(made), lengths, said)
+        if not isinstance(mel, Mel) or not self.config.consistency or batch.spoken is None:
+            return mel.loss(states, batch)
+        mels, lengths = mel(states, batch.spoken)
+        loss, count = mel.error(mels, lengths, batch)
+        wrong = consistency_loss(self, mel.raised(mels), lengths, batch)
         return loss + self.config.consistency * (wrong * lengths).sum(), count
 
-    def _read_too(
-        self, found: dict[str, tuple[Tensor, Tensor]], batch: Batch, states: States, heard: list[Heard]
+    def _add_losses_of_words(
+        self, losses: dict[str, tuple[Tensor, Tensor]], batch: Batch, states: States, words: list[Heard]
     ) -> None:
-        """Adds the losses of the recordings' words to those of their sound."""
+        """Adds the losses of the recordings' words, read as sentences, to those of the recordings."""
         rows = self._recogniser().alignable(batch, states.lengths)
         sentences = readable(batch, rows)
-        names = [name for name in found if name in self._tasks_of(sentences)]
+        names = [name for name in losses if name in self._tasks_of(sentences)]
         counts = {name: self.task(name).count(sentences, sentences.word_lengths) for name in names}
         if not names or not rows.any():
             return
-        text = read(batch, rows, heard, self.codec, self.tagger)
+        text = read(batch, rows, words, self.codec, self.tagger)
         for name, state in self.encode(text, names).items():
-            loss, count = found[name]
-            found[name] = loss + self._loss(name, state, text)[0], count + counts[name]
+            loss, count = losses[name]
+            losses[name] = loss + self._loss(name, state, text)[0], count + counts[name]
 
     def training_words(self, states: States, batch: Batch) -> list[Heard]:
-        """What each recording is trained on: its true words, by the recogniser's Viterbi path, or those that its best
-        path gives."""
+        """Words that each recording is trained on: the true ones by Viterbi alignment, or those of the best path."""
         recogniser = self._recogniser()
         with torch.no_grad():
             log_probs = recogniser.log_probs(states)
@@ -244,124 +259,121 @@ class SpeechModel(nn.Module):
             rows[row] = choose(rows[row], word_spans(pieces, paths[row].frames), self.config.error_limit)
         return rows
 
-    def _tagged(self, heard: list[Heard], batch: Batch, tagger: str) -> Words:
-        """The words' places; their tags too, where some of them are not the true ones."""
+    def _tagged(self, rows: list[Heard], batch: Batch, tagger: str) -> Words:
+        """Frames of the words; with their tags, if some words are recognised ones."""
         true = batch.targets[tagger].values
-        spans, width = [one.spans for one in heard], true.shape[1]
-        if not any(one.recognised for one in heard):
+        spans, width = [row.spans for row in rows], true.shape[1]
+        if not any(row.recognised for row in rows):
             return placed(spans, width, true.device)
         width = max(width, *map(len, spans))
         words = placed(spans, width, true.device)
-        there = self._recogniser().alignable(batch, self.lengths(batch))
-        tags = tags_of(heard, self.codec.labels[tagger], width).to(true.device)
-        return replace(words, tags=tags.masked_fill(~there[:, None], IGNORE))
+        alignable = self._recogniser().alignable(batch, self.lengths(batch))
+        tags = tags_of(rows, self.codec.labels[tagger], width).to(true.device)
+        return replace(words, tags=tags.masked_fill(~alignable[:, None], IGNORE))
 
     @torch.no_grad()
     def predict(
         self, batch: Batch, recogniser: Recogniser | None = None, reread: bool = False, search: bool = False
     ) -> dict[str, list[Any]]:
-        """Decoded predictions of every task that listens to this batch's input group.
+        """Decoded predictions of every task that reads this batch's input group.
 
-        recogniser: in place of the best path. reread: intent and the like of a recording are taken from its sound and
-        from its recognised words together, as a product of the two views' probabilities. search: a translation is the
-        best of a beam search, in place of the likeliest unit at every step.
+        recogniser: decoder of the transcript; by default the best path. reread: labels of recordings are predicted from
+        the product of two probabilities: of the recording, and of its recognised words. search: beam search for
+        translations, in place of greedy decoding.
 
         "transcript": Paths; "words": (word, first frame, last frame) lists; "slots": (tags, probabilities);
         "translation": Generated; "voice": the speaker's embedding (D,); the rest: (class, probability).
         """
         tasks = [name for name in self.config.tasks if batch.group in self.task(name).groups]
         states = self.encode(batch, tasks) if tasks else {}
-        found: dict[str, list[Any]] = {}
+        outputs: dict[str, list[Any]] = {}
         if (transcript := self.recogniser) in states and transcript is not None:
-            heard, state = self._recogniser(), states[transcript]
+            head, state = self._recogniser(), states[transcript]
             if recogniser is None:
-                found[transcript] = heard.decode(state)
+                outputs[transcript] = head.decode(state)
             else:
-                found[transcript] = recogniser(heard.log_probs(state), state.lengths)
-            found["words"] = [
-                word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in found[transcript]
+                outputs[transcript] = recogniser(head.log_probs(state), state.lengths)
+            outputs["words"] = [
+                word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in outputs[transcript]
             ]
-        second = self._reread(found["words"], batch) if reread and "words" in found else {}
+        second = self._reread(outputs["words"], batch) if reread and "words" in outputs else {}
         for name in tasks:
-            if name == self.tagger and batch.group == "audio":
-                if "words" not in found:
+            if name == self.tagger and batch.group == AUDIO:
+                if "words" not in outputs:
                     continue
-                most = max(1, *(len(row) for row in found["words"]))
-                words = placed(found["words"], most, self.device)
+                most = max(1, *(len(row) for row in outputs["words"]))
+                words = placed(outputs["words"], most, self.device)
                 states[name] = replace(states[name], words=words)
             if name != self.recogniser:
-                found[name] = self.task(name).decode(states[name], Decoding(second.get(name), search))
+                outputs[name] = self.task(name).decode(states[name], Decoding(second.get(name), search))
         for name in states:
             if task_spec(name).open_set:
-                found["voice"] = list(cast(Classification, self.task(name)).embed(states[name]).cpu().numpy())
-        return found
+                outputs["voice"] = list(cast(Classification, self.task(name)).embed(states[name]).cpu().numpy())
+        return outputs
 
     def _reread(self, rows: list[list[tuple[str, int, int]]], batch: Batch) -> dict[str, Tensor]:
-        """Logits (B, classes) that the text front-end gives for recognised words; zeros for a row without any.
+        """Logits (B, classes) of the recognised words, read as sentences; zeros for a row without any.
 
-        batch: what was heard, for the turns before it.
+        batch: of the recordings, for their previous turns.
         """
-        heard = [row for row, words in enumerate(rows) if words]
+        members = [row for row, words in enumerate(rows) if words]
         tasks = [
             name
             for name in self.config.tasks
-            if isinstance(head := self.task(name), Classification) and "text" in head.groups
+            if isinstance(head := self.task(name), Classification) and TEXT in head.groups
         ]
-        if not heard or not tasks:
+        if not members or not tasks:
             return {}
-        tokens = [[word for word, _, _ in rows[row]] for row in heard]
+        tokens = [[word for word, _, _ in rows[row]] for row in members]
         sentences = collate([self.codec.encode({"tokens": words}) for words in tokens]).to(self.device)
-        sentences = sentences.remembering(batch, torch.tensor(heard, device=self.device))
-        found = {}
+        places = torch.tensor(members, device=self.device)
+        sentences = sentences.remembering(batch, places)
+        of_tasks = {}
         for name, states in self.encode(sentences, tasks).items():
             logits = cast(Classification, self.task(name)).logits(states).float()
-            found[name] = logits.new_zeros(len(rows), logits.shape[1]).index_copy(
-                0, torch.tensor(heard, device=logits.device), logits
-            )
-        return found
+            of_tasks[name] = logits.new_zeros(len(rows), logits.shape[1]).index_copy(0, places, logits)
+        return of_tasks
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The trunk's shared ones: where tasks' gradients are compared. The front-ends follow what is decided there."""
+        """The shared parameters of the trunk, on which balancing methods compare the tasks' gradients."""
         return [parameter for part in self.shared_parts().values() for parameter in part]
 
     def front_parameters(self) -> list[nn.Parameter]:
-        """Those before the trunk, which all tasks share."""
+        """Parameters of the front-ends."""
         return [parameter for part in self.front_parts().values() for parameter in part]
 
     @contextmanager
     def entries(self) -> Iterator[list[Tensor]]:
         """The trunk's inputs (B, T, D), one for each forward pass within the block, with their graphs.
 
-        But for those while it is held: what goes through it then is on the way to another task's own loss.
+        Passes of the consistency loss are left out: they belong to the loss of another task.
         """
-        found: list[Tensor] = []
+        inputs: list[Tensor] = []
 
         def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             if not self.listening:
-                found.append(arguments[0])
+                inputs.append(arguments[0])
 
         with self.trunk.register_forward_pre_hook(enter):
-            yield found
+            yield inputs
 
     def shared_parts(self) -> dict[str, list[nn.Parameter]]:
-        """`shared_parameters` by the part of the trunk that they lie in: its blocks, then the rest.
-
-        Behind it lie the adapters of domains, where there are any.
-        """
+        """`shared_parameters` by part of the trunk: its blocks, the rest, then the adapters of domains behind it."""
         shared = {id(p) for p in self.trunk.shared_parameters()}
         parts: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.trunk.named_parameters():
             if id(parameter) in shared:
                 parts.setdefault(self.trunk.part(name), []).append(parameter)
-        found = {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
+        ordered = {name: parts[name] for name in sorted(parts, key=lambda name: not name.startswith("block "))}
         behind = self.domains.exit_parameters() if self.domains is not None else []
-        return {**found, "domains": behind} if behind else found
+        return {**ordered, "domains": behind} if behind else ordered
 
     def front_parts(self) -> dict[str, list[nn.Parameter]]:
-        """`front_parameters` by input group; what is told of domains before the trunk is told of audio alone."""
-        domains = self.domains.entry_parameters() if self.domains is not None else []
-        parts = {"audio": [*self.audio.parameters(), *domains], "text": list(self.text.parameters())}
-        return parts if self.phones is None else {**parts, "phones": list(self.phones.parameters())}
+        """`front_parameters` by input group; those of domains before the trunk belong to recordings."""
+        parts = {name: list(self.front_end(name).parameters()) for name in self.groups if name in self._modules}
+        if self.domains is not None:
+            parts[AUDIO] += self.domains.entry_parameters()
+        return parts
 
     def penalty(self) -> Tensor:
         """The trunk's own loss, such as the distance between softly shared encoders."""

@@ -11,35 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mtl.inputs.tts import PADDING
 from mtl.layers.encoder import padding_mask
 
 KERNEL = 7  # phones or frames that a block sees at once
-
-
-class PhoneFrontend(nn.Module):
-    """Phones to the trunk's states: (B, P) -> (B, P, D)."""
-
-    def __init__(self, phones: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self.phone = nn.Embedding(phones + 2, width, padding_idx=PADDING)
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, phones: Tensor) -> Tensor:
-        return self.dropout(self.norm(self.phone(phones)))
-
-
-class StyleEmbedding(nn.Module):
-    """Who speaks and with which emotion, as a vector (B, D); number 0 of either is nobody in particular."""
-
-    def __init__(self, speakers: int, emotions: int, width: int) -> None:
-        super().__init__()
-        self.speaker = nn.Embedding(speakers + 1, width)
-        self.emotion = nn.Embedding(emotions + 1, width)
-
-    def forward(self, speakers: Tensor, emotions: Tensor) -> Tensor:
-        return self.speaker(speakers) + self.emotion(emotions)
 
 
 class ConditionalLayerNorm(nn.Module):

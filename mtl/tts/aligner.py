@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtl.inputs.frontends import normalise_bins
+from mtl.inputs.audio import normalise_bins
 from mtl.layers.encoder import padding_mask
 
 Utterance = tuple[np.ndarray, np.ndarray]  # phones (P,) by number, log-mel (T, F)

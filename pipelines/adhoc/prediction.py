@@ -5,6 +5,7 @@ answers = answer("motet-root", None, [Path("kitchen.wav")], ["play some jazz"])
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import yaml
 
 from mtl.answers import Label, Prediction
 from mtl.decoding.hot_words import WEIGHT
+from mtl.groups import groups
 from mtl.spec import tasks
 from pipelines.core import progress
 from pipelines.recipe import Recipe, RecipeError, parse
@@ -173,7 +175,8 @@ def answer(
     uri = model_uri(registry, model)
     chosen = load_personal(registry, uri, personal) if personal else registry.load(uri)
     predictor = chosen.listening(hot_words, hot_weight, n_best, domain=domain)
-    inputs: list[Any] = [decode(file, predictor.features.sample_rate) for file in files]
+    rate = predictor.features.sample_rate
+    inputs: list[Any] = [_other_input(file) or decode(file, rate) for file in files]
     if context and not predictor.codec.context:
         raise ContextError(
             f"{uri} reads no context: it has none of {', '.join(spec.name for spec in tasks() if spec.context)}, "
@@ -185,6 +188,12 @@ def answer(
         {"input": name, "model": uri, **prediction.to_json()}
         for name, prediction in zip(names, predictions, strict=True)
     ]
+
+
+def _other_input(file: Path) -> dict[str, str] | None:
+    """A file of an input group other than audio, by its suffix."""
+    known = (one for one in groups() if file.suffix.lower() in one.suffixes)
+    return next(({one.source: base64.b64encode(file.read_bytes()).decode()} for one in known), None)
 
 
 def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:

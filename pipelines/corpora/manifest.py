@@ -14,6 +14,7 @@ The source is a manifest file, or a folder, archive or prefix with manifests in 
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -21,6 +22,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
+from mtl.groups import GroupSpec, groups, input_columns
 from mtl.spec import Column, label_columns
 from pipelines.core.redaction import redact
 from pipelines.corpora.base import SPLIT_NAMES, Rows, reader
@@ -149,12 +151,13 @@ class _File:
     def recordings(self) -> list[str]:
         """Paths, in the source, of the recordings that the rows name."""
         paths = set()
+        columns = ("audio", *(column.name for column in input_columns()))
         for _, row in self.rows():
-            audio = row.get("audio") if isinstance(row, dict) else None
-            name = audio.get("path") if isinstance(audio, Mapping) else audio
-            if isinstance(name, str) and "://" not in name:
-                with suppress(SourceError):
-                    paths.add(self.source.resolve(str(self.path.parent), name))
+            for cell in [row.get(column) for column in columns] if isinstance(row, dict) else []:
+                name = cell.get("path") if isinstance(cell, Mapping) else cell
+                if isinstance(name, str) and "://" not in name:
+                    with suppress(SourceError):
+                        paths.add(self.source.resolve(str(self.path.parent), name))
         return sorted(paths)
 
     def _utterance(self, number: int | None, row: dict[str, Any]) -> Utterance:
@@ -164,7 +167,8 @@ class _File:
         if recording is not None and self.needs_text and not has_words:
             raise RowError("missing_transcript", f"text is {row.get('text')!r}")
         labels = {column.name: _label(row, column) for column in label_columns()}
-        if recording is None and not has_words:
+        inputs = {group.source: self._input(row, group) for group in groups() if group.column}
+        if recording is None and not has_words and not any(inputs.values()):
             raise RowError("bad_row", f"neither audio nor text; the columns understood are {', '.join(row) or 'none'}")
         return Utterance(
             id=_text(row, "id") or self._generated_id(number, recording, row),
@@ -176,6 +180,7 @@ class _File:
             speaker=_text(row, "speaker") or None,
             language=_text(row, "language") or None,
             labels=labels,
+            inputs=inputs,
             context=_strings(row, "context", "a list of the previous turns, oldest first"),
             phones=_words(row, "phones"),
             phone_ends=_phone_ends(row),
@@ -215,6 +220,33 @@ class _File:
             raise RowError("missing_file", f"no recording {self.source.locate(path)}")
         return self.source.recording(path, start, duration)
 
+    def _input(self, row: dict[str, Any], group: GroupSpec) -> str | None:
+        """Base64 of the file of an input group, which the row names or, in Parquet, holds."""
+        cell = row.get(group.source)
+        name = cell.get("path") if isinstance(cell, Mapping) else cell
+        if name is None or name == "":
+            return None
+        if isinstance(name, Embedded):
+            content = name.load()
+        elif isinstance(name, str):
+            content = self._read(name, group.source)
+        else:
+            raise RowError("bad_row", f"{group.source} is {type(cell).__name__}, expected a path")
+        try:
+            group.check(content)
+        except ValueError as error:
+            raise RowError("undecodable", f"{group.source}: {error}") from error
+        return base64.b64encode(content).decode()
+
+    def _read(self, name: str, column: str) -> bytes:
+        try:
+            path = self.source.resolve(str(self.path.parent), name)
+        except SourceError as error:
+            raise RowError("bad_row", f"{column}: {error}") from error
+        if not self.source.stamp(path):
+            raise RowError("missing_file", f"no file {self.source.locate(path)}")
+        return self.source.read(path)
+
     def _embedded(self, audio: Embedded, start: float, duration: float | None) -> Recording:
         name = f"{self.where}!/{redact(audio.path or 'audio')}"
         stamp = f"{self.source.stamp(str(self.path))}:{audio.position}"
@@ -241,7 +273,7 @@ def _columns(corpus: Corpus) -> dict[str, tuple[str, ...]]:
     option, where = corpus.options.get("columns") or {}, f"corpora.{corpus.name}.options.columns"
     if not isinstance(option, Mapping):
         raise CorpusError(f"{where} is {option!r}, expected {{column: name in your file}}")
-    aliases = {**ALIASES, **{column.name: (column.name, *column.aliases) for column in label_columns()}}
+    aliases = {**ALIASES, **{one.name: (one.name, *one.aliases) for one in (*label_columns(), *input_columns())}}
     if unknown := [column for column in option if column not in aliases]:
         raise CorpusError(f"{where}.{unknown[0]}: no such column; expected one of {', '.join(aliases)}")
     return {column: (str(option[column]),) if column in option else names for column, names in aliases.items()}

@@ -1,34 +1,37 @@
-"""Which rows go into which batch: sampling over corpora, then buckets of equal length under a budget.
+"""Batch plans of an input group: sampling over corpora, then buckets of similar length under a budget.
 
-A pass draws rows corpus by corpus (temperature 1: every row once), sorts them by a slightly noisy length, cuts the
-order into batches of at most `budget` frames (or words) with padding counted, and shuffles the batches. The noise
-is as large as a padding of 5 % lets it be. All of it follows from (seed, group, pass), so it is planned again
-rather than saved.
+A pass draws rows of each corpus (temperature 1: every row once), sorts them by length with some noise, cuts the order
+into batches of at most `budget` frames (words, states), padding included, and shuffles the batches. The noise is as
+large as 5 % of padding allows. A plan follows from (seed, group, pass), so it is computed again rather than saved.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from mtl.groups import groups
+from mtl.spec import AUDIO, TEXT
 from pipelines import recipe
+from pipelines.utterances.row_groups import group_names, lengths_of
 
 PADDING_LIMIT = 0.05  # share of a pass's frames that is padding
-# (noise, slack): lengths are sorted as if up to `noise` longer or shorter; a batch is closed before `slack` of it
-# is padding. Tried in this order until the pass keeps the limit; the last always does.
+# (noise, slack): relative noise of the lengths before sorting; share of padding at which a batch is closed. Tried in
+# this order until the pass is within the limit; the last always is.
 ATTEMPTS = ((0.08, 0.15), (0.04, 0.15), (0.02, 0.15), (0.0, 0.15), (0.0, PADDING_LIMIT))
-SPEED_STEP = 0.01  # speeds are drawn on this grid, so that the warps they need can be kept
+SPEED_STEP = 0.01  # grid of the speeds, so that resampling filters can be cached
 PLANS_KEPT = 3  # passes
+GROUP_KEYS = {AUDIO: 0, TEXT: 1}  # part of the seed of a group's batches; of others, a hash of the name
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One batch to be: rows of the dataset, and the speed of each, or None where nothing is perturbed."""
+    """A planned batch: rows of the dataset, and their speeds; None without speed perturbation."""
 
     rows: np.ndarray
     speeds: np.ndarray | None
@@ -37,9 +40,10 @@ class Planned:
 
 
 class Group:
-    """Rows of one kind of input ("audio" or "text"), cut into batches pass by pass.
+    """Rows of one input group, cut into batches pass by pass.
 
-    rows (N,): indices into the dataset. lengths (N,): frames or words of each. corpora (N,): which corpus, as numbers.
+    rows (N,): indices into the dataset. lengths (N,): frames, words or states of each. corpora (N,): numbers of their
+    corpora.
     """
 
     def __init__(
@@ -55,14 +59,14 @@ class Group:
     ) -> None:
         self.name, self.rows, self.lengths = name, rows, np.maximum(lengths, 1)
         self.budget, self.speed = budget, speed
-        self._key = (seed, 0, int(name == "text"))
+        self._key = (seed, 0, GROUP_KEYS[name] if name in GROUP_KEYS else zlib.crc32(name.encode()))
         self._members = [np.flatnonzero(corpora == corpus) for corpus in np.unique(corpora)]
         self._quotas = quotas([len(members) for members in self._members], temperature)
         self._plans: OrderedDict[int, list[Planned]] = OrderedDict()
         self._counts: dict[int, int] = {}
 
     def batches(self, pass_number: int) -> list[Planned]:
-        """The batches of a pass, in the order in which they are trained on."""
+        """The batches of a pass, in training order."""
         if pass_number not in self._plans:
             self._plans[pass_number] = self._plan(pass_number)
             self._counts[pass_number] = len(self._plans[pass_number])
@@ -71,13 +75,13 @@ class Group:
         return self._plans[pass_number]
 
     def count(self, pass_number: int) -> int:
-        """How many batches a pass has."""
+        """Number of batches of a pass."""
         if pass_number not in self._counts:
             self.batches(pass_number)
         return self._counts[pass_number]
 
     def at(self, pass_number: int, number: int) -> Planned:
-        """Batch `number`, counted from the beginning of a pass and on through those that follow."""
+        """Batch `number`, counted from the beginning of a pass and through the following passes."""
         while number >= self.count(pass_number):
             number -= self.count(pass_number)
             pass_number += 1
@@ -112,8 +116,8 @@ class Group:
     def _draw(self, pass_number: int) -> np.ndarray:
         """Positions of the rows in this pass, shuffled.
 
-        Each corpus is an endless row of permutations of itself, of which every pass takes the next `quota`: with any
-        temperature all rows of a corpus are seen equally often.
+        Each corpus is an endless sequence of its permutations, of which every pass takes the next `quota`, so that all
+        rows of a corpus are seen equally often at any temperature.
         """
         drawn = []
         for corpus, (members, quota) in enumerate(zip(self._members, self._quotas, strict=True)):
@@ -132,9 +136,9 @@ class Group:
 
 
 def quotas(sizes: Sequence[int], temperature: float) -> list[int]:
-    """Rows that each corpus gives to a pass: in proportion to size ** (1 / temperature), their sum about the same.
+    """Rows of each corpus in a pass: in proportion to size ** (1 / temperature) (Arivazhagan et al. 2019).
 
-    Temperature 1 gives every row once (Arivazhagan et al. 2019 sample languages so).
+    Temperature 1 takes every row once.
     """
     if temperature == 1:
         return list(sizes)
@@ -143,17 +147,17 @@ def quotas(sizes: Sequence[int], temperature: float) -> list[int]:
 
 
 def cut(lengths: np.ndarray, budget: float, slack: float, order: np.ndarray) -> list[np.ndarray]:
-    """Runs of `order` whose count x longest stays within the budget and whose padding stays within the slack.
+    """Segments of `order` with count x longest within the budget and padding within the slack.
 
     lengths (N,): of the rows as ordered. A row that is longer than the budget is a batch of its own.
     """
     batches, start, longest, total = [], 0, 0, 0
-    for place, length in enumerate(lengths.tolist()):
+    for position, length in enumerate(lengths.tolist()):
         longest, total = max(longest, length), total + length
-        area = longest * (place - start + 1)
-        if place > start and (area > budget or total < (1 - slack) * area):
-            batches.append(order[start:place])
-            start, longest, total = place, length, length
+        area = longest * (position - start + 1)
+        if position > start and (area > budget or total < (1 - slack) * area):
+            batches.append(order[start:position])
+            start, longest, total = position, length, length
     batches.append(order[start:])
     return batches
 
@@ -164,33 +168,31 @@ def padding_of(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
 
 
 def groups_of(rows: pa.Table, config: recipe.Loader, hop_ms: float, seed: int) -> list[Group]:
-    """The input groups that a dataset's rows form: audio, and text alone; those that exist."""
-    frames = rows["frames"].to_numpy()
+    """The input groups that a dataset's rows form."""
     corpora = rows["corpus"].combine_chunks().dictionary_encode().indices.to_numpy()
     names = rows["corpus"].unique().to_pylist()
     # Numbers in the order of names, so that the order of a recipe's corpora changes no batch.
     corpora = np.argsort(np.argsort(names))[corpora]
-    groups = []
-    audio, text = np.flatnonzero(frames >= 0), np.flatnonzero(frames < 0)
-    if len(audio):
-        budget = config.batch_seconds * 1000 / hop_ms
-        speed = (config.speed[0], config.speed[1])
-        groups.append(Group("audio", audio, frames[audio], corpora[audio], budget, config.temperature, speed, seed))
-    if len(text):
-        words = word_counts(rows)[text]
-        groups.append(
-            Group("text", text, words, corpora[text], config.batch_tokens, config.temperature, (1.0, 1.0), seed)
-        )
-    return groups
+    formed = []
+    for name, members, lengths in rows_by_group(rows):
+        speed = (config.speed[0], config.speed[1]) if name == AUDIO else (1.0, 1.0)
+        budget = budget_of(name, config, hop_ms)
+        formed.append(Group(name, members, lengths, corpora[members], budget, config.temperature, speed, seed))
+    return formed
 
 
-def word_counts(rows: pa.Table) -> np.ndarray:
-    """Words of each row: of its tokens, or of its text."""
-    tokens = pc.list_value_length(rows["tokens"])
-    spoken = pc.add(pc.count_substring(rows["text"], " "), 1)
-    return pc.fill_null(pc.coalesce(tokens, spoken), 0).to_numpy().astype(np.int64)
+def rows_by_group(rows: pa.Table) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, indices (M,) and lengths (M,) of each group's rows, of groups that have some; recordings come first."""
+    names = group_names(rows)
+    members = {one.name: np.flatnonzero(names == one.name) for one in groups()}
+    return [(name, own, lengths_of(rows, name, own)) for name, own in members.items() if len(own)]
+
+
+def budget_of(name: str, config: recipe.Loader, hop_ms: float) -> float:
+    """Frames, words or states of a micro-batch of one group, padding counted."""
+    return config.batch_seconds * 1000 / hop_ms if name == AUDIO else config.batch_tokens
 
 
 def _perturbed(lengths: np.ndarray, speeds: np.ndarray | None) -> np.ndarray:
-    """Frames after speed perturbation, as augment.perturbed_length has them."""
+    """Frames after speed perturbation, as mtl.audio.augmentation computes them."""
     return lengths if speeds is None else np.maximum(1, np.rint(lengths / speeds)).astype(lengths.dtype)

@@ -4,8 +4,8 @@
     dataset.rows["frames"]                       # -1 for rows of text alone
     first, second = dataset.features([0, 17])     # (T, F) float16 views, nothing copied
 
-Parts are Parquet in the store, uncompressed, and mapped as they lie (from S3: as they lie in the machine's cache), so
-that a random row costs microseconds, nothing is read twice, and several workers share the same pages of memory.
+Parts are uncompressed Parquet files that are memory-mapped (from S3: after a copy to the local cache), so that random
+access takes microseconds and several workers share the same pages of memory.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from pipelines.utterances.schema import conform, utterance_schema
 
 LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
 MAX_PAGE_HEADER = 1024  # bytes; it is about 30 where no statistics are written
-PLACES = [pa.field("frames", pa.int32()), pa.field("part", pa.int32()), pa.field("position", pa.int32())]
+POSITIONS = [pa.field("frames", pa.int32()), pa.field("part", pa.int32()), pa.field("position", pa.int32())]
 SOUND = [pa.field(f"{kind}_{name}", pa.int32()) for kind in ("wave", "pitch") for name in ("part", "position")]
 COLUMNS = (LOGMEL.column, WAVEFORM.column, PITCH.column)
 NOTHING = np.empty(0, dtype=np.uint8)
-SAID = [PROSODY.field(name).with_nullable(True) for name in ("durations", *MEASURED)]
+PHONE_COLUMNS = [PROSODY.field(name).with_nullable(True) for name in ("durations", *MEASURED)]
 
 
 def dataset_schema() -> pa.Schema:
     """Columns of `Dataset.rows`."""
-    return pa.schema([*utterance_schema(), *PLACES, *SAID, *SOUND])
+    return pa.schema([*utterance_schema(), *POSITIONS, *PHONE_COLUMNS, *SOUND])
 
 
 class DatasetError(ValueError):
@@ -49,14 +49,14 @@ class DatasetError(ValueError):
 
 
 class Dataset:
-    """Utterance rows and where their features lie. Picklable: a worker maps the parts for itself.
+    """Utterance rows and the positions of their features. Picklable: each worker maps the parts itself.
 
-    rows: table.utterance_schema() with `frames`, `part` (index into `parts`) and `position` (row in the part),
-        -1 each in a row without audio, how its phones are said, null where that was not measured, and `wave_part`,
-        `wave_position`, `pitch_part` and `pitch_position`, null where no waveform was kept, or no pitch.
+    rows: utterance_schema() with `frames`, `part` (index into `parts`) and `position` (row in the part), -1 each in a
+        row without audio; durations, pitch and energy of its phones, null if not measured; `wave_part`,
+        `wave_position`, `pitch_part` and `pitch_position`, null without waveform or pitch.
     identity: equal for equal rows and features.
-    spec: what the features were made with; None where no corpus has audio.
-    manifests: the one that lists each part, by which its bytes are checked when it is mapped.
+    spec: settings of the features; None if no corpus has audio.
+    manifests: of each part, for the checksum when it is mapped.
     """
 
     def __init__(
@@ -115,22 +115,22 @@ class Dataset:
         Raises:
             DatasetError: a row has no audio. DamagedPart: a part's bytes are not those that its manifest lists.
         """
-        found = [row.view(LOGMEL.dtype).reshape(-1, self.bins) for row in self._rows(indices, "", self.bins)]
-        if not all(map(len, found)):
-            raise DatasetError("features were asked for a row of text alone; its part is -1")
-        return found
+        mels = [row.view(LOGMEL.dtype).reshape(-1, self.bins) for row in self._rows(indices, "", self.bins)]
+        if not all(map(len, mels)):
+            raise DatasetError("a row of text alone has no features; its part is -1")
+        return mels
 
     @cached_property
     def sounds(self) -> bool:
-        """Whether the recordings' waveforms are there."""
+        """Whether the dataset has waveforms of recordings."""
         return self.rows["wave_part"].null_count < len(self.rows)
 
     def waveforms(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """(N,) int16 of each row at spec.sample_rate: views, as of `features`; empty where none was kept."""
+        """(N,) int16 of each row at spec.sample_rate: views as of `features`; empty if not stored."""
         return [row.view(WAVEFORM.dtype) for row in self._rows(indices, "wave_", 1)]
 
     def pitches(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """(T,) float16 Hz of each row, 0 where unvoiced: views, as of `features`; empty where none was kept."""
+        """(T,) float16 Hz of each row, 0 where unvoiced: views as of `features`; empty if not stored."""
         return [row.view(PITCH.dtype) for row in self._rows(indices, "pitch_", 1)]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,29 +143,29 @@ class Dataset:
         return Dataset(self.store, rows, self.parts, identity, self.spec, self.manifests)
 
     def _rows(self, indices: Sequence[int] | np.ndarray, prefix: str, values: int) -> list[np.ndarray]:
-        """The bytes of each row, which lie where `part` and `position` with that prefix say; values: in a frame.
+        """The bytes of each row at `<prefix>part` and `<prefix>position`, empty if these are null.
 
-        Empty where they say nothing.
+        values: numbers per frame.
         """
         if prefix not in self._places:
             columns = self.rows[f"{prefix}part"], self.rows[f"{prefix}position"]
             self._places[prefix] = pc.fill_null(columns[0], -1).to_numpy(), pc.fill_null(columns[1], -1).to_numpy()
         parts, positions = self._places[prefix]
         chosen = np.asarray(indices, dtype=np.int64)
-        found = []
+        content = []
         for part, position in zip(parts[chosen].tolist(), positions[chosen].tolist(), strict=True):
             if part < 0:
-                found.append(NOTHING)
+                content.append(NOTHING)
                 continue
             if part not in self._mapped:
                 key = self.parts[part]
                 self._mapped[part] = _map(self.store, key, values, self.manifests.get(key))
-            found.append(self._mapped[part].row(position))
-        return found
+            content.append(self._mapped[part].row(position))
+        return content
 
 
 def by_hash(ids: Sequence[str]) -> list[int]:
-    """Positions in the order of the ids' hash: an order that says nothing, and that other rows do not change."""
+    """Positions in the order of the hash of their ids, which does not depend on other rows."""
     hashes = [hashlib.blake2b(id_.encode(), digest_size=8).digest() for id_ in ids]
     return sorted(range(len(ids)), key=hashes.__getitem__)
 
@@ -183,53 +183,53 @@ def open_dataset(store: Store, utterances: Sequence[Manifest], features: Sequenc
     kinds: dict[str, list[Manifest]] = {LOGMEL.name: [], WAVEFORM.name: [], PITCH.name: [], "prosody": []}
     for manifest in features:
         kinds[manifest.dataset.partition("/")[0]].append(manifest)
-    mels, sounds, lines, said = kinds.values()
-    places, waves, pitches = (
+    mels, sounds, pitch_lines, prosody = kinds.values()
+    index, waves, pitches = (
         pa.concat_tables([extraction.INDEX.empty_table(), *(extraction.index(store, manifest) for manifest in some)])
-        for some in (mels, sounds, lines)
+        for some in (mels, sounds, pitch_lines)
     )
-    parts = [part for table in (places, waves, pitches) for part in table["part"].unique().to_pylist()]
-    found = pc.index_in(rows["digest"], places["digest"])
-    missing = rows.filter(pc.and_(pc.is_valid(rows["audio"]), pc.is_null(found)))
+    parts = [part for table in (index, waves, pitches) for part in table["part"].unique().to_pylist()]
+    matches = pc.index_in(rows["digest"], index["digest"])
+    missing = rows.filter(pc.and_(pc.is_valid(rows["audio"]), pc.is_null(matches)))
     if len(missing):
         raise DatasetError(
             f"{len(missing)} of {len(rows)} rows have no features, for instance {missing['id'][0].as_py()}; "
             "extract features from the same utterance manifests first"
         )
     names = pa.array(parts, pa.string())
-    columns = places["frames"], pc.index_in(places["part"], names), places["position"]
-    for field, column in zip(PLACES, columns, strict=True):
-        rows = rows.append_column(field, pc.fill_null(pc.cast(column, pa.int32()).take(found), -1))
-    rows = _with_prosody(rows, [first_table(store, manifest) for manifest in said if manifest.files])
+    columns = index["frames"], pc.index_in(index["part"], names), index["position"]
+    for field, column in zip(POSITIONS, columns, strict=True):
+        rows = rows.append_column(field, pc.fill_null(pc.cast(column, pa.int32()).take(matches), -1))
+    rows = _with_prosody(rows, [first_table(store, manifest) for manifest in prosody if manifest.files])
     for fields, table in ((SOUND[:2], waves), (SOUND[2:], pitches)):
-        found = pc.index_in(rows["digest"], table["digest"])
+        matches = pc.index_in(rows["digest"], table["digest"])
         for field, column in zip(fields, (pc.index_in(table["part"], names), table["position"]), strict=True):
-            rows = rows.append_column(field, pc.cast(column, pa.int32()).combine_chunks().take(found))
-    joined = [(manifest.dataset, manifest.address) for manifest in (*mels, *said, *sounds, *lines)]
+            rows = rows.append_column(field, pc.cast(column, pa.int32()).combine_chunks().take(matches))
+    joined = [(manifest.dataset, manifest.address) for manifest in (*mels, *prosody, *sounds, *pitch_lines)]
     identity = fingerprint([manifest.address for manifest in utterances], joined)
-    listed = {part: manifest for manifest in (*mels, *sounds, *lines) for part in manifest.files}
+    listed = {part: manifest for manifest in (*mels, *sounds, *pitch_lines) for part in manifest.files}
     return Dataset(store, rows.combine_chunks(), parts, identity, _spec(mels), listed)
 
 
 def _with_prosody(rows: pa.Table, measured: list[pa.Table]) -> pa.Table:
     table = pa.concat_tables(measured) if measured else PROSODY.empty_table()
-    found = pc.index_in(rows["id"], table["id"])
-    for field in SAID:
-        rows = rows.append_column(field, table[field.name].combine_chunks().take(found))
+    matches = pc.index_in(rows["id"], table["id"])
+    for field in PHONE_COLUMNS:
+        rows = rows.append_column(field, table[field.name].combine_chunks().take(matches))
     return rows
 
 
 def _spec(features: Sequence[Manifest]) -> recipe.Features | None:
     """The settings that all the features share."""
-    found = {recipe.Features(**manifest.meta["spec"]) for manifest in features if manifest.files}
-    if len(found) > 1:
-        raise DatasetError(f"features made with different settings cannot be mixed: {sorted(map(str, found))}")
-    return next(iter(found), None)
+    specs = {recipe.Features(**manifest.meta["spec"]) for manifest in features if manifest.files}
+    if len(specs) > 1:
+        raise DatasetError(f"features made with different settings cannot be mixed: {sorted(map(str, specs))}")
+    return next(iter(specs), None)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A part's bytes, and where each row's values lie in them."""
+    """Bytes of a part, with the offset and size of each row."""
 
     content: np.ndarray  # (bytes,) uint8
     starts: np.ndarray  # (rows,) int64
@@ -242,7 +242,7 @@ class _Part:
 
 
 def _map(store: Store, key: str, values: int, manifest: Manifest | None) -> _Part:
-    """The part, mapped where it lies, after its bytes have been compared with the manifest's checksum.
+    """The memory-mapped part, after its checksum was compared with the manifest's.
 
     Raises:
         DamagedPart: they differ, or the part of a manifest without checksums cannot be read.
@@ -281,7 +281,7 @@ def _mapped(path: Path, values: int) -> _Part:
 
 
 def _starts(column: Any, sizes: np.ndarray, content: np.ndarray) -> np.ndarray | None:
-    """Where the rows of one row group begin, or None when its features are not laid out as features.py does it."""
+    """Offsets of the rows of one row group; None if the layout is not that of features.py."""
     end = column.data_page_offset + column.total_compressed_size
     starts = end - np.cumsum((sizes + LENGTH_BYTES)[::-1])[::-1] + LENGTH_BYTES
     header = starts[0] - LENGTH_BYTES - column.data_page_offset
@@ -297,5 +297,5 @@ def _in_memory(file: pq.ParquetFile) -> _Part:
     name = file.schema_arrow.names[-1]
     rows = file.read(columns=[name]).combine_chunks()[name].chunk(0)
     _, offsets, values = rows.buffers()
-    places = np.frombuffer(offsets, dtype=np.int64, count=len(rows) + 1, offset=8 * rows.offset)
-    return _Part(np.frombuffer(values, dtype=np.uint8), places[:-1], np.diff(places))
+    starts = np.frombuffer(offsets, dtype=np.int64, count=len(rows) + 1, offset=8 * rows.offset)
+    return _Part(np.frombuffer(values, dtype=np.uint8), starts[:-1], np.diff(starts))

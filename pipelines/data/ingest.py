@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mtl.groups import input_columns
 from mtl.spec import label_columns
 from mtl.text.normalization import normalise
 from pipelines.core.progress import Report
@@ -197,10 +198,12 @@ def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, 
     text, tokens, slots = clean(utterance)
     phones, ends = phones_of(utterance, corpus, fact.duration if fact else None)
     recording = {name: getattr(fact, name, None) for name in ("audio", "start", "duration", "sample_rate", "digest")}
+    inputs = {column.name: utterance.inputs.get(column.name) for column in input_columns()}
+    content = recording["digest"] or (fingerprint(inputs) if any(inputs.values()) else None)
     return {
         "id": f"{corpus.name}/{utterance.id}",
         "corpus": corpus.name,
-        "split": assign_split(corpus, utterance.split, utterance.speaker, text, recording["digest"]),
+        "split": assign_split(corpus, utterance.split, utterance.speaker, text, content),
         **recording,
         "text": text,
         "tokens": tokens,
@@ -212,6 +215,7 @@ def _row(corpus: Corpus, utterance: Utterance, fact: Facts | None) -> dict[str, 
         "phones": phones,
         "phone_ends": ends,
         **{column.name: clean_label(column, utterance.labels.get(column.name)) for column in label_columns()},
+        **inputs,
     }
 
 

@@ -3,10 +3,10 @@
     loader = Loader(dataset, codec, recipe.loader, hop_ms=10, micro_batches=4, rank=0, world_size=2)
     for step in loader:                  # the rest of this epoch
         for micro_batch in step:         # this rank's: 2 of the 4
-            for batch in micro_batch:    # one of each input group: audio, text
+            for batch in micro_batch:    # one of each input group that has rows
 
-Everything follows from (seed, pass, batch): the plan is made for all ranks at once and dealt out, so the batches
-of a step do not depend on how many ranks share it, and the state is an epoch and a step. plan.py cuts the batches.
+Everything follows from (seed, pass, batch). Steps are planned for all ranks together, so that their batches do not
+depend on the number of ranks, and the state is an epoch and a step. batch_plan.py plans the batches of a group.
 """
 
 from __future__ import annotations
@@ -18,34 +18,36 @@ import numpy as np
 import pyarrow as pa
 
 from mtl.audio.augmentation import spec_augment, speed
+from mtl.groups import input_columns
 from mtl.inputs.batch import Batch, Example, collate
 from mtl.inputs.codec import Codec
 from mtl.inputs.slot_substitution import SlotValues
-from mtl.spec import first_with_answer, label_columns, task
+from mtl.spec import AUDIO, TEXT, first_with_answer, label_columns, task
 from pipelines import recipe
-from pipelines.data.batch_plan import Group, Planned, cut, groups_of, word_counts
+from pipelines.data.batch_plan import Group, Planned, budget_of, cut, groups_of, rows_by_group
 from pipelines.data.dataset import Dataset
 from pipelines.recipe.address import stated
 from pipelines.storage.store import fingerprint
+from pipelines.utterances.row_groups import group_names
 
-# What is encoded of a row beside the labels that tasks declare.
+# Columns that are encoded, beside those of tasks and of input groups.
 ENCODED = ("id", "corpus", "text", "tokens", "slots", "speaker", "language", "context")
 PROSODY = ("phones", "durations", "pitch", "energy")
 EVALUATION_SLACK = 0.3  # share of padding at which a batch is closed although the budget has room
-KEPT_EXAMPLES = 50_000  # encoded rows kept in memory, about 3 kB each
+CACHED_EXAMPLES = 50_000  # encoded rows, about 3 kB each without inputs of added groups
 
 
 class LoaderError(ValueError):
-    """A loader that cannot be built as asked, or a state that belongs to another one."""
+    """Settings that do not fit together, or a state of another loader."""
 
 
 class Loader:
     """Micro-batches of one rank.
 
-    micro_batches: of a whole step, over all ranks and accumulation; a multiple of `world_size`.
+    micro_batches: of a step, over all ranks and accumulation; a multiple of `world_size`.
 
     Raises:
-        LoaderError: the dataset is empty, or the micro-batches cannot be dealt evenly.
+        LoaderError: the dataset is empty, or the micro-batches cannot be divided evenly.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Loader:
         self._encoder = _Encoder(dataset, codec)
         self._values = self._encoder.slot_values() if config.substitute else None
         self._identity = fingerprint(dataset.identity, stated(config), hop_ms, micro_batches, seed)
-        self._starts = [0]  # micro-batches before each epoch, which the smaller groups count on from
+        self._starts = [0]  # micro-batches before each epoch, for the groups that wrap around
         self._largest = max(self.groups, key=lambda group: group.count(0))
 
     def steps(self, epoch: int) -> int:
@@ -84,16 +86,16 @@ class Loader:
     def __iter__(self) -> Iterator[list[tuple[Batch, ...]]]:
         """Steps from where this epoch stands to its end; then the loader stands at the next epoch."""
         while self.step < self.steps(self.epoch):
-            made = self._make(self.epoch, self.step)
-            self.step += 1  # before the yield: a state saved while the caller works on a step counts it as done
-            yield made
+            batches = self._step(self.epoch, self.step)
+            self.step += 1  # before the yield: a state that is saved during a step counts it as done
+            yield batches
         self.epoch, self.step = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "step": self.step, "identity": self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was saved, at any world size.
+        """Continues where `state` was saved, at any world size.
 
         Raises:
             LoaderError: other data, configuration, seed or number of micro-batches.
@@ -107,28 +109,28 @@ class Loader:
         self.epoch, self.step = int(state["epoch"]), int(state["step"])
 
     def plan(self, epoch: int, step: int) -> list[tuple[Planned, ...]]:
-        """What all ranks together see in a step: micro-batches, each of one planned batch a group."""
+        """Micro-batches of a step of all ranks, each with one planned batch per group."""
         first = step * self.micro_batches
         return [
             tuple(self._planned(group, epoch, first + i) for group in self.groups) for i in range(self.micro_batches)
         ]
 
     def _planned(self, group: Group, epoch: int, number: int) -> Planned:
-        """The batch that a group gives as micro-batch `number` of an epoch."""
+        """The group's batch in micro-batch `number` of an epoch."""
         if group is self._largest:
-            # Its epochs begin with a pass of their own; the last step is filled up from the next pass.
+            # Each epoch begins with a new pass; the last step is completed from the following pass.
             return group.at(epoch, number)
         while len(self._starts) <= epoch:
             self._starts.append(self._starts[-1] + self.steps(len(self._starts) - 1) * self.micro_batches)
         return group.at(0, self._starts[epoch] + number)
 
-    def _make(self, epoch: int, step: int) -> list[tuple[Batch, ...]]:
+    def _step(self, epoch: int, step: int) -> list[tuple[Batch, ...]]:
         mine = self.plan(epoch, step)[self.rank :: self.world_size]
         return [tuple(self._batch(planned) for planned in micro_batch) for micro_batch in mine]
 
     def _batch(self, planned: Planned) -> Batch:
         config = self.config
-        if self._values and self._encoder.written(planned.rows):
+        if self._values and self._encoder.groups[planned.rows[0]] == TEXT:
             generator = np.random.default_rng((self.seed, 2, planned.pass_number, planned.number))
             sentences = self._encoder.examples(planned.rows)
             return collate([self._values.exchange(sentence, config.substitute, generator) for sentence in sentences])
@@ -145,39 +147,29 @@ class Loader:
 def evaluation_batches(
     dataset: Dataset, codec: Codec, config: recipe.Loader, hop_ms: float | None = None
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Every row once, longest first, with its index in the dataset; nothing is augmented."""
+    """Every row once, with indices into the dataset, group by group and longest first, without augmentation."""
     encoder = _Encoder(dataset, codec)
-    frames = dataset.rows["frames"].to_numpy()
-    words = word_counts(dataset.rows)
-    budget = config.batch_seconds * 1000 / (hop_ms or dataset.hop_ms)
-    for lengths, chosen, limit in (
-        (frames, np.flatnonzero(frames >= 0), budget),
-        (words, np.flatnonzero(frames < 0), config.batch_tokens),
-    ):
-        if len(chosen):
-            order = chosen[np.argsort(-lengths[chosen], kind="stable")]
-            for rows in cut(lengths[order], limit, EVALUATION_SLACK, order):
-                yield rows, encoder.batch(rows, None)
+    for name, members, lengths in rows_by_group(dataset.rows):
+        order = np.argsort(-lengths, kind="stable")
+        budget = budget_of(name, config, hop_ms or dataset.hop_ms)
+        for rows in cut(lengths[order], budget, EVALUATION_SLACK, members[order]):
+            yield rows, encoder.batch(rows, None)
 
 
 class _Encoder:
-    """Rows of a dataset as batches; an encoded row is kept, because epochs repeat."""
+    """Rows of a dataset as batches; encoded rows are cached."""
 
     def __init__(self, dataset: Dataset, codec: Codec) -> None:
         self.dataset, self.codec = dataset, codec
-        self.frames = dataset.rows["frames"].to_numpy()
-        columns = (*ENCODED, *(column.name for column in label_columns()), *PROSODY)
+        self.groups = group_names(dataset.rows)
+        columns = (*ENCODED, *(column.name for column in (*label_columns(), *input_columns())), *PROSODY)
         self.labels = dataset.rows.select(columns)
-        self.kept: dict[int, Example] = {}
-
-    def written(self, rows: np.ndarray) -> bool:
-        """Whether these rows of one group are text."""
-        return bool(self.frames[rows[0]] < 0)
+        self.cache: dict[int, Example] = {}
 
     def batch(self, rows: np.ndarray, speeds: np.ndarray | None) -> Batch:
-        """Rows of one group. Features are float16 as stored, float32 where speeds are given."""
+        """Rows of one group. Features are float16 as stored, float32 after speed perturbation."""
         examples = self.examples(rows)
-        if self.written(rows):
+        if self.groups[rows[0]] != AUDIO:
             return collate(examples)
         features = self.dataset.features(rows)
         if speeds is not None and self.dataset.spec is not None:
@@ -188,17 +180,17 @@ class _Encoder:
         return collate(examples, features, self.dataset.waveforms(rows), self.dataset.pitches(rows))
 
     def examples(self, rows: np.ndarray) -> list[Example]:
-        found = {row: self.kept[row] for row in rows.tolist() if row in self.kept}
-        missing = [row for row in rows.tolist() if row not in found]
+        examples = {row: self.cache[row] for row in rows.tolist() if row in self.cache}
+        missing = [row for row in rows.tolist() if row not in examples]
         if missing:
             for row, content in zip(missing, self.labels.take(pa.array(missing)).to_pylist(), strict=True):
-                found[row] = self.codec.encode(content)
-                if len(self.kept) < KEPT_EXAMPLES:
-                    self.kept[row] = found[row]
-        return [found[row] for row in rows.tolist()]
+                examples[row] = self.codec.encode(content)
+                if len(self.cache) < CACHED_EXAMPLES:
+                    self.cache[row] = examples[row]
+        return [examples[row] for row in rows.tolist()]
 
     def slot_values(self) -> SlotValues | None:
-        """Of all rows with slots, spoken ones too; None where no task tags words."""
+        """Of all rows with slots, recordings included; None without a task that tags words."""
         tagger = first_with_answer(self.codec.labels, "tags")
         if tagger is None:
             return None

@@ -31,12 +31,13 @@ from mtl.answers import Prediction
 from mtl.decoding.beam_search import Beam, decode_rows
 from mtl.decoding.greedy import Path
 from mtl.decoding.hot_words import WEIGHT, HotWords
+from mtl.groups import input_columns
 from mtl.inference.predictor import Predictor
 from mtl.inputs.codec import tokens_of
 from mtl.metrics.bootstrap import bootstrap_interval
 from mtl.metrics.scoring import METRICS, metric_of, score_rows
 from mtl.models.joint import Recogniser
-from mtl.spec import label_columns
+from mtl.spec import AUDIO, label_columns
 from mtl.spec import task as task_spec
 from pipelines import recipe
 from pipelines.data import features
@@ -239,7 +240,7 @@ def evaluate(
         if expected and lists and tokens is None:
             recogniser = _biased(predictor, [lists[index] for index in indices], expected.weight)
         answers = predictor.predict_batch(batch, tokens, recogniser)
-        if tokens is None:
+        if batch.group == AUDIO:
             seconds += time.perf_counter() - began
             audio_seconds += sum(rows[index]["duration"] or 0.0 for index in indices)
         for index, prediction in zip(indices, answers, strict=True):
@@ -310,7 +311,7 @@ def _reference() -> tuple[str, ...]:
 
 def rows_identity(dataset: Dataset) -> str:
     """Equal for equal rows with equal labels, in any order and whatever the rest of their dataset: frozen test rows."""
-    columns = ["id", "digest", *_reference()]
+    columns = ["id", "digest", *_reference(), *(column.name for column in input_columns())]
     rows = [hashed_values(row) for row in dataset.rows.select(columns).to_pylist()]
     return fingerprint(sorted([json.dumps(row, sort_keys=True) for row in rows]))
 

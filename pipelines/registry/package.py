@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from mtl.address import folder_address
 from mtl.answers import KINDS
 from mtl.decoding.hot_words import WEIGHT
+from mtl.groups import groups_read_by
 from mtl.spec import TEXT, first_with_answer, makes_sound, speaks, with_context
 from mtl.spec import task as task_spec
 from mtl.tts.phonemes import CHARACTERS
@@ -103,7 +104,8 @@ def _save(
 
 
 def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSignature:
-    """Inputs `audio` and `text`, of which a row has one; outputs by task, each null where the task is silent.
+    """Inputs `audio`, `text` and those of further groups that a task reads, of which a row has one; outputs by task,
+    each null where the task is silent.
 
     A model of dialogues also takes `context`: the turns before, oldest first.
 
@@ -117,7 +119,8 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
     def optional(name: str, kind: DataType = DataType.string) -> ColSpec:
         return ColSpec(kind, name, required=False)
 
-    inputs: list[Any] = [optional("audio"), optional("text")]
+    added = [group.source for group in groups_read_by(tasks) if group.column]
+    inputs: list[Any] = [optional(name) for name in ("audio", "text", *added)]
     if with_context(tasks):
         inputs.append(ColSpec(Array(DataType.string), "context", required=False))
     outputs: list[Any] = [optional("speech")] if speaks(tasks) or makes_sound(tasks) else []
@@ -144,13 +147,16 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
 
 
 def example(tasks: tuple[str, ...]) -> pd.DataFrame:
-    """One row that the model can answer: a sentence if some task reads, half a second of a tone if it only hears."""
+    """One row that the model can answer: a sentence, the example of an added group, or half a second of a tone."""
     import numpy as np
     import pandas as pd
     import soundfile
 
     if any(TEXT in task_spec(name).groups for name in tasks) or speaks(tasks):
         return pd.DataFrame({"text": ["turn on the light in the kitchen"]})
+    for one in groups_read_by(tasks):
+        if one.example:
+            return pd.DataFrame({one.source: [one.example]})
     tone = io.BytesIO()
     soundfile.write(tone, 0.1 * np.sin(np.arange(8000) * 2 * np.pi * 440 / 16000), 16000, format="FLAC")
     return pd.DataFrame({"audio": [base64.b64encode(tone.getvalue()).decode()]})

@@ -39,6 +39,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from mtl.address import folder_address
 from mtl.answers import KINDS, Prediction
 from mtl.decoding.hot_words import WEIGHT
+from mtl.groups import input_columns
 from mtl.inference.adaptation import About, Personal, PersonalPredictor, check_base
 from mtl.inference.predictor import Predictor
 from mtl.spec import first_with_answer, makes_sound
@@ -47,13 +48,14 @@ from mtl.spec import task as task_spec
 if TYPE_CHECKING:
     from mtl.inference.conversion import Converter
 
+Input = np.ndarray | str | dict[str, str]  # a waveform, a sentence, or the column of another input group
 ARTIFACT, ADAPTER = "predictor", "adapter"
 MAX_SECONDS = 600.0  # of one recording: a served model must not be made to swallow a day of audio
 _LONGEST_PATH = 4096
 
 
 class SpeechService(PythonModel):
-    """One row in, one row out. A row has either `audio` or `text`."""
+    """One row in, one row out. A row has one of `audio`, `text` and the columns of further input groups."""
 
     def load_context(self, context: PythonModelContext) -> None:
         if ADAPTER not in context.artifacts:
@@ -94,7 +96,7 @@ class SpeechService(PythonModel):
             table.insert(0, "speech", self._resounded(inputs))
         return table
 
-    def _spoken(self, inputs: list[np.ndarray | str], params: dict[str, Any]) -> list[str | None]:
+    def _spoken(self, inputs: list[Input], params: dict[str, Any]) -> list[str | None]:
         """Each sentence as base64 of a WAV file, and each recording, converted, if that is asked for; else None."""
         from mtl.inference.conversion import Converter
         from mtl.inference.synthesizer import Synthesizer
@@ -109,13 +111,13 @@ class SpeechService(PythonModel):
         for one in inputs:
             if isinstance(one, str):
                 sounds.append(encode(next(speech), voice.features.sample_rate))
-            elif converter and (who or how):
+            elif isinstance(one, np.ndarray) and converter and (who or how):
                 sounds.append(_converted(converter, one, who, how))
             else:
                 sounds.append(None)
         return sounds
 
-    def _resounded(self, inputs: list[np.ndarray | str]) -> list[str | None]:
+    def _resounded(self, inputs: list[Input]) -> list[str | None]:
         """Each recording as a vocoder makes it anew of its log-mel, base64 of a WAV file; None for a sentence."""
         from mtl.audio.features import log_mel
         from mtl.audio.pitch import pitch
@@ -127,7 +129,7 @@ class SpeechService(PythonModel):
             line = torch.from_numpy(pitch(wave, spec))
             return encode(sounding(torch.from_numpy(log_mel(wave, spec)), line), spec.sample_rate)
 
-        return [None if isinstance(one, str) else again(one) for one in inputs]
+        return [again(one) if isinstance(one, np.ndarray) else None for one in inputs]
 
 
 def _converted(converter: Converter, wave: np.ndarray, who: str | None, how: str | None) -> str | None:
@@ -187,21 +189,34 @@ def decode(recording: bytes | str, sample_rate: int) -> np.ndarray:
     return waveform if rate == sample_rate else soxr.resample(waveform, rate, sample_rate, quality="HQ")
 
 
-def _input(row: dict[str, Any], number: int, sample_rate: int) -> np.ndarray | str:
-    audio, text = ((row.get(name) if isinstance(row.get(name), str) else None) for name in ("audio", "text"))
-    if (audio is None) == (text is None):
-        given = "both 'audio' and 'text'" if audio is not None else "neither 'audio' nor 'text'"
+def _input(row: dict[str, Any], number: int, sample_rate: int) -> Input:
+    columns = ("audio", "text", *(column.name for column in input_columns()))
+    cells = {name: row[name] for name in columns if isinstance(row.get(name), str)}
+    if len(cells) != 1:
+        present = "both " + " and ".join(map(repr, cells)) if cells else "neither " + " nor ".join(map(repr, columns))
         raise ValueError(
-            f"row {number} has {given}, expected one of them: base64 of a sound file or its path; a sentence"
+            f"row {number} has {present}, expected one of them: base64 of a sound file or its path; a sentence"
         )
-    if text is not None:
-        return text
+    ((name, cell),) = cells.items()
+    if name == "text":
+        return cell
+    if name != "audio":
+        return {name: _file(cell, name, number)}
     import soundfile
 
     try:
-        return decode(_recording(audio or ""), sample_rate)
+        return decode(_recording(cell), sample_rate)
     except (ValueError, OSError, soundfile.SoundFileError) as error:
         raise ValueError(f"row {number}: its 'audio' cannot be read: {error}") from None
+
+
+def _file(cell: str, column: str, number: int) -> str:
+    """Base64 of the file of a further input group, of which the cell is the path or the content."""
+    try:
+        content = _recording(cell)
+    except ValueError as error:
+        raise ValueError(f"row {number}: its {column!r} cannot be read: {error}") from None
+    return base64.b64encode(Path(content).read_bytes() if isinstance(content, str) else content).decode()
 
 
 def _turns(row: dict[str, Any], number: int) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mtl.groups import group as input_group
 from pipelines.report.charts import Cell, Point, grid_chart, line_chart
 
 Epoch = Mapping[str, float]
@@ -167,7 +168,7 @@ class Picture:
 
 def _heading(name: str, group: str, pictures: Mapping[str, Any]) -> str:
     """Which rows, if it matters."""
-    return "" if name in OF_WEIGHTS or len(pictures) < 2 else {"audio": "recordings", "text": "sentences"}[group]
+    return "" if name in OF_WEIGHTS or len(pictures) < 2 else input_group(group).items
 
 
 def _caption(*parts: str) -> str:

@@ -45,6 +45,7 @@ from pipelines.recipe import Recipe
 from pipelines.storage.roots import sha256
 from pipelines.storage.store import Manifest, Store
 from pipelines.training.folds import held_out
+from pipelines.utterances.row_groups import read_by
 from pipelines.utterances.schema import utterance_schema
 
 # Validation runs after every epoch while the other ranks wait, so its cost is bounded whatever the corpora's size:
@@ -337,7 +338,7 @@ def trainable(rows: pa.Table, task: str) -> pa.ChunkedArray:
     """(N,) bool: rows with a label that trains the task."""
     spec = task_spec(task)
     labelled = pc.is_valid(rows[spec.label])
-    return pc.and_(labelled, pc.is_valid(rows["audio"])) if spec.from_recordings else labelled
+    return pc.and_(labelled, pa.array(read_by(rows, spec)))
 
 
 def _sparse(rows: pa.Table, task: str, share: float) -> pa.Array:

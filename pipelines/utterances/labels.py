@@ -75,7 +75,7 @@ def clean(utterance: Utterance) -> tuple[str | None, list[str] | None, list[str]
     text = normalise(original) if has_text else None
     if has_text and not text:
         raise LabelError("missing_transcript", f"the text is {original!r}, which holds no word")
-    if not has_text and utterance.recording is None:
+    if not has_text and utterance.recording is None and not any(utterance.inputs.values()):
         raise LabelError("missing_transcript", "the row has neither audio nor text")
     if utterance.slots is None:
         return text, None, None

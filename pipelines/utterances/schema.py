@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from mtl import spec
+from mtl.groups import input_columns
 
 SPLITS = ("train", "valid", "test")
-LABEL_TYPES = {"string": pa.string(), "number": pa.float64()}  # by spec.Column.kind
+LABEL_TYPES = {"string": pa.string(), "number": pa.float64(), "file": pa.large_string()}  # by spec.Column.kind
 
 # Columns that do not depend on the registered tasks.
 CORE = pa.schema(
@@ -42,9 +43,9 @@ ADDED = frozenset({"context", "trials", "phones", "phone_ends"})
 
 
 def utterance_schema() -> pa.Schema:
-    """The core columns, then a nullable column for each label column of the registered tasks."""
-    labels = [pa.field(column.name, LABEL_TYPES[column.kind]) for column in spec.label_columns()]
-    return pa.schema([*CORE, *labels])
+    """The core columns, then nullable ones: the labels of registered tasks and the inputs of registered groups."""
+    added = [pa.field(column.name, LABEL_TYPES[column.kind]) for column in (*spec.label_columns(), *input_columns())]
+    return pa.schema([*CORE, *added])
 
 
 def conform(rows: pa.Table) -> pa.Table:
@@ -66,7 +67,7 @@ def hashed_values(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _added() -> frozenset[str]:
-    return ADDED | {column.name for column in spec.label_columns() if not column.hashed_if_null}
+    return ADDED | {one.name for one in (*spec.label_columns(), *input_columns()) if not one.hashed_if_null}
 
 
 QUARANTINE = pa.schema(

@@ -17,6 +17,7 @@ class Utterance:
     recording: None for a text-only row.
     slots: BIO tags, one per token.
     labels: values of the columns that tasks declare (mtl.spec.label_columns); None or absent if not labelled.
+    inputs: base64 of the files of further input groups (mtl.groups.input_columns), by column.
     context: the previous turns of the dialogue, oldest first; None outside of dialogues.
     trials: "1 ID" or "0 ID" for verification: whether the row ID of this corpus is of the same speaker.
     phones, phone_ends: phones, including silence, and their ends in s, if the corpus has them; see
@@ -33,6 +34,7 @@ class Utterance:
     speaker: str | None = None
     language: str | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str | None] = field(default_factory=dict)
     context: list[str] | None = None
     trials: list[str] | None = None
     phones: list[str] | None = None

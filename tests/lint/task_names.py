@@ -20,7 +20,7 @@ from pathlib import Path
 from mtl.tasks import SHIPPED
 
 ROOT = Path(__file__).parents[2]
-CHECKED = ("mtl", "pipelines", "motet.py", "flows.py")
+CHECKED = ("mtl", "pipelines", "motet", "flows.py")
 ALLOWED = ("mtl/tasks", "pipelines/corpora", "pipelines/synthetic")
 ROWS = ("row", "rows", "reference", "content", "header", "params")  # of tables; keys of stored JSON; of requests
 LOOK_UPS = ("get", "pop", "setdefault", "task", "task_spec")  # `model.task("mel")` too

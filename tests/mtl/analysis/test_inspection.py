@@ -157,7 +157,7 @@ def test_the_turns_before_are_not_taken_for_the_sentence() -> None:
     model = test_dialogue.model_of(Codec.build(test_dialogue.ROWS, test_dialogue.TASKS)).eval()
     batch = collate([model.codec.encode(row) for row in test_dialogue.ROWS])
     assert batch.context is not None
-    assert batch.context.shape[1] != batch.words.shape[1]
+    assert batch.context.words.shape[1] != batch.words.shape[1]
     view = inspect(model, batch)
     assert {state.shape[:2] for state in view.states.values()} == {batch.words.shape}
 

@@ -57,7 +57,7 @@ def test_context_becomes_words_behind_their_turns_and_keeps_the_latest() -> None
     codec = Codec.build(ROWS, TASKS, context=3)
     assert {TURN, "which", "light"} <= set(codec.words)
     names = ["", "", *codec.words]
-    assert [names[n] for n in codec.encode(ROWS[0]).context.tolist()] == [TURN, "which", "room"]  # type: ignore[union-attr]
+    assert [names[n] for n in codec.encode(ROWS[0]).context.words] == [TURN, "which", "room"]
     assert Codec.from_json(codec.to_json()).context == 3
 
 
@@ -236,7 +236,7 @@ def test_gradients_reach_the_words_of_the_turns_before(method: str) -> None:
     for name, parameter in model.named_parameters():
         if wanted[name] is not None and wanted[name].abs().max() > 1e-7:
             torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-5, rtol=1e-3, msg=name)
-    assert wanted["text.word.weight"][model.codec.encode(ROWS[0]).context[0]].abs().max() > 0  # type: ignore[index]
+    assert wanted["text.word.weight"][model.codec.encode(ROWS[0]).context.words[0]].abs().max() > 0
 
 
 def test_recordings_read_as_sentences_keep_the_turns_before_them() -> None:
@@ -249,5 +249,5 @@ def test_recordings_read_as_sentences_keep_the_turns_before_them() -> None:
     sentences = read(batch, torch.tensor([True, False, True]), heard, model.codec, None)
     assert batch.context is not None
     assert sentences.context is not None
-    torch.testing.assert_close(sentences.context, batch.context[[0, 2]])
-    assert sentences.context_lengths.tolist() == batch.context_lengths[[0, 2]].tolist()  # type: ignore[union-attr,index]
+    torch.testing.assert_close(sentences.context.words, batch.context.words[[0, 2]])
+    assert sentences.context.lengths.tolist() == batch.context.lengths[[0, 2]].tolist()

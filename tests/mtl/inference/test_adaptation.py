@@ -26,8 +26,8 @@ from mtl.inference.adaptation import (
 )
 from mtl.inference.enrolment import Fitting, Utterance, cross_fit, fit, frozen, split, statistics_of
 from mtl.inference.predictor import Predictor
+from mtl.inputs.audio import SpeakerStatistics
 from mtl.inputs.batch import Batch, collate
-from mtl.inputs.frontends import SpeakerStatistics
 from mtl.models.joint import SpeechModel, build_model
 from mtl.sharing.adapter import Film
 from tests.support import tiny

@@ -57,7 +57,8 @@ def test_codec_comes_back_and_encodes_alike():
         one, other = codec.encode(row), again.encode(row)
         assert one.targets.keys() == other.targets.keys()
         for name in ("words", "characters"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+            pair = (getattr(example.inputs["text"], name) for example in (one, other))
+            np.testing.assert_array_equal(*pair)
         for name, target in one.targets.items():
             np.testing.assert_array_equal(target, other.targets[name])
     assert codec.labels["slots"][0] == "O"
@@ -67,7 +68,7 @@ def test_codec_comes_back_and_encodes_alike():
 def test_what_training_never_saw_is_unknown_or_unlabelled():
     codec = Codec.build(ROWS, ("transcript", "intent", "slots", "speaker"))
     example = codec.encode({"text": "play zither", "slots": ["O", "B-tool"], "intent": "new"})
-    assert example.words.tolist()[1] == UNKNOWN
+    assert example.inputs["text"].words.tolist()[1] == UNKNOWN
     assert example.targets["slots"].tolist() == [0, IGNORE]
     assert example.targets["intent"] == IGNORE
     assert codec.units.decode(example.targets["transcript"]) == "play zit"  # h, e and r were never heard

@@ -42,8 +42,9 @@ def values_of(codec: Codec, examples: list[Example]) -> SlotValues:
 
 def read(example: Example, codec: Codec) -> tuple[str, list[str]]:
     """Words and tags; the words must be spelled as their characters say."""
-    words = [codec.words[number - 2] for number in example.words]
-    np.testing.assert_array_equal(example.characters, codec.spell(words))
+    numbers, characters = example.inputs["text"]
+    words = [codec.words[number - 2] for number in numbers]
+    np.testing.assert_array_equal(characters, codec.spell(words))
     return " ".join(words), [codec.labels["slots"][tag] for tag in example.targets["slots"]]
 
 

@@ -108,7 +108,7 @@ def test_slots_with_a_crf_learn_and_pass_over_what_is_not_labelled() -> None:
     def batch(slots: list[list[int]]) -> Batch:
         example = collate([tiny.codec().encode({"tokens": ["a"] * 4})] * 2)
         targets = {"slots": Target(torch.tensor(slots))}
-        return replace(example, targets=targets, words=ids, word_lengths=torch.tensor([4, 2]))
+        return replace(example, targets=targets).with_inputs("text", words=ids, lengths=torch.tensor([4, 2]))
 
     whole = batch([[0, 1, 2, 0], [1, 2, IGNORE, IGNORE]])
     assert head.crf is not None

@@ -8,7 +8,7 @@ import torch
 
 from mtl.config.decoding import DecoderConfig
 from mtl.decoding.generation import Generated, beam_search, greedy, length_penalty
-from mtl.layers.decoder import BORDER, Decoder
+from mtl.layers.decoder import BOS_EOS, Decoder
 
 WIDTH = 16
 CONFIG = DecoderConfig(blocks=2, heads=2, expansion=2, dropout=0.0)
@@ -35,7 +35,7 @@ def states():
 
 def test_a_later_unit_changes_no_earlier_logit(states):
     made = decoder()
-    units = torch.tensor([[BORDER, 3, 5, 2, 6]] * 3)
+    units = torch.tensor([[BOS_EOS, 3, 5, 2, 6]] * 3)
     changed = units.clone()
     changed[:, 3] = 1
     one, other = made(*states, units), made(*states, changed)
@@ -46,7 +46,7 @@ def test_a_later_unit_changes_no_earlier_logit(states):
 def test_padding_changes_no_logit(states):
     hidden, lengths = states
     made = decoder()
-    units = torch.tensor([[BORDER, 3, 5], [BORDER, 1, 2], [BORDER, 4, 4]])
+    units = torch.tensor([[BOS_EOS, 3, 5], [BOS_EOS, 1, 2], [BOS_EOS, 4, 4]])
     together = made(hidden, lengths, units)
     noisy = hidden.masked_fill(torch.arange(9)[None, :, None] >= lengths[:, None, None], 1e3)
     torch.testing.assert_close(together, made(noisy, lengths, units))
@@ -57,7 +57,7 @@ def test_padding_changes_no_logit(states):
 
 def test_step_by_step_is_all_at_once(states):
     made = decoder()
-    units = torch.tensor([[BORDER, 3, 5, 2], [BORDER, 1, 1, 1], [BORDER, 6, 2, 4]])
+    units = torch.tensor([[BOS_EOS, 3, 5, 2], [BOS_EOS, 1, 1, 1], [BOS_EOS, 6, 2, 4]])
     whole = torch.log_softmax(made(*states, units), dim=-1)
     state = made.begin(*states)
     for position in range(units.shape[1]):
@@ -69,11 +69,11 @@ def test_step_by_step_is_all_at_once(states):
 def test_the_cache_follows_the_hypotheses(states):
     made = decoder()
     order = torch.tensor([2, 0, 0])
-    _, state = made.step(torch.tensor([BORDER] * 3), made.begin(*states))
+    _, state = made.step(torch.tensor([BOS_EOS] * 3), made.begin(*states))
     _, state = made.step(torch.tensor([3, 4, 5]), state)
     found, _ = made.step(torch.tensor([1, 1, 2]), state.select(order))
     hidden, lengths = states
-    units = torch.tensor([[BORDER, 5, 1], [BORDER, 3, 1], [BORDER, 3, 2]])
+    units = torch.tensor([[BOS_EOS, 5, 1], [BOS_EOS, 3, 1], [BOS_EOS, 3, 2]])
     wanted = torch.log_softmax(made(hidden[order], lengths[order], units)[:, -1], dim=-1)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
@@ -93,13 +93,13 @@ def test_a_beam_of_one_is_greedy(states):
 def test_greedy_takes_the_likeliest_unit_at_every_step(states):
     made = decoder(seed=5)
     for row, found in enumerate(greedy(made, *states, longest=6)):
-        units = [BORDER, *found.units]
+        units = [BOS_EOS, *found.units]
         hidden, lengths = states[0][row : row + 1], states[1][row : row + 1]
         log_probs = torch.log_softmax(made(hidden, lengths, torch.tensor([units])), dim=-1)[0]
         best = log_probs.argmax(dim=-1).tolist()
         assert best[: len(found.units)] == list(found.units)
-        assert best[-1] == BORDER or len(found.units) == 6
-        total = sum(log_probs[i, unit] for i, unit in enumerate([*found.units, BORDER]))
+        assert best[-1] == BOS_EOS or len(found.units) == 6
+        total = sum(log_probs[i, unit] for i, unit in enumerate([*found.units, BOS_EOS]))
         assert found.log_prob == pytest.approx(float(total), abs=1e-5)
 
 
@@ -123,8 +123,8 @@ def every_sequence(made, states, row, longest):
     hidden, lengths = states[0][row : row + 1], states[1][row : row + 1]
     for length in range(longest + 1):
         for units in itertools.product((1, 2), repeat=length):
-            log_probs = torch.log_softmax(made(hidden, lengths, torch.tensor([[BORDER, *units]])), dim=-1)[0]
-            total = sum(log_probs[i, unit] for i, unit in enumerate((*units, BORDER)))
+            log_probs = torch.log_softmax(made(hidden, lengths, torch.tensor([[BOS_EOS, *units]])), dim=-1)[0]
+            total = sum(log_probs[i, unit] for i, unit in enumerate((*units, BOS_EOS)))
             yield Generated(units, float(total))
 
 

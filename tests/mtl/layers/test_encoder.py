@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mtl.inputs.frontends import STRIDES, AudioFrontend, TextFrontend, drop_shares, normalise_bins
+from mtl.inputs.audio import STRIDES, AudioFrontend, normalise_bins
+from mtl.inputs.text import TextFrontend, drop_shares
 from mtl.layers.encoder import Encoder, padding_mask, rotate
 
 

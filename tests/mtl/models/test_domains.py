@@ -142,10 +142,10 @@ def test_text_has_no_domain() -> None:
 def test_dropout_withholds_the_stated_share_and_only_in_training() -> None:
     domains = Domains(2, 4, DomainConfig(conditioning=True, dropout=0.25), dropout=0.0)
     torch.manual_seed(0)
-    given = domains.train().given(torch.full((4000,), 2))
+    given = domains.train().with_dropout(torch.full((4000,), 2))
     assert set(given.tolist()) == {0, 2}
     assert (given == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)  # 3 standard deviations
-    assert torch.equal(domains.eval().given(torch.full((4000,), 2)), torch.full((4000,), 2))
+    assert torch.equal(domains.eval().with_dropout(torch.full((4000,), 2)), torch.full((4000,), 2))
 
 
 def test_an_absent_domains_adapter_takes_no_part_in_a_step() -> None:

@@ -157,7 +157,7 @@ def test_not_a_number_names_task_and_rows_and_leaves_the_model():
     model = fresh()
     micro_batches = tiny.batches(model.codec)
     heard, read = micro_batches[2]
-    micro_batches[2] = (replace(heard, features=heard.features * torch.nan), read)
+    micro_batches[2] = (heard.with_inputs("audio", features=heard.features * torch.nan), read)
     good = fresh()
     fit(good, tiny.TinyLoader(micro_batches[:2], 1), replace(CONFIG, epochs=1), resume=None)
     with pytest.raises(NonFiniteLoss, match=r"transcript.*step 2.*a3") as caught:

@@ -1,0 +1,113 @@
+"""Base classes of input groups: rows become arrays, arrays padded tensors, and tensors states for the trunk.
+
+    class PictureGroup(InputGroup):
+        def encode(self, row, codec): ...        # arrays of one row, kept in memory between epochs
+        def collate(self, arrays): ...           # Inputs: tensors of a batch
+        def modules(self, config, codec): ...    # {"picture": front-end}
+
+A new group is a file with such a class, and `mtl.groups.register_group`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtl.groups import GroupSpec, group
+
+if TYPE_CHECKING:
+    from mtl.inputs.batch import Batch
+    from mtl.inputs.codec import Codec
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of one group in a batch. A subclass adds its tensors; the first dimension of each is the batch.
+
+    lengths (B,): items of each row before the front-end.
+    """
+
+    lengths: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(self, **{name: x.to(device, non_blocking=True) for name, x in self.tensors().items()})
+
+    def select(self, rows: Tensor) -> Self:
+        """Those rows (N,) alone, padded as they are."""
+        return replace(self, **{name: x[rows] for name, x in self.tensors().items()})
+
+
+class FrontendStates(NamedTuple):
+    """What a front-end makes of a batch: states (B, T, D), lengths (B,).
+
+    spectrum (B, 2F): of recordings, mean and deviation of each mel bin. manner (B, D): of phones, who speaks and how.
+    """
+
+    hidden: Tensor
+    lengths: Tensor
+    spectrum: Tensor | None = None
+    manner: Tensor | None = None
+
+
+class InputGroup:
+    """How a model reads the inputs of one group. Has no state of its own."""
+
+    def __init__(self, spec: GroupSpec) -> None:
+        self.spec, self.name = spec, spec.name
+
+    def encode(self, row: Mapping[str, Any], codec: Codec) -> Any:
+        """Arrays of one row of the utterance table; None if it has no input of this group."""
+        return None
+
+    def collate(self, arrays: Sequence[Any]) -> Inputs | None:
+        """Arrays of each row of a batch, padded. None for a row without; a group beside another one may return None."""
+        raise NotImplementedError
+
+    def modules(self, config: Any, codec: Codec) -> dict[str, nn.Module]:
+        """Parts of the model by attribute name, which is their prefix in the weights. The front-end has the group's.
+
+        config: a mtl.models.config.ModelConfig.
+        """
+        return {}
+
+    def states(self, model: Any, batch: Batch) -> FrontendStates:
+        """States of the batch's inputs, before the trunk of the SpeechModel.
+
+        By default the front-end, called with the fields of the inputs, returns the fields of FrontendStates.
+        """
+        return FrontendStates(*model.front_end(self.name)(**batch.inputs[self.name].tensors()))
+
+    def lengths(self, model: Any, inputs: Inputs) -> Tensor:
+        """(B,) states of each row behind the front-end."""
+        return inputs.lengths
+
+
+def input_group(name: str) -> InputGroup:
+    """The group with this name. Raises KeyError."""
+    spec = group(name)
+    kind = spec.implementation
+    if isinstance(kind, str):
+        module, _, attribute = kind.partition(":")
+        kind = getattr(importlib.import_module(module), attribute)
+    implementation: InputGroup = kind(spec)
+    return implementation
+
+
+def pad_frames(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Arrays (T, ...) as one (B, T, ...) of the same type, padded with 0, and their lengths (B,)."""
+    # Only the tail of each row is zeroed: the rest is written once, by the copy itself.
+    lengths = [len(array) for array in arrays]
+    padded = np.empty((len(arrays), max(lengths), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+        row[len(array) :] = 0
+    return torch.from_numpy(padded), torch.tensor(lengths, dtype=torch.int64)
