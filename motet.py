@@ -23,8 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import nightly as night
-from pipelines import promotion
+from pipelines.admin.scheduler import MissingServer
 from pipelines.cli import admin_commands, model_commands, speech_commands  # noqa: F401  (their commands join the app)
 from pipelines.cli.console import (
     NUMBERS,
@@ -42,10 +41,11 @@ from pipelines.cli.console import (
 )
 from pipelines.core import environment
 from pipelines.core.progress import display
-from pipelines.nightly import RunResult, metrics_of
 from pipelines.recipe import BALANCING, SHARING_MODES, load
 from pipelines.recipe.variables import hide_in_overrides
-from pipelines.search.front_table import front_lines, front_rows, picked
+from pipelines.search.front_table import front_lines, front_rows, picked, trial_row
+from pipelines.stages.context import with_workers
+from pipelines.stages.outcome import RunResult, headline, metrics_of, next_steps, state_of
 from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
 
 DEPLOYMENTS = Path(__file__).parent / "infra" / "prefect.yaml"
@@ -71,16 +71,16 @@ def nightly_command(
     Example: `motet nightly assistant --set trainer.epochs=10 --workers 2`
     """
     overrides = hide_in_overrides(settings or [])
-    load(recipe, night.with_workers(overrides, workers))  # a mistake is told before anything starts
+    load(recipe, with_workers(overrides, workers))  # a mistake is told before anything starts
     import flows
 
     environment.make_home(root)
     with display(quiet=as_json):
         result = flows.nightly(recipe, root=root, overrides=overrides, workers=workers, again=again, wait=wait)
     outcome = RunResult(**result)
-    emit(result, as_json, table_of(promotion.headline(outcome), metrics_of(outcome), NUMBERS))
+    emit(result, as_json, table_of(headline(outcome), metrics_of(outcome), NUMBERS))
     if not as_json:
-        print(promotion.next_steps(outcome, root))
+        print(next_steps(outcome, root))
 
 
 @app.command("search")
@@ -115,7 +115,7 @@ def search_command(
     environment.make_home(root)
     with display(quiet=as_json):
         found = flows.search(recipe, root, overrides, trials, resume, train_winner, wait, pick)
-    rows = [night.trial_row(row) for row in found["leaderboard"]]
+    rows = [trial_row(row) for row in found["leaderboard"]]
     emit(found, as_json, table_of(f"trials, the best first ({found['objective']['label']})", rows, NUMBERS))
     if not as_json:
         print_front(found)
@@ -268,12 +268,13 @@ def promote_command(
     Example: `motet promote assistant 4` or `motet promote assistant 4 --force --reason "WER is not what counts here"`
     """
     import flows
+    from pipelines.stages.gate import challenger
 
     environment.make_home(root)
     with display(quiet=as_json):
-        number = version or promotion.challenger(root, model)
+        number = version or challenger(root, model)
         result = flows.promote(model, number, root=root, force=force, reason=reason, by=who())
-    emit(result, as_json, f"models:/{model}/{number}: {promotion.state_of(result['promoted'])} ({result['reason']})")
+    emit(result, as_json, f"models:/{model}/{number}: {state_of(result['promoted'])} ({result['reason']})")
     if not result["promoted"]:
         raise typer.Exit(1)
 
@@ -291,7 +292,7 @@ def deploy_command(
     Example: `motet deploy --root s3://bucket/motet`, where PREFECT_API_URL names the server that `motet up` started
     """
     if not os.environ.get("PREFECT_API_URL"):
-        raise night.MissingServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
+        raise MissingServer("PREFECT_API_URL is not set: deployments need a server of their own: see `motet up`")
     import flows
 
     flows.serve_deployments(file, root)

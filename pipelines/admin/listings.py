@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pipelines.stages.outcome import location
 from pipelines.storage.store import Store
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ def registry_problems(root: str, model: str | None) -> list[str]:
 
 def night_rows(root: str, recipe: str | None) -> list[dict[str, Any]]:
     """Finished nights of one recipe or of all, the newest first."""
-    from pipelines.promotion import place
-
     store = Store(root)
     names = [f"{NIGHTS}{recipe}"] if recipe else [name for name in store.datasets() if name.startswith(NIGHTS)]
     rows = []
@@ -79,7 +78,7 @@ def night_rows(root: str, recipe: str | None) -> list[dict[str, Any]]:
                     "model": outcome["model"],
                     "verdict": "promoted" if outcome["promoted"] else "not promoted",
                     "reason": outcome["reason"],
-                    "report": place(store, manifest.files[0]),  # where it is now: the root may have been moved
+                    "report": location(store, manifest.files[0]),  # where it is now: the root may have been moved
                 }
             )
     return sorted(rows, key=lambda row: str(row["ended"]), reverse=True)

@@ -191,8 +191,8 @@ def fsck(
     """
     from pipelines.admin.listings import fsck_lines
     from pipelines.core.progress import display
-    from pipelines.nightly import one_at_a_time
     from pipelines.storage import fsck as checking
+    from pipelines.storage.lock import one_at_a_time
     from pipelines.storage.store import Store
 
     store = Store(root)

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtl.address import folder_address
 from pipelines.core import progress
-from pipelines.evaluation.gates import Decision
 from pipelines.registry import losses, ownership
 from pipelines.registry.artifacts import Save, local_package, store_package
-from pipelines.registry.ledger import Action, Ledger, Line, State
+from pipelines.registry.ledger import Action, Decision, Ledger, Line, State
 from pipelines.registry.package import (
     PackageError,
     adapter_file,
@@ -275,14 +275,27 @@ class Registry:
 
     def load(self, uri: str, device: str | None = None) -> Predictor:
         """See `load`. A user's adapter comes with the base that it was made for."""
+        from mtl.inference.adaptation import read_header
         from mtl.inference.predictor import Predictor
 
         package = self._package(uri)
-        if adapter_file(package) is None:
+        adapter = adapter_file(package)
+        if adapter is None:
             return Predictor.load(_inside(package), device)
-        from pipelines.personalisation.adapters import load_with_own_base
+        about = read_header(adapter)["about"]
+        return self.load_adapter(uri, f"models:/{about['base']}/{about['version']}", device)
 
-        return load_with_own_base(self, uri, device)
+    def load_adapter(self, uri: str, base: str, device: str | None = None) -> Predictor:
+        """The model `base` with the user's adapter `uri`. Raises PersonalError when it was made for another base."""
+        from mtl.inference.adaptation import Personal, PersonalPredictor, check_base
+        from mtl.inference.predictor import Predictor
+
+        file, folder = self.adapter(uri), self.folder(base)
+        if file is None:
+            raise RegistryError(f"{uri} is a model and no user's adapter; `motet personalise` makes those")
+        adapter = Personal.load(file)
+        check_base(adapter.about, folder_address(folder))
+        return PersonalPredictor(Predictor.load(folder, device), adapter)
 
     def adapter(self, uri: str) -> Path | None:
         """The file of a user's adapter behind models:/name@alias, models:/name/3 or a package, if it is one."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl.metrics.scoring import in_unit
+from pipelines.evaluation.domains import Row
 from pipelines.report import charts
 from pipelines.report.audio_examples import lines
 from pipelines.report.plots import drawings
@@ -28,27 +29,6 @@ SYNTHETIC = "synthetic speech (eSpeak NG): figures say that the system works, an
 MAX_CLASSES = 30  # of a confusion matrix; beyond it, those that were confused most
 SLOT_SEPARATOR = " · "
 LOSSES = ("train", "valid")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table of metrics, in percent. low, high: 95 % bootstrap interval. limit: the gate's minimum.
-    floor: what a model that knows nothing reaches; None where the gate was not asked, or knew no floors yet."""
-
-    metric: str
-    better: str
-    value: float
-    low: float
-    high: float
-    rows: int
-    champion: float | None = None
-    limit: float | None = None
-    verdict: str = ""
-    floor: float | None = None
-
-    @property
-    def task(self) -> str:
-        return self.metric.split("/")[0]
 
 
 @dataclass(frozen=True)
