@@ -20,8 +20,12 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
+from pipelines.admin.listings import registry_problems
+from pipelines.admin.scheduler import ADVICE, unscheduled
 from pipelines.core.environment import QUIET
 from pipelines.core.redaction import redact
+from pipelines.registry.tracking import home_folder, is_embedded
+from pipelines.storage.store import Store
 
 MIN_PYTHON = (3, 11)
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -157,8 +161,6 @@ def espeak() -> Check:
 
 def store(root: str) -> Check:
     """Writable, and a manifest cannot be overwritten by a second writer."""
-    from pipelines.storage.store import Store
-
     fresh = "://" not in root and not Path(root).exists()
     try:
         Store(root).probe()
@@ -172,9 +174,6 @@ def store(root: str) -> Check:
 
 def registry(root: str) -> Iterator[Check]:
     """Whether MLflow has what the ledgers say, and belongs to this root. A root without ledgers is not looked at."""
-    from pipelines.registry.tracking import home_folder, is_embedded
-    from pipelines.storage.store import Store
-
     try:
         if not Store(root).list("manifests/ledger/"):
             return
@@ -182,8 +181,6 @@ def registry(root: str) -> Iterator[Check]:
             advice = "set MLFLOW_TRACKING_URI to the server that it was trained with, or bring back mlflow.db"
             yield Check("registry", WARN, f"{root} has ledgers of models and no MLflow", advice)
             return
-        from pipelines.admin.listings import registry_problems
-
         problems = registry_problems(root, None)
     except Exception as error:  # a server that is away, or an MLflow that does not import, has a line of its own
         yield Check("registry", FAIL, str(error), "start MLflow, or mend what is said of it above and below")
@@ -223,8 +220,6 @@ def configured_servers() -> list[Check]:
 def schedules(api_url: str) -> Check:
     """Whether the Prefect server creates the runs that its deployments are scheduled for."""
     import httpx
-
-    from pipelines.admin.scheduler import ADVICE, unscheduled
 
     try:
         idle = unscheduled(api_url)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pipelines.registry import health
+from pipelines.registry.registry import Registry, RegistryError
 from pipelines.stages.outcome import location
 from pipelines.storage.store import Store
 
 if TYPE_CHECKING:
-    from pipelines.storage.fsck import Check, Problem
+    from pipelines.storage.fsck import Check, Problem  # imports torch, by safetensors
 
 NIGHTS = "nights/"
 
@@ -27,7 +29,6 @@ def leaderboard_rows(root: str, model: str | None, metric: str | None) -> list[d
         RegistryError: no model of that name.
     """
     from mtl.metrics.scoring import METRICS
-    from pipelines.registry.registry import Registry, RegistryError
 
     registry = Registry(root)
     names = [model] if model else registry.models()
@@ -54,9 +55,6 @@ def leaderboard_rows(root: str, model: str | None, metric: str | None) -> list[d
 
 def registry_problems(root: str, model: str | None) -> list[str]:
     """What is wrong between the ledgers and MLflow, of one model or of all."""
-    from pipelines.registry import health
-    from pipelines.registry.registry import Registry
-
     registry = Registry(root)
     names = [model] if model else health.names(registry)
     return [problem for name in names for problem in health.problems(registry, name)]

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from pipelines.registry.package import describe, save_adapter_package
 from pipelines.registry.registry import CHAMPION, Registry, RegistryError, Version, lineage
 from pipelines.registry.tracking import provenance
+from pipelines.storage.store import Manifest
 
 if TYPE_CHECKING:
     from mtl.inference.predictor import Predictor
-    from pipelines.storage.store import Manifest
 
 BASE_TAG = "motet.base"  # the model that an adapter is for; its version and digest stand beside it
 

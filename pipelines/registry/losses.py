@@ -13,14 +13,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pipelines.registry.ledger import Ledger, State
 from pipelines.registry.package import describe
 from pipelines.registry.version import Version
-
-if TYPE_CHECKING:
-    from pipelines.registry.ledger import Ledger, State
-    from pipelines.storage.store import Manifest, Store
+from pipelines.storage.store import Manifest, Store
 
 BY = "motet"  # who writes these lines
 

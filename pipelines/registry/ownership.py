@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING
 
 from pipelines.registry.ledger import ALL, Ledger, Line, State
 from pipelines.registry.losses import BY, stored_copy
+from pipelines.registry.models import RegisteredModels
 from pipelines.registry.tracking import quiet_mlflow
-from pipelines.registry.version import CHAMPION, RegistryError, is_absent
+from pipelines.registry.version import CHAMPION, RegistryError
 from pipelines.storage.roots import open_root
+from pipelines.storage.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
-
-    from pipelines.registry.registry import Registry
-    from pipelines.storage.store import Store
 
 IDENTITY = "root.json"
 ROOT_TAG, LOCATION_TAG, LEDGER_TAG = "motet.root", "motet.root_location", "motet.ledger"
@@ -47,14 +46,14 @@ def location(store: Store) -> str:
     return store.root if "://" in store.root else f"{socket.gethostname()}:{store.root}"
 
 
-def check(registry: Registry, name: str) -> None:
+def check(registry: RegisteredModels, name: str) -> None:
     """Raises RegistryError when this root must not change the registered model `name`."""
-    _check(registry, name, registered(registry, name))
+    _check(registry, name, registry.registered(name))
 
 
-def claim(registry: Registry, name: str) -> None:
+def claim(registry: RegisteredModels, name: str) -> None:
     """Reserves the name for this root. Raises RegistryError when it is another's."""
-    model = registered(registry, name)
+    model = registry.registered(name)
     _check(registry, name, model)
     if model is None:
         _create(registry, name)
@@ -63,7 +62,7 @@ def claim(registry: Registry, name: str) -> None:
     check(registry, name)  # of two roots that came at once, one finds the other's tag
 
 
-def _check(registry: Registry, name: str, model: RegisteredModel | None) -> None:
+def _check(registry: RegisteredModels, name: str, model: RegisteredModel | None) -> None:
     state = registry.state(name)
     if model is None:
         if state.current and not _was_here(registry, name):
@@ -79,13 +78,13 @@ def _check(registry: Registry, name: str, model: RegisteredModel | None) -> None
         raise RegistryError(f"{objection}. {_advice(name)}")
 
 
-def adopt(registry: Registry, name: str, reason: str, by: str) -> Line:
-    """Makes this root the owner of a registered model: its ledger goes on from whoever is @champion there.
+def adopt(registry: RegisteredModels, name: str, reason: str, by: str) -> Line:
+    """Makes this root the owner of a registered model: its ledger continues from the @champion there.
 
     Raises:
         RegistryError: neither MLflow nor the ledger knows the name.
     """
-    model, ledger = registered(registry, name), Ledger(registry.store, name)
+    model, ledger = registry.registered(name), Ledger(registry.store, name)
     if model is None and not ledger.state().lines:
         known = ", ".join(registry.models()) or "none yet"
         raise RegistryError(f"no model is named {name!r} in this MLflow; there are: {known}")
@@ -99,26 +98,15 @@ def adopt(registry: Registry, name: str, reason: str, by: str) -> Line:
     else:
         _tag(registry, model)
         mark(registry, name, line)
-    registry.follow(name)
     return line
 
 
-def mark(registry: Registry, name: str, line: Line) -> None:
+def mark(registry: RegisteredModels, name: str, line: Line) -> None:
     """Notes with the registered model which line of the ledger its aliases follow."""
     registry.client.set_registered_model_tag(name, LEDGER_TAG, f"{line.number}:{line.address}")
 
 
-def registered(registry: Registry, name: str) -> RegisteredModel | None:
-    mlflow = quiet_mlflow()
-    try:
-        return registry.client.get_registered_model(name)
-    except mlflow.exceptions.MlflowException as error:
-        if is_absent(error):
-            return None
-        raise
-
-
-def _of_owner(registry: Registry, model: RegisteredModel, state: State, owner: str) -> str | None:
+def _of_owner(registry: RegisteredModels, model: RegisteredModel, state: State, owner: str) -> str | None:
     """What is wrong with a model that carries a root's id."""
     where = model.tags.get(LOCATION_TAG, "a place that it did not name")
     mine = location(registry.store)
@@ -136,7 +124,7 @@ def _of_owner(registry: Registry, model: RegisteredModel, state: State, owner: s
     return None
 
 
-def _objection(registry: Registry, model: RegisteredModel, state: State) -> str | None:
+def _objection(registry: RegisteredModels, model: RegisteredModel, state: State) -> str | None:
     """What is wrong with a model that carries no id: one that was registered before there were any, or by others."""
     if registry.embedded:
         return None  # the database lies in this root
@@ -172,12 +160,12 @@ def _since_anew(state: State) -> tuple[Line, ...]:
     return state.lines[max(0, len(state.lines) - len(state.current) - 1) :]
 
 
-def _was_here(registry: Registry, name: str) -> bool:
+def _was_here(registry: RegisteredModels, name: str) -> bool:
     """Whether this MLflow has seen the model's runs: then it was deleted, and else this is another MLflow."""
     return registry.client.get_experiment_by_name(name.partition(".")[0]) is not None
 
 
-def _create(registry: Registry, name: str) -> None:
+def _create(registry: RegisteredModels, name: str) -> None:
     ledger = Ledger(registry.store, name)
     if ledger.state().current:
         ledger.append("lost", ALL, ledger.state().champion, "the registered model is not in MLflow any more", BY)
@@ -190,7 +178,7 @@ def _create(registry: Registry, name: str) -> None:
             raise
 
 
-def _tag(registry: Registry, model: RegisteredModel) -> bool:
+def _tag(registry: RegisteredModels, model: RegisteredModel) -> bool:
     """Writes the root's id and place, where they are not there already; says whether it wrote any."""
     tags = {ROOT_TAG: identity(registry.store), LOCATION_TAG: location(registry.store)}
     missing = {tag: value for tag, value in tags.items() if model.tags.get(tag) != value}
