@@ -60,6 +60,7 @@ lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 
 bench: setup
 	@missed=0; for bench in tests/bench/*_bench.py; do echo "== $$bench"; $(BIN)/python "$$bench" || missed=1; done; exit $$missed
@@ -69,5 +70,5 @@ up: setup
 
 # What nights have made (motet-root/) is not removed: delete it by hand when you mean it.
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -not -path './motet-root/*' -prune -exec rm -rf {} +
