@@ -163,23 +163,23 @@ def answer(
 def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
     """A block of lines for each input: task, answer, confidence."""
     table = Table(box=None, pad_edge=False, show_header=False)
-    for one in answers:
-        table.add_row("[bold]input[/]", one["input"], "")
-        if one.get("text") is not None:
-            table.add_row("transcript", one["text"] or "(nothing)", _mean_confidence(one["words"]))
-        for number, other in enumerate(one.get("n_best", ()), start=1):
+    for answered in answers:
+        table.add_row("[bold]input[/]", answered["input"], "")
+        if answered.get("text") is not None:
+            table.add_row("transcript", answered["text"] or "(nothing)", _mean_confidence(answered["words"]))
+        for number, other in enumerate(answered.get("n_best", ()), start=1):
             table.add_row(f"  {number}", other["text"] or "(nothing)", f"{other['confidence']:.2f}")
-        if one.get("phones"):
-            table.add_row("phones", one["phones"], "")
-        for task, value in one.items():
+        if answered.get("phones"):
+            table.add_row("phones", answered["phones"], "")
+        for task, value in answered.items():
             if isinstance(value, dict) and "unit" in value:
                 table.add_row(task, f"{value['value']:.1f} {value['unit']}", "")
             elif isinstance(value, dict):
                 dim = "" if value["confidence"] >= CONFIDENT else "[dim]"
                 table.add_row(task, f"{dim}{value['value']}", f"{value['confidence']:.2f}")
-        if "slots" in one:
-            slots = ", ".join(f"{item['slot']} = {item['value']}" for item in one["slots"]) or "none"
-            table.add_row("slots", slots, "")
+        if "slots" in answered:
+            said = ", ".join(f"{item['slot']} = {item['value']}" for item in answered["slots"]) or "none"
+            table.add_row("slots", said, "")
     return table
 
 
