@@ -41,7 +41,7 @@ from pipelines.storage.lock import one_at_a_time
 from pipelines.study.stages import BY_FOLDS, BY_LABELS, BY_VARIANTS, STUDY
 from pipelines.study.table import KINDS, SEEDS, Split, fold_rows, gain_rows, group_lines, label_rows, variant_rows
 
-# Before prefect reads its settings. What is deployed logs to its server; a person sees our own lines.
+# Before prefect reads its settings. Deployments log to their server; the terminal shows only the lines of the stages.
 environment.prepare(environment.root_from(sys.argv), verbose=bool({"-v", "--verbose", "deploy"} & set(sys.argv)))
 
 from prefect import flow, serve, task  # noqa: E402
@@ -266,7 +266,7 @@ def _root(root: str | None) -> str:
 
 
 def deployments(file: Path, root: str) -> list[Any]:
-    """The deployments of a prefect.yaml, to be run in this process: no work pool, and the file of `prefect deploy`."""
+    """The deployments of a prefect.yaml, for this process: without a work pool, from the file of `prefect deploy`."""
     flows: dict[str, Any] = {"nightly": nightly, "search": search, "study": study, "promote": promote}
     served = []
     for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["deployments"]:
@@ -278,32 +278,32 @@ def deployments(file: Path, root: str) -> list[Any]:
             description=entry.get("description"),
             tags=entry.get("tags"),
             parameters={**parameters, "root": root if "://" in root else str(Path(root).resolve())},
-            schedules=[schedule_of(written) for written in entry.get("schedules", ())],
+            schedules=[schedule_of(content) for content in entry.get("schedules", ())],
             concurrency_limit=ConcurrencyLimitConfig(**entry.get("concurrency_limit", ONE_AT_A_TIME)),
-            entrypoint_type=EntrypointType.MODULE_PATH,  # found wherever this is called from
+            entrypoint_type=EntrypointType.MODULE_PATH,  # importable from any working directory
         )
         served.append(deployment)
     return served
 
 
-def schedule_of(written: dict[str, Any]) -> Schedule:
-    """A schedule of a prefect.yaml: cron, interval (seconds) or rrule, with the options that Prefect takes beside it.
+def schedule_of(content: dict[str, Any]) -> Schedule:
+    """A schedule of a prefect.yaml: cron, interval (seconds) or rrule, with the other options of Prefect.
 
     Raises:
         ValueError: none of the three is there, or more than one.
     """
     kinds: dict[str, Any] = {"cron": Cron, "interval": Interval, "rrule": RRule}
-    named = sorted(kinds.keys() & written.keys())
+    named = sorted(kinds.keys() & content.keys())
     if len(named) != 1:
-        raise ValueError(f"schedule {written}: expected exactly one of cron, interval and rrule")
-    options = {key: value for key, value in written.items() if key != named[0]}
-    return kinds[named[0]](written[named[0]], **options)
+        raise ValueError(f"schedule {content}: expected exactly one of cron, interval and rrule")
+    options = {key: value for key, value in content.items() if key != named[0]}
+    return kinds[named[0]](content[named[0]], **options)
 
 
 def mark_stale_runs() -> None:
-    """Has the server mark a run crashed that fell silent: a machine that lost its power cannot say so itself.
+    """Makes the server mark a run without heartbeats as crashed, for instance after a power failure.
 
-    Without it, such a run would count as running for ever, and the one night at a time would be that one.
+    Otherwise the run would count as running, and no other night would start.
     """
     ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
     automation: Any = Automation(
@@ -324,7 +324,7 @@ def mark_stale_runs() -> None:
     )
     try:
         _: Any = Automation.read(name=automation.name)
-    except ValueError:  # Prefect's way of saying that there is none
+    except ValueError:  # raised when there is none
         automation.create()
 
 
@@ -357,7 +357,7 @@ def await_schedules(served: Sequence[Any], seconds: float = SCHEDULER_SECONDS) -
 
 
 def _is_due(deployment: Any) -> bool:
-    """Whether an active schedule has a date before the end of what Prefect plans."""
+    """Whether an active schedule has a date before `HORIZON`."""
     end = datetime.now(UTC) + HORIZON
     active = [schedule.schedule for schedule in deployment.schedules or () if schedule.active]
     on_server = [getattr(server_schedules, type(schedule).__name__)(**schedule.model_dump()) for schedule in active]

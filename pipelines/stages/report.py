@@ -17,6 +17,7 @@ from pipelines.stages.context import Context
 from pipelines.stages.evaluate import channel_pairs
 from pipelines.stages.held_out import HeldOutScores, current_champion, judged
 from pipelines.stages.outcome import RunResult, location, nights_dataset
+from pipelines.stages.train import training_result
 
 
 def _report(context: Context) -> tuple[str, RunResult]:
@@ -43,10 +44,11 @@ def _content(context: Context, pairs: Sequence[Pair], warnings: Sequence[str]) -
     candidate = registry.version(recipe.name, version)
     scores = held_out.score(candidate)
     champion = current_champion(registry, recipe.name, version)
+    history = training_result(store, context.name).history
     compared = champion is not None and champion.version == verdict["champion"]
     return ReportContent(
-        store, recipe, context.identity, context.name, candidate, context.run.to_json(), context.summaries
-    ).tell(
+        store, recipe, context.identity, context.name, candidate, context.run.to_json(), history, context.summaries
+    ).collect(
         scores,
         held_out.score(champion) if champion is not None and compared else None,
         verdict,
