@@ -66,6 +66,7 @@ lint: setup docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m tests.lint.task_names
+	@$(BIN)/lint-imports --no-logo
 
 bench: setup
 	@missed=0; for bench in tests/bench/*_bench.py; do echo "== $$bench"; $(BIN)/python "$$bench" || missed=1; done; exit $$missed
@@ -75,5 +76,5 @@ up: setup
 
 # Keeps motet-root/, which holds data, models and reports; delete it by hand.
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -not -path './motet-root/*' -prune -exec rm -rf {} +

@@ -25,6 +25,7 @@ import typer
 from motet import runs
 from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
+from pipelines.admin.scheduler import MissingServer
 from pipelines.cli import admin_commands, model_commands, speech_commands  # noqa: F401  (their commands join the app)
 from pipelines.cli.console import (
     JsonOption,
@@ -37,7 +38,6 @@ from pipelines.cli.console import (
     emit,
 )
 from pipelines.core import environment
-from pipelines.nightly import MissingServer
 from pipelines.study.options import KINDS, SEEDS, Split
 
 DEPLOYMENTS = Path(__file__).parents[1] / "infra" / "prefect.yaml"

@@ -83,11 +83,6 @@ class Model(Result):
         return self.predictor.codec.labels
 
     @property
-    def languages(self) -> tuple[str, ...]:
-        """Languages that the model tells apart; empty without that task."""
-        return self.labels.get("language", ())
-
-    @property
     def domains(self) -> tuple[str, ...]:
         """Domains that `predict` takes; empty for a model that was trained without them."""
         return tuple(self.predictor.codec.domains)
@@ -227,7 +222,6 @@ class Model(Result):
     def parts(self) -> list[Part]:
         lines = {
             "tasks": ", ".join(self.tasks),
-            "languages": ", ".join(self.languages),
             "domains": ", ".join(self.domains),
             "speakers": ", ".join(self.speakers),
             "emotions": ", ".join(self.emotions),
@@ -301,8 +295,9 @@ def load(
           parameters  1,204,881
           test        transcript/wer 4.21, intent/accuracy 97.90, slots/f1 95.02
     """
-    from pipelines.adhoc.prediction import model_uri
     from pipelines.personalisation.adapters import load_personal
+
+    from pipelines.adhoc.prediction import model_uri
     from pipelines.registry.registry import Registry
 
     root = environment.default_root() if root is None else str(root)

@@ -16,14 +16,13 @@ from typing import Any
 from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
 from mtl.decoding.hot_words import WEIGHT
-from pipelines import nightly as night
-from pipelines import promotion
 from pipelines.cli.console import who
 from pipelines.cli.results import Evaluation, IngestResult, Promotion, RunResult, SearchResult, StudyResult
 from pipelines.core import environment
 from pipelines.core.progress import display
 from pipelines.recipe import Recipe, load
 from pipelines.recipe.variables import hide_in_overrides
+from pipelines.stages.context import with_workers
 from pipelines.storage.lock import writing
 from pipelines.study.options import KINDS, SEEDS, Split
 
@@ -125,7 +124,7 @@ def nightly(
     """
     root, overrides = _root(root, verbose), hide_in_overrides(settings)
     with _readable(recipe) as name:
-        load(name, night.with_workers(overrides, workers))  # report a mistake before Prefect starts
+        load(name, with_workers(overrides, workers))  # report a mistake before Prefect starts
         with _flows(root, quiet) as flows:
             result = flows.nightly(name, root=root, overrides=overrides, workers=workers, again=again, wait=wait)
     return RunResult(**result, root=root)
@@ -314,9 +313,11 @@ def promote(
         >>> motet.promote("assistant", 4, force=True, reason="WER is not what counts here")
         models:/assistant/4: promoted (WER is not what counts here)
     """
+    from pipelines.stages.gate import challenger
+
     root = _root(root, verbose)
     with _flows(root, quiet) as flows:
-        number = version or promotion.challenger(root, model)
+        number = version or challenger(root, model)
         decision = flows.promote(model, number, root=root, force=force, reason=reason, by=who())
     return Promotion(f"models:/{model}/{number}", **decision)
 

@@ -71,7 +71,7 @@ def test_a_registered_model_says_what_it_is(model: motet.Model, finished_night: 
     assert model.sample_rate == 16000
     assert model.parameters == model.version.parameters
     assert "light_on" in str(model.labels["intent"]) or len(model.labels["intent"]) > 1
-    assert (model.languages, model.domains, model.speakers, model.emotions) == ((), (), (), ())
+    assert (model.domains, model.speakers, model.emotions) == ((), (), ())
     lines = repr(model).splitlines()
     assert lines[0] == "Model('models:/small/1')"
     assert lines[1] == "  tasks       transcript, intent, slots"

@@ -18,7 +18,7 @@ import torch
 from mtl.balancing import Balancer
 from pipelines.data.ingest import ingest
 from pipelines.recipe import Corpus, Quality
-from pipelines.sources.source import open_source
+from pipelines.sources.open import open_source
 from pipelines.storage.store import Store
 from pipelines.utterances.utterance import Reject, Utterance
 

@@ -1,4 +1,4 @@
-"""Any registered model on any corpus: scores with intervals, and for a model that speaks what its speech is worth.
+"""Evaluation of any registered model on any corpus: scores with intervals, and judgements of synthesised speech.
 
 result = evaluate_on("motet-root", "assistant", {"name": "an4", "kind": "manifest", "source": "an4.jsonl"}, "test", [])
 """
@@ -7,21 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pyarrow.compute as pc
+
+from mtl.inference.predictor import Predictor
 from mtl.spec import makes_sound
 from pipelines.adhoc.prediction import as_recipe, ingest_one, model_uri
 from pipelines.core import progress
 from pipelines.core.redaction import redact
-from pipelines.recipe import Corpus, Judges, RecipeError
+from pipelines.core.stage import timed
+from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.ingest import has_own_splits, utterances
+from pipelines.evaluation import domains
+from pipelines.evaluation.evaluate import EvaluationError, Expected, Scores, evaluate
+from pipelines.evaluation.gates import RowCounts
+from pipelines.evaluation.judges import judges_of
+from pipelines.evaluation.synthesis import counts, figures, spoken_rows, synthesized_by
+from pipelines.recipe import Corpus, Features, Judges, Loader, Recipe, RecipeError
+from pipelines.registry.registry import Registry
+from pipelines.report import summary
+from pipelines.report.audio_examples import lines
+from pipelines.stages.context import Context, stored_recipe
+from pipelines.stages.data import ALIGNMENT, FEATURES, PROSODY, WAVEFORMS
+from pipelines.stages.train import RECIPE_TAG
+from pipelines.storage.store import Manifest, Store, fingerprint
+from pipelines.utterances.schema import SPLITS
 
-if TYPE_CHECKING:
-    from mtl.inference.predictor import Predictor
-    from pipelines.data.dataset import Dataset
-    from pipelines.evaluation.evaluate import Expected
-    from pipelines.evaluation.gates import RowCounts
-    from pipelines.registry.registry import Registry
-    from pipelines.storage.store import Manifest, Store
+COLUMNS = ("metric", "value", "low", "high", "rows")
 
 
 def evaluate_on(
@@ -39,92 +52,93 @@ def evaluate_on(
 
     split: train, valid, test or all. If left out, the test rows of a corpus that has splits of its own (or is dealt
     into splits by `split_by`), and all rows of one that has none.
-    expected: hot words; every score then stands beside the one without them. greedy: by the recogniser's best path.
-    domain: of all recordings; each one's own, where the model knows it, if left out. listeners: task -> registered
-    model that hears a model that speaks; those of its recipe if left out.
+    expected: hot words; the result then has every score with and without them. greedy: greedy decoding.
+    domain: of all recordings; by default each one's own, if the model knows it. listeners: task -> registered model
+    that judges synthesised speech; by default those of the model's recipe.
 
     Raises:
-        RegistryError: no such model. EvaluationError: the split has no rows. MissingJudge: no such listener.
+        RegistryError: no such model. EvaluationError: the split has no rows. MissingJudge: no such judge model.
     """
-    from pipelines.data.dataset import open_dataset
-    from pipelines.data.features import PITCH, WAVEFORM, extract
-    from pipelines.evaluation import domains
-    from pipelines.evaluation.evaluate import evaluate
-    from pipelines.nightly import step
-    from pipelines.recipe import Features
-    from pipelines.registry.registry import Registry
-    from pipelines.report import summary
-    from pipelines.storage.store import Store
-
-    store = Store(root)
-    registry = Registry(store)
+    registry = Registry(root)
     uri = model_uri(registry, model)
     predictor = registry.load(uri).listening(greedy=greedy, domain=domain)
-    code, spec = predictor.codec.speech, Features(**asdict(predictor.features))
+    code = predictor.codec.speech
     corpus = {**corpus, **({"phonemes": code.phonemes} if code else {})}
     recipe = as_recipe(corpus, settings)
     table = ingest_one(root, corpus, settings)
     split = split or usual_split(recipe.corpora[0])
-    manifest = one_split(store, table, split)
-    counts = row_counts(table, split)
-    with step("features") as current, progress.current().bar("features", "rec") as report:
-        features = extract([manifest], spec, store, progress=report)
-        current.done(f"{features[0].meta['rows']:,} recordings", None)
-    if code:
-        features += synthesized_in(store, manifest, features)
-    if makes_sound(predictor.model.config.tasks):
-        for kind in (WAVEFORM, PITCH):
-            features += extract([manifest], spec, store, kind=kind)
-    dataset = open_dataset(store, [manifest], features)
-    with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
-        scores = evaluate(predictor, dataset, recipe.loader, report, expected)
-        current.done(rows_line(counts, split), None)
+    evaluated_rows = row_counts(table, split)
+    dataset = _dataset(registry.store, recipe, one_split(registry.store, table, split), predictor)
+    scores = _evaluated(predictor, dataset, recipe.loader, rows_line(evaluated_rows, split), expected)
     without: dict[str, float] = {}
     if expected:
-        with step("evaluate") as current, progress.current().bar("evaluate", "utt") as report:
-            without = evaluate(predictor, dataset, recipe.loader, report, expected, boosted=False).metrics
-            current.done(f"{len(scores.table):,} rows, without hot words", None)
+        text = f"{len(scores.table):,} rows, without hot words"
+        without = _evaluated(predictor, dataset, recipe.loader, text, expected, boosted=False).metrics
     speech: dict[str, Any] = {}
     if predictor.model.config.speaks or makes_sound(predictor.model.config.tasks):
-        speech, counts = speech_on(registry, uri, predictor, dataset, listeners)
-        scores = scores.with_counts(counts)
+        speech, speech_counts = speech_on(registry, uri, predictor, dataset, listeners)
+        scores = scores.with_counts(speech_counts)
     rows = summary.table(scores)
-    lines = [{key: line[key] for key in ("metric", "value", "low", "high", "rows")} for line in summary.plain(rows)]
-    if expected:
-        lines = [{**line, "without": f"{without[line['metric']]:.2f}"} for line in lines]
-    apart = [row for some in domains.figures(scores).values() for row in some]
-    kept = ("metric", "value", "low", "high", "rows")
-    empty = {"without": ""} if expected else {}
-    lines += [{**{key: line[key] for key in kept}, **empty} for line in summary.plain(apart)]
+    by_domain = [row for some in domains.figures(scores).values() for row in some]
     return {
         "model": uri,
         "corpus": redact(corpus["source"] or corpus["kind"]),
         "split": split,
-        "rows": counts,
-        "summary": rows_line(counts, split),
+        "rows": evaluated_rows,
+        "summary": rows_line(evaluated_rows, split),
         "metrics": {
-            row.metric: {
-                "value": row.value,
-                "low": row.low,
-                "high": row.high,
-                "rows": row.rows,
-                **({"without": without[row.metric]} if expected else {}),
-            }
+            row.metric: {**_interval(row), **({"without": without[row.metric]} if row.metric in without else {})}
             for row in rows
         },
-        "domains": {
-            row.metric: {"value": row.value, "low": row.low, "high": row.high, "rows": row.rows} for row in apart
-        },
+        "domains": {row.metric: _interval(row) for row in by_domain},
         "speech": speech,
         "cost": asdict(scores.cost),
-        "table": lines,
+        "table": _lines(rows, without, bool(expected)) + _lines(by_domain, {}, bool(expected)),
     }
 
 
-def usual_split(corpus: Corpus) -> str:
-    """Test rows, where the corpus has some: a test set that knows no splits is scored whole."""
-    from pipelines.data.ingest import has_own_splits
+def _dataset(store: Store, recipe: Recipe, table: Manifest, predictor: Predictor) -> Dataset:
+    """The rows with everything that the model reads or is compared with."""
+    spec = Features(**asdict(predictor.features))
+    context = Context(store, recipe.model_copy(update={"features": spec}), [table])
+    stages = [FEATURES]
+    stages += [ALIGNMENT, PROSODY] if predictor.codec.speech else []
+    stages += [WAVEFORMS] if makes_sound(predictor.model.config.tasks) else []
+    for stage in stages:
+        context.execute(stage)
+    return open_dataset(store, context.utterances, context.features)
 
+
+def _evaluated(
+    predictor: Predictor,
+    dataset: Dataset,
+    loader: Loader,
+    text: str,
+    expected: Expected | None,
+    boosted: bool = True,
+) -> Scores:
+    with timed("evaluate") as line, progress.current().bar("evaluate", "utt") as report:
+        scores = evaluate(predictor, dataset, loader, report, expected, boosted=boosted)
+        line.text = text
+    return scores
+
+
+def _interval(row: domains.Row) -> dict[str, Any]:
+    return {"value": row.value, "low": row.low, "high": row.high, "rows": row.rows}
+
+
+def _lines(rows: Sequence[domains.Row], without: Mapping[str, float], expected: bool) -> list[dict[str, Any]]:
+    """Rows of the printed table; expected: with a column for the scores without hot words."""
+    printed = [{key: line[key] for key in COLUMNS} for line in summary.plain(list(rows))]
+    if not expected:
+        return printed
+    return [
+        {**line, "without": f"{without[line['metric']]:.2f}" if line["metric"] in without else ""} for line in printed
+    ]
+
+
+def usual_split(corpus: Corpus) -> str:
+    """The test rows of a corpus with splits; all rows of a corpus without."""
     return "test" if corpus.split_by != "release" or has_own_splits(corpus) else "all"
 
 
@@ -148,56 +162,30 @@ def rows_line(counts: Mapping[str, Any], split: str) -> str:
     return line + (f"; {counts['quarantined']:,} more in quarantine" if counts["quarantined"] else "")
 
 
-def synthesized_in(store: Store, manifest: Manifest, features: Sequence[Manifest]) -> list[Manifest]:
-    """How the phones of the recordings are said; learned where they end, if the corpus does not know it."""
-    from pipelines.data.alignment import align
-    from pipelines.data.prosody import measure
-    from pipelines.nightly import step
-    from pipelines.recipe import Features
-
-    spec = Features(**features[0].meta["spec"])
-    with step("prosody") as current, progress.current().bar("prosody", "rec") as report:
-        aligned = align([manifest], features, spec, store, report)
-        found = measure([manifest], spec, store, progress=report, aligned=aligned)
-        current.done(f"{found[0].meta['rows']:,} recordings with phones", None)
-    return found
-
-
 def speech_on(
-    registry: Registry, uri: str, predictor: Predictor, dataset: Dataset, named: Mapping[str, str] | None
+    registry: Registry, uri: str, predictor: Predictor, dataset: Dataset, names: Mapping[str, str] | None
 ) -> tuple[dict[str, Any], dict[str, RowCounts]]:
-    """What a voice is worth on a dataset: figures as plain data with a table's `lines`, and counts by metric."""
-    from pipelines.evaluation.judges import judges_of
-    from pipelines.evaluation.synthesis import counts, figures, spoken_rows, synthesized_by
-    from pipelines.nightly import kept_recipe, step
-    from pipelines.promotion import RECIPE_TAG
-    from pipelines.report.audio_examples import lines
+    """Scores of synthesised speech on a dataset: plain data with a table's `lines`, and counts by metric.
 
-    listening = Judges(**(named or {}))
-    if named is None and uri.startswith("models:/"):
+    names: task -> registered model that judges; by default those of the model's recipe.
+    """
+    settings = Judges(**(names or {}))
+    if names is None and uri.startswith("models:/"):
         key = registry.named(uri).tags.get(RECIPE_TAG)
-        listening = kept_recipe(registry.store, key).judges if key and registry.store.exists(key) else listening
-    with step("listen") as current, progress.current().bar("listening", "utt") as report:
-        listeners = judges_of(registry, listening)
-        chosen = spoken_rows(dataset, listening.rows, predictor.model.config.speaks)
-        said = synthesized_by(lambda: predictor, chosen, dataset, listeners, listening.rows, report)
-        current.done(f"{len(chosen):,} recordings said again", None)
-    drawn = figures(said)
-    plain = {kind: {name: figure._asdict() for name, figure in found.items()} for kind, found in drawn.items()}
-    return {"figures": plain, "listeners": listening.models, "lines": lines(drawn)}, counts(
-        said, predictor.model.config.tasks
-    )
+        settings = stored_recipe(registry.store, key).judges if key and registry.store.exists(key) else settings
+    with timed("listen") as line, progress.current().bar("listening", "utt") as report:
+        judges = judges_of(registry, settings)
+        rows = spoken_rows(dataset, settings.rows, predictor.model.config.speaks)
+        table = synthesized_by(lambda: predictor, rows, dataset, judges, settings.rows, report)
+        line.text = f"{len(rows):,} recordings said again"
+    by_kind = figures(table)
+    plain = {kind: {name: figure._asdict() for name, figure in of_kind.items()} for kind, of_kind in by_kind.items()}
+    content = {"figures": plain, "listeners": settings.models, "lines": lines(by_kind)}
+    return content, counts(table, predictor.model.config.tasks)
 
 
 def one_split(store: Store, manifest: Manifest, split: str) -> Manifest:
-    """The rows of one split as a dataset of their own, so that no feature is made of the others."""
-    import pyarrow.compute as pc
-
-    from pipelines.data.ingest import utterances
-    from pipelines.evaluation.evaluate import EvaluationError
-    from pipelines.storage.store import fingerprint
-    from pipelines.utterances.schema import SPLITS
-
+    """The rows of one split as a dataset of their own, so that features are extracted for no others."""
     if split == "all":
         return manifest
     if split not in SPLITS:
@@ -205,9 +193,9 @@ def one_split(store: Store, manifest: Manifest, split: str) -> Manifest:
     table = utterances(store, manifest)
     rows = table.filter(pc.equal(table["split"], split))
     if not len(rows):
-        has = ", ".join(f"{name} {count:,}" for name, count in manifest.meta["splits"].items()) or "no rows"
+        splits = ", ".join(f"{name} {count:,}" for name, count in manifest.meta["splits"].items()) or "no rows"
         raise EvaluationError(
-            f"{manifest.dataset} has no rows in split {split!r}; it has {has}; --split all evaluates all"
+            f"{manifest.dataset} has no rows in split {split!r}; it has {splits}; --split all evaluates all"
         )
     name, address = f"{manifest.dataset}-{split}", fingerprint(manifest.address, split)
     key = f"{name}/{address}.parquet"

@@ -1,4 +1,4 @@
-"""What a person asks for in between nights: read one corpus, ask a model about a recording.
+"""Requests between nights: read one corpus, or ask a model about recordings and sentences.
 
 answers = answer("motet-root", None, [Path("kitchen.wav")], ["play some jazz"])
 """
@@ -8,59 +8,50 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
+from rich.table import Table
 
 from mtl.answers import Label, Prediction
 from mtl.decoding.hot_words import WEIGHT
 from mtl.groups import groups
 from mtl.spec import tasks
-from pipelines.core import progress
+from pipelines.evaluation.channel import Pair
 from pipelines.recipe import Recipe, RecipeError, parse
 from pipelines.recipe.variables import escape, hide_secrets
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from pipelines.evaluation.channel import Pair
-    from pipelines.registry.registry import Registry
-    from pipelines.storage.store import Manifest
+from pipelines.registry.adapters import load_personal
+from pipelines.registry.registry import CHAMPION, Registry, RegistryError
+from pipelines.sources.audio import decode
+from pipelines.stages.context import Context
+from pipelines.stages.data import FEATURES, INGEST
+from pipelines.stages.evaluate import channel_pairs
+from pipelines.storage.lock import writing
+from pipelines.storage.store import Manifest
 
 CONFIDENT = 0.5  # answers below it are dimmed in the table
 
 
 class ContextError(ValueError):
-    """Turns of a dialogue given to a model that reads none."""
+    """Turns of a dialogue were passed to a model that reads none."""
 
 
 def ingest_one(root: str, corpus: Mapping[str, Any], settings: Sequence[str]) -> Manifest:
-    """One corpus into its utterance table. corpus: a recipe's entry; settings: 'options.hours=1' and the like.
+    """Writes one corpus into its utterance table.
+
+    corpus: a recipe's entry; settings: 'options.hours=1' and the like.
 
     Raises:
         RecipeError: the corpus or a setting is not valid. IngestError: too much of it is in quarantine.
     """
-    from pipelines.data.ingest import ingest
-    from pipelines.nightly import describe_corpus, step
-    from pipelines.storage.lock import writing
-    from pipelines.storage.store import Store
-
-    recipe = as_recipe(corpus, settings)
-    store = Store(root)
-    name = recipe.corpora[0].name
-    before = store.latest(f"utterances/{name}")
-    with (
-        writing(root, f"ingest of {name}"),
-        step("ingest") as current,
-        progress.current().bar(f"ingest {name}", "utt") as report,
-    ):
-        manifest = ingest(recipe.corpora[0], recipe.quality, store, progress=report)
-        current.done(describe_corpus(manifest, before), None)
-    return manifest
+    context = Context(root, as_recipe(corpus, settings))
+    with writing(root, f"ingest of {context.recipe.corpora[0].name}"):
+        context.execute(INGEST)
+    return context.utterances[0]
 
 
 def as_recipe(corpus: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
-    """A recipe of one corpus, so that a corpus given by hand is checked like any other."""
+    """A recipe of one corpus, so that a corpus from the command line is validated like any other."""
     content: dict[str, Any] = {"quality": {}, "options": {}}
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -68,13 +59,13 @@ def as_recipe(corpus: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
         if not equals or not field or section not in content:
             raise RecipeError(f"--set {setting!r}: expected options.KEY=VALUE or quality.KEY=VALUE")
         content[section][field] = yaml.safe_load(value)
-    given = {key: value for key, value in corpus.items() if value is not None}
-    if "source" in given:  # the shell has expanded what it was to expand
-        given["source"] = hide_secrets(escape(given["source"]), given["name"])
+    entry = {key: value for key, value in corpus.items() if value is not None}
+    if "source" in entry:  # the shell has expanded its variables already
+        entry["source"] = hide_secrets(escape(entry["source"]), entry["name"])
     return parse(
         {
             "name": "adhoc",
-            "corpora": [{**given, "options": content["options"]}],
+            "corpora": [{**entry, "options": content["options"]}],
             "quality": content["quality"],
             "tasks": {"transcript": {}},
         },
@@ -83,22 +74,11 @@ def as_recipe(corpus: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
 
 
 def channels(root: str, recipe: Recipe) -> list[Pair]:
-    """The probe of a recipe's domains, on all of its recordings."""
-    from pipelines.data.features import extract
-    from pipelines.data.ingest import ingest
-    from pipelines.nightly import step
-    from pipelines.promotion import probed
-    from pipelines.storage.store import Store
-
-    store = Store(root)
-    tables = []
-    for corpus in recipe.corpora:
-        with progress.current().bar(f"ingest {corpus.name}", "utt") as report:
-            tables.append(ingest(corpus, recipe.quality, store, progress=report))
-    with step("features") as current, progress.current().bar("features", "rec") as report:
-        features = extract(tables, recipe.features, store, progress=report)
-        current.done(f"{sum(manifest.meta['rows'] for manifest in features):,} recordings", None)
-    return probed(store, recipe, tables, features)
+    """The channel probe of a recipe's domains, on all of its recordings."""
+    context = Context(root, recipe)
+    context.execute(INGEST)
+    context.execute(FEATURES)
+    return channel_pairs(context)
 
 
 def channel_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
@@ -106,9 +86,9 @@ def channel_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     rows = []
     for pair in pairs:
         row: dict[str, Any] = {"domains": f"{pair.one} - {pair.other}"}
-        for name, told in (("channel", pair.channel), ("words", pair.words)):
-            found = (told.accuracy, told.low, told.high) if told else (None, None, None)
-            for key, value in zip((f"{name}, %", f"{name} low", f"{name} high"), found, strict=True):
+        for name, result in (("channel", pair.channel), ("words", pair.words)):
+            values = (result.accuracy, result.low, result.high) if result else (None, None, None)
+            for key, value in zip((f"{name}, %", f"{name} low", f"{name} high"), values, strict=True):
                 row[key] = None if value is None else f"{100 * value:.1f}"
         row["recordings"] = pair.channel.rows if pair.channel else None
         row["speakers"] = pair.channel.speakers if pair.channel else "too few"
@@ -116,32 +96,30 @@ def channel_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     return rows
 
 
-def hot_phrases(given: Sequence[str], file: Path | None) -> list[str]:
-    """Phrases given one by one, and those of a UTF-8 file, one a line."""
+def hot_phrases(phrases: Sequence[str], file: Path | None) -> list[str]:
+    """The phrases, and those of a UTF-8 file, one per line."""
     lines = file.read_text(encoding="utf-8").splitlines() if file else []
-    return [*given, *(line.strip() for line in lines if line.strip())]
+    return [*phrases, *(line.strip() for line in lines if line.strip())]
 
 
-def model_uri(registry: Registry, given: str | None) -> str:
-    """A model as people name it: nothing (the only one there is), NAME, NAME/3, NAME@challenger, a folder, a URI.
+def model_uri(registry: Registry, name: str | None) -> str:
+    """URI of a model. name: NAME, NAME/3, NAME@challenger, a folder, a URI; None for the only registered model.
 
     Raises:
         RegistryError: no model, or several and none was named.
     """
-    from pipelines.registry.registry import CHAMPION, RegistryError
-
-    if given is None:
-        # A dot stands in the names of users' adapters alone, which are no models by themselves.
-        names = [name for name in registry.models() if "." not in name and registry.champion(name)]
+    if name is None:
+        # Only names of users' adapters contain a dot, and those are no models by themselves.
+        names = [known for known in registry.models() if "." not in known and registry.champion(known)]
         if len(names) != 1:
-            there = f"there are {', '.join(names)}; name one" if names else "`motet nightly RECIPE` makes one"
-            raise RegistryError(f"{len(names)} models have a champion in {registry.uri}: {there}")
-        given = names[0]
-    if given.startswith("models:/") or Path(given).is_dir():
-        return given
-    if "@" in given or "/" in given:
-        return f"models:/{given}"
-    return f"models:/{given}@{CHAMPION}"
+            hint = f"there are {', '.join(names)}; name one" if names else "`motet nightly RECIPE` makes one"
+            raise RegistryError(f"{len(names)} models have a champion in {registry.uri}: {hint}")
+        name = names[0]
+    if name.startswith("models:/") or Path(name).is_dir():
+        return name
+    if "@" in name or "/" in name:
+        return f"models:/{name}"
+    return f"models:/{name}@{CHAMPION}"
 
 
 def answer(
@@ -156,21 +134,17 @@ def answer(
     context: Sequence[str] = (),
     domain: str | None = None,
 ) -> list[dict[str, Any]]:
-    """What a model says of recordings and sentences: one plain mapping an input, `input` and `model` among its keys.
+    """A model's answers about recordings and sentences: one mapping per input, with the keys `input` and `model`.
 
-    personal: the user through whose adapter it listens. context: the turns of the dialogue before, oldest first.
-    domain: that the recordings come from.
+    personal: the user whose adapter is applied. context: the earlier turns of the dialogue, oldest first. domain: that
+    the recordings come from.
 
     Raises:
-        ContextError: a context, and a model that reads none.
+        ContextError: a context for a model that reads none.
         RegistryError: no such model or adapter. PersonalError: the adapter was made for another version of the model.
         SoundError: a recording that cannot be read; it names the file.
         HotWordError: a hot word without a letter. PredictorError: a domain that the model does not know.
     """
-    from pipelines.personalisation.adapters import load_personal
-    from pipelines.registry.registry import Registry
-    from pipelines.sources.audio import decode
-
     registry = Registry(root)
     uri = model_uri(registry, model)
     chosen = load_personal(registry, uri, personal) if personal else registry.load(uri)
@@ -198,8 +172,6 @@ def _other_input(file: Path) -> dict[str, str] | None:
 
 def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
     """A block of lines for each input: task, answer, confidence."""
-    from rich.table import Table
-
     table = Table(box=None, pad_edge=False, show_header=False)
     for answered in answers:
         table.add_row("[bold]input[/]", answered["input"], "")

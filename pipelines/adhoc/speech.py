@@ -1,4 +1,4 @@
-"""Texts to sound files: by a registered model that speaks, or by eSpeak NG.
+"""Text to speech: by a registered model, or by eSpeak NG.
 
 with Sound(Path("out.wav"), rate=16000) as sound:
     for samples in spoken(root, "expressive", "A long text. In sentences.", speaker=None, emotion="sad", rate=1.0):
@@ -11,22 +11,26 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import soundfile
 
-if TYPE_CHECKING:
-    from mtl.inference.conversion import Converted
-    from mtl.inference.predictor import Predictor
-    from mtl.inference.synthesizer import Synthesizer
+from mtl.audio.pitch import pitch
+from mtl.inference.conversion import Converted, Converter
+from mtl.inference.predictor import Predictor
+from mtl.inference.synthesizer import Synthesizer
+from pipelines.adhoc.prediction import model_uri
+from pipelines.registry.registry import Registry
+from pipelines.sources.audio import decode
+from pipelines.synthetic.synthesizer import SAMPLE_RATE, synthesize
+from pipelines.synthetic.voices import Voice
 
 SILENCE_S = 0.25  # between two sentences
 STDOUT = Path("-")
 
 
 class SayError(ValueError):
-    """What is to be said, or where it is to go, does not fit; the message says what was expected."""
+    """A text or an output that cannot be used; the message says what was expected."""
 
 
 class Sound:
@@ -60,49 +64,42 @@ class Sound:
 
 
 def voice_of(root: str, model: str, vocoder: str | None = None) -> Synthesizer:
-    """A registered model's voice; vocoder: the registered model that makes its sound, its own or Griffin-Lim if None.
+    """The synthesiser of a registered model. vocoder: another registered model; None: the model's own, or Griffin-Lim.
 
     Raises:
-        RegistryError: no such model. PredictorError: it does not speak, or the vocoder is none for it.
+        RegistryError: no such model. PredictorError: it does not speak, or the vocoder does not fit.
     """
-    from mtl.inference.synthesizer import Synthesizer
-
     return Synthesizer(*_loaded(root, model, vocoder))
 
 
 def _loaded(root: str, model: str, vocoder: str | None) -> tuple[Predictor, Predictor | None]:
-    from pipelines.adhoc.prediction import model_uri
-    from pipelines.registry.registry import Registry
-
     registry = Registry(root)
-    made, other = (name and registry.load(model_uri(registry, name)) for name in (model, vocoder))
-    return cast("Predictor", made), other or None
+    return (
+        registry.load(model_uri(registry, model)),
+        registry.load(model_uri(registry, vocoder)) if vocoder else None,
+    )
 
 
 def converted(
     root: str, model: str, file: Path, emotion: str | None, speaker: str | None, vocoder: str | None = None
 ) -> tuple[Converted, int]:
-    """A recording said again by a registered model, and its rate in Hz; vocoder: as of `voice_of`.
+    """A recording converted by a registered model, and its rate in Hz. vocoder: see `voice_of`.
 
     Raises:
         RegistryError: no such model. PredictorError: it cannot convert, or knows no such emotion or speaker.
-        SoundError: a recording that cannot be read. ConversionError: nothing is heard in it.
+        SoundError: a recording that cannot be read. ConversionError: no speech in it.
     """
-    from mtl.audio.pitch import pitch
-    from mtl.inference.conversion import Converter
-    from pipelines.sources.audio import decode
-
     converter = Converter(*_loaded(root, model, vocoder))
     rate = converter.voice.features.sample_rate
     wave = decode(file, rate)
-    (found,) = converter.convert([wave], emotion, speaker, [pitch(wave, converter.voice.features)])
-    return found, rate
+    (conversion,) = converter.convert([wave], emotion, speaker, [pitch(wave, converter.voice.features)])
+    return conversion, rate
 
 
 def sentences_spoken(
     voice: Synthesizer, text: str, speaker: str | None, emotion: str | None, rate: float
 ) -> Iterator[np.ndarray]:
-    """The text sentence by sentence, a short silence between two."""
+    """Yields the sentences of a text, with a short silence between two."""
     for number, samples in enumerate(voice.stream(text, speaker, emotion, rate)):
         if number:
             yield np.zeros(int(SILENCE_S * voice.features.sample_rate), dtype=np.float32)
@@ -110,7 +107,7 @@ def sentences_spoken(
 
 
 def lines_of(path: Path) -> list[str]:
-    """A text's lines, those that are not empty. Raises SayError where there are none."""
+    """The lines of a file that are not empty. Raises SayError if there are none."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
         raise SayError(f"{path} holds no text to be said")
@@ -118,8 +115,5 @@ def lines_of(path: Path) -> list[str]:
 
 
 def by_espeak(text: str, variant: str) -> tuple[np.ndarray, int]:
-    """A sentence as eSpeak NG speaks it, and its rate in Hz; variant: a voice of its own, such as f3 or m4."""
-    from pipelines.synthetic.synthesizer import SAMPLE_RATE, synthesize
-    from pipelines.synthetic.voices import Voice
-
+    """A sentence spoken by eSpeak NG, and its rate in Hz. variant: one of its voices, such as f3 or m4."""
     return synthesize(text, Voice(variant=variant)), SAMPLE_RATE

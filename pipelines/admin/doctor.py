@@ -19,8 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
+from pipelines.admin.listings import registry_problems
+from pipelines.admin.scheduler import ADVICE, unscheduled
 from pipelines.core.environment import QUIET
 from pipelines.core.redaction import redact
+from pipelines.registry.tracking import home_folder, is_embedded
+from pipelines.storage.store import Store
 
 MIN_PYTHON = (3, 11)
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -156,8 +160,6 @@ def espeak() -> Check:
 
 def store(root: str) -> Check:
     """Whether the store is writable and creates objects conditionally."""
-    from pipelines.storage.store import Store
-
     fresh = "://" not in root and not Path(root).exists()
     try:
         Store(root).probe()
@@ -171,9 +173,6 @@ def store(root: str) -> Check:
 
 def registry(root: str) -> Iterator[Check]:
     """Whether MLflow agrees with the ledgers of the root, if there are any."""
-    from pipelines.registry.tracking import home_folder, is_embedded
-    from pipelines.storage.store import Store
-
     try:
         if not Store(root).list("manifests/ledger/"):
             return
@@ -181,8 +180,6 @@ def registry(root: str) -> Iterator[Check]:
             advice = "set MLFLOW_TRACKING_URI to the server that it was trained with, or bring back mlflow.db"
             yield Check("registry", WARN, f"{root} has ledgers of models and no MLflow", advice)
             return
-        from pipelines.admin.listings import registry_problems
-
         problems = registry_problems(root, None)
     except Exception as error:  # an unreachable server or a broken MLflow also fails a check of its own
         yield Check("registry", FAIL, str(error), "start MLflow, or fix the other checks about it")
@@ -218,8 +215,6 @@ def configured_servers() -> list[Check]:
 def schedules(api_url: str) -> Check:
     """Whether the Prefect server plans the runs of its scheduled deployments."""
     import httpx
-
-    from pipelines.admin.scheduler import ADVICE, unscheduled
 
     try:
         idle = unscheduled(api_url)

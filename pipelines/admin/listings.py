@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pipelines.registry import health
+from pipelines.registry.registry import Registry, RegistryError
+from pipelines.stages.outcome import location
 from pipelines.storage.store import Store
 
 if TYPE_CHECKING:
-    from pipelines.storage.fsck import Check, Problem
+    from pipelines.storage.fsck import Check, Problem  # imports torch, by safetensors
 
 NIGHTS = "nights/"
 
@@ -26,7 +29,6 @@ def leaderboard_rows(root: str, model: str | None, metric: str | None) -> list[d
         RegistryError: no model of that name.
     """
     from mtl.metrics.scoring import METRICS
-    from pipelines.registry.registry import Registry, RegistryError
 
     registry = Registry(root)
     names = [model] if model else registry.models()
@@ -53,9 +55,6 @@ def leaderboard_rows(root: str, model: str | None, metric: str | None) -> list[d
 
 def registry_problems(root: str, model: str | None) -> list[str]:
     """Disagreements between the ledgers and MLflow, of one model or of all."""
-    from pipelines.registry import health
-    from pipelines.registry.registry import Registry
-
     registry = Registry(root)
     names = [model] if model else health.names(registry)
     return [problem for name in names for problem in health.problems(registry, name)]
@@ -63,8 +62,6 @@ def registry_problems(root: str, model: str | None) -> list[str]:
 
 def night_rows(root: str, recipe: str | None) -> list[dict[str, Any]]:
     """Finished nights of one recipe or of all, newest first."""
-    from pipelines.promotion import place
-
     store = Store(root)
     names = [f"{NIGHTS}{recipe}"] if recipe else [name for name in store.datasets() if name.startswith(NIGHTS)]
     rows = []
@@ -79,7 +76,7 @@ def night_rows(root: str, recipe: str | None) -> list[dict[str, Any]]:
                     "model": outcome["model"],
                     "verdict": "promoted" if outcome["promoted"] else "not promoted",
                     "reason": outcome["reason"],
-                    "report": place(store, manifest.files[0]),  # current path: the root may have been moved
+                    "report": location(store, manifest.files[0]),  # current path: the root may have been moved
                 }
             )
     return sorted(rows, key=lambda row: str(row["ended"]), reverse=True)

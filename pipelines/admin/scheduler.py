@@ -20,6 +20,10 @@ ADVICE = (
 )
 
 
+class MissingServer(RuntimeError):
+    """A command that needs a Prefect server was called without one."""
+
+
 class SchedulerError(RuntimeError):
     """A Prefect server registers deployments, but plans none of their runs."""
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from pipelines.admin.doctor import port_free
 from pipelines.core.environment import QUIET
 from pipelines.core.redaction import redact
+from pipelines.registry.relocation import relocate
+from pipelines.registry.tracking import home_folder
 
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT, RAY_PORT, RAY_GCS_PORT = 4200, 5000, 8265, 6379
@@ -239,8 +241,6 @@ def serve(root: str, prefect: int | None, mlflow: int | None, ray: int | None, c
     Raises:
         StackError: a port is taken, or a service ended. RelocationError: a moved root is in use by its other path.
     """
-    from pipelines.registry.relocation import relocate
-    from pipelines.registry.tracking import home_folder
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -188,8 +188,8 @@ def fsck(
     Example: `motet fsck` then `motet fsck --repair`
     """
     from pipelines.core.progress import display
-    from pipelines.nightly import one_at_a_time
     from pipelines.storage import fsck as checksums
+    from pipelines.storage.lock import one_at_a_time
     from pipelines.storage.store import Store
 
     store = Store(root)

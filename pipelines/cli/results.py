@@ -12,11 +12,11 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines import nightly, promotion
 from pipelines.adhoc.prediction import answer_table
 from pipelines.cli.console import NUMBERS, rendered, table_of
 from pipelines.core import environment
-from pipelines.search.front_table import front_lines, front_rows, picked
+from pipelines.search.front_table import front_lines, front_rows, picked, trial_row
+from pipelines.stages import outcome
 from pipelines.storage.store import Manifest
 from pipelines.utterances.splits import described
 
@@ -137,7 +137,7 @@ class Evaluation(Result):
 
 
 @dataclass(frozen=True, repr=False)
-class RunResult(Result, nightly.RunResult):
+class RunResult(Result, outcome.RunResult):
     """Outcome of a night: `state` ("trained" or "nothing new"), `model`, `promoted`, `reason`, `metrics`, `report` …
 
     root: of the store, for the commands that the text suggests.
@@ -149,8 +149,8 @@ class RunResult(Result, nightly.RunResult):
         return {name: value for name, value in asdict(self).items() if name != "root"}
 
     def parts(self) -> list[Part]:
-        table = table_of(promotion.headline(self), nightly.metrics_of(self), NUMBERS)
-        return [table, promotion.next_steps(self, self.root)]
+        table = table_of(outcome.headline(self), outcome.metrics_of(self), NUMBERS)
+        return [table, outcome.next_steps(self, self.root)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -190,7 +190,7 @@ class SearchResult(Result):
         return dict(self.content)
 
     def parts(self) -> list[Part]:
-        rows = [nightly.trial_row(row) for row in self.leaderboard]
+        rows = [trial_row(row) for row in self.leaderboard]
         parts: list[Part] = [table_of(f"trials, best first ({self.content['objective']['label']})", rows, NUMBERS)]
         if front := front_rows(self.content):
             title = "Pareto front: no other trial is better on every task"
@@ -245,4 +245,4 @@ class Promotion(Result):
         return {name: value for name, value in asdict(self).items() if name != "model"}
 
     def parts(self) -> list[Part]:
-        return [f"{self.model}: {promotion.state_of(self.promoted)} ({self.reason})"]
+        return [f"{self.model}: {outcome.state_of(self.promoted)} ({self.reason})"]

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -75,6 +76,17 @@ def connect(cpus: float = 1, gpus: float = 0, dashboard: bool = False, worker_ou
 def connected() -> bool:
     """Whether this process is connected to a cluster."""
     return bool(_ray().is_initialized())
+
+
+@contextmanager
+def local_ray() -> Iterator[None]:
+    """Ends the Ray session that the block started, and leaves one that was there. Ray starts when a stage needs it."""
+    before = connected()
+    try:
+        yield
+    finally:
+        if not before and connected():
+            _ray().shutdown()
 
 
 def start_local(cpus: int | None = None, dashboard: bool = False, worker_output: bool = False) -> None:

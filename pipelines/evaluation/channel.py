@@ -1,10 +1,9 @@
-"""The probe of a recipe's domains: can they be told apart by the microphone alone?
+"""The channel probe: can the domains of a recipe be distinguished by the microphone alone?
 
-    pairs = probe(dataset, "corpus")           # every two domains; read again where these rows were probed before
+    pairs = probe(dataset, "corpus")           # every two domains; cached in the store
     [pair.warning for pair in pairs if pair.warning]
 
-Log-mel as it is stored goes in, so it costs seconds and no recording is read. See
-mtl/analysis/channel_probe.py for what is measured.
+It reads stored log-mel features, so it takes seconds. See mtl/analysis/channel_probe.py for the method.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from mtl.analysis.channel_probe import Separability, channel_statistics, separab
 from pipelines.data.dataset import Dataset
 from pipelines.storage.store import fingerprint
 
-VERSION = 1  # bump when the same rows would be told apart otherwise
-SUSPICIOUS = 0.6  # accuracy that the interval's lower end must pass: chance is 0.5, and small effects are everywhere
+VERSION = 1  # bump when the same rows would give other results
+SUSPICIOUS = 0.6  # the interval's lower bound must exceed this accuracy; chance is 0.5, and small effects are common
 MOST_DOMAINS = 6  # the largest
 RECORDINGS = 200  # of a domain, at most
 COLUMNS = ["id", "corpus", "domain", "speaker", "text", "frames"]
@@ -33,7 +32,7 @@ COLUMNS = ["id", "corpus", "domain", "speaker", "text", "frames"]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two domains, and how well they can be told apart by channel and by words; None where too few speakers say."""
+    """How well two domains can be distinguished by channel and by words; None for too few speakers."""
 
     one: str
     other: str
@@ -42,7 +41,7 @@ class Pair:
 
     @property
     def warning(self) -> str | None:
-        """What a reader of figures by domain must know, if there is anything."""
+        """A warning for readers of scores by domain, if the channel differs."""
         if self.channel is None or self.channel.low <= SUSPICIOUS:
             return None
         words = f"; their words alone tell {100 * self.words.accuracy:.0f} %" if self.words else ""
@@ -58,12 +57,12 @@ class Pair:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Pair:
-        told = {name: Separability(**content[name]) if content[name] else None for name in ("channel", "words")}
-        return cls(content["one"], content["other"], **told)
+        results = {name: Separability(**content[name]) if content[name] else None for name in ("channel", "words")}
+        return cls(content["one"], content["other"], **results)
 
 
 def probe(dataset: Dataset, by: str) -> list[Pair]:
-    """Every two of the largest domains; by: the column that names them. Kept in the dataset's store."""
+    """Every two of the largest domains; by: the column that names them. Cached in the dataset's store."""
     rows = chosen(dataset, by)
     if len(rows) < 2:
         return []
@@ -77,19 +76,20 @@ def probe(dataset: Dataset, by: str) -> list[Pair]:
 def chosen(dataset: Dataset, by: str) -> dict[str, list[dict[str, Any]]]:
     """Rows of recordings of each domain, with their `position`: those with the smallest hash of their id."""
     table = dataset.rows.select(COLUMNS).to_pylist()
-    heard = [{**row, "position": position} for position, row in enumerate(table) if row["frames"] > 0 and row[by]]
-    sizes = Counter(row[by] for row in heard)
+    recordings = [{**row, "position": position} for position, row in enumerate(table) if row["frames"] > 0 and row[by]]
+    sizes = Counter(row[by] for row in recordings)
     domains = sorted(sorted(sizes, key=lambda name: (-sizes[name], name))[:MOST_DOMAINS])
-    heard.sort(key=lambda row: hashlib.blake2b(row["id"].encode(), digest_size=8).digest())
-    return {domain: [row for row in heard if row[by] == domain][:RECORDINGS] for domain in domains}
+    recordings.sort(key=lambda row: hashlib.blake2b(row["id"].encode(), digest_size=8).digest())
+    return {domain: [row for row in recordings if row[by] == domain][:RECORDINGS] for domain in domains}
 
 
 def _probe(dataset: Dataset, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Pair]:
     statistics = {}
     for domain, some in rows.items():
-        heard = dataset.features([row["position"] for row in some])
-        found = [channel_statistics(torch.from_numpy(logmel.astype(np.float32))) for logmel in heard]
-        statistics[domain] = torch.stack(found)
+        features = dataset.features([row["position"] for row in some])
+        statistics[domain] = torch.stack(
+            [channel_statistics(torch.from_numpy(logmel.astype(np.float32))) for logmel in features]
+        )
     return [
         _pair(one, other, {name: rows[name] for name in (one, other)}, statistics)
         for one, other in combinations(rows, 2)
@@ -105,15 +105,15 @@ def _pair(
     both = [*rows[one], *rows[other]]
     labels = [False] * len(rows[one]) + [True] * len(rows[other])
     channel = separability(torch.cat([statistics[one], statistics[other]]), labels, [_speaker(row) for row in both])
-    said = [position for position, row in enumerate(both) if row["text"]]
+    with_text = [position for position, row in enumerate(both) if row["text"]]
     words = separability(
-        word_presence([both[position]["text"] for position in said]),
-        [labels[position] for position in said],
-        [_speaker(both[position]) for position in said],
+        word_presence([both[position]["text"] for position in with_text]),
+        [labels[position] for position in with_text],
+        [_speaker(both[position]) for position in with_text],
     )
     return Pair(one, other, channel, words)
 
 
 def _speaker(row: Mapping[str, Any]) -> str:
-    """Who speaks; where a row does not say, each is taken for another, which flatters the probe if they are few."""
+    """The speaker; without one, each row counts as another speaker, which makes the probe optimistic."""
     return f"{row['corpus']}/{row['speaker']}" if row["speaker"] else str(row["id"])

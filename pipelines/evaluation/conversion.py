@@ -9,19 +9,16 @@ compared with that recording; beside it stands what doing nothing would have giv
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mtl.inference.conversion import ConversionError, Converter
 from mtl.inference.synthesizer import USUAL_EMOTION
-from pipelines.data.dataset import by_hash
+from pipelines.core.progress import Report
+from pipelines.data.dataset import Dataset, by_hash
 from pipelines.evaluation.judges import CHUNK, SAID, Judge, Measured, answers_of, distance, judged_by, recording_of
-
-if TYPE_CHECKING:
-    from pipelines.core.progress import Report
-    from pipelines.data.dataset import Dataset
 
 NOTHING, CONVERTED = "left as it is", "converted"
 Row = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""May the candidate replace the champion? A paired bootstrap over the same frozen test rows, and the rules around it.
+"""The gate: decides by a paired bootstrap on the frozen test rows whether the candidate replaces the champion.
 
     decision = decide(candidate, champion, recipe.gates, METRICS, floor=floor_of(counts, rows))
     print(decision.promote, decision.reason)
@@ -8,25 +8,24 @@ The rule. A candidate is promoted when
   2. no metric is worse than the champion's by more than its tolerance;
   3. no absolute `minimum` is missed.
 
-The floor. Every metric has one: what a model that knows nothing reaches on the same rows (mtl.metrics.floors).
-Without a
-champion the floor takes its place: a first model must be significantly better than the floor on the primary metric, on
-no metric worse than the floor by more than its tolerance, and must miss no minimum. The same holds for a metric that
-the champion does not have. A metric other than the primary that is not shown to be better than the floor is a caveat:
-a small test set of one task need not keep a team from its first model.
+The floor of a metric is the value that a model without knowledge reaches on the same rows (mtl.metrics.floors). Without
+a champion the floor takes its place: a first model must be significantly better than the floor on the primary metric,
+on no metric worse than the floor by more than its tolerance, and must miss no minimum. The same holds for a metric that
+the champion does not have. A metric other than the primary that is not shown to be better than the floor is a caveat
+only, so that a small test set of one task does not block a first model.
 
 The statistics (bootstrap.py). `low` and `high` are one-sided bounds of the gain at the gate's confidence.
-"Significantly better" asks for two things: the lower bound is above zero, and the paired permutation test gives
-p <= alpha. The second is exact at any size.
+"Significantly better" requires a lower bound above zero, and p <= alpha in the paired permutation test, which is exact
+at any size.
 
-Many comparisons. Rule 2 asks that every guard passes, so it needs no correction: more metrics make a false
-promotion rarer, not likelier. Only the primary can earn a promotion, so it is one test and not K. But the same champion
-on the same rows is challenged night after night: on the primary, the n-th challenge is tested at alpha / n (`looks`).
+Multiple comparisons. Rule 2 requires that every metric passes, so it needs no correction: more metrics make a false
+promotion less likely. Only the primary metric can earn a promotion, so it is one test. But the same champion is
+compared on the same rows night after night: on the primary metric, the n-th comparison is tested at alpha / n.
 
-Small test sets. A guard looks at the estimate: a test set too small to tell 0.5 points from nothing can block a
-candidate, and then the champion that is known stays. A guard that passes without its interval passing says so
-("inconclusive"), and below 30 rows nothing counts as shown. Rows are resampled as if they were independent;
-those of one speaker are not quite, so intervals over few speakers are too narrow.
+Small test sets. Rule 2 uses the estimate: a test set too small to distinguish 0.5 points from nothing can block a
+candidate, and the champion stays. A metric that passes without its interval passing is "inconclusive", and below 30
+rows nothing counts as shown. Rows are resampled as if they were independent; rows of one speaker are not, so intervals
+over few speakers are too narrow.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ import numpy as np
 from mtl.metrics.bootstrap import GateError, Interval, Metric, enough, paired_bootstrap
 
 TOLERANCE = 0.5  # points of percent, where neither the recipe nor the metric gives one
-SMALLER = 0.95  # "lower cost": at most this share of the champion's parameters; new words alone move a few
+SMALLER = 0.95  # at most this share of the champion's parameters counts as smaller; new words alone change a few
 MIN_ROWS = 30  # below this, a bootstrap interval shows nothing
 
 
@@ -79,15 +78,14 @@ class ScoredModel:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of the decision. Values and gains in the metric's unit; None where there is nothing to compare.
+    """One metric of the decision. Values and gains are in the metric's unit; None if there is nothing to compare.
 
     verdict: better (significantly), not_worse (shown), inconclusive (within tolerance, not shown), worse, or missing
-    (the candidate no longer has it). Where there is no champion, or it does not have the metric, gain and bounds are
-    over the floor, and the verdict is better, at_floor (not shown to be better) or worse; `new` is a metric that the
-    champion does not have and that is better than the floor. `first`: there was nothing to compare with.
+    (the candidate lacks it). Without a champion, or if it lacks the metric, gain and bounds are relative to the floor,
+    and the verdict is better, at_floor (not shown to be better) or worse; `new` is a metric that the champion lacks and
+    that is better than the floor. `first`: there was nothing to compare with.
 
-    floor: what a model that knows nothing reaches; floor_answer: what that model answers. Decisions made before there
-    were floors have none.
+    floor: value of a model without knowledge; floor_answer: the constant answer of that model. None in old decisions.
     """
 
     metric: str
@@ -111,7 +109,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Decision:
-    """Every number that a promotion rests on; `to_json` is what the ledger keeps."""
+    """All numbers of a decision; the ledger stores `to_json`."""
 
     promote: bool
     reason: str
@@ -150,8 +148,8 @@ def decide(
 ) -> Decision:
     """Applies the rule above.
 
-    looks: which challenge of this champion, or of the floor, on these rows this is, from 1.
-    floor: the model that knows nothing; a first model cannot be promoted without it.
+    looks: number, from 1, of this comparison with the same champion (or floor) on these rows.
+    floor: a model without knowledge; a first model cannot be promoted without it.
 
     Raises:
         GateError: the candidate was not scored on the primary metric or one with a minimum, or a metric is unknown.
@@ -205,28 +203,28 @@ def _compare(
     alpha: float,
     seed: int,
 ) -> Comparison:
-    mine, theirs, lowest = (model.counts.get(name) if model else None for model in (candidate, champion, floor))
-    value, reigning, bottom = (_overall(metric, counts) for counts in (mine, theirs, lowest))
+    own, current, lowest = (model.counts.get(name) if model else None for model in (candidate, champion, floor))
+    value, champion_value, floor_value = (_overall(metric, counts) for counts in (own, current, lowest))
     minimum = gates.minimum.get(name)
     tolerance = gates.tolerance.get(name, getattr(metric, "tolerance", TOLERANCE))
-    interval, rows, unpaired = None, len(mine.ids) if mine else 0, 0
-    verdict = "missing" if mine is None else "first" if champion is None else "new"
-    current_champion = theirs or lowest
-    if mine and current_champion:
-        ours, others = _pair(mine, current_champion)
-        rows, unpaired = len(ours), len(mine.ids) + len(current_champion.ids) - 2 * len(ours)
+    interval, rows, unpaired = None, len(own.ids) if own else 0, 0
+    verdict = "missing" if own is None else "first" if champion is None else "new"
+    reference = current or lowest
+    if own and reference:
+        left, right = _pair(own, reference)
+        rows, unpaired = len(left), len(own.ids) + len(reference.ids) - 2 * len(left)
         if rows:
-            interval = paired_bootstrap(ours, others, metric, alpha, enough(gates.resamples, alpha), seed)
+            interval = paired_bootstrap(left, right, metric, alpha, enough(gates.resamples, alpha), seed)
         verdict = _verdict(interval, rows, tolerance, alpha)
-        if (value is None and reigning is None) if theirs else bottom is None:
-            verdict = "inconclusive"  # the rows hold nothing that this metric counts
-        if not theirs:
+        if (value is None and champion_value is None) if current else floor_value is None:
+            verdict = "inconclusive"  # the rows contain nothing that this metric counts
+        if not current:
             verdict = _over_floor(verdict, champion)
     return Comparison(
         metric=name,
         better=metric.better,
         candidate=value,
-        champion=reigning,
+        champion=champion_value,
         rows=rows,
         unpaired=unpaired,
         gain=_finite(interval.gain) if interval else None,
@@ -238,13 +236,13 @@ def _compare(
         minimum_met=minimum is None or _meets(value, minimum, metric.better),
         verdict=verdict,
         unit=getattr(metric, "unit", "%"),
-        floor=bottom,
+        floor=floor_value,
         floor_answer=getattr(getattr(metric, "floor", None), "answer", ""),
     )
 
 
 def _verdict(interval: Interval | None, rows: int, tolerance: float, alpha: float) -> str:
-    # `not >=` and not `<`: a gain that is not a number is no reason to let a model through.
+    # `not >=` instead of `<`: a gain that is not a number counts as worse.
     if interval is None or not interval.gain >= -tolerance:
         return "worse"
     if interval.low > 0 and interval.p <= alpha:
@@ -260,7 +258,7 @@ def _over_floor(verdict: str, champion: ScoredModel | None) -> str:
 
 
 def _merit(primary: Comparison, candidate: ScoredModel, champion: ScoredModel | None) -> tuple[bool, str]:
-    """Whether the candidate has earned promotion, guards apart, and the sentence that says why."""
+    """Whether the primary metric earns the promotion, and the reason as a sentence."""
     if champion is None:
         return _merit_of_first(primary)
     if primary.champion is None and primary.verdict in ("new", "at_floor", "worse"):
@@ -300,16 +298,18 @@ def _evidence(row: Comparison) -> str:
 
 
 def _objections(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
-    found = []
+    objections = []
     for row in comparisons:
         if not row.minimum_met:
             bound = "at most" if row.better == "lower" else "at least"
-            found.append(f"{row.metric} is {_shown(row, row.candidate)}, expected {bound} {row.minimum:g} {row.unit}")
+            objections.append(
+                f"{row.metric} is {_shown(row, row.candidate)}, expected {bound} {row.minimum:g} {row.unit}"
+            )
         if row.verdict == "missing":
-            found.append(f"{row.metric} is missing: the champion has it at {_shown(row, row.champion)}")
+            objections.append(f"{row.metric} is missing: the champion has it at {_shown(row, row.champion)}")
         if row.verdict == "worse":
-            found.append(_worse(row))
-    return tuple(found)
+            objections.append(_worse(row))
+    return tuple(objections)
 
 
 def _worse(row: Comparison) -> str:
@@ -322,33 +322,33 @@ def _worse(row: Comparison) -> str:
 
 
 def _caveats(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
-    found = []
+    caveats = []
     for row in comparisons:
         if row.verdict == "inconclusive" and row.gain is not None:
-            found.append(
+            caveats.append(
                 f"{row.metric}: within its tolerance of {row.tolerance:g}, but {row.rows} rows cannot rule out "
                 f"{_number(row.low)} points"
             )
         if at_floor := floor_caveat(row):
-            found.append(at_floor)
+            caveats.append(at_floor)
         if row.unpaired:
-            found.append(f"{row.metric}: {row.unpaired} rows were scored by one model alone and are not compared")
-    return tuple(found)
+            caveats.append(f"{row.metric}: {row.unpaired} rows were scored by one model alone and are not compared")
+    return tuple(caveats)
 
 
 def floor_caveat(row: Comparison) -> str | None:
-    """What is said of a metric that is not shown to be better than its floor."""
+    """A caveat about a metric that is not shown to be better than its floor."""
     if row.verdict != "at_floor" or row.candidate is None:
         return None
     return f"{row.metric} {_shown(row, row.candidate)} is not shown to be better than {_floor(row)}"
 
 
-def _pair(mine: RowCounts, theirs: RowCounts) -> tuple[np.ndarray, np.ndarray]:
+def _pair(candidate: RowCounts, champion: RowCounts) -> tuple[np.ndarray, np.ndarray]:
     """Counts of the rows that both have, in the candidate's order."""
-    place = {row: position for position, row in enumerate(theirs.ids)}
-    both = [(position, place[row]) for position, row in enumerate(mine.ids) if row in place]
+    positions = {row: position for position, row in enumerate(champion.ids)}
+    both = [(position, positions[row]) for position, row in enumerate(candidate.ids) if row in positions]
     left, right = [pair[0] for pair in both], [pair[1] for pair in both]
-    return np.asarray(mine.counts)[left], np.asarray(theirs.counts)[right]
+    return np.asarray(candidate.counts)[left], np.asarray(champion.counts)[right]
 
 
 def _overall(metric: Metric, rows: RowCounts | None) -> float | None:
@@ -366,7 +366,7 @@ def _finite(value: float) -> float | None:
 
 
 def _shown(row: Comparison, value: float | None) -> str:
-    """A model's figure with its unit."""
+    """A value with its unit."""
     return f"{_number(value)} {row.unit}"
 
 

@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +45,7 @@ from mtl.inputs.batch import Batch
 from mtl.sharing.base import Layer
 from mtl.spec import tasks
 from mtl.text.units import Characters
+from pipelines.core.progress import Report
 from pipelines.data import features
 from pipelines.data.dataset import Dataset
 from pipelines.data.loader import evaluation_batches
@@ -52,9 +53,6 @@ from pipelines.evaluation.evaluate import rows_identity
 from pipelines.recipe import Recipe
 from pipelines.storage.store import Store, fingerprint
 from pipelines.training.prepare import sampled
-
-if TYPE_CHECKING:
-    from pipelines.core.progress import Report
 
 VERSION = 1  # bump when the same model on the same rows would show something else
 FRAMES = 2000  # of all recordings together, for the probe of phones

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,14 +23,12 @@ from mtl.audio.pitch import pitch
 from mtl.config.features import FeatureSpec
 from mtl.inference.predictor import Predictor
 from mtl.metrics.distortion import compare
+from pipelines.recipe import Judges
 from pipelines.registry.package import describe
+from pipelines.registry.registry import Registry
 from pipelines.sources.audio import decode, resample
 from pipelines.sources.open import read_audio
-
-if TYPE_CHECKING:
-    from pipelines.recipe import Judges
-    from pipelines.registry.registry import Registry
-    from pipelines.storage.store import Store
+from pipelines.storage.store import Store
 
 CHUNK = 16  # recordings said and heard at a time
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from mtl.inference.conversion import Converter
+from mtl.inference.predictor import Predictor
 from mtl.inference.speech_synthesis import SynthesizedSpeech
 from mtl.inference.synthesizer import Synthesizer
 from mtl.inference.vocoding import VocoderWrapper
@@ -32,17 +33,13 @@ from mtl.metrics.recognition import word_errors
 from mtl.spec import first_with_answer
 from mtl.spec import task as task_spec
 from pipelines.core import cluster
-from pipelines.data.dataset import by_hash
+from pipelines.core.progress import Report
+from pipelines.data.dataset import Dataset, by_hash
 from pipelines.evaluation.conversion import conversions, pairs_of
 from pipelines.evaluation.gates import RowCounts
 from pipelines.evaluation.judges import CHUNK, SAID, Judge, Measured, answers_of, distance, judged_by, recording_of
 from pipelines.sources.segments import one_thread
 from pipelines.storage.store import Store, fingerprint
-
-if TYPE_CHECKING:
-    from mtl.inference.predictor import Predictor
-    from pipelines.core.progress import Report
-    from pipelines.data.dataset import Dataset
 
 VERSION = 3  # bump when the same models on the same rows would get other figures
 RECORDING, GRIFFIN_LIM, COPY, SYNTHESIS, MEAN = KINDS = (

@@ -1,8 +1,8 @@
-"""What a user's adapter is made from: the base, the user's utterances, and voices to tell the user from others by.
+"""Data for a user's adapter: the base model, the user's utterances, and reference voices of other speakers.
 
 base, predictor = base_of(registry, "assistant")
-given = enrol(store, predictor, "ana.jsonl")
-voice, mean = voices(registry, base, predictor, given.utterances)
+user = enrol(registry.store, predictor, "ana.jsonl")
+voice, mean = voices(registry, base, predictor, user.utterances)
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
+import torch
+
+from mtl.inference.enrolment import Utterance
+from mtl.inference.predictor import Predictor
+from mtl.inputs.batch import collate
 from mtl.spec import first_open_set, first_with_answer
+from pipelines.adhoc.prediction import ingest_one, model_uri
+from pipelines.data.dataset import Dataset, DatasetError, open_dataset
+from pipelines.data.features import extract
 from pipelines.recipe import Features
-from pipelines.storage.store import Store, fingerprint
-
-if TYPE_CHECKING:
-    import torch
-
-    from mtl.inference.enrolment import Utterance
-    from mtl.inference.predictor import Predictor
-    from pipelines.data.dataset import Dataset
-    from pipelines.registry.registry import Registry, Version
-    from pipelines.storage.store import Manifest
+from pipelines.registry.adapters import BASE_TAG
+from pipelines.registry.registry import Registry, Version
+from pipelines.stages.context import manifests
+from pipelines.storage.store import Manifest, Store, fingerprint
 
 FEWEST = 5  # utterances: of fewer, hardly anything is left to judge by
 VOICES = 60  # training speakers whose voices make the mean voice
@@ -32,12 +36,12 @@ _NAME = re.compile(r"[\w-][\w.-]*")
 
 
 class PersonaliseError(ValueError):
-    """Utterances or a model that no adapter can be made of; the message says what was expected."""
+    """Utterances or a model that cannot be used for an adapter; the message says what was expected."""
 
 
 @dataclass(frozen=True)
 class Enrolled:
-    """A user's utterances: rows of the utterance table, and the same as the recogniser is fed."""
+    """A user's utterances: rows of the utterance table, and the same as inputs of the recogniser."""
 
     speaker: str
     manifest: Manifest
@@ -48,9 +52,6 @@ class Enrolled:
 
 def base_of(registry: Registry, model: str) -> tuple[Version, Predictor]:
     """A registered model that transcribes, by its name, models:/NAME/3 and the like. Raises PersonaliseError."""
-    from pipelines.adhoc.prediction import model_uri
-    from pipelines.personalisation.adapters import BASE_TAG
-
     uri = model_uri(registry, model)
     if not uri.startswith("models:/"):
         raise PersonaliseError(f"{model} is a folder; an adapter names its base, so expected a model of the registry")
@@ -66,14 +67,8 @@ def base_of(registry: Registry, model: str) -> tuple[Version, Predictor]:
 
 def enrol(store: Store, predictor: Predictor, source: str, speaker: str | None = None) -> Enrolled:
     """Reads a manifest (pipelines/corpora/manifest.py) of one user. Raises PersonaliseError, IngestError."""
-    import numpy as np
 
-    from mtl.inference.enrolment import Utterance
-    from pipelines.adhoc.prediction import ingest_one
-    from pipelines.data.dataset import open_dataset
-    from pipelines.data.features import extract
-
-    # A name that no recipe's corpus has: what one user says must not become what nights train on.
+    # A name that no recipe's corpus has: nights must not train on what one user says.
     corpus = {"name": f"personal-{fingerprint(str(source))}", "kind": "manifest", "source": str(source)}
     manifest = ingest_one(store.root, corpus, ["quality.max_quarantined=0"])
     features = extract([manifest], Features(**asdict(predictor.features)), store, parallel="local")
@@ -87,20 +82,20 @@ def enrol(store: Store, predictor: Predictor, source: str, speaker: str | None =
             f"least {FEWEST}, better 10 to 20"
         )
     dataset = dataset.select(chosen)
-    heard = [np.asarray(array, dtype=np.float32) for array in dataset.features(range(len(chosen)))]
+    arrays = [np.asarray(array, dtype=np.float32) for array in dataset.features(range(len(chosen)))]
     rows = [rows[n] for n in chosen]
-    utterances = [Utterance(x, predictor.codec.encode(row)) for x, row in zip(heard, rows, strict=True)]
+    utterances = [Utterance(x, predictor.codec.encode(row)) for x, row in zip(arrays, rows, strict=True)]
     return Enrolled(name, manifest, dataset, rows, utterances)
 
 
-def _one_speaker(rows: Sequence[dict[str, Any]], source: str, given: str | None) -> str:
+def _one_speaker(rows: Sequence[dict[str, Any]], source: str, speaker: str | None) -> str:
     names = sorted({row["speaker"] for row in rows if row["speaker"] is not None})
     if len(names) > 1:
         raise PersonaliseError(
             f"{source} holds {len(names)} speakers ({', '.join(names[:5])}{' …' if names[5:] else ''}); an adapter is "
             "one person's: give a manifest for each"
         )
-    name = given or (names[0] if names else None)
+    name = speaker or (names[0] if names else None)
     if name is None:
         raise PersonaliseError(f"{source} does not say who speaks; add a column 'speaker', or give --speaker NAME")
     if not _NAME.fullmatch(name):
@@ -115,9 +110,8 @@ def voices(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The user's voice and the mean voice of the base's training speakers, (E,) each.
 
-    (1,) and (0,) where the base embeds no voices, or its training rows are not in this store any more.
+    (1,) and (0,) if the base embeds no voices, or if its training rows are no longer in this store.
     """
-    import torch
 
     mean = strangers(registry, base, predictor)
     if mean is None:
@@ -130,16 +124,12 @@ def strangers(registry: Registry, base: Version, predictor: Predictor) -> torch.
     training = _training_rows(registry, base) if first_open_set(predictor.model.config.tasks) else None
     if training is None:
         return None
-    theirs = training.features(_some_of_each(training))
-    return mean_voice(predictor, [array.astype("float32") for array in theirs])
+    arrays = training.features(_some_of_each(training))
+    return mean_voice(predictor, [array.astype("float32") for array in arrays])
 
 
 def _training_rows(registry: Registry, base: Version) -> Dataset | None:
-    """Rows with a voice among those that the base was trained on; None where they are gone."""
-    import pyarrow.compute as pc
-
-    from pipelines.data.dataset import DatasetError, open_dataset
-    from pipelines.nightly import manifests
+    """Training rows of the base with a voice; None if they are gone."""
 
     refs = list(base.datasets.items())
     try:
@@ -156,24 +146,20 @@ def _training_rows(registry: Registry, base: Version) -> Dataset | None:
 
 def _some_of_each(dataset: Dataset) -> list[int]:
     """Positions of a few rows of each of some speakers, the same every time."""
-    found: dict[str, list[int]] = {}
+    positions: dict[str, list[int]] = {}
     for position, speaker in enumerate(dataset.rows["speaker"].to_pylist()):
-        found.setdefault(speaker, []).append(position)
-    chosen = sorted(found, key=lambda name: fingerprint("voice", name))[:VOICES]
-    return [position for name in chosen for position in found[name][:VOICES_EACH]]
+        positions.setdefault(speaker, []).append(position)
+    chosen = sorted(positions, key=lambda name: fingerprint("voice", name))[:VOICES]
+    return [position for name in chosen for position in positions[name][:VOICES_EACH]]
 
 
 def mean_voice(predictor: Predictor, features: Sequence[Any]) -> torch.Tensor:
     """The mean of the recordings' embeddings, (E,)."""
-    import numpy as np
-    import torch
 
-    from mtl.inputs.batch import collate
-
-    greedy, found = predictor.listening(greedy=True), []
+    greedy, embeddings = predictor.listening(greedy=True), []
     for array in features:  # one at a time: no padding to pay for
         batch = collate([predictor.codec.encode({})], [array])
         voice = greedy.predict_batch(batch)[0].voice
         assert voice is not None, "the model has a speaker task"
-        found.append(voice)
-    return torch.from_numpy(np.mean(found, axis=0, dtype=np.float64)).float()
+        embeddings.append(voice)
+    return torch.from_numpy(np.mean(embeddings, axis=0, dtype=np.float64)).float()

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from pipelines.storage.store import Manifest, Store, fingerprint
 
@@ -30,6 +30,16 @@ ACTION_WORDS: dict[Action, str] = {
     "lost": "lost",
     "adopt": "adopted",
 }
+
+
+class Decision(Protocol):
+    """A gate's decision on a version, see evaluation/gates.py."""
+
+    @property
+    def promote(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+    def to_json(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)

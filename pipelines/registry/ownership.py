@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING
 
 from pipelines.registry.deleted_versions import BY, stored_copy
 from pipelines.registry.ledger import ALL, Ledger, Line, State
+from pipelines.registry.models import RegisteredModels
 from pipelines.registry.tracking import quiet_mlflow
-from pipelines.registry.version import CHAMPION, RegistryError, is_absent
+from pipelines.registry.version import CHAMPION, RegistryError
 from pipelines.storage.roots import open_root
+from pipelines.storage.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
-
-    from pipelines.registry.registry import Registry
-    from pipelines.storage.store import Store
 
 IDENTITY = "root.json"
 ROOT_TAG, LOCATION_TAG, LEDGER_TAG = "motet.root", "motet.root_location", "motet.ledger"
@@ -47,14 +46,14 @@ def location(store: Store) -> str:
     return store.root if "://" in store.root else f"{socket.gethostname()}:{store.root}"
 
 
-def check(registry: Registry, name: str) -> None:
+def check(registry: RegisteredModels, name: str) -> None:
     """Raises RegistryError if this root must not change the registered model `name`."""
-    _check(registry, name, registered(registry, name))
+    _check(registry, name, registry.registered(name))
 
 
-def claim(registry: Registry, name: str) -> None:
+def claim(registry: RegisteredModels, name: str) -> None:
     """Reserves the name for this root. Raises RegistryError if it belongs to another."""
-    model = registered(registry, name)
+    model = registry.registered(name)
     _check(registry, name, model)
     if model is None:
         _create(registry, name)
@@ -63,7 +62,7 @@ def claim(registry: Registry, name: str) -> None:
     check(registry, name)  # of two roots that claim at the same time, one sees the other's tag
 
 
-def _check(registry: Registry, name: str, model: RegisteredModel | None) -> None:
+def _check(registry: RegisteredModels, name: str, model: RegisteredModel | None) -> None:
     state = registry.state(name)
     if model is None:
         if state.current and not _has_experiment(registry, name):
@@ -79,13 +78,13 @@ def _check(registry: Registry, name: str, model: RegisteredModel | None) -> None
         raise RegistryError(f"{objection}. {_advice(name)}")
 
 
-def adopt(registry: Registry, name: str, reason: str, by: str) -> Line:
+def adopt(registry: RegisteredModels, name: str, reason: str, by: str) -> Line:
     """Makes this root the owner of a registered model; its ledger continues from @champion in MLflow.
 
     Raises:
         RegistryError: neither MLflow nor the ledger knows the name.
     """
-    model, ledger = registered(registry, name), Ledger(registry.store, name)
+    model, ledger = registry.registered(name), Ledger(registry.store, name)
     if model is None and not ledger.state().lines:
         known = ", ".join(registry.models()) or "none yet"
         raise RegistryError(f"no model is named {name!r} in this MLflow; there are: {known}")
@@ -99,26 +98,15 @@ def adopt(registry: Registry, name: str, reason: str, by: str) -> Line:
     else:
         _tag(registry, model)
         mark(registry, name, line)
-    registry.follow(name)
     return line
 
 
-def mark(registry: Registry, name: str, line: Line) -> None:
+def mark(registry: RegisteredModels, name: str, line: Line) -> None:
     """Tags the registered model with the ledger line that its aliases follow."""
     registry.client.set_registered_model_tag(name, LEDGER_TAG, f"{line.number}:{line.address}")
 
 
-def registered(registry: Registry, name: str) -> RegisteredModel | None:
-    mlflow = quiet_mlflow()
-    try:
-        return registry.client.get_registered_model(name)
-    except mlflow.exceptions.MlflowException as error:
-        if is_absent(error):
-            return None
-        raise
-
-
-def _owned(registry: Registry, model: RegisteredModel, state: State, owner: str) -> str | None:
+def _owned(registry: RegisteredModels, model: RegisteredModel, state: State, owner: str) -> str | None:
     """Why a model with the tag of a root must not be changed; None if it may."""
     owner_location = model.tags.get(LOCATION_TAG, "unknown location")
     here = location(registry.store)
@@ -137,7 +125,7 @@ def _owned(registry: Registry, model: RegisteredModel, state: State, owner: str)
     return None
 
 
-def _unowned(registry: Registry, model: RegisteredModel, state: State) -> str | None:
+def _unowned(registry: RegisteredModels, model: RegisteredModel, state: State) -> str | None:
     """Why a model without the tag of a root must not be changed; None if it may."""
     if registry.embedded:
         return None  # the database is in this root
@@ -173,12 +161,12 @@ def _followable(state: State) -> tuple[Line, ...]:
     return state.lines[max(0, len(state.lines) - len(state.current) - 1) :]
 
 
-def _has_experiment(registry: Registry, name: str) -> bool:
+def _has_experiment(registry: RegisteredModels, name: str) -> bool:
     """Whether this MLflow holds the model's runs: then the model was deleted; else this is another MLflow."""
     return registry.client.get_experiment_by_name(name.partition(".")[0]) is not None
 
 
-def _create(registry: Registry, name: str) -> None:
+def _create(registry: RegisteredModels, name: str) -> None:
     ledger = Ledger(registry.store, name)
     if ledger.state().current:
         ledger.append("lost", ALL, ledger.state().champion, "the registered model is not in MLflow any more", BY)
@@ -191,7 +179,7 @@ def _create(registry: Registry, name: str) -> None:
             raise
 
 
-def _tag(registry: Registry, model: RegisteredModel) -> bool:
+def _tag(registry: RegisteredModels, model: RegisteredModel) -> bool:
     """Writes the root's id and location; returns whether any was missing."""
     tags = {ROOT_TAG: identity(registry.store), LOCATION_TAG: location(registry.store)}
     missing = {tag: value for tag, value in tags.items() if model.tags.get(tag) != value}

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.core import progress
-from pipelines.evaluation.gates import Decision
 from pipelines.registry import deleted_versions, ownership
 from pipelines.registry.artifacts import Save, local_package, store_package
-from pipelines.registry.ledger import Action, Ledger, Line, State
+from pipelines.registry.ledger import Action, Decision, Ledger, Line, State
+from pipelines.registry.models import RegisteredModels
 from pipelines.registry.package import (
     PackageError,
     adapter_file,
@@ -32,13 +32,10 @@ from pipelines.registry.package import (
 from pipelines.registry.tracking import (
     Run,
     as_default,
-    client_of,
     experiment_named,
     home_folder,
-    is_embedded,
     provenance,
     quiet_mlflow,
-    tracking_uri,
 )
 from pipelines.registry.version import (
     CHALLENGER,
@@ -50,31 +47,19 @@ from pipelines.registry.version import (
     lineage,
     parse_uri,
     tag_json,
-    version_of,
 )
-from pipelines.storage.store import Store
+from pipelines.storage.store import Manifest
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
     from mtl.inference.predictor import Predictor
-    from pipelines.storage.store import Manifest
 
 __all__ = ["CHALLENGER", "CHAMPION", "Overtaken", "Registry", "RegistryError", "Version", "lineage", "load"]
 
 
-class Registry:
-    """The models of one store, in the MLflow that goes with its root."""
-
-    def __init__(self, store: Store | str) -> None:
-        self.store = store if isinstance(store, Store) else Store(store)
-        self.uri = tracking_uri(self.store.root)
-        self.embedded = is_embedded(self.store.root)  # the database lies in the root and serves no other
-
-    @property
-    def client(self) -> MlflowClient:
-        return client_of(self.uri)
+class Registry(RegisteredModels):
+    """The models of one store, in the MLflow that belongs to its root."""
 
     def register(
         self,
@@ -198,13 +183,13 @@ class Registry:
         ownership.check(self, name)
         ledger = Ledger(self.store, name)
         state = ledger.state()
-        if deleted_versions.record(ledger, state, lambda number: self._exists(name, number), spare=state.champion):
+        if deleted_versions.record(ledger, state, lambda number: self.exists(name, number), spare=state.champion):
             state = ledger.state()
         if state.champion is None or state.previous is None:
             had = f"version {state.champion} is its first champion" if state.champion else "it has no champion"
             raise RegistryError(f"{name} cannot be rolled back: {had}; see `motet history`")
         line = self._settled(name, ledger.append("rollback", state.previous, state.champion, reason, by))
-        if self._exists(name, state.champion):
+        if self.exists(name, state.champion):
             self.client.set_registered_model_alias(name, CHALLENGER, str(state.champion))
         return line
 
@@ -214,23 +199,14 @@ class Registry:
         Raises:
             RegistryError: no such model.
         """
-        return ownership.adopt(self, name, reason, by)
+        line = ownership.adopt(self, name, reason, by)
+        self.follow(name)
+        return line
 
     def champion(self, name: str) -> Version | None:
         """By the ledger, which the alias follows: the newest champion whose version is still in MLflow."""
         champions = reversed(self.state(name).champions)
         return next((version for number in champions if (version := self.existing(name, number))), None)
-
-    def existing(self, name: str, number: int) -> Version | None:
-        """None where MLflow has no such version."""
-        return self.version(name, number) if self._exists(name, number) else None
-
-    def state(self, name: str) -> State:
-        return Ledger(self.store, name).state()
-
-    def history(self, name: str) -> list[Line]:
-        """Every line of the ledger, oldest first."""
-        return list(self.state(name).lines)
 
     def looks(self, name: str, rows: str | None, version: int | None = None) -> int:
         """Which challenger of the champion on these test rows `version` is, from 1; for `gates.decide`."""
@@ -243,28 +219,6 @@ class Registry:
         if run:
             run.log({f"test/{metric}": value for metric, value in numbers.items()}, step=0)
 
-    def models(self) -> list[str]:
-        """Names that have a version; a name without one is reserved by a night that has not come to an end."""
-        return sorted(model.name for model in self.client.search_registered_models() if model.latest_versions)
-
-    def version(self, name: str, number: int) -> Version:
-        """Raises RegistryError naming the versions there are."""
-        mlflow = quiet_mlflow()
-        try:
-            return version_of(self.client.get_model_version(name, str(number)), self.aliases(name))
-        except mlflow.exceptions.MlflowException as error:
-            if not is_absent(error):
-                raise
-            there = ", ".join(str(version.version) for version in self.versions(name)) or "none"
-            raise RegistryError(f"{name} has no version {number}; there are: {there}") from None
-
-    def versions(self, name: str) -> list[Version]:
-        """Newest first; none when the name is not known."""
-        quoted = name.replace("'", "")
-        items = self.client.search_model_versions(f"name = '{quoted}'")
-        aliases = self.aliases(name) if items else {}
-        return sorted((version_of(item, aliases) for item in items), key=lambda version: -version.version)
-
     def leaderboard(self, name: str, metric: str | None = None, lower_is_better: bool = True) -> list[Version]:
         """Versions by a recorded metric, best first, those without it last; the newest first without a metric."""
         found = self.versions(name)
@@ -275,14 +229,22 @@ class Registry:
 
     def load(self, uri: str, device: str | None = None) -> Predictor:
         """See `load`. A user's adapter comes with the base that it was made for."""
-        from mtl.inference.predictor import Predictor
+        from pipelines.registry import loading
 
         package = self._package(uri)
-        if adapter_file(package) is None:
-            return Predictor.load(_inside(package), device)
-        from pipelines.personalisation.adapters import load_with_own_base
+        adapter = adapter_file(package)
+        if adapter is None:
+            return loading.load_model(_inside(package), device)
+        return self.load_adapter(uri, loading.base_uri(adapter), device)
 
-        return load_with_own_base(self, uri, device)
+    def load_adapter(self, uri: str, base: str, device: str | None = None) -> Predictor:
+        """The model `base` with the user's adapter `uri`. Raises PersonalError when it was made for another base."""
+        from pipelines.registry import loading
+
+        file = self.adapter(uri)
+        if file is None:
+            raise RegistryError(f"{uri} is a model and no user's adapter; `motet personalise` makes those")
+        return loading.load_adapted(file, self.folder(base), device)
 
     def adapter(self, uri: str) -> Path | None:
         """The file of a user's adapter behind models:/name@alias, models:/name/3 or a package, if it is one."""
@@ -335,7 +297,7 @@ class Registry:
         ledger = Ledger(self.store, name)
         while True:
             state = ledger.state()
-            if deleted_versions.record(ledger, state, lambda number: self._exists(name, number)):
+            if deleted_versions.record(ledger, state, lambda number: self.exists(name, number)):
                 continue
             aliases = self.aliases(name)
             if state.champion is not None:
@@ -347,10 +309,6 @@ class Registry:
             if ledger.state().number == state.number:  # else a line was added meanwhile, and its writer may be done
                 return state
 
-    def aliases(self, name: str) -> dict[str, int]:
-        model = ownership.registered(self, name)
-        return {} if model is None else {alias: int(number) for alias, number in model.aliases.items()}
-
     def _settled(self, name: str, line: Line) -> Line:
         """Sets the aliases; then says whether the line took effect."""
         state = self.follow(name)
@@ -361,16 +319,6 @@ class Registry:
             )
         return line
 
-    def _exists(self, name: str, number: int) -> bool:
-        mlflow = quiet_mlflow()
-        try:
-            self.client.get_model_version(name, str(number))
-        except mlflow.exceptions.MlflowException as error:
-            if not is_absent(error):
-                raise
-            return False
-        return True
-
 
 def load(uri: str, root: str | None = None, device: str | None = None) -> Predictor:
     """A Predictor from models:/name@champion, models:/name/3, or a folder (which needs no root).
@@ -378,12 +326,12 @@ def load(uri: str, root: str | None = None, device: str | None = None) -> Predic
     Raises:
         RegistryError: nothing there, with what there is instead.
     """
-    from mtl.inference.predictor import Predictor
-
     if root is None:
         if uri.startswith("models:/"):
             raise RegistryError(f"{uri} is looked up in the registry of a root, and none was given")
-        return Predictor.load(_inside(Path(uri)), device)
+        from pipelines.registry import loading
+
+        return loading.load_model(_inside(Path(uri)), device)
     return Registry(root).load(uri, device)
 
 

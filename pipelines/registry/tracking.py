@@ -30,11 +30,11 @@ from pipelines.recipe import Recipe
 from pipelines.registry.connection import connection, registry_connection
 from pipelines.registry.relocation import relocate
 from pipelines.storage.roots import sha256
+from pipelines.storage.store import Manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from pipelines.storage.store import Manifest
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOME = Path("~/.motet")  # of MLflow's database if the root is not a folder

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipelines.storage.store import Manifest
+
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-    from pipelines.storage.store import Manifest
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _TAG_CHARACTERS = 5000

@@ -14,14 +14,15 @@ import io
 import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from mtl.audio.features import log_mel
 from mtl.audio.pitch import pitch
 from mtl.inference.synthesizer import Synthesizer
-from pipelines.data.dataset import by_hash
+from pipelines.data.dataset import Dataset, by_hash
 from pipelines.evaluation.judges import recording_of
 from pipelines.evaluation.synthesis import (
     COPY,
@@ -34,11 +35,6 @@ from pipelines.evaluation.synthesis import (
     synthesized_of,
 )
 from pipelines.sources.audio import flac
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from pipelines.data.dataset import Dataset
 
 EXAMPLES = 6
 SHOWN = (RECORDING, GRIFFIN_LIM, COPY, SYNTHESIS)

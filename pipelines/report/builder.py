@@ -1,4 +1,4 @@
-"""A finished night as the report tells it: scores, decision, data and lineage gathered into plain data."""
+"""Collects the content of a night's report: scores, decision, data and lineage as plain data."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from pipelines.registry.tracking import provenance
 from pipelines.report import summary
 from pipelines.report.page import Night
 from pipelines.storage.store import Manifest, Store
-from pipelines.training.train import finished
 
-SYNTHETIC = "espeak"  # corpora of this kind are nobody's voice
+SYNTHETIC = "espeak"  # corpora of this kind are synthesised
 QUARANTINE_SHOWN = 200  # rows
 
 
 @dataclass(frozen=True)
 class ReportContent:
-    """One night: what it was, which model came of it, and what its steps said (stage, text, seconds)."""
+    """A night, its model, and the summaries (stage, text, seconds) of its stages."""
 
     store: Store
     recipe: Recipe
@@ -35,9 +34,10 @@ class ReportContent:
     name: str  # of the training run
     candidate: Version
     run: Mapping[str, str]
-    said: Sequence[tuple[str, str, float]]
+    history: list[dict[str, Any]]  # metrics of each epoch
+    summaries: Sequence[tuple[str, str, float]]
 
-    def tell(
+    def collect(
         self,
         scores: Scores,
         champion: Scores | None,
@@ -49,10 +49,7 @@ class ReportContent:
         speech: Mapping[str, Any] | None = None,
         warnings: Sequence[str] = (),
     ) -> Night:
-        """What the page shows. Raises LookupError when the training run left no result."""
-        trained = finished(self.store, self.name)
-        if trained is None:
-            raise LookupError(f"training {self.name} has no result in {self.store.root}; was it deleted meanwhile?")
+        """Everything that the page shows."""
         decision = Decision.from_json(verdict["decision"])
         shown, faulty = summary.faults(scores, self.store)
         name = self.recipe.name
@@ -63,7 +60,7 @@ class ReportContent:
             identity=self.identity,
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             synthetic=any(corpus.kind == SYNTHETIC for corpus in self.recipe.corpora),
-            seconds=round(sum(seconds for _, _, seconds in self.said), 1),
+            seconds=round(sum(seconds for _, _, seconds in self.summaries), 1),
             promoted=bool(verdict["promoted"]),
             reason=verdict["reason"],
             model=f"{name} v{self.candidate.version}",
@@ -73,8 +70,8 @@ class ReportContent:
             by_domain=figures(scores),
             channels=[{**pair.to_json(), "warning": pair.warning} for pair in channels],
             by_language=scores.by_language if len(scores.by_language) > 1 else {},
-            stages=[(stage, text, seconds) for stage, text, seconds in self.said],
-            history=trained.history,
+            stages=list(self.summaries),
+            history=self.history,
             curriculum=stages(self.recipe),
             confusions=summary.confusions(scores),
             faults=shown,
@@ -103,15 +100,15 @@ class ReportContent:
 
 
 def stages(recipe: Recipe) -> list[str]:
-    """A line for each stage of the training; none where it has one alone."""
+    """A line for each stage of the training; none if it has one stage."""
     if not recipe.trainer.curriculum:
         return []
-    found, first = [], 1
+    lines, first = [], 1
     for stage in recipe.trainer.curriculum:
-        rests = ", what they share rests" if stage.train == "heads" else ""
-        found.append(f"{_epochs(first, stage.epochs)} {stage.name} ({', '.join(stage.tasks)}{rests})")
+        frozen = ", what they share rests" if stage.train == "heads" else ""
+        lines.append(f"{_epochs(first, stage.epochs)} {stage.name} ({', '.join(stage.tasks)}{frozen})")
         first += stage.epochs
-    return [*found, f"{_epochs(first, recipe.trainer.epochs - first + 1)} {JOINT} (all tasks)"]
+    return [*lines, f"{_epochs(first, recipe.trainer.epochs - first + 1)} {JOINT} (all tasks)"]
 
 
 def _epochs(first: int, count: int) -> str:
@@ -125,8 +122,8 @@ def _corpus(manifest: Manifest) -> dict[str, Any]:
 
 
 def _quarantine(store: Store, tables: Sequence[Manifest]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for manifest in tables:
         if manifest.meta.get("quarantined"):
-            found += quarantine(store, manifest).slice(0, QUARANTINE_SHOWN).to_pylist()
-    return found[:QUARANTINE_SHOWN]
+            rows += quarantine(store, manifest).slice(0, QUARANTINE_SHOWN).to_pylist()
+    return rows[:QUARANTINE_SHOWN]

@@ -1,9 +1,9 @@
-"""What a person looks at after a night: one HTML page that needs nothing else, neither a server nor a network.
+"""The report of a night: one HTML page that needs neither a server nor a network.
 
     html = render(night)                 # Night is plain data; night.to_json() goes into the store beside the page
 
 Charts are inline SVG (charts.py), recordings of error examples are inline FLAC; the page follows the reader's light or
-dark setting. What is shown is gathered in findings.py.
+dark setting. builder.py collects the content.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtl.answers import SLOT_SEPARATOR
 from mtl.metrics.scoring import in_unit
+from pipelines.evaluation.domains import Row
 from pipelines.report import charts
 from pipelines.report.audio_examples import lines
 from pipelines.report.plots import drawings
@@ -28,27 +29,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 SYNTHETIC = "synthetic speech (eSpeak NG): figures say that the system works, and nothing about real voices"
 MAX_CLASSES = 30  # of a confusion matrix; beyond it, those that were confused most
 LOSSES = ("train", "valid")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table of metrics, in percent. low, high: 95 % bootstrap interval. limit: the gate's minimum.
-    floor: what a model that knows nothing reaches; None where the gate was not asked, or knew no floors yet."""
-
-    metric: str
-    better: str
-    value: float
-    low: float
-    high: float
-    rows: int
-    champion: float | None = None
-    limit: float | None = None
-    verdict: str = ""
-    floor: float | None = None
-
-    @property
-    def task(self) -> str:
-        return self.metric.split("/")[0]
 
 
 @dataclass(frozen=True)
@@ -84,7 +64,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Night:
-    """Everything that a report shows. All of it is plain data."""
+    """Everything that a report shows, as plain data."""
 
     name: str
     recipe: str
@@ -115,8 +95,8 @@ class Night:
     quarantine: list[dict[str, Any]] = field(default_factory=list)  # a sample of rows
     decision: dict[str, Any] | None = None
     lineage: dict[str, str] = field(default_factory=dict)
-    speech: dict[str, Any] = field(default_factory=dict)  # voices.told, of a model that speaks
-    sharing: dict[str, Any] = field(default_factory=dict)  # of evaluation.interpretation, empty before it was there
+    speech: dict[str, Any] = field(default_factory=dict)  # audio_examples.told, of a model that speaks
+    sharing: dict[str, Any] = field(default_factory=dict)  # of evaluation.inspection; empty in older reports
     warnings: list[str] = field(default_factory=list)  # of the registry: a champion that was deleted
 
     def to_json(self) -> dict[str, Any]:
@@ -138,20 +118,20 @@ class Night:
 
 
 def environment() -> Environment:
-    """Templates of pages, with what is shown escaped."""
+    """The Jinja environment of the pages; escapes all values."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    found = Environment(
+    templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"percent": percent, "figure": charts.number, "svg": Markup, "in_unit": in_unit}
-    found.filters["diff"] = lambda pair: Markup(diff(pair[0], pair[1]))
-    return found
+    templates.filters |= {"percent": percent, "figure": charts.number, "svg": Markup, "in_unit": in_unit}
+    templates.filters["diff"] = lambda pair: Markup(diff(pair[0], pair[1]))
+    return templates
 
 
 def render(night: Night) -> str:

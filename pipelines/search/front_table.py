@@ -66,3 +66,16 @@ def schedule_lines(schedule: Sequence[Mapping[str, Any]]) -> list[str]:
         origin = f", from the weights of {schedule[number - 1]['trial']}" if taken else ""
         lines.append(f"epoch {part['after'] + 1}: {part['trial']}{origin}: {'  '.join(part['overrides'])}")
     return lines
+
+
+def trial_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the leaderboard as it is printed."""
+    return {
+        "trial": row["trial"],
+        "objective": f"{row['objective']:.2f}",
+        "state": row["state"],
+        "epochs": row["epochs"],
+        "seconds": f"{row['seconds']:.0f}",
+        "point": "  ".join(row["overrides"]),
+        "error": row["error"],
+    }

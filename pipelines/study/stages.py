@@ -1,140 +1,113 @@
-"""Studies as stages of a flow: train the missing cells, compare them, store result and page.
+"""Studies as stages: train the missing cells, compare them, store result and page.
 
-    plain(root, recipe_key, utterances, features, seeds, kinds, split, share)           # transfer between tasks
-    by_labels(root, ..., labels, sparse, seeds, split, share)                           # few labels
-    by_variants(root, ..., sharing, balancing, seeds, split, share)                     # sharing modes, balancing
-    by_folds(root, ..., folds, seeds)                                                   # held-out speakers
+    context.execute(STUDY, seeds, kinds, split, share)                     # transfer between tasks
+    context.execute(BY_LABELS, labels, sparse, seeds, split, share)        # few labels
+    context.execute(BY_VARIANTS, sharing, balancing, seeds, split, share)  # sharing modes, balancing methods
+    context.execute(BY_FOLDS, folds, seeds)                                # held-out speakers
 
-The value of each StageResult is StudyResult.to_json(), with the location of the page under `report`.
+The value of each is StudyResult.to_json(), with the location of the page under `report`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from pipelines.core import progress
-from pipelines.nightly import DatasetRef, StageResult, identity, kept_recipe, manifests, step
+from pipelines.core.progress import Report
+from pipelines.core.stage import Stage
+from pipelines.nightly import identity
 from pipelines.recipe import Recipe
+from pipelines.registry.tracking import Run
+from pipelines.stages.context import Context
+from pipelines.stages.outcome import location
 from pipelines.storage.store import Manifest, Store, fingerprint
+from pipelines.study import folds, labels, pairs, variants
 from pipelines.study.options import Split
+from pipelines.study.result import StudyResult, render
+from pipelines.study.study import study
 
-if TYPE_CHECKING:
-    from pipelines.registry.tracking import Run
-    from pipelines.study.result import StudyResult
-
+Value = tuple[str, dict[str, Any]]
 Data = tuple[Recipe, list[Manifest], list[Manifest], Store]  # the first arguments of every study
 
 
-def plain(
-    root: str,
-    recipe_key: str,
-    utterances: Sequence[DatasetRef],
-    features: Sequence[DatasetRef],
-    seeds: int,
-    kinds: Sequence[str],
-    split: Split,
-    share: float,
-) -> StageResult:
-    """Tasks alone, all together, in pairs, and each left out."""
-    from pipelines.study.pairs import result_of
-    from pipelines.study.study import study
+@contextmanager
+def _tracked(context: Context, *details: object) -> Iterator[tuple[Data, Run]]:
+    """The arguments of a study, and its MLflow run."""
+    recipe, tables = context.recipe, context.utterances
+    with context.tracked(" ".join(("study", recipe.name, identity(recipe, tables), *map(str, details)))) as run:
+        yield (recipe, tables, context.features, context.store), run
 
-    def run(data: Data, tracking: Run, **report: Any) -> StudyResult:
-        result = result_of(study(*data, seeds, kinds, split, share, tracking=tracking, **report))
+
+def _stored(context: Context, result: StudyResult) -> Value:
+    """Writes the result and its page into the store and MLflow."""
+    content, page = result.to_json(), render(result)
+    key = f"reports/{context.recipe.name}/{result.kind}-{fingerprint(content)}"
+    context.store.put_bytes(f"{key}.json", json.dumps(content).encode())
+    context.store.put_bytes(f"{key}.html", page.encode())
+    context.run.log_text(json.dumps(content, indent=1), f"{result.kind}.json")
+    context.run.log_text(page, f"{result.kind}.html")
+    text = f"{result.summary}, {result.scored:,} {result.split} rows"
+    return text, {**content, "report": location(context.store, f"{key}.html")}
+
+
+def _study(context: Context, seeds: int, kinds: Sequence[str], split: Split, share: float, *, report: Report) -> Value:
+    """Tasks alone, all together, in pairs, and each left out."""
+    with _tracked(context, split, f"{share:g}") as (data, run):
+        result = pairs.result_of(study(*data, seeds, kinds, split, share, tracking=run, progress=report))
         rows = [*result.figures["gains"], *result.figures["means"]]
         # MLflow takes no "+" in a metric's name.
         names = ["/".join(filter(None, ("gain", row["cell"].replace("+", "-"), row.get("task")))) for row in rows]
-        tracking.log({name: row["gain"] for name, row in zip(names, rows, strict=True)}, step=0)
-        return result
-
-    return _stage(root, recipe_key, utterances, features, (split, f"{share:g}"), run)
+        run.log({name: row["gain"] for name, row in zip(names, rows, strict=True)}, step=0)
+        return _stored(context, result)
 
 
-def by_labels(
-    root: str,
-    recipe_key: str,
-    utterances: Sequence[DatasetRef],
-    features: Sequence[DatasetRef],
-    labels: Sequence[float],
+def _by_labels(
+    context: Context,
+    shares: Sequence[float],
     sparse: Sequence[str],
     seeds: int,
     split: Split,
     share: float,
-) -> StageResult:
+    *,
+    report: Report,
+) -> Value:
     """Joint and single-task models by their share of the labels."""
-    from pipelines.study.labels import result_of, study_by_labels
-
-    def run(data: Data, **report: Any) -> StudyResult:
-        studies = study_by_labels(*data, labels, sparse, seeds, split, share, **report)
-        return result_of(studies, data[1], data[2])
-
-    shares = ",".join(f"{part:g}" for part in labels)
-    return _stage(root, recipe_key, utterances, features, ("labels", shares, split, f"{share:g}"), run)
+    with _tracked(context, "labels", ",".join(f"{part:g}" for part in shares), split, f"{share:g}") as (data, run):
+        studies = labels.study_by_labels(*data, shares, sparse, seeds, split, share, tracking=run, progress=report)
+        return _stored(context, labels.result_of(studies, context.utterances, context.features))
 
 
-def by_folds(
-    root: str, recipe_key: str, utterances: Sequence[DatasetRef], features: Sequence[DatasetRef], folds: int, seeds: int
-) -> StageResult:
+def _by_folds(context: Context, groups: int, seeds: int, *, report: Report) -> Value:
     """Joint and single-task models with each speaker held out once."""
-    from pipelines.study.folds import result_of, study_by_folds
-
-    def run(data: Data, **report: Any) -> StudyResult:
-        return result_of(study_by_folds(*data, folds, seeds, **report))
-
-    return _stage(root, recipe_key, utterances, features, ("folds", folds), run)
+    with _tracked(context, "folds", groups) as (data, run):
+        studies = folds.study_by_folds(*data, groups, seeds, tracking=run, progress=report)
+        return _stored(context, folds.result_of(studies))
 
 
-def by_variants(
-    root: str,
-    recipe_key: str,
-    utterances: Sequence[DatasetRef],
-    features: Sequence[DatasetRef],
+def _by_variants(
+    context: Context,
     sharing: Sequence[str],
     balancing: Sequence[str],
     seeds: int,
     split: Split,
     share: float,
-) -> StageResult:
+    *,
+    report: Report,
+) -> Value:
     """Joint models by sharing mode and balancing method."""
-    from pipelines.study.variants import result_of, study_variants
-
-    def run(data: Data, **report: Any) -> StudyResult:
-        return result_of(study_variants(*data, sharing, balancing, seeds, split, share, **report))
-
-    names = ",".join((*sharing, *balancing))
-    return _stage(root, recipe_key, utterances, features, (names, split, f"{share:g}"), run)
+    with _tracked(context, ",".join((*sharing, *balancing)), split, f"{share:g}") as (data, run):
+        studies = variants.study_variants(*data, sharing, balancing, seeds, split, share, tracking=run, progress=report)
+        return _stored(context, variants.result_of(studies))
 
 
-def _stage(
-    root: str,
-    recipe_key: str,
-    utterances: Sequence[DatasetRef],
-    features: Sequence[DatasetRef],
-    details: Sequence[object],
-    run: Callable[..., StudyResult],
-) -> StageResult:
-    """Runs a study, and stores its result and page in the store and in MLflow. details: in the MLflow run's name."""
-    from pipelines.promotion import place
-    from pipelines.registry import tracking
-    from pipelines.study.result import render
+def _stage(function: Callable[..., Value]) -> Stage:
+    """Without retries: the Ray tasks of the cells are retried, and finished cells are stored."""
+    return Stage("study", function, inputs=("ingest", "features"), unit="cell", retries=0)
 
-    store = Store(root)
-    recipe = kept_recipe(store, recipe_key)
-    tables, derived = manifests(store, utterances), manifests(store, features)
-    name = " ".join(("study", recipe.name, identity(recipe, tables), *map(str, details)))
-    with (
-        tracking.start(root, recipe, name=name, manifests=[*tables, *derived]) as tracked,
-        step("study") as current,
-        progress.current().bar("study", "cell") as report,
-    ):
-        result = run((recipe, tables, derived, store), tracking=tracked, progress=report)
-        content, page = result.to_json(), render(result)
-        key = f"reports/{recipe.name}/{result.kind}-{fingerprint(content)}"
-        store.put_bytes(f"{key}.json", json.dumps(content).encode())
-        store.put_bytes(f"{key}.html", page.encode())
-        tracked.log_text(json.dumps(content, indent=1), f"{result.kind}.json")
-        tracked.log_text(page, f"{result.kind}.html")
-        text = f"{result.summary}, {result.scored:,} {result.split} rows"
-        return current.done(text, {**content, "report": place(store, f"{key}.html")})
+
+STUDY = _stage(_study)
+BY_LABELS = _stage(_by_labels)
+BY_VARIANTS = _stage(_by_variants)
+BY_FOLDS = _stage(_by_folds)

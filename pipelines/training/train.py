@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,10 @@ from mtl.inputs.codec import Codec
 from mtl.metrics.scoring import in_unit
 from mtl.training.curriculum import JOINT
 from pipelines.core import cluster
+from pipelines.core.progress import Report
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
+from pipelines.registry.tracking import Run
 from pipelines.storage import lock
 from pipelines.storage.store import Manifest, Store
 from pipelines.training.checkpoint_scores import order, unranked
@@ -37,9 +39,6 @@ from pipelines.training.worker import FatalError, Unusable, loop
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
-
-    from pipelines.core.progress import Report
-    from pipelines.registry.tracking import Run
 
 __all__ = ["TrainError", "TrainResult", "finished", "quiet_ray", "train"]
 
@@ -62,82 +61,75 @@ def train(
     store: Store,
     name: str,
     on_report: Callable[[Row], None] | None = None,
-    tracking: Run | Mapping[str, str] | None = None,
+    tracking: Run | None = None,
     progress: Report | None = None,
 ) -> TrainResult:
-    """Trains the recipe on these versions of its data, or returns what the finished run of this name gave.
+    """Trains the recipe on these versions of its data, or returns the result of the finished run of this name.
 
-    `on_report` is called with each epoch's metrics, in this process; `tracking` is the MLflow run they are written to,
-    from this process alone (a pipelines.tracking.Run, or its `to_json`). Ray must be connected, or is started here.
+    on_report: called with each epoch's metrics, in this process. tracking: the MLflow run, written from this process
+    alone. Ray must be connected, or is started here.
 
     Raises:
         TrainError: no label for a task, a language model that cannot be used, too few CPUs or GPUs, a loss that is
-            not finite, or more failures than trainer.max_failures. Calling again with the same name goes on from
-            the last checkpoint.
+            not finite, or more failures than trainer.max_failures. Calling again with the same name resumes from the
+            last checkpoint.
     """
-    run = _run_of(tracking)
     result = finished(store, name)
     if result is None:
         listeners = [on_report] if on_report else []
-        if run:
-            listeners.append(_writer(run))
-        if progress:
-            listeners.append(_bar(recipe, progress))
-        result = _train(recipe, utterances, features, store, name, listeners)
-    if run:
-        _catch_up(run, result.history)
+        listeners += [_writer(tracking)] if tracking else []
+        listeners += [_bar(recipe, progress)] if progress else []
+        job, share = _job(recipe, utterances, features, store, name)
+        damaged = 0
+        while result is None:
+            try:
+                _fit_on_cluster(job, name, share, listeners, resume_from(store, name))
+                result = keep(job, Codec.from_json(job.codec), name)
+            except (Unusable, Incomplete) as error:
+                damaged += 1
+                _count_damage(damaged, error, name, store)
+        _store_result(store, name, result)
+    if tracking:
+        _catch_up(tracking, result.history)
     return result
 
 
-def _train(
-    recipe: Recipe,
-    utterances: list[Manifest],
-    features: list[Manifest],
-    store: Store,
-    name: str,
-    listeners: list[Callable[[Row], None]],
-) -> TrainResult:
-    workers = recipe.trainer.workers
-    codec = _codec(recipe, utterances, features, store, name)
-    quiet_ray()
-    try:
-        cluster.connect(cpus=workers)
-        share = share_of(nodes(), workers, recipe.trainer.gpus)
-    except cluster.ClusterError as error:
-        raise TrainError(str(error)) from error
-    result = _trained(Job(recipe, utterances, features, store, codec.to_json(), share.cpus), name, share, listeners)
-    lock.check(store.root)  # who has lost the lock must not delete what the next one trains from
-    store.put_bytes(f"train/{name}/result.json", json.dumps(result.to_json()).encode())
-    for entry in store.list(f"train/{name}/checkpoint_"):  # what they were kept for is over
-        store.delete(entry.key)
-    return result
+def _job(
+    recipe: Recipe, utterances: list[Manifest], features: list[Manifest], store: Store, name: str
+) -> tuple[Job, Share]:
+    """What the workers are given, and their share of the cluster."""
 
-
-def _trained(job: Job, name: str, share: Share, listeners: list[Callable[[Row], None]]) -> TrainResult:
-    """Trains to the last epoch. Where a checkpoint turns out to be damaged, goes on from the last whole one."""
-    problem: Exception | None = None
-    for _ in range(DAMAGE_ATTEMPTS):
-        resume = resume_from(job.store, name)
-        try:
-            _follow(job, name, share, listeners, resume)
-            return keep(job, Codec.from_json(job.codec), name)
-        except (Unusable, Incomplete) as error:
-            logger.warning("training %s met a damaged checkpoint: %s", name, error)
-            problem = error
-    raise TrainError(
-        f"training {name} met damaged checkpoints {DAMAGE_ATTEMPTS} times; check the disk or the bucket of "
-        f"{job.store.root}. Calling again goes on from the last whole checkpoint. The last one: {problem}"
-    )
-
-
-def _codec(recipe: Recipe, utterances: list[Manifest], features: list[Manifest], store: Store, name: str) -> Codec:
     def build() -> Codec:
         try:
             return prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))[0]
         except PrepareError as error:
             raise TrainError(str(error)) from error
 
-    return stored_codec(store, f"train/{name}/codec.json", build)
+    codec, workers = stored_codec(store, f"train/{name}/codec.json", build), recipe.trainer.workers
+    quiet_ray()
+    try:
+        cluster.connect(cpus=workers)
+        share = share_of(nodes(), workers, recipe.trainer.gpus)
+    except cluster.ClusterError as error:
+        raise TrainError(str(error)) from error
+    return Job(recipe, utterances, features, store, codec.to_json(), share.cpus), share
+
+
+def _count_damage(damaged: int, error: Exception, name: str, store: Store) -> None:
+    """Logs a damaged checkpoint; raises TrainError when there are too many."""
+    logger.warning("training %s met a damaged checkpoint: %s", name, error)
+    if damaged == DAMAGE_ATTEMPTS:
+        raise TrainError(
+            f"training {name} met damaged checkpoints {DAMAGE_ATTEMPTS} times; check the disk or the bucket of "
+            f"{store.root}. Calling again goes on from the last whole checkpoint. The last one: {error}"
+        )
+
+
+def _store_result(store: Store, name: str, result: TrainResult) -> None:
+    lock.check(store.root)  # a process that lost the lock must not delete the checkpoints of the next one
+    store.put_bytes(f"train/{name}/result.json", json.dumps(result.to_json()).encode())
+    for entry in store.list(f"train/{name}/checkpoint_"):
+        store.delete(entry.key)
 
 
 def quiet_ray() -> None:
@@ -147,8 +139,10 @@ def quiet_ray() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune prints nothing of its own
 
 
-def _follow(job: Job, name: str, share: Share, listeners: list[Callable[[Row], None]], resume: str | None) -> None:
-    """Runs the trainer in a thread, and hands every epoch's metrics to the listeners in this one.
+def _fit_on_cluster(
+    job: Job, name: str, share: Share, listeners: list[Callable[[Row], None]], resume: str | None
+) -> None:
+    """Runs the trainer in a thread, and passes every epoch's metrics to the listeners in this one.
 
     Raises:
         TrainError: it cannot run, or failed for good.
@@ -268,12 +262,6 @@ def _explain(error: Exception, name: str, recipe: Recipe) -> str:
         f"training {name} failed more than trainer.max_failures={recipe.trainer.max_failures} times; "
         f"calling again goes on from the last checkpoint. The last error was:\n{error}"
     )
-
-
-def _run_of(tracking: Run | Mapping[str, str] | None) -> Run | None:
-    from pipelines.registry.tracking import Run
-
-    return Run(**tracking) if isinstance(tracking, Mapping) else tracking
 
 
 def _writer(run: Run) -> Callable[[Row], None]:

@@ -1,13 +1,14 @@
-"""What every training worker of Ray Train runs: a rank of `mtl.training.fit`, whose reports become Ray's.
+"""The training function of a Ray Train worker: one rank of `mtl.training.fit`, whose reports go to Ray.
 
-A worker finishes, or dies (Ray starts the group again from the last checkpoint), or raises `FatalError`, which the
-controller takes as final (train.py).
+A worker that dies is restarted with its group from the last checkpoint. A `FatalError` ends the training (train.py).
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,34 +22,55 @@ from pipelines.training.checkpoint_scores import ranked
 from pipelines.training.checkpoints import HISTORY, Row, local_folder, read
 from pipelines.training.prepare import Job, fit_config
 
-# Errors that would come again from the same checkpoint: starting the workers again is a waste of time.
-# Everything else (a lost worker, a broken connection, a full disk) may pass, and is retried.
+# Errors that occur again from the same checkpoint, so that a retry would waste time. Everything else (a lost worker, a
+# broken connection, a full disk) is retried.
 LASTING = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, TypeError, ValueError)
-# torch's messages, all of them RuntimeErrors, about tensors of two devices in one operation: a fault in the code.
+# Messages of torch's RuntimeErrors about tensors of two devices in one operation: a fault in the code.
 MIXED_DEVICES = re.compile(r"same device|expected device|No backend type associated with device type")
 
 
 class FatalError(RuntimeError):
-    """A worker's error that a retry would meet again. A plain message, since it travels between processes."""
+    """An error of a worker that a retry would meet again. A plain message, because it is pickled."""
 
 
 class Unusable(FatalError):
-    """The checkpoint to resume from is damaged: the driver has to choose another one (train.py)."""
+    """The checkpoint to resume from is damaged, so the driver chooses another one (train.py)."""
 
 
 def loop(config: dict[str, Any]) -> None:
-    """Ray Train's training function.
+    """The training function of Ray Train.
 
-    config: "job", a prepare.Job, and "resume", the store's key of a checkpoint to begin with where Ray has none, or
-    None.
+    config: "job", a prepare.Job; "resume", the store's key of a checkpoint to start from where Ray has none, or None.
 
     Raises:
-        FatalError: a loss that is not finite, a GPU that is too small, damaged data, or an error in the code
-        or the data.
+        FatalError, Unusable: see `final_errors`.
+    """
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    job: Job = config["job"]
+    with final_errors():
+        context = ray_train.get_context()
+        model, loader, validate = job.open(context.get_world_rank(), context.get_world_size())
+        report = Reporter(job.recipe)
+        # Only here: the models of a search or a study have no report that would show the gradients.
+        gradients = job.recipe.interpret.gradients
+        settings = replace(fit_config(job.recipe), device=str(get_device()), look_every=gradients)
+        state = report.restore(job, config.get("resume"))
+        fit(model, loader, settings, report=report, validate=validate, resume=state)
+
+
+@contextmanager
+def final_errors() -> Iterator[None]:
+    """Marks the errors that Ray Train must not retry.
+
+    Raises:
+        FatalError: a loss that is not finite, a GPU that is too small, damaged data, or an error in the code or the
+            data.
         Unusable: the checkpoint to resume from is damaged.
     """
     try:
-        _fit(config["job"], config.get("resume"))
+        yield
     except NonFiniteLoss as error:
         raise FatalError(str(error)) from error
     except checkpoints.Damaged as error:
@@ -68,21 +90,8 @@ def loop(config: dict[str, Any]) -> None:
         ) from error
 
 
-def _fit(job: Job, resume: str | None) -> None:
-    from ray import train as ray_train
-    from ray.train.torch import get_device
-
-    context = ray_train.get_context()
-    model, loader, validate = job.open(context.get_world_rank(), context.get_world_size())
-    report = Reporter(job.recipe)
-    # Only here: the models of a search or a study have no report that would show it.
-    looks = job.recipe.interpret.gradients
-    settings = replace(fit_config(job.recipe), device=str(get_device()), look_every=looks)
-    fit(model, loader, settings, report=report, validate=validate, resume=report.restore(job, resume))
-
-
 class Reporter:
-    """`report` of mtl.fit for Ray Train; a checkpoint carries the history so far, so a resumed run repeats no row."""
+    """`report` of `mtl.training.fit` for Ray Train; a checkpoint contains the history up to it."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.history: list[Row] = []

@@ -27,9 +27,9 @@ from mtl.inference.enrolment import Fitting, Utterance
 from mtl.inference.predictor import Predictor
 from mtl.metrics.recognition import word_errors
 from pipelines.data.dataset import Dataset, open_dataset
-from pipelines.nightly import manifests
 from pipelines.personalisation import enrolment, personalise
 from pipelines.registry.registry import Registry, Version
+from pipelines.stages.context import manifests
 from pipelines.storage.store import Manifest, fingerprint
 
 HEARD = 10
@@ -78,7 +78,7 @@ def one_speaker(
     voice = torch.ones(1)
     if mean is not None:
         voice = enrolment.mean_voice(predictor, [utterance.features for utterance in heard.utterances])
-    about = personalise._about(base, registry.folder(base.uri), heard)
+    about = personalise.about_of(base, registry.folder(base.uri), heard)
     made = personalise.fitted(predictor, about, voice, torch.zeros(1) if mean is None else mean, heard, (), fitting)
     cross = personalise.held_back_predictions(predictor, made, heard)
     before = personalise.predict_rows(predictor, heard.utterances)

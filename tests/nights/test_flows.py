@@ -16,10 +16,14 @@ from typer.testing import CliRunner
 import flows
 from motet import commands
 from pipelines import nightly as night
-from pipelines import promotion
+from pipelines.core.faults import is_transient
 from pipelines.recipe import load
 from pipelines.registry.ledger import Ledger
 from pipelines.registry.registry import Registry
+from pipelines.stages.context import Context, stored_recipe
+from pipelines.stages.data import FEATURES, INGEST
+from pipelines.stages.outcome import RunResult, headline, metrics_of, next_steps
+from pipelines.storage.lock import Busy, one_at_a_time
 from pipelines.storage.store import Store
 from tests.conftest import ROOT, FinishedNight
 from tests.support.pickles import pickles
@@ -41,8 +45,7 @@ def test_the_first_night_trains_and_its_model_that_knows_nothing_is_not_promoted
         "the floor of 100.00 % (empty transcript), gain +0.00 (at least 0.00, p 1, 36 rows)"
     )
     floors = {
-        row["metric"]: (row["champion"], row["floor"], row["verdict"])
-        for row in night.metrics_of(outcome_of(finished_night))
+        row["metric"]: (row["champion"], row["floor"], row["verdict"]) for row in metrics_of(outcome_of(finished_night))
     }
     assert floors["transcript/wer"] == (None, "100.00", "at floor")
     assert floors["intent/accuracy"][1] == "13.89"  # 5 of 36 rows play music
@@ -52,8 +55,8 @@ def test_the_first_night_trains_and_its_model_that_knows_nothing_is_not_promoted
     assert "the most frequent intent with its slots" in page
 
 
-def outcome_of(finished_night: FinishedNight) -> night.RunResult:
-    return night.RunResult(**finished_night.outcome)
+def outcome_of(finished_night: FinishedNight) -> RunResult:
+    return RunResult(**finished_night.outcome)
 
 
 def test_the_promoted_model_answers(finished_night: FinishedNight) -> None:
@@ -100,7 +103,7 @@ def test_the_record_names_everything_the_night_was_made_from(finished_night: Fin
     assert record.address == finished_night.outcome["identity"]
     kinds = {dataset.split("/")[0] for dataset in record.parents}
     assert kinds == {"utterances", "features"}
-    stored = night.kept_recipe(Store(finished_night.root), record.files[1])
+    stored = stored_recipe(Store(finished_night.root), record.files[1])
     assert stored == load(finished_night.recipe)
 
 
@@ -181,18 +184,16 @@ def test_ten_new_utterances_extract_ten_rows(tmp_path: Path, ray_session: Any) -
     }
     file, root = tmp_path / "calls.yaml", str(tmp_path / "root")
     file.write_text(yaml.safe_dump(content))
-    key = night.keep_recipe(Store(root), load(str(file)))
-    say(1, 31)
-    first = night.features(root, key, [night.ingest(root, key, "calls").value])
-    assert first.text == "30 recordings, 30 extracted"
-    say(31, 41)
-    second = night.features(root, key, [night.ingest(root, key, "calls").value])
-    assert second.text == "40 recordings, 10 extracted"
+    context = Context(root, load(str(file)))
+    for first, last, text in ((1, 31, "30 recordings, 30 extracted"), (31, 41, "40 recordings, 10 extracted")):
+        say(first, last)
+        context.execute(INGEST)
+        assert FEATURES.run(context).text == text
 
 
 def test_one_night_at_a_time(tmp_path: Path) -> None:
     code = (
-        "import sys; from pipelines.nightly import one_at_a_time\n"
+        "import sys; from pipelines.storage.lock import one_at_a_time\n"
         f"with one_at_a_time({str(tmp_path)!r}, 'night of other'):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
@@ -201,12 +202,12 @@ def test_one_night_at_a_time(tmp_path: Path) -> None:
     ) as holder:
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(night.Busy, match=f"night of other, process {holder.pid} on .* since"),
-            night.one_at_a_time(str(tmp_path), "mine"),
+            pytest.raises(Busy, match=f"night of other, process {holder.pid} on .* since"),
+            one_at_a_time(str(tmp_path), "mine"),
         ):
             pass
         holder.kill()
-    with night.one_at_a_time(str(tmp_path), "mine"):  # a killed process leaves no lock behind
+    with one_at_a_time(str(tmp_path), "mine"):  # a killed process leaves no lock behind
         pass
 
 
@@ -223,7 +224,7 @@ def test_one_night_at_a_time(tmp_path: Path) -> None:
     ],
 )
 def test_what_may_pass(error: BaseException | None, expected: bool) -> None:
-    assert night.transient(error) is expected
+    assert is_transient(error) is expected
 
 
 def test_a_fault_below_another_error_may_pass() -> None:
@@ -231,9 +232,9 @@ def test_a_fault_below_another_error_may_pass() -> None:
 
     error = SourceError("cannot read")
     error.__cause__ = ConnectionResetError("reset")
-    assert night.transient(error)
+    assert is_transient(error)
     error.__cause__ = FileNotFoundError("gone")
-    assert not night.transient(error)
+    assert not is_transient(error)
 
 
 def test_tasks_retry_what_may_pass_and_nothing_else(prefect_session: None) -> None:
@@ -249,7 +250,7 @@ def test_tasks_retry_what_may_pass_and_nothing_else(prefect_session: None) -> No
             raise ValueError("the recipe")
         return "done"
 
-    work = flows.stage("flaky")(flaky).with_options(retry_delay_seconds=[0.0, 0.0])
+    work = flows.as_task("flaky")(flaky).with_options(retry_delay_seconds=[0.0, 0.0])
 
     @flow
     def tries() -> tuple[str, bool]:
@@ -276,7 +277,7 @@ def test_a_search_and_a_night_of_its_winner(
     assert f"{other['trial']}: motet nightly {recipe} --set {other['overrides'][0]}" in told
     assert "hypervolume" in told
     assert found["night"]["state"] == "trained"
-    stored = night.kept_recipe(Store(root), Store(root).latest("nights/small").files[1])
+    stored = stored_recipe(Store(root), Store(root).latest("nights/small").files[1])
     assert stored == load(recipe, list(found["winner"]))
     assert pickles(root) == []
 
@@ -367,12 +368,12 @@ def test_a_silent_run_is_marked_crashed_by_one_automation(prefect_session: None)
 
 def test_the_headline_says_what_happened(finished_night: FinishedNight) -> None:
     outcome = outcome_of(finished_night)
-    assert promotion.headline(outcome).startswith("models:/small/1: not promoted (first model: ")
-    promoted = night.RunResult(**{**finished_night.outcome, "promoted": True})
-    assert promotion.headline(promoted).startswith("models:/small/1: promoted (")
-    assert "--model small/1" in promotion.next_steps(outcome, finished_night.root)  # there is no champion to try
-    assert "synthetic speech" in promotion.headline(outcome)
-    assert outcome.report in promotion.next_steps(outcome, finished_night.root)
+    assert headline(outcome).startswith("models:/small/1: not promoted (first model: ")
+    promoted = RunResult(**{**finished_night.outcome, "promoted": True})
+    assert headline(promoted).startswith("models:/small/1: promoted (")
+    assert "--model small/1" in next_steps(outcome, finished_night.root)  # there is no champion to try
+    assert "synthetic speech" in headline(outcome)
+    assert outcome.report in next_steps(outcome, finished_night.root)
     told = {
         "transcript/wer": "motet predict FILE.wav --model small",
         "intent/text_accuracy": "motet predict --text TEXT --model small",
@@ -380,5 +381,5 @@ def test_the_headline_says_what_happened(finished_night: FinishedNight) -> None:
         "waveform/lsd": 'motet say "TEXT" --vocoder small',
     }
     for metric, command in told.items():
-        other = night.RunResult(**{**finished_night.outcome, "promoted": True, "metrics": {metric: 1.0}})
-        assert f"{command} --root" in promotion.next_steps(other, finished_night.root)
+        other = RunResult(**{**finished_night.outcome, "promoted": True, "metrics": {metric: 1.0}})
+        assert f"{command} --root" in next_steps(other, finished_night.root)

@@ -20,7 +20,7 @@ import yaml
 import flows
 from pipelines.admin import doctor, stack
 from pipelines.admin.scheduler import SchedulerError, unscheduled
-from pipelines.nightly import one_at_a_time
+from pipelines.storage.lock import one_at_a_time
 from tests.conftest import FinishedNight
 from tests.pipelines.admin.test_stack import free_port
 

@@ -190,6 +190,7 @@ def test_a_night_leaves_no_secret_behind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     import flows
+    from pipelines.stages.data import INGEST
 
     root = tmp_path / "root"
     for name, value in {"CALLS_USER": "ann", "CALLS_PW": TOKEN, "FOLDER": PATH}.items():
@@ -203,7 +204,7 @@ def test_a_night_leaves_no_secret_behind(
     recipe = tmp_path / "guarded.yaml"
     recipe.write_text(yaml.safe_dump({**RECIPE, "corpora": corpora}))
 
-    monkeypatch.setattr(flows.ingest, "retries", 0)  # of a source that cannot be had
+    monkeypatch.setattr(flows.task_of(INGEST), "retries", 0)  # of a source that cannot be had
     night = CliRunner().invoke(app, ["nightly", str(recipe), "--root", str(root), "--json"])
     assert night.exit_code == 0, night.exception
     outcome = json.loads(night.stdout)

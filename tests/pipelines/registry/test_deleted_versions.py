@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from motet.commands import app
 from mtl.inference.predictor import Predictor
 from pipelines.admin.doctor import registry as registry_checks
-from pipelines.held_out import current_champion, judged
 from pipelines.registry.deleted_versions import StoredVersion, stored_copy
 from pipelines.registry.ledger import ALL, Ledger, Line, fold
 from pipelines.registry.registry import Registry, RegistryError
+from pipelines.stages.held_out import current_champion, judged
 from pipelines.storage.store import Store
 from tests.support.shared_mlflow import NAME, as_night
 

@@ -162,7 +162,7 @@ def test_of_two_fresh_roots_one_gets_the_name(team: Path, tmp_path: Path) -> Non
         with ThreadPoolExecutor(2) as pool:
             outcomes: list[Any] = list(pool.map(claim, [name] * 2, registries))
         assert sorted(outcome == "claimed" for outcome in outcomes) == [False, True], outcomes
-        model = ownership.registered(registries[0], name)
+        model = registries[0].registered(name)
         assert model is not None
         winner = registries[outcomes.index("claimed")]
         assert model.tags[ownership.ROOT_TAG] == ownership.identity(winner.store)

@@ -69,7 +69,7 @@ def test_a_root_in_use_by_its_other_path_is_left_alone(small_root: Path) -> None
     """One folder that two machines, or a container and its host, see at two paths."""
     before = paths(small_root)
     code = (
-        "import sys; from pipelines.nightly import one_at_a_time\n"
+        "import sys; from pipelines.storage.lock import one_at_a_time\n"
         f"with one_at_a_time({str(small_root)!r}, 'night of other'):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )

@@ -1,9 +1,9 @@
-"""Users' adapters in the registry: versions of `<base>.<speaker>`, whose tags name the base that they are for.
+"""Users' adapters in the registry: versions of `<base>.<speaker>`, whose tags name the base model.
 
     version = register_adapter(registry, "assistant.ana", file, base, tags)
     load_personal(registry, "models:/assistant@champion", "ana")           # a PersonalPredictor
 
-Names of recipes hold no dot, so that no model's name is taken for an adapter's. A package holds the adapter alone.
+Names of recipes contain no dot, so no model has the name of an adapter. A package holds the adapter alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from pipelines.registry.package import describe, save_adapter_package
 from pipelines.registry.registry import CHAMPION, Registry, RegistryError, Version, lineage
 from pipelines.registry.tracking import provenance
+from pipelines.storage.store import Manifest
 
 if TYPE_CHECKING:
     from mtl.inference.predictor import Predictor
-    from pipelines.storage.store import Manifest
 
 BASE_TAG = "motet.base"  # the model that an adapter is for; its version and digest stand beside it
 
@@ -56,7 +56,7 @@ def register_adapter(
 
 
 def load_personal(registry: Registry, uri: str, speaker: str) -> Predictor:
-    """A model as it hears through a user's promoted adapter.
+    """A model with a user's promoted adapter.
 
     Raises:
         RegistryError: that user has none for this model. PersonalError: theirs was made for another version.
@@ -70,34 +70,9 @@ def load_personal(registry: Registry, uri: str, speaker: str) -> Predictor:
                 f"see `motet history {name}`"
             )
         prefix = personal_name(base.name, "")
-        people = ", ".join(other.removeprefix(prefix) for other in registry.models() if other.startswith(prefix))
+        speakers = ", ".join(other.removeprefix(prefix) for other in registry.models() if other.startswith(prefix))
         raise RegistryError(
-            f"{base.name} knows no {speaker!r}; it knows {people or 'nobody'}; "
+            f"{base.name} knows no {speaker!r}; it knows {speakers or 'nobody'}; "
             f"`motet personalise {base.name} MANIFEST` makes an adapter"
         )
-    return load_adapter(registry, f"models:/{name}@{CHAMPION}", base.uri)
-
-
-def load_adapter(registry: Registry, uri: str, base: str, device: str | None = None) -> Predictor:
-    """The model `base` as it hears through the adapter `uri`. Raises PersonalError when it is for another base."""
-    from mtl.address import folder_address
-    from mtl.inference.adaptation import Personal, PersonalPredictor, check_base
-    from mtl.inference.predictor import Predictor
-
-    adapter = registry.adapter(uri)
-    if adapter is None:
-        raise RegistryError(f"{uri} is a model and no user's adapter; `motet personalise` makes those")
-    personal, folder = Personal.load(adapter), registry.folder(base)
-    check_base(personal.about, folder_address(folder))
-    return PersonalPredictor(Predictor.load(folder, device), personal)
-
-
-def load_with_own_base(registry: Registry, uri: str, device: str | None = None) -> Predictor:
-    """An adapter with the version of its base that it was made for."""
-    from mtl.inference.adaptation import read_header
-
-    adapter = registry.adapter(uri)
-    if adapter is None:
-        raise RegistryError(f"{uri} is a model and no user's adapter")
-    about = read_header(adapter)["about"]
-    return load_adapter(registry, uri, f"models:/{about['base']}/{about['version']}", device)
+    return registry.load_adapter(f"models:/{name}@{CHAMPION}", base.uri)
