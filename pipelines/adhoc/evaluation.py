@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pyarrow.compute as pc
@@ -172,10 +173,11 @@ def speech_on(
     if names is None and uri.startswith("models:/"):
         key = registry.named(uri).tags.get(RECIPE_TAG)
         listening = stored_recipe(registry.store, key).listening if key and registry.store.exists(key) else listening
+    load = partial(Predictor.load, registry.folder(uri))  # Ray cannot pickle a vocoder
     with timed("listen") as line, progress.current().bar("listening", "utt") as report:
         judges = judges_of(registry, listening)
         rows = spoken_rows(dataset, listening.rows, predictor.model.config.speaks)
-        table = synthesized_by(lambda: predictor, rows, dataset, judges, listening.rows, report)
+        table = synthesized_by(load, rows, dataset, judges, listening.rows, report)
         line.text = f"{len(rows):,} recordings said again"
     by_kind = figures(table)
     plain = {kind: {name: figure._asdict() for name, figure in of_kind.items()} for kind, of_kind in by_kind.items()}
