@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pyarrow.compute as pc
@@ -173,10 +174,11 @@ def speech_on(
     if names is None and uri.startswith("models:/"):
         key = registry.named(uri).tags.get(RECIPE_TAG)
         settings = stored_recipe(registry.store, key).judges if key and registry.store.exists(key) else settings
+    load = partial(Predictor.load, registry.folder(uri))  # Ray cannot pickle a vocoder
     with timed("listen") as line, progress.current().bar("listening", "utt") as report:
         judges = judges_of(registry, settings)
         rows = spoken_rows(dataset, settings.rows, predictor.model.config.speaks)
-        table = synthesized_by(lambda: predictor, rows, dataset, judges, settings.rows, report)
+        table = synthesized_by(load, rows, dataset, judges, settings.rows, report)
         line.text = f"{len(rows):,} recordings said again"
     by_kind = figures(table)
     plain = {kind: {name: figure._asdict() for name, figure in of_kind.items()} for kind, of_kind in by_kind.items()}
