@@ -8,7 +8,6 @@ metrics, python.md from the names that `import motet` exports.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import re
@@ -75,7 +74,7 @@ def objects(schema: Schema, definitions: Schema) -> Iterator[tuple[str, Schema]]
         yield from objects(option, definitions)
     for keyword, suffix in (("items", "[]"), ("additionalProperties", ".<name>")):
         if isinstance(inner := schema.get(keyword), Mapping):
-            yield from ((suffix + rest, found) for rest, found in objects(inner, definitions))
+            yield from ((suffix + rest, section) for rest, section in objects(inner, definitions))
 
 
 def resolved(schema: Schema, definitions: Schema) -> Schema:
@@ -146,12 +145,9 @@ def command_line() -> str:
 
 
 def app_of_commands() -> Any:
-    """The typer app with all commands, which join it when their modules are imported."""
-    from pipelines.cli.console import app
+    """The typer app with all commands."""
+    from motet.commands import app
 
-    importlib.import_module(
-        "motet.commands" if importlib.util.find_spec("motet").submodule_search_locations else "motet"
-    )
     return app
 
 

@@ -1,6 +1,6 @@
 """The plug-ins that docs/extending.md shows: a corpus, a sharing mode, a balancing method, a stage.
 
-The plug-in with a task runs through a whole night in tests/nights/test_extension.py.
+The plug-ins with tasks and with an input group run through whole nights in tests/nights/.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import pytest
 import torch
 
 from mtl.balancing import Balancer
+from mtl.config.balancing import METHODS
+from mtl.config.sharing import MODES
 from pipelines.data.ingest import ingest
-from pipelines.recipe import Corpus, Quality
+from pipelines.recipe import Corpus, Quality, parse
 from pipelines.sources.open import open_source
 from pipelines.storage.store import Store
 from pipelines.utterances.utterance import Reject, Utterance
@@ -48,11 +50,8 @@ def test_kaldi_corpus(tmp_path: Path) -> None:
 
 
 def test_affine_sharing() -> None:
-    modes = pytest.importorskip("mtl.config.sharing").MODES
     plugin = importlib.import_module("affine_sharing")
     try:
-        from pipelines.recipe import parse
-
         recipe = parse(minimal(sharing={"mode": "affine", "initial_scale": 2.0}))
         assert recipe.sharing.initial_scale == 2.0
         trunk = plugin.AffineTrunk(("a", "b"), Identity, width=4, dropout=0.0, settings=plugin.AffineSettings(2.0))
@@ -62,7 +61,7 @@ def test_affine_sharing() -> None:
         assert list(states) == ["b"]
         assert trunk.shared_parameters() == []  # the identity has none; scale and shift belong to their tasks
     finally:
-        modes.unregister("affine")
+        MODES.unregister("affine")
 
 
 class Identity(torch.nn.Module):
@@ -71,7 +70,6 @@ class Identity(torch.nn.Module):
 
 
 def test_inverse_balancing() -> None:
-    methods = pytest.importorskip("mtl.config.balancing").METHODS
     plugin = importlib.import_module("inverse_balancing")
     try:
         balancer = Balancer(("a", "b", "c"), {}, "inverse", plugin.InverseSettings(1.0))
@@ -79,11 +77,10 @@ def test_inverse_balancing() -> None:
         weights = balancer.weights(present, torch.tensor([1.0, 4.0, 9.0]))
         torch.testing.assert_close(weights, torch.tensor([1.6, 0.4, 0.0]))
     finally:
-        methods.unregister("inverse")
+        METHODS.unregister("inverse")
 
 
 def test_hours_stage(tmp_path: Path) -> None:
-    pytest.importorskip("pipelines.core.stage")
     plugin = importlib.import_module("hours_stage")
     store = Store(tmp_path / "root")
     (tmp_path / "rows.jsonl").write_text('{"text": "turn it off", "split": "train"}\n')

@@ -73,7 +73,7 @@ def test_pictures_and_recordings_train_one_model(tmp_path: Path) -> None:
     }
 
     def motet(*arguments: str) -> str:
-        command = [sys.executable, str(ROOT / "motet.py"), *arguments]
+        command = [sys.executable, "-m", "motet", *arguments]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipelines.corpora.base import SPLIT_NAMES, Reader, check_options, need_source, source_fingerprint
+from pipelines.corpora.base import SPLIT_NAMES, Rows, reader
 from pipelines.recipe import Corpus
 from pipelines.sources.source import Source
 from pipelines.utterances.utterance import CorpusError, Reject, Utterance, text_lines
 
 
-def read(source: Source | None, corpus: Corpus) -> Iterator[Utterance | Reject]:
+def read(source: Source, corpus: Corpus) -> Rows:
     """One utterance for each line of `wav.scp`.
 
     Raises:
-        CorpusError: no `wav.scp` in the source, or an unknown option.
+        CorpusError: the source has no `wav.scp`.
     """
-    source = need_source(source, corpus)
-    check_options(corpus, ())
     paths = {file.path for file in source.files()}
     lists = sorted(path for path in paths if PurePosixPath(path).name == "wav.scp")
     if not lists:
-        raise CorpusError(f"{source.uri}: no wav.scp in it; expected Kaldi data directories")
+        raise CorpusError(f"{source.uri}: found no wav.scp; expected Kaldi data directories")
     for path in lists:
         folder = PurePosixPath(path).parent
         texts = columns(source, str(folder / "text"), paths)
@@ -48,4 +45,4 @@ def columns(source: Source, path: str, paths: set[str]) -> dict[str, str]:
     return {name: rest.strip() for name, _, rest in (line.partition(" ") for line in lines)}
 
 
-READER = Reader(read, source_fingerprint)
+READER = reader(read)
