@@ -9,7 +9,6 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +20,9 @@ from mtl.config.sharing import MODES
 from pipelines.data.ingest import ingest
 from pipelines.recipe import Corpus, Quality, parse
 from pipelines.sources.open import open_source
-from pipelines.storage.store import Store
+from pipelines.stages.context import Context
 from pipelines.utterances.utterance import Reject, Utterance
+from tests.mtl.sharing import test_sharing
 
 PLUGINS = Path(__file__).parent / "plugins"
 
@@ -54,12 +54,14 @@ def test_affine_sharing() -> None:
     try:
         recipe = parse(minimal(sharing={"mode": "affine", "initial_scale": 2.0}))
         assert recipe.sharing.initial_scale == 2.0
-        trunk = plugin.AffineTrunk(("a", "b"), Identity, width=4, dropout=0.0, settings=plugin.AffineSettings(2.0))
+        trunk = plugin.AffineTrunk(("a", "b"), Identity, 4, 0.0, plugin.AffineSettings(2.0))
         x, lengths = torch.randn(2, 3, 4), torch.tensor([3, 2])
         states = trunk(x, lengths, ("b",))
         torch.testing.assert_close(states["b"], 2 * x)
         assert list(states) == ["b"]
         assert trunk.shared_parameters() == []  # the identity has none; scale and shift belong to their tasks
+        test_sharing.test_contract("affine", {})
+        test_sharing.test_padding_changes_nothing("affine")
     finally:
         MODES.unregister("affine")
 
@@ -82,14 +84,12 @@ def test_inverse_balancing() -> None:
 
 def test_hours_stage(tmp_path: Path) -> None:
     plugin = importlib.import_module("hours_stage")
-    store = Store(tmp_path / "root")
+    context = Context(str(tmp_path / "root"))
     (tmp_path / "rows.jsonl").write_text('{"text": "turn it off", "split": "train"}\n')
     corpus = Corpus(name="c", kind="manifest", source=str(tmp_path / "rows.jsonl"))
-    manifest = ingest(corpus, Quality(), store)
-    context = SimpleNamespace(store=store, utterances=[manifest], values={"ingest": [manifest]})
-    result = plugin.HOURS.run(context)
-    assert result.value == {"train": 0.0}
-    assert result.text == "train 0.00 h"
+    context.values["ingest"] = [ingest(corpus, Quality(), context.store)]
+    assert context.execute(plugin.HOURS) == {"train": 0.0}
+    assert [(stage, text) for stage, text, _ in context.summaries] == [("hours", "train 0.00 h")]
 
 
 def minimal(**sections: Any) -> dict[str, Any]:

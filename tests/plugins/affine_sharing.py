@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ class AffineTrunk(Trunk):
     """f_k(x) = a_k * g(x) + b_k with the shared encoder g."""
 
     def __init__(
-        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, settings: AffineSettings, **_: Any
+        self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, settings: AffineSettings
     ) -> None:
         super().__init__(tasks)
         self.shared = encoder()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from pipelines.core.stage import Stage
+from pipelines.data.ingest import utterances
+from pipelines.stages.context import Context
 
 
-def hours_by_split(context: Any) -> tuple[str, dict[str, float]]:
+def hours_by_split(context: Context) -> tuple[str, dict[str, float]]:
     """Returns the line for the terminal and the report, and the value for later stages."""
     hours: Counter[str] = Counter()
     for manifest in context.utterances:
-        table = context.store.read_table(manifest.files[0], columns=["split", "duration"])
-        for row in table.to_pylist():
+        for row in utterances(context.store, manifest).select(["split", "duration"]).to_pylist():
             hours[row["split"]] += (row["duration"] or 0.0) / 3600
     return ", ".join(f"{split} {value:.2f} h" for split, value in hours.items()), dict(hours)
 

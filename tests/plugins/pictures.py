@@ -1,4 +1,4 @@
-"""Plug-in: pictures as an input group, with a task that reads them and one that classifies recordings by the same labels."""
+"""Plug-in: pictures as an input group; one task classifies pictures, one classifies recordings by the same labels."""
 
 import io
 
