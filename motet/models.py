@@ -64,8 +64,8 @@ class Model(Result):
     Attributes:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS, or the folder it was loaded from.
         root: root of the registry.
-        version: what the registry knows: `version`, `aliases`, `metrics` (percent, on test), `datasets`, `tags`;
-            None for a folder.
+        version: entry in the registry with `version`, `aliases`, `metrics` (percent, on the test split), `datasets` and
+            `tags`; None for a folder.
         predictor: the underlying mtl.inference.predictor.Predictor, for use with torch.
     """
 

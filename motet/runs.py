@@ -145,7 +145,10 @@ def search(
     """Searches task weights, sharing mode and its strength, and learning rate with Ray Tune.
 
     Args:
-        recipe, settings, wait, verbose: as of `nightly`; the recipe's section `search` holds the space.
+        recipe: as of `nightly`; its section `search` holds the space.
+        settings: overrides, as of `recipe`.
+        wait: as of `nightly`.
+        verbose: as of `nightly`.
         trials: how many, instead of search.trials.
         resume: go on with an interrupted search; a finished one is returned again.
         train_winner: then run a night of the picked trial.
@@ -191,14 +194,18 @@ def study(
     over speakers.
 
     Args:
-        recipe, settings, wait, verbose: as of `nightly`.
+        recipe: as of `nightly`.
+        settings: overrides, as of `recipe`.
+        wait: as of `nightly`.
+        verbose: as of `nightly`.
         seeds: trainings per cell.
         cells: some of "single", "joint", "pairs", "leave-one-out".
         split: rows to evaluate on, "valid" or "test".
         share: fraction of the training rows, the same for every cell.
         labels: fractions of the labels in (0, 1], for instance (0.01, 0.1, 1).
         sparse: tasks whose labels are reduced; intent and slots if omitted.
-        sharing, balancing: names of modes and of methods.
+        sharing: names of sharing modes.
+        balancing: names of balancing methods.
         folds: number of groups of speakers; 0 holds out each speaker in turn.
 
     Raises:
@@ -252,7 +259,10 @@ def evaluate(
 
     Args:
         model: "NAME", "NAME/3", "NAME@challenger", a models:/ URI or a folder.
-        kind, source, split_by, settings: of the corpus, as of `ingest`.
+        kind: layout of the corpus, as of `ingest`.
+        source: of the corpus, as of `ingest`.
+        split_by: as of `ingest`.
+        settings: of the corpus, as of `ingest`.
         split: "train", "valid", "test" or "all"; if omitted, "test", or "all" for a corpus without splits.
         name: of the corpus; "evaluation-<kind>" if omitted, so that no corpus of a night is replaced.
         greedy: best-path decoding without a language model.

@@ -148,9 +148,9 @@ def test_the_layout_names_every_folder(package: str) -> None:
 
 
 def test_the_stages_of_a_night_are_described_in_order() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|", text_of(DOCS / "architecture.md"), re.MULTILINE)
-    described = [(name, *(tuple(re.findall(r"`(\w+)`", cell)) for cell in cells)) for name, *cells in rows]
-    assert described == [(stage.name, stage.inputs, stage.kinds) for stage in STAGES]
+    rows = re.findall(r"^\| `\w+` \|.*", text_of(DOCS / "architecture.md"), re.MULTILINE)
+    described = [[tuple(re.findall(r"`(\w+)`", cell)) for cell in row.split("|")[1:4]] for row in rows]
+    assert described == [[(stage.name,), stage.inputs, stage.kinds] for stage in STAGES]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

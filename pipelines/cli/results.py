@@ -73,7 +73,9 @@ class IngestResult(Result):
     """A version of an utterance table.
 
     Attributes:
-        dataset, version, address: of the table in the store; the address is a hash of its content.
+        dataset: name of the table in the store.
+        version: number of this version of the table.
+        address: hash of its content.
         meta: counts, among them `rows`, `splits` (rows by split), `hours`, and `reasons` (quarantined rows by reason).
     """
 
@@ -101,8 +103,10 @@ class Evaluation(Result):
 
     Attributes:
         model: URI of the model.
-        corpus, split: what it was evaluated on.
-        rows, summary: how many rows were evaluated and left out, as numbers and as a sentence.
+        corpus: corpus that it was evaluated on.
+        split: split of the corpus.
+        rows: how many rows were evaluated and left out.
+        summary: the same as a sentence.
         metrics: by metric, such as "transcript/wer": `value`, its 95 % bootstrap interval `low` and `high`, in the
             metric's unit (mostly percent), and the number of `rows`.
         domains: the same for each domain apart.
@@ -138,9 +142,10 @@ class Evaluation(Result):
 
 @dataclass(frozen=True, repr=False)
 class RunResult(Result, outcome.RunResult):
-    """Outcome of a night: `state` ("trained" or "nothing new"), `model`, `promoted`, `reason`, `metrics`, `report` …
+    """Outcome of a nightly run: `state` ("trained" or "nothing new"), `model`, `promoted`, `reason`, `metrics` …
 
-    root: of the store, for the commands that the text suggests.
+    Attributes:
+        root: root of the store, for the commands that the text suggests.
     """
 
     root: str = environment.ROOT
