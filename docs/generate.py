@@ -235,9 +235,8 @@ def python() -> str:
     """What `import motet` exports, by autodoc."""
     import motet
 
-    names: Sequence[str] = getattr(motet, "__all__", ())
     lines = ["# Python reference", "", "Generated from the docstrings. [Python API](../python-api.md) explains it.", ""]
-    for name in names:
+    for name in motet.__all__:
         item = getattr(motet, name)
         directive = "autoclass" if inspect.isclass(item) else "autofunction"
         options = [":members:"] if inspect.isclass(item) else []
@@ -254,14 +253,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def cell(text: str) -> str:
+    """A text for a cell of a table: `|`, and outside of code `<`, are escaped."""
     text = " ".join(text.split()).replace("\\|", "|").replace("|", "\\|")
-    return "".join(part if code % 2 else part.replace("<", "&lt;") for code, part in enumerate_code(text))
-
-
-def enumerate_code(text: str) -> Iterator[tuple[int, str]]:
-    """Pieces of a text, those in backquotes with an odd number."""
-    for number, part in enumerate(text.split("`")):
-        yield number, f"`{part}`" if number % 2 else part
+    return re.sub("(`[^`]*`)|<", lambda match: match[1] or "&lt;", text)
 
 
 if __name__ == "__main__":
