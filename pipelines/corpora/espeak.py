@@ -254,7 +254,6 @@ def _row(name: str, split: str, sentence: Sentence, language: str, translation: 
     return Utterance(
         id=name,
         split=split,
-        recording=None,
         text=sentence.text,
         tokens=list(sentence.tokens),
         slots=list(sentence.slots),

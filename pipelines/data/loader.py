@@ -144,14 +144,12 @@ class Loader:
         return batch
 
 
-def evaluation_batches(
-    dataset: Dataset, codec: Codec, config: recipe.Loader, hop_ms: float | None = None
-) -> Iterator[tuple[np.ndarray, Batch]]:
+def evaluation_batches(dataset: Dataset, codec: Codec, config: recipe.Loader) -> Iterator[tuple[np.ndarray, Batch]]:
     """Every row once, with indices into the dataset, group by group and longest first, without augmentation."""
     encoder = _Encoder(dataset, codec)
     for name, members, lengths in rows_by_group(dataset.rows):
         order = np.argsort(-lengths, kind="stable")
-        budget = budget_of(name, config, hop_ms or dataset.hop_ms)
+        budget = budget_of(name, config, dataset.hop_ms)
         for rows in cut(lengths[order], budget, EVALUATION_SLACK, members[order]):
             yield rows, encoder.batch(rows, None)
 

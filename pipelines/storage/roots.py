@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipelines.core.redaction import redact
 
@@ -37,17 +37,6 @@ class Entry:
     key: str
     size: int
     modified: datetime
-
-
-class Root(Protocol):
-    def read(self, key: str) -> bytes: ...
-    def write(self, key: str, data: bytes) -> None: ...
-    def create(self, key: str, data: bytes) -> bool: ...
-    def upload(self, local: Path, key: str) -> None: ...
-    def download(self, key: str, local: Path) -> None: ...
-    def exists(self, key: str) -> bool: ...  # raises if the back end does not respond
-    def entries(self, prefix: str) -> list[Entry]: ...
-    def delete(self, key: str) -> None: ...
 
 
 class FolderRoot:
@@ -197,7 +186,10 @@ class S3Root:
         return {"base": self.base}
 
 
-def open_root(location: str) -> FolderRoot | S3Root:
+Root = FolderRoot | S3Root
+
+
+def open_root(location: str) -> Root:
     """The root that a folder path or an s3:// URL names."""
     if location.startswith("s3://"):
         if not location.removeprefix("s3://").strip("/"):

@@ -25,6 +25,7 @@ from pipelines.recipe import Corpus
 from pipelines.synthetic import synthesizer
 from pipelines.synthetic.voices import ACCENTS, STYLES, VARIANTS, Voice, speakers, styled
 from pipelines.utterances.utterance import CorpusError, Utterance
+from tests.support.grammars import domains_of, slots_of
 
 TEXT = "turn on the kitchen lights please"
 
@@ -235,10 +236,10 @@ def test_every_label_is_there_in_every_split(default: list[Utterance]) -> None:
     for split in ("train", "test"):
         spoken = [row for row in default if row.split == split and row.recording]
         assert {row.labels.get("intent") for row in spoken} == set(espeak.GRAMMARS["en"].intents)
-        assert {row.labels.get("domain") for row in spoken} == set(espeak.GRAMMARS["en"].domains)
+        assert {row.labels.get("domain") for row in spoken} == domains_of(espeak.GRAMMARS["en"])
         assert {row.labels.get("emotion") for row in spoken} == set(STYLES)
         slots = {tag[2:] for row in spoken for tag in row.slots or () if tag != "O"}
-        assert slots == set(espeak.GRAMMARS["en"].slot_names)
+        assert slots == slots_of(espeak.GRAMMARS["en"])
     written = [row for row in default if row.recording is None]
     assert {(row.split, row.speaker, row.labels.get("emotion")) for row in written} == {("train", None, None)}
 
