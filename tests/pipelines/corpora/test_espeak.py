@@ -25,7 +25,7 @@ from pipelines.recipe import Corpus
 from pipelines.synthetic import synthesizer
 from pipelines.synthetic.voices import ACCENTS, STYLES, VARIANTS, Voice, speakers, styled
 from pipelines.utterances.utterance import CorpusError, Utterance
-from tests.support.grammars import domains_of, slots_of
+from tests.support.grammars import domains_of, slots_of, words_of
 
 TEXT = "turn on the kitchen lights please"
 
@@ -283,10 +283,9 @@ def test_two_languages_say_the_same_and_split_the_same() -> None:
     assert said["valid"].isdisjoint(said["test"])
     german = [row for row in found if row.language == "de"]
     assert {row.labels.get("intent") for row in german} <= set(espeak.GRAMMARS["de"].intents)
-    assert all(word in espeak.GRAMMARS["de"].words for row in german for word in row.tokens or ())
-    assert all(
-        word in espeak.GRAMMARS["en"].words for row in german for word in (row.labels.get("translation") or "").split()
-    )
+    english_words, german_words = (words_of(espeak.GRAMMARS[language]) for language in ("en", "de"))
+    assert all(word in german_words for row in german for word in row.tokens or ())
+    assert all(word in english_words for row in german for word in (row.labels.get("translation") or "").split())
     # One throat speaks both, in two accents: a language is not told by who speaks.
     voices = {name: {(row.speaker or "").split("+")[1].split("-")[0] for row in found if row.recording
                      and row.language == name and row.split == "test"} for name in ("en", "de")}  # fmt: skip
@@ -297,9 +296,10 @@ def test_two_languages_say_the_same_and_split_the_same() -> None:
 def test_english_may_carry_its_german() -> None:
     found = rows(utterances=60, valid_utterances=10, test_utterances=20, text_only_sentences=20, translate="de")
     assert {row.language for row in found} == {"en"}
+    english_words, german_words = (words_of(espeak.GRAMMARS[language]) for language in ("en", "de"))
     for row in found:
-        assert all(word in espeak.GRAMMARS["en"].words for word in row.tokens or ())
-        assert all(word in espeak.GRAMMARS["de"].words for word in (row.labels.get("translation") or "?").split())
+        assert all(word in english_words for word in row.tokens or ())
+        assert all(word in german_words for word in (row.labels.get("translation") or "?").split())
         assert espeak.split_of(row.labels.get("translation") or "") == row.split
 
 
