@@ -217,11 +217,7 @@ def _dialogues(options: Options, split: str, count: int, spoken: bool) -> Iterat
                 text=turn.text,
                 speaker=voice.name if spoken else None,
                 language="en",
-                labels={
-                    "emotion": style if spoken else None,
-                    "dialogue_act": turn.act,
-                    "system_action": turn.action,
-                },
+                labels={"emotion": style if spoken else None, "dialogue_act": turn.act, "system_action": turn.action},
                 context=list(turn.context),
                 file="espeak",
             )

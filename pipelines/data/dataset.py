@@ -4,8 +4,8 @@
     dataset.rows["frames"]                       # -1 for rows of text alone
     first, second = dataset.features([0, 17])     # (T, F) float16 views, nothing copied
 
-Parts are uncompressed Parquet files that are memory-mapped (from S3: after a copy to the local cache), so that random
-access takes microseconds and several workers share the same pages of memory.
+Parts are uncompressed Parquet files that are memory-mapped (from S3: after a copy to the local
+cache), so that random access takes microseconds and several workers share the same pages of memory.
 """
 
 from __future__ import annotations

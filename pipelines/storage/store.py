@@ -54,7 +54,7 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self._root = open_root(str(root))
-        self.root = str(self._root.folder) if isinstance(self._root, FolderRoot) else f"s3://{self._root.base}"
+        self.root = self._root.location
 
     def __repr__(self) -> str:
         return f"Store({self.root!r})"
