@@ -344,7 +344,7 @@ def _flows(root: str, quiet: bool) -> Iterator[Any]:
     """The module flows, which imports Prefect, within a progress display."""
     import flows
 
-    environment.make_home(root)
+    environment.make_home()
     with display(quiet=quiet):
         yield flows
 

@@ -88,7 +88,6 @@ GERMAN = Language(
     signs={"&": "und", "+": "plus", "=": "gleich", "@": "ät"},
 )  # fmt: skip
 
-LANGUAGES = {"en": ENGLISH, "de": GERMAN}
 _MONTHS = "Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember"
 
 

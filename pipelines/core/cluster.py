@@ -39,12 +39,10 @@ class ClusterError(RuntimeError):
     """A cluster that cannot be reached, or does not have the required resources."""
 
 
-def connect(cpus: float = 1, gpus: float = 0, dashboard: bool = False, worker_output: bool = False) -> dict[str, float]:
+def connect(cpus: float = 1, gpus: float = 0) -> dict[str, float]:
     """Starts or joins the cluster, unless this process is connected, and returns its total resources.
 
     cpus, gpus: the caller's concurrent needs, over all nodes.
-    dashboard: serve Ray's dashboard on loopback, if a local cluster is started.
-    worker_output: show the output of workers.
 
     Raises:
         ClusterError: no cluster at RAY_ADDRESS, or it has too few CPUs or GPUs.
@@ -52,9 +50,9 @@ def connect(cpus: float = 1, gpus: float = 0, dashboard: bool = False, worker_ou
     ray = _ray()
     if not ray.is_initialized():
         if address := os.environ.get("RAY_ADDRESS"):
-            _join(address, worker_output)
+            _join(address)
         else:
-            start_local(dashboard=dashboard, worker_output=worker_output)
+            start_local()
     required = {"CPU": cpus, "GPU": gpus}
     deadline = time.monotonic() + (RESOURCES_TIMEOUT_S if os.environ.get("RAY_ADDRESS") else 0)
     while True:
@@ -89,7 +87,7 @@ def local_ray() -> Iterator[None]:
             _ray().shutdown()
 
 
-def start_local(cpus: int | None = None, dashboard: bool = False, worker_output: bool = False) -> None:
+def start_local(cpus: int | None = None) -> None:
     """Starts a cluster on this machine, on loopback, with `cpus` (default: all).
 
     Raises:
@@ -102,10 +100,9 @@ def start_local(cpus: int | None = None, dashboard: bool = False, worker_output:
             ray.init(
                 address="local",
                 num_cpus=cpus,
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
+                include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=worker_output,
+                log_to_driver=False,
                 logging_level="ERROR",
             )
             return
@@ -147,11 +144,11 @@ def run_tasks(
         raise error.cause if isinstance(error.cause, errors) else error from None
 
 
-def _join(address: str, worker_output: bool) -> None:
+def _join(address: str) -> None:
     ray = _ray()
     try:
         _check_port(address)
-        ray.init(address=address, log_to_driver=worker_output, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         hint = "is it up, and does RAY_AUTH_TOKEN match?"
         scrub(error)

@@ -55,7 +55,7 @@ def prepare(root: str, verbose: bool = False) -> None:
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home directory")
 
 
-def make_home(root: str) -> None:
+def make_home() -> None:
     """Creates the folder of Prefect's database, before a flow starts."""
     if not os.environ.get("PREFECT_API_URL"):
         Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

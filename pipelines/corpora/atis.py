@@ -65,7 +65,6 @@ def _folder(source: Source, folder: PurePosixPath, split: str) -> Rows:
         yield Utterance(
             id=name,
             split=split,
-            recording=None,
             text=sentence,
             tokens=sentence.split(),
             slots=slots.split(),

@@ -54,7 +54,6 @@ def read(source: Source, corpus: Corpus) -> Rows:
         else:
             yield Utterance(
                 id=path.stem,
-                split=None,
                 recording=source.recording(str(path)),
                 text=SENTENCES[match["sentence"]],
                 speaker=match["speaker"],

@@ -217,11 +217,7 @@ def _dialogues(options: Options, split: str, count: int, spoken: bool) -> Iterat
                 text=turn.text,
                 speaker=voice.name if spoken else None,
                 language="en",
-                labels={
-                    "emotion": style if spoken else None,
-                    "dialogue_act": turn.act,
-                    "system_action": turn.action,
-                },
+                labels={"emotion": style if spoken else None, "dialogue_act": turn.act, "system_action": turn.action},
                 context=list(turn.context),
                 file="espeak",
             )
@@ -254,7 +250,6 @@ def _row(name: str, split: str, sentence: Sentence, language: str, translation: 
     return Utterance(
         id=name,
         split=split,
-        recording=None,
         text=sentence.text,
         tokens=list(sentence.tokens),
         slots=list(sentence.slots),

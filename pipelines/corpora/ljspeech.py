@@ -42,7 +42,6 @@ def read(source: Source, corpus: Corpus) -> Rows:
             continue
         yield Utterance(
             id=name,
-            split=None,
             recording=source.recording(recordings[name]),
             text=cells[1] if printed else cells[2] or cells[1],
             speaker=str(corpus.options.get("speaker", "LJ")),

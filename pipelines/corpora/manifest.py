@@ -30,6 +30,7 @@ from pipelines.corpora.rows import Embedded, Row, read_rows
 from pipelines.recipe import Corpus
 from pipelines.sources.source import Recording, Source, SourceError
 from pipelines.storage.store import fingerprint
+from pipelines.utterances.labels import LabelError
 from pipelines.utterances.utterance import CorpusError, Reject, Utterance
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -49,15 +50,6 @@ ALIASES = {
     "phones": ("phones", "phonemes"),
     "phone_ends": ("phone_ends",),
 }
-
-
-class RowError(ValueError):
-    """An invalid row; `reason` is one of utterances.schema.REASONS."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 def read(source: Source, corpus: Corpus) -> Rows:
@@ -144,7 +136,7 @@ class _File:
                 continue
             try:
                 yield self._utterance(number, row)
-            except RowError as error:
+            except LabelError as error:
                 name = row.get("id")
                 yield Reject(self.where, number, None if name is None else str(name), error.reason, error.detail)
 
@@ -165,11 +157,12 @@ class _File:
         text, tokens = _text(row, "text"), _words(row, "tokens")
         has_words = bool((text or "").strip() or tokens)
         if recording is not None and self.needs_text and not has_words:
-            raise RowError("missing_transcript", f"text is {row.get('text')!r}")
+            raise LabelError("missing_transcript", f"text is {row.get('text')!r}")
         labels = {column.name: _label(row, column) for column in label_columns()}
         inputs = {group.source: self._input(row, group) for group in groups() if group.column}
         if recording is None and not has_words and not any(inputs.values()):
-            raise RowError("bad_row", f"neither audio nor text; the columns understood are {', '.join(row) or 'none'}")
+            columns = ", ".join(row) or "none"
+            raise LabelError("bad_row", f"neither audio nor text; the columns understood are {columns}")
         return Utterance(
             id=_text(row, "id") or self._generated_id(number, recording, row),
             split=self._split(row),
@@ -194,7 +187,7 @@ class _File:
             return self.split
         split = SPLIT_NAMES.get(stated.lower())
         if split is None:
-            raise RowError("bad_row", f"split is {stated!r}, expected train, valid or test")
+            raise LabelError("bad_row", f"split is {stated!r}, expected train, valid or test")
         return split
 
     def _recording(self, row: dict[str, Any]) -> Recording | None:
@@ -207,18 +200,12 @@ class _File:
         if audio is None or audio == "":
             return None
         if not isinstance(audio, str):
-            raise RowError("bad_row", f"audio is {type(audio).__name__}, expected a path")
+            raise LabelError("bad_row", f"audio is {type(audio).__name__}, expected a path")
         if "://" in audio and not audio.startswith("s3://"):
-            raise RowError("bad_row", f"audio is {redact(audio)!r}, expected a path; download it first")
+            raise LabelError("bad_row", f"audio is {redact(audio)!r}, expected a path; download it first")
         if audio.startswith("s3://") and not self.source.uri.startswith("s3://") and self.source.permanent:
             return Recording(uri=audio, name=audio, start=start, duration=duration)
-        try:
-            path = self.source.resolve(str(self.path.parent), audio)
-        except SourceError as error:
-            raise RowError("bad_row", f"audio: {error}") from error
-        if not self.source.stamp(path):
-            raise RowError("missing_file", f"no recording {self.source.locate(path)}")
-        return self.source.recording(path, start, duration)
+        return self.source.recording(self._resolve(audio, "audio"), start, duration)
 
     def _input(self, row: dict[str, Any], group: GroupSpec) -> str | None:
         """Base64 of the file of an input group, which the row names or, in Parquet, holds."""
@@ -229,23 +216,25 @@ class _File:
         if isinstance(name, Embedded):
             content = name.load()
         elif isinstance(name, str):
-            content = self._read(name, group.source)
+            content = self.source.read(self._resolve(name, group.source))
         else:
-            raise RowError("bad_row", f"{group.source} is {type(cell).__name__}, expected a path")
+            raise LabelError("bad_row", f"{group.source} is {type(cell).__name__}, expected a path")
         try:
             group.check(content)
         except ValueError as error:
-            raise RowError("undecodable", f"{group.source}: {error}") from error
+            raise LabelError("undecodable", f"{group.source}: {error}") from error
         return base64.b64encode(content).decode()
 
-    def _read(self, name: str, column: str) -> bytes:
+    def _resolve(self, name: str, column: str) -> str:
+        """The path, in the source, of an existing file that a row names."""
         try:
             path = self.source.resolve(str(self.path.parent), name)
         except SourceError as error:
-            raise RowError("bad_row", f"{column}: {error}") from error
+            raise LabelError("bad_row", f"{column}: {error}") from error
         if not self.source.stamp(path):
-            raise RowError("missing_file", f"no file {self.source.locate(path)}")
-        return self.source.read(path)
+            what = "recording" if column == "audio" else "file"
+            raise LabelError("missing_file", f"no {what} {self.source.locate(path)}")
+        return path
 
     def _embedded(self, audio: Embedded, start: float, duration: float | None) -> Recording:
         name = f"{self.where}!/{redact(audio.path or 'audio')}"
@@ -289,7 +278,7 @@ def _text(row: Mapping[str, Any], column: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RowError("bad_row", f"{column} is {type(value).__name__}, expected text")
+        raise LabelError("bad_row", f"{column} is {type(value).__name__}, expected text")
     if isinstance(value, float) and not math.isfinite(value):  # pandas writes NaN for an empty cell
         return None
     # pandas writes integers as floats in a column with empty cells: speaker 7.0 is speaker 7.
@@ -300,7 +289,7 @@ def _strings(row: Mapping[str, Any], column: str, expected: str) -> list[str] | 
     value = row.get(column)
     if value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         return value
-    raise RowError("bad_row", f"{column} is {value!r:.80}, expected {expected}")
+    raise LabelError("bad_row", f"{column} is {value!r:.80}, expected {expected}")
 
 
 def _words(row: Mapping[str, Any], column: str) -> list[str] | None:
@@ -314,7 +303,7 @@ def _phone_ends(row: Mapping[str, Any]) -> list[float] | None:
     try:
         return None if value is None else [float(end) for end in (value.split() if isinstance(value, str) else value)]
     except (TypeError, ValueError):
-        raise RowError("bad_row", f"phone_ends is {value!r:.80}, expected a list of seconds") from None
+        raise LabelError("bad_row", f"phone_ends is {value!r:.80}, expected a list of seconds") from None
 
 
 def _seconds(row: Mapping[str, Any], column: str) -> float | None:
@@ -324,11 +313,11 @@ def _seconds(row: Mapping[str, Any], column: str) -> float | None:
     try:
         seconds = float(value)
     except (TypeError, ValueError):
-        raise RowError("bad_row", f"{column} is {value!r:.80}, expected seconds") from None
+        raise LabelError("bad_row", f"{column} is {value!r:.80}, expected seconds") from None
     if math.isnan(seconds):
         return None
     if not 0 <= seconds < math.inf or (column == "duration" and seconds == 0):
-        raise RowError("bad_row", f"{column} is {seconds:g}, expected seconds from 0 on")
+        raise LabelError("bad_row", f"{column} is {seconds:g}, expected seconds from 0 on")
     return seconds
 
 

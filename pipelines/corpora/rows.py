@@ -145,18 +145,13 @@ def _all_null(group: pq.RowGroupMetaData, column: str) -> bool:
 
 def _holds_bytes(field: pa.Field) -> bool:
     kind = field.type
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _is_binary(kind.field(index).type)
-    return _is_binary(kind)
+    if pa.types.is_struct(kind) and (index := kind.get_field_index("bytes")) >= 0:
+        kind = kind.field(index).type
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _has_path(field: pa.Field) -> bool:
     return pa.types.is_struct(field.type) and field.type.get_field_index("path") >= 0
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:

@@ -71,7 +71,6 @@ def _turns(dialogue: Mapping[str, Any], split: str, where: str, number: int) -> 
         yield Utterance(
             id=f"{split}/{dialogue['dialogue_id']}/{index:02d}",
             split=split,
-            recording=None,
             text=turn["utterance"],
             context=[before["utterance"] for before in turns[:index]],
             labels={

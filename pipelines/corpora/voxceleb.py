@@ -45,7 +45,6 @@ def read(source: Source, corpus: Corpus) -> Rows:
             id=name,
             split=_split(speaker, test_speakers) if test_speakers else None,
             recording=source.recording(recording),
-            text=None,
             speaker=speaker,
             trials=trials.get(name),
             file=source.locate(recording),

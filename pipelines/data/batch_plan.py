@@ -42,8 +42,8 @@ class Planned:
 class Group:
     """Rows of one input group, cut into batches pass by pass.
 
-    rows (N,): indices into the dataset. lengths (N,): frames, words or states of each. corpora (N,): numbers of their
-    corpora.
+    rows (N,): indices into the dataset. lengths (N,): frames, words or states of each. corpora
+    (N,): numbers of their corpora.
     """
 
     def __init__(
@@ -87,15 +87,6 @@ class Group:
             pass_number += 1
         return self.batches(pass_number)[number]
 
-    def padding(self, pass_number: int) -> float:
-        """Share of padding in a pass."""
-        real = padded = 0
-        for planned in self.batches(pass_number):
-            lengths = _perturbed(self.lengths[np.searchsorted(self.rows, planned.rows)], planned.speeds)
-            real += int(lengths.sum())
-            padded += int(lengths.max()) * len(lengths)
-        return 1 - real / padded
-
     def _plan(self, pass_number: int) -> list[Planned]:
         generator = np.random.default_rng((*self._key, pass_number))
         chosen = self._draw(pass_number)
@@ -116,8 +107,8 @@ class Group:
     def _draw(self, pass_number: int) -> np.ndarray:
         """Positions of the rows in this pass, shuffled.
 
-        Each corpus is an endless sequence of its permutations, of which every pass takes the next `quota`, so that all
-        rows of a corpus are seen equally often at any temperature.
+        Each corpus is an endless sequence of its permutations, of which every pass takes the next
+        `quota`, so that all rows of a corpus are seen equally often at any temperature.
         """
         drawn = []
         for corpus, (members, quota) in enumerate(zip(self._members, self._quotas, strict=True)):

@@ -4,8 +4,8 @@
     dataset.rows["frames"]                       # -1 for rows of text alone
     first, second = dataset.features([0, 17])     # (T, F) float16 views, nothing copied
 
-Parts are uncompressed Parquet files that are memory-mapped (from S3: after a copy to the local cache), so that random
-access takes microseconds and several workers share the same pages of memory.
+Parts are uncompressed Parquet files that are memory-mapped (from S3: after a copy to the local
+cache), so that random access takes microseconds and several workers share the same pages of memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipelines.data import features as extraction
 from pipelines.data.features import LOGMEL, PITCH, WAVEFORM
 from pipelines.data.prosody import MEASURED, PROSODY
 from pipelines.storage.store import Manifest, Store, fingerprint, first_table
-from pipelines.utterances.schema import conform, utterance_schema
+from pipelines.utterances.schema import conform
 
 LENGTH_BYTES = 4  # before each value of a Parquet page of byte arrays
 MAX_PAGE_HEADER = 1024  # bytes; it is about 30 where no statistics are written
@@ -37,11 +37,6 @@ SOUND = [pa.field(f"{kind}_{name}", pa.int32()) for kind in ("wave", "pitch") fo
 COLUMNS = (LOGMEL.column, WAVEFORM.column, PITCH.column)
 NOTHING = np.empty(0, dtype=np.uint8)
 PHONE_COLUMNS = [PROSODY.field(name).with_nullable(True) for name in ("durations", *MEASURED)]
-
-
-def dataset_schema() -> pa.Schema:
-    """Columns of `Dataset.rows`."""
-    return pa.schema([*utterance_schema(), *POSITIONS, *PHONE_COLUMNS, *SOUND])
 
 
 class DatasetError(ValueError):

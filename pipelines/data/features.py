@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,8 +29,7 @@ from pipelines import recipe
 from pipelines.core import cluster
 from pipelines.core.progress import Report
 from pipelines.recipe.address import stated
-from pipelines.sources.audio import SoundError, decode
-from pipelines.sources.segments import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
+from pipelines.sources.segments import FeatureError, Piece, by_duration, decoded, one_thread
 from pipelines.storage.store import Checksum, DamagedPart, Manifest, Store, fingerprint, first_table, usable_table
 
 logger = logging.getLogger(__name__)
@@ -47,14 +46,9 @@ PARQUET = {
     "write_statistics": False,
 }
 
-INDEX = pa.schema(
-    [
-        pa.field("digest", pa.string(), nullable=False),
-        pa.field("frames", pa.int32(), nullable=False),
-        pa.field("part", pa.string(), nullable=False),  # key of the store
-        pa.field("position", pa.int32(), nullable=False),  # row in the part
-    ]
-)
+DIGEST, FRAMES = pa.field("digest", pa.string(), nullable=False), pa.field("frames", pa.int32(), nullable=False)
+PART, POSITION = pa.field("part", pa.string(), nullable=False), pa.field("position", pa.int32(), nullable=False)
+INDEX = pa.schema([DIGEST, FRAMES, PART, POSITION])  # part: key of the store; position: row in the part
 
 
 @dataclass(frozen=True)
@@ -78,42 +72,21 @@ class Kind:
     @property
     def schema(self) -> pa.Schema:
         """Of a part."""
-        return pa.schema(
-            [
-                pa.field("digest", pa.string(), nullable=False),
-                pa.field("frames", pa.int32(), nullable=False),
-                pa.field(self.column, pa.large_binary(), nullable=False),
-            ]
-        )
+        return pa.schema([DIGEST, FRAMES, pa.field(self.column, pa.large_binary(), nullable=False)])
 
 
-def _log_mel(waveform: np.ndarray, spec: recipe.Features) -> np.ndarray:
-    return log_mel(waveform, spec, np.float16)  # (T, F)
-
-
-def _hop(spec: recipe.Features) -> float:
-    return spec.hop_ms / 1000
-
-
-def _samples(waveform: np.ndarray, spec: recipe.Features) -> np.ndarray:
-    return np.clip(np.rint(waveform * 32768), -32768, 32767)  # (N,)
-
-
-def _rate(spec: recipe.Features) -> dict[str, Any]:
-    return {"sample_rate": spec.sample_rate}
-
-
-def _period(spec: recipe.Features) -> float:
-    return 1 / spec.sample_rate
-
-
-LOGMEL = Kind("features", "logmel", "<f2", _log_mel, stated, _hop)
-WAVEFORM = Kind("waveforms", "samples", "<i2", _samples, _rate, _period)
-PITCH = Kind("pitch", "hertz", "<f2", pitch, stated, _hop)  # (T,)
-
-
-def dataset_name(spec: recipe.Features, corpus: str) -> str:
-    return LOGMEL.dataset(spec, corpus)
+LOGMEL = Kind(  # (T, F)
+    "features", "logmel", "<f2", partial(log_mel, dtype=np.float16), stated, lambda spec: spec.hop_ms / 1000
+)
+WAVEFORM = Kind(  # (N,)
+    "waveforms",
+    "samples",
+    "<i2",
+    lambda waveform, spec: np.clip(np.rint(waveform * 32768), -32768, 32767),
+    lambda spec: {"sample_rate": spec.sample_rate},
+    lambda spec: 1 / spec.sample_rate,
+)
+PITCH = Kind("pitch", "hertz", "<f2", pitch, stated, LOGMEL.seconds)  # (T,)
 
 
 def extract(
@@ -301,8 +274,7 @@ def _run(
     total, done = sum(len(part) for _, part in tasks), 0
     report = progress or (lambda done, total, label: None)
     report(0, total, kind.name)
-    local = parallel == "local" or (len(tasks) == 1 and not cluster.connected())
-    if local:
+    if parallel == "local" or (len(tasks) == 1 and not cluster.connected()):
         finished = _run_here(tasks, spec, kind, store)
     else:
         calls = [(key, part, spec, kind, store) for key, part in tasks]
@@ -319,39 +291,31 @@ def _run_here(
 ) -> Iterator[tuple[str, Written]]:
     # A part is written and synced while the next one is decoded.
     with ThreadPoolExecutor(1) as writer:
-        previous: tuple[str, list[int], Future[Checksum]] | None = None
+        previous: tuple[str, Future[Written]] | None = None
         for key, part in tasks:
-            table = make_part(part, spec, kind, store)
-            writing = writer.submit(store.write_table, key, table, **PARQUET)
+            writing = writer.submit(_write, key, make_part(part, spec, kind, store), store)
             if previous:
-                yield previous[0], Written(previous[1], previous[2].result())
-            previous = key, table["frames"].to_pylist(), writing
+                yield previous[0], previous[1].result()
+            previous = key, writing
         if previous:
-            yield previous[0], Written(previous[1], previous[2].result())
+            yield previous[0], previous[1].result()
 
 
 def extract_part(key: str, part: list[Piece], spec: recipe.Features, kind: Kind, store: Store) -> Written:
     """Extracts a part and writes it to `key`, as a Ray task. Raises FeatureError."""
-    table = make_part(part, spec, kind, store)
+    return _write(key, make_part(part, spec, kind, store), store)
+
+
+def _write(key: str, table: pa.Table, store: Store) -> Written:
     return Written(table["frames"].to_pylist(), store.write_table(key, table, **PARQUET))
 
 
 def make_part(part: list[Piece], spec: recipe.Features, kind: Kind, store: Store) -> pa.Table:
     """The table of a part. Raises FeatureError with the name of an unreadable recording."""
-    features: list[np.ndarray] = []
     with one_thread():
-        for pieces, source in recordings(part, store):
-            features += (_features(piece, source, spec, kind) for piece in pieces)
+        waveforms = decoded(part, spec.sample_rate, store)
+        features = [kind.make(waveform, spec).astype(kind.dtype, copy=False) for waveform in waveforms]
     return _part_table(part, features, kind)
-
-
-def _features(piece: Piece, source: bytes | Path, spec: recipe.Features, kind: Kind) -> np.ndarray:
-    """The kind's values, frames first."""
-    try:
-        waveform = decode(source, spec.sample_rate, piece.start, piece.duration)
-    except SoundError as error:
-        raise unreadable(piece.audio, error) from error
-    return kind.make(waveform, spec).astype(kind.dtype, copy=False)
 
 
 def _part_table(part: list[Piece], features: list[np.ndarray], kind: Kind) -> pa.Table:

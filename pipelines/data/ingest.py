@@ -80,16 +80,15 @@ def ingest(corpus: Corpus, quality: Quality, store: Store, progress: Report | No
     drafts, conflicting = _without_conflicts(drafts)
     rejects += invalid + conflicting
     recordings.clear_restored_copies(store)
-    facts_file = _save_facts(store, corpus, listing, facts)
+    facts_file = _written(store, f"recordings/{corpus.name}/{listing}.parquet", recordings.to_table(facts))
     rows, quarantined = _tables(corpus, drafts, rejects)
     meta = _meta(corpus, rows, quarantined, len({fact.name for fact in facts}))
-    parents = {"source": listing}
     total = rows.num_rows + quarantined.num_rows
     if rows.num_rows == 0 or quarantined.num_rows / total > quality.max_quarantined:
         _commit_failure(store, corpus, quarantined, meta)
         _commit_facts(store, corpus, listing, facts_file, quality, None)
         raise IngestError(_quarantine_summary(corpus, rows, quarantined, quality))
-    manifest = _commit(store, corpus, rows, quarantined, meta, parents)
+    manifest = _commit(store, corpus, rows, quarantined, meta, listing)
     _commit_facts(store, corpus, listing, facts_file, quality, manifest.address)
     return manifest
 
@@ -292,9 +291,8 @@ def _quarantine_summary(corpus: Corpus, rows: pa.Table, quarantined: pa.Table, q
     return "\n".join(lines)
 
 
-def _save_facts(store: Store, corpus: Corpus, listing: str, facts: list[Facts]) -> dict[str, Checksum]:
-    key = f"recordings/{corpus.name}/{listing}.parquet"
-    return {key: store.write_table(key, recordings.to_table(facts), compression="zstd")}
+def _written(store: Store, key: str, table: pa.Table) -> dict[str, Checksum]:
+    return {key: store.write_table(key, table, compression="zstd")}
 
 
 def _commit_facts(
@@ -306,21 +304,17 @@ def _commit_facts(
 
 
 def _commit(
-    store: Store, corpus: Corpus, rows: pa.Table, quarantined: pa.Table, meta: dict[str, Any], parents: dict[str, str]
+    store: Store, corpus: Corpus, rows: pa.Table, quarantined: pa.Table, meta: dict[str, Any], listing: str
 ) -> Manifest:
     address = _content(rows, quarantined)
-    tables = {f"utterances/{corpus.name}": rows, f"quarantine/{corpus.name}": quarantined}
-    files = {
-        (key := f"{folder}/{address}.parquet"): store.write_table(key, table, compression="zstd")
-        for folder, table in tables.items()
-    }
-    return store.commit(f"utterances/{corpus.name}", address, files, parents, meta, files)
+    files = _written(store, f"utterances/{corpus.name}/{address}.parquet", rows)
+    files |= _written(store, f"quarantine/{corpus.name}/{address}.parquet", quarantined)
+    return store.commit(f"utterances/{corpus.name}", address, files, {"source": listing}, meta, files)
 
 
 def _commit_failure(store: Store, corpus: Corpus, quarantined: pa.Table, meta: dict[str, Any]) -> None:
     address = _content(quarantined)
-    key = f"quarantine/{corpus.name}/{address}.parquet"
-    file = {key: store.write_table(key, quarantined, compression="zstd")}
+    file = _written(store, f"quarantine/{corpus.name}/{address}.parquet", quarantined)
     store.commit(f"quarantine/{corpus.name}", address, file, meta=meta, checksums=file)
 
 

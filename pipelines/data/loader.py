@@ -108,13 +108,6 @@ class Loader:
             )
         self.epoch, self.step = int(state["epoch"]), int(state["step"])
 
-    def plan(self, epoch: int, step: int) -> list[tuple[Planned, ...]]:
-        """Micro-batches of a step of all ranks, each with one planned batch per group."""
-        first = step * self.micro_batches
-        return [
-            tuple(self._planned(group, epoch, first + i) for group in self.groups) for i in range(self.micro_batches)
-        ]
-
     def _planned(self, group: Group, epoch: int, number: int) -> Planned:
         """The group's batch in micro-batch `number` of an epoch."""
         if group is self._largest:
@@ -125,8 +118,9 @@ class Loader:
         return group.at(0, self._starts[epoch] + number)
 
     def _step(self, epoch: int, step: int) -> list[tuple[Batch, ...]]:
-        mine = self.plan(epoch, step)[self.rank :: self.world_size]
-        return [tuple(self._batch(planned) for planned in micro_batch) for micro_batch in mine]
+        """This rank's micro-batches of a step, each with one batch per group."""
+        mine = range(step * self.micro_batches + self.rank, (step + 1) * self.micro_batches, self.world_size)
+        return [tuple(self._batch(self._planned(group, epoch, number)) for group in self.groups) for number in mine]
 
     def _batch(self, planned: Planned) -> Batch:
         config = self.config
@@ -144,14 +138,12 @@ class Loader:
         return batch
 
 
-def evaluation_batches(
-    dataset: Dataset, codec: Codec, config: recipe.Loader, hop_ms: float | None = None
-) -> Iterator[tuple[np.ndarray, Batch]]:
+def evaluation_batches(dataset: Dataset, codec: Codec, config: recipe.Loader) -> Iterator[tuple[np.ndarray, Batch]]:
     """Every row once, with indices into the dataset, group by group and longest first, without augmentation."""
     encoder = _Encoder(dataset, codec)
     for name, members, lengths in rows_by_group(dataset.rows):
         order = np.argsort(-lengths, kind="stable")
-        budget = budget_of(name, config, hop_ms or dataset.hop_ms)
+        budget = budget_of(name, config, dataset.hop_ms)
         for rows in cut(lengths[order], budget, EVALUATION_SLACK, members[order]):
             yield rows, encoder.batch(rows, None)
 

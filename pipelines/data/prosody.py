@@ -23,8 +23,7 @@ from pipelines import recipe
 from pipelines.core import cluster
 from pipelines.core.progress import Report
 from pipelines.recipe.address import stated
-from pipelines.sources.audio import SoundError, decode
-from pipelines.sources.segments import FeatureError, Piece, by_duration, one_thread, recordings, unreadable
+from pipelines.sources.segments import FeatureError, Piece, by_duration, decoded, one_thread
 from pipelines.storage.store import Manifest, Store, fingerprint, first_table, usable_table
 from pipelines.utterances.schema import conform
 
@@ -158,16 +157,11 @@ def _run(
 
 def measure_part(part: list[SpokenRow], spec: recipe.Features, store: Store) -> pa.Table:
     """Rows of PROSODY, as a Ray task. Raises FeatureError with the name of an unreadable file."""
-    rows = []
+    ordered = sorted(part, key=lambda row: (row.piece.audio, row.piece.start, row.id))
     with one_thread():
-        ordered = sorted(part, key=lambda row: (row.piece.audio, row.piece.start, row.id))
-        remaining = iter(ordered)
-        for pieces, source in recordings([row.piece for row in ordered], store):
-            for piece in pieces:
-                row = next(remaining)
-                try:
-                    waveform = decode(source, spec.sample_rate, piece.start, piece.duration)
-                except SoundError as error:
-                    raise unreadable(piece.audio, error) from error
-                rows.append({"id": row.id, "key": row.key, **prosody_of(waveform, row.ends, spec)})
-    return pa.Table.from_pylist(rows, schema=PROSODY)
+        waveforms = decoded([row.piece for row in ordered], spec.sample_rate, store)
+        measured = [
+            {"id": row.id, "key": row.key, **prosody_of(waveform, row.ends, spec)}
+            for row, waveform in zip(ordered, waveforms, strict=True)
+        ]
+    return pa.Table.from_pylist(measured, schema=PROSODY)

@@ -13,7 +13,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -35,22 +35,6 @@ from pipelines.storage.store import DAMAGED, STORED, Store
 # s. Manifests round durations: a segment from 0 that ends within this distance of the end is the whole recording.
 WHOLE_SLACK = 0.1
 _MAX_SUFFIX = 6
-
-FACTS = pa.schema(
-    [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("stamp", pa.string(), nullable=False),
-        pa.field("asked_start", pa.float64(), nullable=False),
-        pa.field("asked_duration", pa.float64()),
-        pa.field("audio", pa.string()),
-        pa.field("start", pa.float64()),
-        pa.field("duration", pa.float64()),
-        pa.field("sample_rate", pa.int32()),
-        pa.field("digest", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -77,6 +61,8 @@ class Facts:
         return self.name, self.stamp, self.asked_start, self.asked_duration
 
 
+_ARROW = {"str": pa.string(), "float": pa.float64(), "int": pa.int32()}
+FACTS = pa.schema([pa.field(f.name, _ARROW[str(f.type).split()[0]], "None" in str(f.type)) for f in fields(Facts)])
 Key = tuple[str, str, float, float | None]
 
 

@@ -8,20 +8,17 @@ nearest valid one. `Recipe.address()` is the hash under which its results are st
 
 from mtl.config.features import FeatureSpec as Features
 from mtl.config.model import Model
-from mtl.config.training import Stage
-from pipelines.recipe.base import CORPUS_KINDS, Section, TaskName
+from pipelines.recipe.base import CORPUS_KINDS, Section
 from pipelines.recipe.data import Corpus, Fractions, Loader, Quality, Text
-from pipelines.recipe.model import Decoding, Domains, Task, Translation
+from pipelines.recipe.model import Task
 from pipelines.recipe.reading import SHIPPED, RecipeError, load, parse, shipped
 from pipelines.recipe.recipe import Recipe
-from pipelines.recipe.training import Gates, Interpret, Judges, Search, Trainer
+from pipelines.recipe.training import Gates, Interpret, Judges, Trainer
 
 __all__ = [
     "CORPUS_KINDS",
     "SHIPPED",
     "Corpus",
-    "Decoding",
-    "Domains",
     "Features",
     "Fractions",
     "Gates",
@@ -32,14 +29,10 @@ __all__ = [
     "Quality",
     "Recipe",
     "RecipeError",
-    "Search",
     "Section",
-    "Stage",
     "Task",
-    "TaskName",
     "Text",
     "Trainer",
-    "Translation",
     "load",
     "parse",
     "shipped",

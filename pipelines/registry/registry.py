@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from mtl.inference.predictor import Predictor
 
-__all__ = ["CHALLENGER", "CHAMPION", "Overtaken", "Registry", "RegistryError", "Version", "lineage", "load"]
+__all__ = ["CHALLENGER", "CHAMPION", "Overtaken", "Registry", "RegistryError", "Version", "lineage"]
 
 
 class Registry(RegisteredModels):
@@ -228,7 +228,13 @@ class Registry(RegisteredModels):
         return sorted(found, key=lambda version: sign * version.metrics.get(metric, sign * float("inf")))
 
     def load(self, uri: str, device: str | None = None) -> Predictor:
-        """See `load`. A user's adapter comes with the base that it was made for."""
+        """A Predictor from models:/name@champion, models:/name/3, or a folder.
+
+        A user's adapter comes with the base that it was made for.
+
+        Raises:
+            RegistryError: nothing there, with what there is instead.
+        """
         from pipelines.registry import loading
 
         package = self._package(uri)
@@ -318,21 +324,6 @@ class Registry(RegisteredModels):
                 f"but {state.champion or 'none'} reigns now; evaluate and decide again (line {line.number} is kept)"
             )
         return line
-
-
-def load(uri: str, root: str | None = None, device: str | None = None) -> Predictor:
-    """A Predictor from models:/name@champion, models:/name/3, or a folder (which needs no root).
-
-    Raises:
-        RegistryError: nothing there, with what there is instead.
-    """
-    if root is None:
-        if uri.startswith("models:/"):
-            raise RegistryError(f"{uri} is looked up in the registry of a root, and none was given")
-        from pipelines.registry import loading
-
-        return loading.load_model(_inside(Path(uri)), device)
-    return Registry(root).load(uri, device)
 
 
 def _inside(folder: Path) -> Path:

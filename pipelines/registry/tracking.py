@@ -102,10 +102,7 @@ class Run:
     def log_text(self, text: str, file: str) -> None:
         self.client.log_text(self.run_id, text, file)
 
-    def log_file(self, path: Path, folder: str | None = None) -> None:
-        self.client.log_artifact(self.run_id, str(path), folder)
-
-    def log_datasets(self, root: str, manifests: Iterable[Manifest], context: str = "training") -> None:
+    def log_datasets(self, root: str, manifests: Iterable[Manifest]) -> None:
         """Dataset lineage (`mlflow.log_input`): a manifest's address is the digest, its location the source."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -118,7 +115,7 @@ class Run:
                     source=json.dumps({"uri": f"{root}/manifests/{manifest.dataset}/v{manifest.version:08d}.json"}),
                     profile=json.dumps({"version": manifest.version, **_plain(manifest.meta)})[:16_000_000],
                 ),
-                [InputTag("mlflow.data.context", context)],
+                [InputTag("mlflow.data.context", "training")],
             )
             for manifest in manifests
         ]
@@ -239,10 +236,10 @@ def start(
     return run
 
 
-def start_child(root: str, parent: Run, name: str, params: Mapping[str, Any], key: str | None = None) -> Run:
+def start_child(root: str, parent: Run, name: str, params: Mapping[str, Any]) -> Run:
     """Starts or resumes a run that is nested under its parent, for a trial of a search."""
     experiment = parent.client.get_experiment(parent.experiment_id).name
-    run, resumed = _open(root, experiment, name, key or f"{parent.run_id}/{name}", parent)
+    run, resumed = _open(root, experiment, name, f"{parent.run_id}/{name}", parent)
     if not resumed:
         run.log_params(params)
     return run

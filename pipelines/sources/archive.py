@@ -44,11 +44,18 @@ def unpack(archive: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     temporary.mkdir()
-    budget = _Budget(archive)
+    allowed = max(ALWAYS_ALLOWED, MAX_EXPANSION * archive.stat().st_size)  # sizes in headers are not trusted
     try:
-        for name, stream in _members(archive):
-            budget.count_member()
-            _write(temporary, _safe(archive, name), stream, budget)
+        remaining = allowed
+        for number, (name, stream) in enumerate(_members(archive), start=1):
+            if number > MAX_MEMBERS:
+                raise ArchiveError(f"{archive}: refused, holds more than {MAX_MEMBERS} members")
+            remaining -= _write(archive, temporary, _safe(archive, name), stream, remaining)
+            if remaining < 0:
+                raise ArchiveError(
+                    f"{archive}: refused, expands to more than {allowed >> 20} MiB ({MAX_EXPANSION} times its size); "
+                    "unpack it by hand and give the folder as source if that is right"
+                )
         os.replace(temporary, folder)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise ArchiveError(f"{archive}: damaged archive: {error}") from error
@@ -58,29 +65,6 @@ def unpack(archive: Path, folder: Path) -> None:
         raise ArchiveError(f"{archive}: cannot be unpacked into {folder.parent}: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-class _Budget:
-    """Bytes that may still be written for an archive. The sizes in its headers are not trusted."""
-
-    def __init__(self, archive: Path) -> None:
-        self.archive = archive
-        self.allowed = max(ALWAYS_ALLOWED, MAX_EXPANSION * archive.stat().st_size)
-        self.remaining = self.allowed
-        self.members = 0
-
-    def spend(self, count: int) -> None:
-        self.remaining -= count
-        if self.remaining < 0:
-            raise ArchiveError(
-                f"{self.archive}: refused, expands to more than {self.allowed >> 20} MiB "
-                f"({MAX_EXPANSION} times its size); unpack it by hand and give the folder as source if that is right"
-            )
-
-    def count_member(self) -> None:
-        self.members += 1
-        if self.members > MAX_MEMBERS:
-            raise ArchiveError(f"{self.archive}: refused, holds more than {MAX_MEMBERS} members")
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
@@ -131,12 +115,14 @@ def _safe(archive: Path, name: str) -> Path:
     return Path(*[part for part in parts if part not in ("", ".")])
 
 
-def _write(folder: Path, name: Path, stream: IO[bytes], budget: _Budget) -> None:
+def _write(archive: Path, folder: Path, name: Path, stream: IO[bytes], limit: int) -> int:
+    """Writes a member, and returns its size; stops soon after `limit` bytes."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        raise ArchiveError(f"{budget.archive}: refused, two members are named {name.as_posix()!r}")
+        raise ArchiveError(f"{archive}: refused, two members are named {name.as_posix()!r}")
+    size = 0
     with open(path, "xb") as file:
-        while chunk := stream.read(_CHUNK):
-            budget.spend(len(chunk))
-            file.write(chunk)
+        while size <= limit and (chunk := stream.read(_CHUNK)):
+            size += file.write(chunk)
+    return size

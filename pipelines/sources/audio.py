@@ -19,21 +19,14 @@ import numpy as np
 import soundfile
 import soxr
 
+from pipelines.core.faults import InvalidRow
+
 SEGMENT_SLACK = 0.05  # s by which a segment may exceed the recording: manifests round their times
 RESAMPLE_QUALITY = "HQ"  # soxr's 20-bit setting: stop band below the noise of 16-bit recordings
 
 
-class SoundError(ValueError):
-    """An unusable recording; `reason` is one of utterances.schema.REASONS."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type[SoundError], tuple[str, str]]:
-        # By default an exception is pickled with its message only; Ray sends this one between processes.
-        return SoundError, (self.reason, self.detail)
+class SoundError(InvalidRow):
+    """An unusable recording."""
 
 
 def decode(

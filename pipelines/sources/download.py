@@ -24,10 +24,6 @@ class DownloadError(RuntimeError):
     """A file that cannot be downloaded, or has another checksum than expected."""
 
 
-def file_name(url: str) -> str:
-    return Path(unquote(urlsplit(url).path)).name or "download"
-
-
 def remote_stamp(url: str) -> str:
     """The file's ETag, else its date and length.
 
@@ -57,7 +53,7 @@ def download(url: str, checksum: str | None = None) -> Path:
     """
     version = checksum.lower() if checksum else remote_stamp(url)
     folder = cache_folder() / "downloads" / hashlib.sha256(f"{url}\n{version}".encode()).hexdigest()[:32]
-    target = folder / file_name(url)
+    target = folder / (Path(unquote(urlsplit(url).path)).name or "download")
     if target.is_file():
         return target
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +69,9 @@ def download(url: str, checksum: str | None = None) -> Path:
                 raise DownloadError(
                     f"{redact(url)}: {_describe(error)}; broke off {ATTEMPTS} times, {partial} is kept"
                 ) from error
-    _verify(partial, checksum, url)
+    if checksum is not None and (actual := sha256(partial)) != checksum.lower():
+        partial.unlink()
+        raise DownloadError(f"{redact(url)}: sha256 is {actual}, expected {checksum.lower()}; the download was removed")
     os.replace(partial, target)
     return target
 
@@ -103,12 +101,6 @@ def _fetch(url: str, partial: Path) -> None:
                 file.write(chunk)
     if total is not None and partial.stat().st_size != total:
         raise httpx.ReadError(f"{partial.stat().st_size} of {total} bytes arrived")
-
-
-def _verify(path: Path, checksum: str | None, url: str) -> None:
-    if checksum is not None and (actual := sha256(path)) != checksum.lower():
-        path.unlink()
-        raise DownloadError(f"{redact(url)}: sha256 is {actual}, expected {checksum.lower()}; the download was removed")
 
 
 def _validator(headers: httpx.Headers) -> str | None:

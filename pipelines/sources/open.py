@@ -54,11 +54,11 @@ class FetchedSource(FolderSource):
         return folder, None
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path:  # type: ignore[override]
         return self._local[0]
 
     @property
-    def focus(self) -> str | None:
+    def focus(self) -> str | None:  # type: ignore[override]
         return self._local[1]
 
     def resolve(self, folder: str, name: str) -> str:

@@ -20,14 +20,10 @@ class S3Source(Source):
         self.name = PurePosixPath(uri.rstrip("/")).name
         self._folders: dict[str, dict[str, str]] = {}  # folder -> name -> ETag, of files beside a focus
         base = uri.removeprefix("s3://").rstrip("/")
-        self._focus: str | None = None
+        self.focus = None
         if not uri.endswith("/") and object_exists(self.fs, base):
-            base, _, self._focus = base.rpartition("/")
+            base, _, self.focus = base.rpartition("/")
         self.base = base
-
-    @property
-    def focus(self) -> str | None:
-        return self._focus
 
     @cached_property
     def fs(self) -> Any:

@@ -1,8 +1,6 @@
 """Opens ingested recordings, from a folder, the store or S3, for feature extraction.
 
-for pieces, source in recordings(part, store):           # consecutive pieces of one recording, and its bytes or path
-    for piece in pieces:
-        waveform = decode(source, rate, piece.start, piece.duration)
+for waveform in decoded(pieces, sample_rate, store): ...
 """
 
 from __future__ import annotations
@@ -16,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
+from pipelines.sources.audio import SoundError, decode
 from pipelines.sources.open import read_audio
 from pipelines.storage.store import STORED, DamagedPart, Store
 
@@ -53,7 +53,17 @@ def by_duration(items: Iterable[T], duration: Callable[[T], float], seconds: flo
         yield part
 
 
-def recordings(part: list[Piece], store: Store) -> Iterator[tuple[list[Piece], bytes | Path]]:
+def decoded(part: list[Piece], sample_rate: int, store: Store) -> Iterator[np.ndarray]:
+    """(N,) float32 of each piece. Raises FeatureError with the name of an unreadable recording."""
+    for pieces, source in _recordings(part, store):
+        for piece in pieces:
+            try:
+                yield decode(source, sample_rate, piece.start, piece.duration)
+            except SoundError as error:
+                raise _unreadable(piece.audio, error) from error
+
+
+def _recordings(part: list[Piece], store: Store) -> Iterator[tuple[list[Piece], bytes | Path]]:
     """Consecutive pieces of the same recording, and the recording; remote ones are prefetched."""
     runs = [list(pieces) for _, pieces in itertools.groupby(part, key=lambda piece: piece.audio)]
     if not any(_is_remote(pieces[0].audio, store) for pieces in runs):
@@ -81,11 +91,11 @@ def _open(audio: str, store: Store) -> bytes | Path:
             # Not Store.fetch: a recording is read once, so a copy in the cache is of no use.
             return read_audio(audio, store)
     except (OSError, DamagedPart) as error:
-        raise unreadable(audio, error) from error
+        raise _unreadable(audio, error) from error
     return Path(audio)
 
 
-def unreadable(audio: str, error: Exception) -> FeatureError:
+def _unreadable(audio: str, error: Exception) -> FeatureError:
     return FeatureError(
         f"{audio}: {error}. It was read when its corpus was ingested; put it back, or ingest the corpus again"
     )

@@ -52,18 +52,15 @@ class Source(ABC):
     """Files by their paths below the source, joined by '/'.
 
     uri: without secrets, as shown and stored. name: its last part.
+    focus: the file that the URI names, or None if it names a folder.
     permanent: whether recordings may be referred to in place. Others (in an unpacked archive) are
         copied, and paths in their label files must not leave the source.
     """
 
     uri: str
     name: str
+    focus: str | None
     permanent = True
-
-    @property
-    @abstractmethod
-    def focus(self) -> str | None:
-        """The file that the URI names, or None if it names a folder."""
 
     @abstractmethod
     def files(self) -> list[File]: ...
@@ -104,17 +101,8 @@ class FolderSource(Source):
     """A folder, or one file in it."""
 
     def __init__(self, folder: Path, focus: str | None = None) -> None:
-        self._folder, self._focus = folder, focus
-        self.uri = str(folder)
-        self.name = folder.name
-
-    @property
-    def folder(self) -> Path:
-        return self._folder
-
-    @property
-    def focus(self) -> str | None:
-        return self._focus
+        self.folder, self.focus = folder, focus
+        self.uri, self.name = str(folder), folder.name
 
     def files(self) -> list[File]:
         if self.focus is not None:

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.storage import kinds
-from pipelines.storage.kinds import KINDS
+from pipelines.storage.kinds import DERIVED
 from pipelines.storage.roots import StoreError, sha256
 
-# Kinds of dataset whose missing files a later run creates again.
-REMADE = tuple(kind.name for kind in KINDS if kind.collected)
 AUDIO = f"{kinds.AUDIO}/"  # copies of recordings; their names begin with AUDIO_DIGITS hex digits of their SHA-256
 AUDIO_DIGITS = 32
 
@@ -73,7 +71,7 @@ def remedy(kind: str) -> str:
     """Advice for the user about a damaged file of a dataset of this kind."""
     if kind in ("quarantine", "recordings", "utterances"):
         return "run the night (or `motet ingest`) again: it reads the corpus from its source again"
-    if kind in REMADE:
+    if kind in DERIVED:
         return "run the night again: it creates the file again"
     if kind == "models":
         return "train again with `motet nightly RECIPE --again`, or restore the file from a backup"

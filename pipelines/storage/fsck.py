@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from pipelines.core.progress import Report
-from pipelines.storage.checksums import AUDIO, REMADE, Checksum, is_named_content, names_its_content, remedy
+from pipelines.storage.checksums import AUDIO, Checksum, is_named_content, names_its_content, remedy
+from pipelines.storage.kinds import DERIVED
 from pipelines.storage.store import DAMAGED, MANIFESTS, DamagedPart, Manifest, Store, audio_copies, fingerprint
 
 READERS = 8  # threads
@@ -108,7 +109,7 @@ def repair(store: Store, problems: Sequence[Problem]) -> list[Problem]:
             for manifest in problem.file.manifests:
                 added.setdefault((manifest.dataset, manifest.version), {})[problem.file.key] = problem.actual
             repaired.append(replace(problem, repaired=True, advice="its checksum was recorded"))
-        elif problem.state != "unknown" and (problem.file.kind in REMADE or problem.file.key.startswith(AUDIO)):
+        elif problem.state != "unknown" and (problem.file.kind in DERIVED or problem.file.key.startswith(AUDIO)):
             repaired.append(_set_aside(store, problem))
         else:
             repaired.append(problem)
@@ -132,7 +133,7 @@ def _set_aside(store: Store, problem: Problem) -> Problem:
 def _advice(file: File) -> str:
     if file.key.startswith(AUDIO):
         return "the next ingest copies it again; if its source is gone, the recording is lost"
-    if not file.latest and file.kind in REMADE:
+    if not file.latest and file.kind in DERIVED:
         return "only older versions list it, and no run needs it"
     if file.key.startswith(CHECKPOINTS):
         return "a resumed run takes the last whole checkpoint"

@@ -120,7 +120,7 @@ def _holding(root: str, lease: Lease, wait: bool) -> Iterator[None]:
         lease.acquire(wait)
     except Busy as error:
         raise _busy(root, str(error), lease.owner["what"]) from None
-    leases = _leases.setdefault(_location(open_root(root)), [])
+    leases = _leases.setdefault(open_root(root).location, [])
     leases.append(lease)
     try:
         yield
@@ -149,7 +149,7 @@ def _marked(root: str, what: str) -> Iterator[None]:
     opened.create(key, json.dumps(owner_of(what)).encode())
     yield
     try:
-        check(_location(opened))
+        check(opened.location)
         opened.delete(key)
     except Exception as error:  # the work itself is complete
         logger.warning("%s stays marked as unfinished in %s: %s", what, root, error)
@@ -184,7 +184,7 @@ def _refuse_writers(opened: S3Root, root: str, timing: Timing | None) -> None:
             if watch.expired:
                 Lease(opened, folder, GARBAGE, timing).fence(state.token)
         if watches:
-            check(_location(opened))
+            check(opened.location)
             next(iter(watches.values())).pause()
 
 
@@ -193,7 +193,3 @@ def _busy(root: str, holder: str, what: str) -> Busy:
     if what == GARBAGE:
         hint = "Garbage collection needs a root that nothing writes to; try again when that has ended"
     return Busy(f"{root} is in use: {holder}. {hint}")
-
-
-def _location(root: FolderRoot | S3Root) -> str:
-    return str(root.folder) if isinstance(root, FolderRoot) else f"s3://{root.base}"

@@ -8,6 +8,7 @@ from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ~/.aws or fsspec's configuration.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any
 
 from pipelines.core.redaction import redact
 
@@ -39,22 +40,11 @@ class Entry:
     modified: datetime
 
 
-class Root(Protocol):
-    def read(self, key: str) -> bytes: ...
-    def write(self, key: str, data: bytes) -> None: ...
-    def create(self, key: str, data: bytes) -> bool: ...
-    def upload(self, local: Path, key: str) -> None: ...
-    def download(self, key: str, local: Path) -> None: ...
-    def exists(self, key: str) -> bool: ...  # raises if the back end does not respond
-    def entries(self, prefix: str) -> list[Entry]: ...
-    def delete(self, key: str) -> None: ...
-
-
 class FolderRoot:
     """Keys as files below a folder. Writes go to a temporary file, which is synced and renamed."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.location = folder, str(folder)
 
     def path(self, key: str) -> Path:
         return self.folder / key
@@ -63,16 +53,17 @@ class FolderRoot:
         return self.path(key).read_bytes()
 
     def write(self, key: str, data: bytes) -> None:
-        self._replace(key, lambda temporary: _write_synced(temporary, data))
+        self._replace(key, lambda temporary: _write_synced(temporary, io.BytesIO(data)))
 
     def upload(self, local: Path, key: str) -> None:
-        self._replace(key, lambda temporary: _copy_synced(local, temporary))
+        with open(local, "rb") as file:
+            self._replace(key, lambda temporary: _write_synced(temporary, file))
 
     def create(self, key: str, data: bytes) -> bool:
         """Writes the key unless it exists; returns whether it did. `link` is atomic."""
         temporary = self._temporary()
         try:
-            _write_synced(temporary, data)
+            _write_synced(temporary, io.BytesIO(data))
             self.path(key).parent.mkdir(parents=True, exist_ok=True)
             os.link(temporary, self.path(key))
         except FileExistsError:
@@ -136,6 +127,7 @@ class S3Root:
 
     def __init__(self, url: str) -> None:
         self.base = url.removeprefix("s3://").strip("/")
+        self.location = f"s3://{self.base}"
 
     def path(self, key: str) -> str:
         return f"{self.base}/{key}"
@@ -176,7 +168,7 @@ class S3Root:
         try:
             objects = self.fs.find(self.base, prefix=prefix, detail=True)
         except FileNotFoundError as error:  # a prefix without objects gives an empty listing instead
-            raise StoreError(f"s3://{self.base} cannot be listed: {error}; does the bucket exist?") from error
+            raise StoreError(f"{self.location} cannot be listed: {error}; does the bucket exist?") from error
         entries = [
             Entry(path[len(self.base) + 1 :], info["size"], info["LastModified"])
             for path, info in objects.items()
@@ -194,10 +186,13 @@ class S3Root:
 
     def __getstate__(self) -> dict[str, Any]:
         # Connections cannot be pickled: a Ray worker opens its own.
-        return {"base": self.base}
+        return {"base": self.base, "location": self.location}
 
 
-def open_root(location: str) -> FolderRoot | S3Root:
+Root = FolderRoot | S3Root
+
+
+def open_root(location: str) -> Root:
     """The root that a folder path or an s3:// URL names."""
     if location.startswith("s3://"):
         if not location.removeprefix("s3://").strip("/"):
@@ -279,16 +274,9 @@ def cache_folder() -> Path:
     return folder
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def _write_synced(path: Path, content: IO[bytes]) -> None:
     with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _copy_synced(source: Path, path: Path) -> None:
-    with open(source, "rb") as read, open(path, "wb") as file:
-        shutil.copyfileobj(read, file, 1 << 20)
+        shutil.copyfileobj(content, file, 1 << 20)
         file.flush()
         os.fsync(file.fileno())
 

@@ -33,8 +33,8 @@ import pyarrow.parquet as pq
 
 from pipelines.core.redaction import scrub
 from pipelines.storage import lock
-from pipelines.storage.checksums import AUDIO, REMADE, Checksum, DamagedPart, checksum_of, mismatch, remedy
-from pipelines.storage.kinds import check_kind
+from pipelines.storage.checksums import AUDIO, Checksum, DamagedPart, checksum_of, mismatch, remedy
+from pipelines.storage.kinds import DERIVED, check_kind
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.roots import TEMPORARY, Entry, FolderRoot, StoreError, cache_folder, open_root
 
@@ -54,7 +54,7 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self._root = open_root(str(root))
-        self.root = str(self._root.folder) if isinstance(self._root, FolderRoot) else f"s3://{self._root.base}"
+        self.root = self._root.location
 
     def __repr__(self) -> str:
         return f"Store({self.root!r})"
@@ -201,7 +201,7 @@ class Store:
         expected = manifest.checksums.get(key)
         listed = f", expected {expected}" if expected else ""
         moved = ""
-        if manifest.kind in REMADE:
+        if manifest.kind in DERIVED:
             try:
                 moved = f" It was moved to {DAMAGED}{key}." if self.set_aside(key, expected) else ""
             except OSError as error:  # a read-only root

@@ -23,25 +23,12 @@ def read_texts(name: str) -> dict[str, Any]:
     return content
 
 
-def _english() -> Grammar:
-    content = read_texts("commands_en")
-    intents = {
-        name: Intent(intent["domain"], tuple(intent["forms"]), float(intent.get("weight", 1)))
-        for name, intent in content["intents"].items()
-    }
-    return Grammar(content["rules"], intents)
+def _intents(forms: dict[str, Any], intents: dict[str, dict[str, Any]]) -> dict[str, Intent]:
+    return {n: Intent(one["domain"], tuple(forms[n]), float(one.get("weight", 1))) for n, one in intents.items()}
 
 
-def _german(english: Grammar) -> Parallel:
-    """German intents have the domains and weights of the English ones."""
-    content = read_texts("commands_de")
-    intents = {
-        name: Intent(intent.domain, tuple(content["intents"][name]), intent.weight)
-        for name, intent in english.intents.items()
-    }
-    return Parallel(english, Grammar(content["rules"], intents), content["translates"])
-
-
-ENGLISH = _english()
-ENGLISH_TO_GERMAN = _german(ENGLISH)
-GERMAN = ENGLISH_TO_GERMAN.target
+_EN, _DE = read_texts("commands_en"), read_texts("commands_de")
+ENGLISH = Grammar(_EN["rules"], _intents({n: one["forms"] for n, one in _EN["intents"].items()}, _EN["intents"]))
+# German intents have the domains and weights of the English ones.
+GERMAN = Grammar(_DE["rules"], _intents(_DE["intents"], _EN["intents"]))
+ENGLISH_TO_GERMAN = Parallel(ENGLISH, GERMAN, _DE["translates"])

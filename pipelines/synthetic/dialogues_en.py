@@ -30,8 +30,6 @@ CONFIRMED = ("alarm", "meeting")  # goals that the system confirms before it exe
 _TEXTS = read_texts("dialogues_en")
 GRAMMAR = Grammar(ENGLISH.rules, {name: Intent("dialogue", tuple(forms)) for name, forms in _TEXTS["forms"].items()})
 QUESTIONS, RESPONSES = _TEXTS["questions"], _TEXTS["responses"]
-ACTS = ("request", "inform", "affirm", "deny", "correct", "repeat", "thank", "cancel")
-ACTIONS = (*(f"ask_{slot}" for slot in QUESTIONS), "confirm", "repeat", *RESPONSES)
 
 
 @dataclass(frozen=True)

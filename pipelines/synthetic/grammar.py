@@ -126,32 +126,12 @@ class Grammar:
         for child in node.children:
             self._check(child, where, inside, parsed)
 
-    @property
-    def slot_names(self) -> tuple[str, ...]:
-        """Slots that can occur in a sentence, sorted."""
-        return self._vocabulary[1]
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """All words that can occur in a sentence, sorted."""
-        return self._vocabulary[0]
-
-    @cached_property
-    def _vocabulary(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        words: set[str] = set()
-        slots: set[str] = set()
-        for forms in self._forms.values():
-            for node, _ in forms:
-                self._collect(node, words, slots)
-        return tuple(sorted(words)), tuple(sorted(slots))
-
-    def _collect(self, node: Node, words: set[str], slots: set[str]) -> None:
+    def _words(self, node: Node) -> set[str]:
+        """All words that the node can derive."""
         if node.kind == "word":
-            words.add(node.name)
-        if node.slot:
-            slots.add(node.slot)
-        for child in (self._rules[node.name],) if node.kind == "rule" else node.children:
-            self._collect(child, words, slots)
+            return {node.name}
+        children = (self._rules[node.name],) if node.kind == "rule" else node.children
+        return set().union(*map(self._words, children))
 
     @cached_property
     def _shares(self) -> dict[Node, tuple[float, ...]]:
@@ -160,7 +140,7 @@ class Grammar:
 
         def visit(node: Node) -> None:
             if node.kind == "choice" and node not in shares:
-                weights = tuple(self._word_count(child) ** 0.5 for child in node.children)
+                weights = tuple(max(1, len(self._words(child))) ** 0.5 for child in node.children)
                 shares[node] = (1.0, 1.0) if node.optional else weights
             for child in node.children:
                 visit(child)
@@ -168,15 +148,6 @@ class Grammar:
         for node in (*self._rules.values(), *(form for forms in self._forms.values() for form, _ in forms)):
             visit(node)
         return shares
-
-    def _word_count(self, node: Node) -> int:
-        words: set[str] = set()
-        self._collect(node, words, set())
-        return max(1, len(words))
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        return tuple(sorted({intent.domain for intent in self.intents.values()}))
 
     def draw(self, rng: Random) -> Sentence:
         """One sentence: an intent by weight, one of its forms, then every choice at random."""

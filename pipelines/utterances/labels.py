@@ -12,16 +12,12 @@ from typing import Any
 
 from mtl.spec import Column
 from mtl.text.normalization import normalise, tidy
+from pipelines.core.faults import InvalidRow
 from pipelines.utterances.utterance import Reject, Utterance
 
 
-class LabelError(ValueError):
-    """Inconsistent labels; `reason` is one of schema.REASONS."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+class LabelError(InvalidRow):
+    """Inconsistent or unreadable labels."""
 
 
 def check_bio(tags: Sequence[str]) -> None:

@@ -26,9 +26,9 @@ class Utterance:
     """
 
     id: str
-    split: str | None
-    recording: Recording | None
-    text: str | None
+    split: str | None = None
+    recording: Recording | None = None
+    text: str | None = None
     tokens: list[str] | None = None
     slots: list[str] | None = None
     speaker: str | None = None

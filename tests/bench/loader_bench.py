@@ -55,7 +55,7 @@ def write_parts(store: Store, count: int) -> Dataset:
     digests = [f"{number:032x}" for number in range(count)]
     noise = generator.normal(-8, 3, (1000, SPEC.bins)).astype(np.float16)
     per_part = int(features.PART_SECONDS / SECONDS)
-    dataset, index = features.dataset_name(SPEC, "bench"), []
+    dataset, index = features.LOGMEL.dataset(SPEC, "bench"), []
     for first in range(0, count, per_part):
         chosen = range(first, min(first + per_part, count))
         part = [features.Piece(digests[n], "", 0.0, SECONDS) for n in chosen]
@@ -63,7 +63,7 @@ def write_parts(store: Store, count: int) -> Dataset:
         table = features._part_table(part, [noise[:length] for length in lengths], features.LOGMEL)
         key = f"{dataset}/{fingerprint(digests[first])}.parquet"
         store.write_table(key, table, **features.PARQUET)
-        index.append(features._index_rows(key, part, lengths, store))
+        index.append(features._index_rows([piece.digest for piece in part], lengths, key))
     store.write_table(f"{dataset}/index.parquet", pa.concat_tables(index))
     rows = [
         {

@@ -25,6 +25,7 @@ from pipelines.recipe import Corpus
 from pipelines.synthetic import synthesizer
 from pipelines.synthetic.voices import ACCENTS, STYLES, VARIANTS, Voice, speakers, styled
 from pipelines.utterances.utterance import CorpusError, Utterance
+from tests.support.grammars import domains_of, slots_of, words_of
 
 TEXT = "turn on the kitchen lights please"
 
@@ -235,10 +236,10 @@ def test_every_label_is_there_in_every_split(default: list[Utterance]) -> None:
     for split in ("train", "test"):
         spoken = [row for row in default if row.split == split and row.recording]
         assert {row.labels.get("intent") for row in spoken} == set(espeak.GRAMMARS["en"].intents)
-        assert {row.labels.get("domain") for row in spoken} == set(espeak.GRAMMARS["en"].domains)
+        assert {row.labels.get("domain") for row in spoken} == domains_of(espeak.GRAMMARS["en"])
         assert {row.labels.get("emotion") for row in spoken} == set(STYLES)
         slots = {tag[2:] for row in spoken for tag in row.slots or () if tag != "O"}
-        assert slots == set(espeak.GRAMMARS["en"].slot_names)
+        assert slots == slots_of(espeak.GRAMMARS["en"])
     written = [row for row in default if row.recording is None]
     assert {(row.split, row.speaker, row.labels.get("emotion")) for row in written} == {("train", None, None)}
 
@@ -282,10 +283,9 @@ def test_two_languages_say_the_same_and_split_the_same() -> None:
     assert said["valid"].isdisjoint(said["test"])
     german = [row for row in found if row.language == "de"]
     assert {row.labels.get("intent") for row in german} <= set(espeak.GRAMMARS["de"].intents)
-    assert all(word in espeak.GRAMMARS["de"].words for row in german for word in row.tokens or ())
-    assert all(
-        word in espeak.GRAMMARS["en"].words for row in german for word in (row.labels.get("translation") or "").split()
-    )
+    english_words, german_words = (words_of(espeak.GRAMMARS[language]) for language in ("en", "de"))
+    assert all(word in german_words for row in german for word in row.tokens or ())
+    assert all(word in english_words for row in german for word in (row.labels.get("translation") or "").split())
     # One throat speaks both, in two accents: a language is not told by who speaks.
     voices = {name: {(row.speaker or "").split("+")[1].split("-")[0] for row in found if row.recording
                      and row.language == name and row.split == "test"} for name in ("en", "de")}  # fmt: skip
@@ -296,9 +296,10 @@ def test_two_languages_say_the_same_and_split_the_same() -> None:
 def test_english_may_carry_its_german() -> None:
     found = rows(utterances=60, valid_utterances=10, test_utterances=20, text_only_sentences=20, translate="de")
     assert {row.language for row in found} == {"en"}
+    english_words, german_words = (words_of(espeak.GRAMMARS[language]) for language in ("en", "de"))
     for row in found:
-        assert all(word in espeak.GRAMMARS["en"].words for word in row.tokens or ())
-        assert all(word in espeak.GRAMMARS["de"].words for word in (row.labels.get("translation") or "?").split())
+        assert all(word in english_words for word in row.tokens or ())
+        assert all(word in german_words for word in (row.labels.get("translation") or "?").split())
         assert espeak.split_of(row.labels.get("translation") or "") == row.split
 
 

@@ -13,10 +13,11 @@ import pytest
 from mtl.audio.features import log_mel
 from pipelines import recipe
 from pipelines.data import features
-from pipelines.data.dataset import Dataset, DatasetError, dataset_schema, open_dataset
+from pipelines.data.dataset import PHONE_COLUMNS, POSITIONS, SOUND, Dataset, DatasetError, open_dataset
 from pipelines.data.features import extract
 from pipelines.sources.audio import decode
 from pipelines.storage.store import Store
+from pipelines.utterances.schema import utterance_schema
 from tests.support.small_corpus import RATE, commit, spoken, written
 
 SPEC = recipe.Features()
@@ -49,7 +50,7 @@ def assert_features_are_those_of(dataset: Dataset) -> None:
 
 
 def test_every_row_finds_its_features(mixed: Dataset) -> None:
-    assert mixed.rows.schema == dataset_schema()
+    assert mixed.rows.schema == pa.schema([*utterance_schema(), *POSITIONS, *PHONE_COLUMNS, *SOUND])
     assert len(mixed) == 23
     assert len(mixed.parts) > 3
     assert (mixed.bins, mixed.hop_ms) == (80, 10.0)
@@ -90,7 +91,7 @@ def test_a_pickled_dataset_maps_its_parts_again(mixed: Dataset) -> None:
 
 def test_other_labels_for_the_same_recordings(mixed: Dataset) -> None:
     place = mixed.rows.schema.get_field_index("text")
-    silent = mixed.rows.set_column(place, dataset_schema().field("text"), pa.nulls(len(mixed), pa.string()))
+    silent = mixed.rows.set_column(place, utterance_schema().field("text"), pa.nulls(len(mixed), pa.string()))
     relabelled = mixed.relabelled(silent, "no text")
     assert relabelled.identity != mixed.identity
     assert_features_are_those_of(relabelled)

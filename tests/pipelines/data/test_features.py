@@ -17,7 +17,7 @@ from mtl.audio.features import log_mel
 from pipelines import recipe
 from pipelines.data import features
 from pipelines.data.dataset import open_dataset
-from pipelines.data.features import FeatureError, dataset_name, extract, index
+from pipelines.data.features import LOGMEL, FeatureError, extract, index
 from pipelines.sources import segments
 from pipelines.sources.audio import decode
 from pipelines.storage.roots import s3_filesystem
@@ -51,7 +51,7 @@ def test_parts_hold_the_features_of_their_recordings(store: Store, tmp_path: Pat
     rows.append({**rows[0], "id": "a/segment", "start": 0.1, "duration": 0.1, "digest": "segment"})
     rows.append({**rows[0], "id": "a/same recording"})
     (manifest,) = extract([commit(store, "a", rows)], SPEC, store, "local")
-    assert manifest.dataset == dataset_name(SPEC, "a")
+    assert manifest.dataset == LOGMEL.dataset(SPEC, "a")
     assert manifest.meta["rows"] == manifest.meta["extracted"] == 8
     for row in rows:
         waveform = decode(row["audio"], RATE, row["start"], row["duration"])
@@ -126,7 +126,7 @@ def test_a_recording_that_vanished_is_named(store: Store, tmp_path: Path) -> Non
     Path(rows[1]["audio"]).unlink()
     with pytest.raises(FeatureError, match=r"0001\.wav: missing_file.*ingest the corpus again"):
         extract([commit(store, "a", rows)], SPEC, store, "local")
-    assert store.latest(dataset_name(SPEC, "a")) is None
+    assert store.latest(LOGMEL.dataset(SPEC, "a")) is None
 
 
 def test_recordings_in_the_store(store: Store, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_killed_run_restarts_from_its_finished_parts(
     left = {entry.key: entry.modified for entry in store.list("features/")}
     finished = sum(len(store.read_table(key)) for key in left)  # the part after the reported one may be written too
     assert 0 < reported <= finished < len(rows)
-    assert store.latest(dataset_name(SPEC, "a")) is None
+    assert store.latest(LOGMEL.dataset(SPEC, "a")) is None
 
     reports: list[int] = []
     (manifest,) = extract([utterances], SPEC, store, "local", lambda done, total, label: reports.append(total))
@@ -227,6 +227,6 @@ def test_golden_figures_change_only_with_the_version() -> None:
     seconds = np.arange(RATE) / RATE
     chirp = (0.3 * np.sin(2 * np.pi * (100 * seconds + 3000 * seconds**2))).astype(np.float32)
     made = log_mel(chirp, SPEC, np.float16).astype(np.float64)
-    found = (features._part_key(part, dataset_name(SPEC, "a")), made.shape, made.mean(), made[10, 23], made[60, 60])
+    found = (features._part_key(part, LOGMEL.dataset(SPEC, "a")), made.shape, made.mean(), made[10, 23], made[60, 60])
     assert found[:2] == GOLDEN[features.VERSION][:2]
     np.testing.assert_allclose(found[2:], GOLDEN[features.VERSION][2:], atol=0.01)

@@ -30,7 +30,7 @@ from pipelines.evaluation.gates import Decision, RowCounts, ScoredModel, decide
 from pipelines.recipe import Gates, Recipe, parse
 from pipelines.registry import tracking
 from pipelines.registry.ledger import Ledger, Line, fold
-from pipelines.registry.registry import Overtaken, Registry, RegistryError, load
+from pipelines.registry.registry import Overtaken, Registry, RegistryError
 from pipelines.storage.store import Store
 from tests.support import tiny
 
@@ -128,8 +128,8 @@ def test_loads_by_alias_by_number_and_by_folder(registry: Registry, folders: lis
         (str(folders[1]), expected[1]),
         (str(registry.folder("models:/loaded/2").parents[1]), expected[1]),  # the package as a folder
     ):
-        assert load(uri, registry.store.root).predict(["play soft rock"]) == wanted
-    assert load(str(folders[0])).predict(["play soft rock"]) == expected[0]
+        assert registry.load(uri).predict(["play soft rock"]) == wanted
+    assert registry.load(str(folders[0])).predict(["play soft rock"]) == expected[0]
 
 
 def test_what_is_not_there_is_named(registry: Registry, folders: list[Path], tmp_path: Path) -> None:

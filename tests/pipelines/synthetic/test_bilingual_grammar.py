@@ -11,6 +11,7 @@ from mtl.text.normalization import normalise
 from pipelines.synthetic import commands as grammars
 from pipelines.synthetic.bilingual_grammar import Parallel
 from pipelines.synthetic.grammar import Grammar, GrammarError, Intent
+from tests.support.grammars import slots_of, words_of
 
 ENGLISH = Grammar(
     {"room": "kitchen|hall", "size": "(very|rather) big|small"},
@@ -97,8 +98,8 @@ def test_one_english_sentence_has_one_german_one_and_no_german_one_means_two_thi
 
 
 def test_every_german_word_is_said(commands: list) -> None:
-    assert {word for _, german in commands for word in german.tokens} == set(grammars.GERMAN.words)
-    assert grammars.GERMAN.slot_names == grammars.ENGLISH.slot_names
+    assert {word for _, german in commands for word in german.tokens} == words_of(grammars.GERMAN)
+    assert slots_of(grammars.GERMAN) == slots_of(grammars.ENGLISH)
 
 
 TRANSLATED_BY_A_PERSON = {

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mtl.text.normalization import normalise
 from pipelines.synthetic.commands import ENGLISH as GRAMMAR
 from pipelines.synthetic.grammar import Grammar, GrammarError, Intent, weighted
+from tests.support.grammars import domains_of, slots_of, words_of
 
 SMALL = Grammar(
     rules={"room": "(living|dining) room|kitchen", "place": "in the {room}", "size": "small|large"},
@@ -60,9 +61,9 @@ def test_a_choice_is_drawn_by_the_root_of_its_words_and_an_option_half_the_time(
 
 
 def test_words_and_slots_are_known_without_drawing() -> None:
-    assert SMALL.slot_names == ("room", "size")
-    assert set(SMALL.words) == {*ROOM_WORDS, "turn", "on", "the", "small", "large", "light", "in", "is", "it"}
-    assert SMALL.domains == ("house", "light")
+    assert slots_of(SMALL) == {"room", "size"}
+    assert words_of(SMALL) == {*ROOM_WORDS, "turn", "on", "the", "small", "large", "light", "in", "is", "it"}
+    assert domains_of(SMALL) == {"house", "light"}
 
 
 @pytest.mark.parametrize(
@@ -106,10 +107,10 @@ def commands() -> list:
 
 
 def test_commands_have_the_promised_size() -> None:
-    assert 350 <= len(GRAMMAR.words) <= 500
-    assert len(GRAMMAR.domains) == 8
+    assert 350 <= len(words_of(GRAMMAR)) <= 500
+    assert len(domains_of(GRAMMAR)) == 8
     assert 20 <= len(GRAMMAR.intents) <= 28
-    assert 12 <= len(GRAMMAR.slot_names) <= 16
+    assert 12 <= len(slots_of(GRAMMAR)) <= 16
 
 
 def test_commands_are_normalised_text_with_valid_bio(commands: list) -> None:
@@ -134,8 +135,8 @@ def test_each_intent_can_be_asked_in_many_ways(commands: list) -> None:
 
 
 def test_every_word_and_slot_is_really_said(commands: list) -> None:
-    assert {word for sentence in commands for word in sentence.tokens} == set(GRAMMAR.words)
-    assert {tag[2:] for sentence in commands for tag in sentence.slots if tag != "O"} == set(GRAMMAR.slot_names)
+    assert {word for sentence in commands for word in sentence.tokens} == words_of(GRAMMAR)
+    assert {tag[2:] for sentence in commands for tag in sentence.slots if tag != "O"} == slots_of(GRAMMAR)
 
 
 def test_the_same_seed_says_the_same() -> None:
