@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
+from mtl.config.model import ModelConfig
 from mtl.heads.base import Head, States, Words
+from mtl.inputs.codec import Codec
 from mtl.spec import TaskSpec, resolve, task
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
 
 __all__ = ["Head", "States", "Words", "build_heads", "first_head", "head_class"]
 

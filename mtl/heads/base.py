@@ -6,20 +6,18 @@ A task names its head in its spec (mtl/tasks), and `build` makes it. A new kind 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from mtl.answers import Answer, Measurement, Word
 from mtl.audio.features import FeatureSpec
+from mtl.config.model import ModelConfig
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
+from mtl.inputs.tts import SpeechCode
 from mtl.spec import TaskSpec
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
-    from mtl.inputs.tts import SpeechCode
 
 
 @dataclass(frozen=True)

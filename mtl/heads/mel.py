@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from mtl.answers import Measurement
 from mtl.audio.features import FeatureSpec
+from mtl.config.model import ModelConfig
 from mtl.heads.base import Head, States, drawn, speech_code_of
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
 from mtl.inputs.tts import SpeechCode, TTSBatch
 from mtl.layers.encoder import padding_mask
 from mtl.metrics.distortion import distortions
 from mtl.spec import TaskSpec
 from mtl.tts.acoustic_model import ConvStack, contour, harmonics, stretch
 from mtl.tts.adversary import Adversary, PatchDiscriminator
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
-
 
 BLOCKS, EXPANSION = 4, 3
 SEGMENT, CHANNELS = 64, 8  # frames of a recording that the discriminator reads, and channels of its layers

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from mtl import answers
+from mtl.config.model import ModelConfig
 from mtl.decoding.greedy import Path
 from mtl.heads.base import Reading, speech_code_of
 from mtl.heads.ctc import CTC
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
 from mtl.spec import TaskSpec
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
 
 
 class Phones(CTC):

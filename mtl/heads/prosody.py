@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from mtl.answers import Measurement
 from mtl.audio.features import FeatureSpec
+from mtl.config.model import ModelConfig
 from mtl.heads.base import PLAIN, Decoding, Head, States, speech_code_of
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
 from mtl.layers.encoder import padding_mask
 from mtl.metrics.distortion import CENTS
 from mtl.spec import TaskSpec
 from mtl.tts.acoustic_model import ConvStack
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
-
 
 BLOCKS, EXPANSION = 2, 2
 

@@ -7,24 +7,21 @@ the recordings, so nobody has to annotate them; emotions differ in both (Murray 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from mtl.answers import Number
+from mtl.config.model import ModelConfig
 from mtl.heads.base import PLAIN, Decoding, Reading, States, speech_code_of
 from mtl.heads.pooling import Pooled
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
 from mtl.inputs.tts import Scale, TTSBatch
 from mtl.layers.encoder import padding_mask
 from mtl.metrics.distortion import SEMITONES
 from mtl.spec import TaskSpec
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
-
 
 STEP = 0.1  # of tempo: a tenth longer or shorter counts as much as a semitone
 FRAMES_PER_PHONE, DEVIATION = 8, 2.0  # predictions of untrained heads: frames, semitones

@@ -7,24 +7,22 @@ path: mtl.models.asr_hypotheses), its best path in use.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from mtl.answers import Tags
+from mtl.config.model import ModelConfig
 from mtl.heads.base import PLAIN, Decoding, Head, Reading, States, Words, classes_of, confidences, cross_entropy
 from mtl.heads.ctc import alignable
 from mtl.heads.transcript import transcript_of
 from mtl.inputs.batch import IGNORE, Batch
+from mtl.inputs.codec import Codec
 from mtl.layers.crf import ChainCRF
 from mtl.layers.encoder import padding_mask
 from mtl.spec import TaskSpec
 from mtl.text.words import bio_values
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
 
 
 class Slots(Head):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -10,15 +10,13 @@ from torch import Tensor
 
 from mtl.answers import Label
 from mtl.config.decoding import DecoderConfig
+from mtl.config.model import ModelConfig
 from mtl.decoding.generation import Generated, beam_search, greedy
 from mtl.heads.base import PLAIN, Decoding, Head, Reading, States
 from mtl.inputs.batch import IGNORE, Batch, Target
+from mtl.inputs.codec import Codec
 from mtl.layers.decoder import BOS_EOS, Decoder
 from mtl.spec import TaskSpec
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
 
 
 class Translation(Head):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -10,18 +10,14 @@ from torch import Tensor
 
 from mtl.answers import Measurement
 from mtl.audio.features import FLOOR, FeatureSpec, log_mel
-from mtl.config.model import VocoderConfig
+from mtl.config.model import ModelConfig, VocoderConfig
 from mtl.heads.base import Head, States, drawn
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
 from mtl.metrics.distortion import distortions, spectral_distances
 from mtl.spec import TaskSpec
 from mtl.tts.adversary import Adversary, PatchDiscriminator
 from mtl.tts.vocoder import Generator
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
-
 
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # window and hop, samples
 EDGE = 3  # frames at either end of a segment that are left out: their neighbours are missing
