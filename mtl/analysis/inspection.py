@@ -26,7 +26,7 @@ from mtl.layers.encoder import padding_mask
 from mtl.models.joint import SpeechModel
 from mtl.sharing.base import SHARED, Layer, pool
 
-FRONT_END, GIVEN = "front-end", "given"  # labels of the first layer, and of the inputs of the heads
+FRONT_END, HEAD_INPUT = "front-end", "given"  # labels of the first layer, and of the inputs of the heads
 PENALTY = 1e-3  # of the squared weights beside the mean cross entropy, on standardised states
 ITERATIONS = 50  # of L-BFGS: on states of a trained model it has converged, on shuffled labels it need not
 SHUFFLES = 3
@@ -79,16 +79,16 @@ def inspect(model: SpeechModel, batch: Batch) -> Activations:
     states: dict[Layer, Tensor] = {layer: seen[layer] for layer in modules if layer in seen}
     for task, state in head_inputs.items():
         if not any(state.hidden is other for other in states.values()):
-            states[Layer(task, GIVEN)] = state.hidden
+            states[Layer(task, HEAD_INPUT)] = state.hidden
     return Activations(states, lengths, head_inputs)
 
 
-def pictures(model: SpeechModel, batches: Iterable[Batch]) -> dict[str, Tensor]:
+def diagnostics(model: SpeechModel, batches: Iterable[Batch]) -> dict[str, Tensor]:
     """The sharing mode's `picture` over these batches, for all tasks of their input groups."""
     model.eval()  # resets the recorded activations
     for batch in batches:
         inspect(model, batch)
-    return model.trunk.picture()
+    return model.trunk.diagnostics()
 
 
 @dataclass(frozen=True)

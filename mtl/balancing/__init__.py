@@ -55,9 +55,9 @@ class Balancer(nn.Module):
         return self.method.needs
 
     @property
-    def looks_back(self) -> bool:
-        """Whether `look_back` wants the same batch's losses after the step."""
-        return self.method.looks_back
+    def observes_change(self) -> bool:
+        """Whether `observe_change` wants the same batch's losses after the step."""
+        return self.method.observes_change
 
     def weights(
         self, present: Tensor, losses: Tensor | None = None, gramian: Tensor | None = None, seed: int = 0
@@ -91,9 +91,9 @@ class Balancer(nn.Module):
         """Called once a step with its global mean losses (K,)."""
         self.method.observe(losses * self.static, present)
 
-    def look_back(self, before: Tensor, after: Tensor, present: Tensor) -> None:
-        """The losses (K,) of a step's batch before and after the step, where `looks_back`."""
-        self.method.look_back(before * self.static, after * self.static, present)
+    def observe_change(self, before: Tensor, after: Tensor, present: Tensor) -> None:
+        """The losses (K,) of a step's batch before and after the step, where `observes_change`."""
+        self.method.observe_change(before * self.static, after * self.static, present)
 
     def end_epoch(self) -> None:
         self.method.end_epoch()

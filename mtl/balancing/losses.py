@@ -88,7 +88,7 @@ class FAMO(Method):
     After each step the logits move by how much the losses of that same batch fell: this costs one more forward pass.
     """
 
-    looks_back = True
+    observes_change = True
     logits: Tensor
 
     def __init__(self, count: int, settings: FAMOSettings) -> None:
@@ -103,7 +103,7 @@ class FAMO(Method):
         scaled = self.share(present) / (losses + TINY)
         return scaled / scaled.sum()
 
-    def look_back(self, before: Tensor, after: Tensor, present: Tensor) -> None:
+    def observe_change(self, before: Tensor, after: Tensor, present: Tensor) -> None:
         fall = torch.where(present, (before + TINY).log() - (after + TINY).log(), 0.0)
         share = self.share(present)
         self.adam.step(self.logits, share * (fall - (share * fall).sum()), present)

@@ -14,7 +14,7 @@ class Method(nn.Module):
     (K,) each, and what belongs to a task absent from the step stays as it was."""
 
     needs: str = "losses"  # what weights need: "nothing", "losses" or "gramian"; see mtl.balancing
-    looks_back: bool = False  # whether `look_back` is called: it costs one more forward pass a step
+    observes_change: bool = False  # whether `observe_change` is called: it costs one more forward pass a step
 
     def forward(self, losses: Tensor, present: Tensor, gramian: Tensor | None) -> Tensor:
         """losses (K,), zeros where not needed; present (K,) bool; gramian (K, K) where needed -> weights (K,), zero
@@ -28,8 +28,8 @@ class Method(nn.Module):
     def observe(self, losses: Tensor, present: Tensor) -> None:
         """Called after each step."""
 
-    def look_back(self, before: Tensor, after: Tensor, present: Tensor) -> None:
-        """Called after each step with the losses (K,) of its batch before and after it, where `looks_back`."""
+    def observe_change(self, before: Tensor, after: Tensor, present: Tensor) -> None:
+        """Called after each step with the losses (K,) of its batch before and after it, where `observes_change`."""
 
     def end_epoch(self) -> None:
         """Called after each epoch."""

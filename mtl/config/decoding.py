@@ -26,7 +26,7 @@ class BeamConfig(LanguageModelWeights):
 
     width: int = 16
     candidates: float = -7.0
-    look_ahead: bool = True
+    lookahead: bool = True
 
 
 @dataclass(frozen=True)

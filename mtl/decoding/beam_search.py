@@ -53,7 +53,7 @@ class Beam:
         n_best: int = 1,
     ) -> None:
         """hot: boosted; their words are not charged as unknown. n_best: alternatives that a path carries, from 2 on."""
-        silent = replace(config, weight=0.0, bonus=0.0, unknown=0.0, spelling=0.0, look_ahead=False)
+        silent = replace(config, weight=0.0, bonus=0.0, unknown=0.0, spelling=0.0, lookahead=False)
         self.model, self.config = (model, config) if model is not None else (NGram.silent(), silent)
         self.hot, self.n_best = hot, n_best
         self.pieces = ["", *units.pieces(range(1, len(units)))]
@@ -145,7 +145,7 @@ class Beam:
             if strange:
                 first = word in self.ahead
                 score += (config.unknown if first else 0.0) + config.spelling * len(longer if first else piece)
-            if config.look_ahead:
+            if config.lookahead:
                 hope += config.weight * (self.floor if strange else self.ahead[longer]) + config.bonus
         return _Text(unit, text, longer, context, score, hope, hot)
 

@@ -58,7 +58,7 @@ def verification_counts(
         return {}
     units = {position: voice / max(float(np.linalg.norm(voice)), 1e-12) for position, voice in voices.items()}
     scores = np.array([float(units[trial.enrolled] @ units[trial.tested]) for trial in trials])
-    places = places_of(scores)
+    places = ranks_of(scores)
     home: dict[tuple[Any, Any], int] = {}
     for position in sorted(voices, key=lambda position: str(rows[position].get("id"))):
         home.setdefault((rows[position].get("corpus"), rows[position]["speaker"]), position)
@@ -107,7 +107,7 @@ def _order(row: Mapping[str, Any]) -> bytes:
     return hashlib.blake2b(f"trials/{row.get('id')}".encode(), digest_size=8).digest()
 
 
-def places_of(scores: np.ndarray) -> np.ndarray:
+def ranks_of(scores: np.ndarray) -> np.ndarray:
     """(N,) places from 0, equal scores in equal places; beyond BINS different scores, neighbours share one."""
     values, rank = np.unique(scores, return_inverse=True)
     return rank if len(values) <= BINS else rank * BINS // len(values)

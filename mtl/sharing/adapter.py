@@ -95,7 +95,7 @@ class AdapterTrunk(Trunk):
                 found[Layer(task, f"block {depth + 1}")] = adapter
         return found
 
-    def picture(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """adapters (blocks, K): length of what an adapter adds over that of what it is added to, mean over the frames
         that exist."""
         blocks = len(self.shared.blocks)

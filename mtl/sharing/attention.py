@@ -63,7 +63,7 @@ class AttentionTrunk(Trunk):
                 self.see(f"{depth} {task}", attention.flatten(0, 1), mask.flatten())
         return states
 
-    def picture(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """masks (blocks, K, D): mean over the frames that exist."""
         masks = self.seen([f"{depth} {task}" for depth in range(self.blocks) for task in self.tasks], self.width)
         return {} if masks is None else {"masks": masks.view(self.blocks, len(self.tasks), self.width)}

@@ -3,7 +3,7 @@
     forward(x (B, T, D), lengths (B,), tasks) -> {task: (B, T, D)}   runs only what the named tasks need
     penalty() -> scalar                                              joins the loss once a step
     shared_parameters()                                              whose gradients are balanced between tasks
-    picture() -> {name: small tensor}                                what a person may look at
+    diagnostics() -> {name: small tensor}                                what a person may look at
     layers(), part(name)                                             what a person calls its modules and parameters
 
 A mode is length-safe (what a row is given does not depend on the padding behind it), and gives a task the same
@@ -84,7 +84,7 @@ class Trunk(nn.Module):
     def _owner(self, name: str) -> str:
         return next((step for step in name.split(".") if step in self.tasks), SHARED)
 
-    def picture(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """Small tensors on the CPU for a person to look at, detached. Tasks are in the order of `self.tasks`.
 
         What depends on the input is a mean over everything seen since `eval()` was last called; NaN where a task has

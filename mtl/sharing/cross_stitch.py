@@ -56,6 +56,6 @@ class CrossStitchTrunk(Trunk):
         """All: every encoder feeds every task."""
         return list(self.parameters())
 
-    def picture(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """units (blocks, K to, K from)."""
         return {"units": self.matrices().detach().float().cpu()}

@@ -73,7 +73,7 @@ class MMoETrunk(Trunk):
         experts = {Layer(SHARED, f"expert {number + 1}"): expert for number, expert in enumerate(self.experts)}
         return {**blocks, **experts}
 
-    def picture(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """gates (K, experts): mean gate of each task."""
         gates = self.seen(self.tasks, len(self.experts))
         return {} if gates is None else {"gates": gates}
@@ -154,7 +154,7 @@ class PLETrunk(Trunk):
                 found[Layer(task, f"own expert{place}")] = own
         return found
 
-    def picture(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """gates (levels, K, 1 + shared): mean gate of each task, its own expert first. With several levels also
         shared_gates (levels - 1, K + shared)."""
         size, depths = 1 + self.shared_experts, range(len(self.levels))

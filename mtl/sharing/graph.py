@@ -76,7 +76,7 @@ class GraphTrunk(Trunk):
         exists = padding_mask(lengths, message.shape[1])
         self.see(f"{source} {target}", size.flatten()[:, None], exists.flatten())
 
-    def picture(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """edges (K to, K from): length of the message over that of the receiver's state, mean over the frames that
         exist; 0 where there is no edge."""
         edges = torch.zeros(len(self.tasks), len(self.tasks))

@@ -36,7 +36,7 @@ class SoftTrunk(Trunk):
         return self.strength * total
 
     @torch.no_grad()
-    def picture(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """distances (blocks, K, K): between two tasks' encoders, over the mean length of the two; 0: still alike."""
         per_block = zip(*(cast(Encoder, self.encoders[task]).blocks for task in self.tasks), strict=True)
         return {"distances": torch.stack([_distances(blocks) for blocks in per_block]).cpu()}
