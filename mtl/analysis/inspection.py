@@ -84,7 +84,7 @@ def inspect(model: SpeechModel, batch: Batch) -> Activations:
 
 
 def diagnostics(model: SpeechModel, batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """The sharing mode's `picture` over these batches, for all tasks of their input groups."""
+    """The sharing mode's `diagnostics` over these batches, for all tasks of their input groups."""
     model.eval()  # resets the recorded activations
     for batch in batches:
         inspect(model, batch)

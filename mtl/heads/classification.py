@@ -19,9 +19,6 @@ from mtl.spec import TaskSpec
 class Classification(Pooled):
     """Pooled states through a linear layer."""
 
-    def __init__(self, spec: TaskSpec, width: int, bins: int, classes: int, dropout: float) -> None:
-        super().__init__(spec, width, bins, classes, dropout)
-
     @classmethod
     def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
         return cls(spec, config.width, config.bins, classes_of(spec, codec), config.dropout)

@@ -18,7 +18,7 @@ from mtl.spec import TaskSpec
 
 
 class Phones(CTC):
-    """Units are the numbers of the speech code, whose 0, its padding, is the blank."""
+    """Units are the numbers of the speech code, whose padding, 0, is the blank."""
 
     @classmethod
     def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:

@@ -1,4 +1,4 @@
-"""Duration, pitch and energy of each phone (FastSpeech 2's variance predictors, in one)."""
+"""Duration, pitch and energy of each phone: the variance predictors of FastSpeech 2 as one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCKS, EXPANSION = 2, 2
 
 @dataclass(frozen=True)
 class PredictedProsody:
-    """durations (P,) frames, not yet whole; pitch, energy (P,) on the code's scales."""
+    """durations (P,) in frames, not rounded; pitch, energy (P,) on the scales of the codec."""
 
     durations: Tensor
     pitch: Tensor
@@ -32,7 +32,7 @@ class PredictedProsody:
 
 
 class Prosody(Head):
-    """Three numbers a phone. The loss of each is its squared error, of the duration that of ln(1 + frames)."""
+    """Three numbers per phone. The loss of each is its squared error; of durations that of ln(1 + frames)."""
 
     def __init__(self, spec: TaskSpec, width: int, dropout: float) -> None:
         super().__init__(spec)
@@ -46,7 +46,7 @@ class Prosody(Head):
 
     def forward(self, states: States) -> Tensor:
         """(B, P, 3): ln(1 + frames), pitch, energy."""
-        assert states.style is not None, "SpeechModel.encode_phones gives it"
+        assert states.style is not None, "set by SpeechModel.encode_phones"
         return self.output(self.stack(states.hidden, states.lengths, states.style)).float()
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:

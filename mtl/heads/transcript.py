@@ -30,7 +30,7 @@ class Transcript(CTC):
 
 
 def transcript_of(batch: Batch, name: str) -> tuple[Tensor, Tensor]:
-    """Units (B, U) of what is said in recordings, and their lengths (B,); of a sentence of text, none."""
+    """Units (B, U) of the transcripts of recordings, and their lengths (B,), 0 for sentences of text."""
     target = batch.targets[name]
     assert target.lengths is not None, "a transcript is a sequence of units"
     return target.values, target.lengths if batch.group == "audio" else torch.zeros_like(target.lengths)

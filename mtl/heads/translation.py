@@ -20,7 +20,7 @@ from mtl.spec import TaskSpec
 
 
 class Translation(Head):
-    """Teacher forcing with label smoothing, counted per target unit, the end among them."""
+    """Teacher forcing with label smoothing; the items are target units and ends."""
 
     def __init__(self, spec: TaskSpec, width: int, units: int, config: DecoderConfig) -> None:
         super().__init__(spec)
@@ -64,13 +64,13 @@ def _lengths(target: Target) -> Tensor:
 
 
 def with_end(targets: Tensor, lengths: Tensor) -> Tensor:
-    """targets (B, Y) padded, lengths (B,) -> (B, Y + 1): each row's units, its end, IGNORE behind it."""
+    """targets (B, Y) padded, lengths (B,) -> (B, Y + 1): the units of each row, the end, then IGNORE."""
     positions = torch.arange(targets.shape[1] + 1, device=targets.device)
     labels = F.pad(targets, (0, 1)).masked_fill(positions == lengths[:, None], BOS_EOS)
     return labels.masked_fill(positions > lengths[:, None], IGNORE)
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Summed over labels that are not IGNORE; the target is 1 - e + e / V, every other unit e / V (V units)."""
+    """Summed over labels that are not IGNORE; the target has probability 1 - e + e / V, other units e / V."""
     flat = logits.flatten(0, -2).float()
     return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)

@@ -1,4 +1,4 @@
-"""Message passing among the tasks' states along a graph of tasks, as a graph network has it (Gilmer et al. 2017)."""
+"""Message passing between the states of tasks along a task graph (Gilmer et al. 2017)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_GRAPH: Pairs = (("intent", "slots"), ("slots", "domain"))  # intent and 
 
 
 def directed(graph: Pairs | None, tasks: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """(from, to) both ways for each pair whose two tasks are there. Raises ValueError for a pair that is none."""
+    """(from, to) in both directions for each pair of `tasks`. Raises ValueError for an invalid pair."""
     edges: list[tuple[str, str]] = []
     for pair in DEFAULT_GRAPH if graph is None else graph:
         if len(set(pair)) != 2 or len(pair) != 2:
@@ -30,8 +30,8 @@ def directed(graph: Pairs | None, tasks: Sequence[str]) -> tuple[tuple[str, str]
 class GraphTrunk(Trunk):
     """One round: f_k(x) = z_k + sum over neighbours j of w_jk x V_j(z_j), with z_k = g(x) + t_k(g(x)), frame by frame.
 
-    g is the shared encoder, t_k the task's head, V_j a LayerNorm and a matrix, w_jk one number for each direction of
-    an edge, starting at one over the number of k's neighbours. Heads of the neighbours run beside those asked for.
+    g is the shared encoder, t_k the task's head, V_j a LayerNorm and a matrix, w_jk a number for each direction of an
+    edge, initially one over the number of k's neighbours. The heads of neighbours run too.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class GraphTrunk(Trunk):
             {task: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for task in sources}
         )
         targets = [target for _, target in self.edges]
-        # (edges,): one-dimensional, so that weight decay leaves it alone.
+        # (edges,): one-dimensional, because weight decay applies to matrices.
         self.weights = nn.Parameter(torch.tensor([1.0 / targets.count(target) for target in targets]))
 
     def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ class GraphTrunk(Trunk):
         return after
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The encoder, and what a sender's messages come from, which their receivers train too."""
+        """The encoder, and the modules of senders, which their receivers train too."""
         senders = {source for source, _ in self.edges}
         return self._outside_of(task for task in self.tasks if task not in senders)
 
@@ -77,8 +77,7 @@ class GraphTrunk(Trunk):
         self.see(f"{source} {target}", size.flatten()[:, None], exists.flatten())
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """edges (K to, K from): length of the message over that of the receiver's state, mean over the frames that
-        exist; 0 where there is no edge."""
+        """edges (K to, K from): norm of the message over that of the receiver's state, mean over frames; 0: no edge."""
         edges = torch.zeros(len(self.tasks), len(self.tasks))
         sizes = self.seen([f"{source} {target}" for source, target in self.edges], 1)
         if sizes is None:
