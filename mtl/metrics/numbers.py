@@ -65,7 +65,7 @@ class MeasuredScorer(Scorer):
 
 
 class TempoScorer(MeasuredScorer):
-    """By how many percent the phones per second are off."""
+    """Relative error of the phones per second."""
 
     columns, unit, floor, tolerance = ("percent", "rows"), "%", "always the median tempo", 0.5
 
@@ -77,7 +77,7 @@ class TempoScorer(MeasuredScorer):
 
 
 class IntonationScorer(MeasuredScorer):
-    """By how many semitones the deviation of the pitch is off; a whisper has no pitch."""
+    """Error of the standard deviation of the pitch; undefined for a whisper."""
 
     columns, unit, floor, tolerance = ("semitones", "rows"), "semitones", "always the median intonation", 0.1
 
@@ -89,6 +89,6 @@ class IntonationScorer(MeasuredScorer):
 
 
 def _one_number(spec: TaskSpec, scored: ScoredRows) -> np.ndarray:
-    """The median: no constant has a smaller mean absolute error."""
+    """The median, which has the smallest mean absolute error of all constants."""
     values = np.array([float(row[spec.label]) for row in scored.rows])
     return np.stack([np.abs(np.median(values) - values), np.ones(len(values))], axis=1)
