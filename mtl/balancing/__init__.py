@@ -3,7 +3,7 @@
     balancer = Balancer(tasks, lambdas, "pcgrad")
     weights = balancer.weights(present, losses, gramian, seed)      # (K,), the same on every rank
 
-`balancer.needs` says what the weights of a step depend on; `mtl.training.backward` computes it:
+`balancer.needs` names the input of a step's weights, which `mtl.training.backward` computes:
     "nothing"    scalarizers that are linear in the losses
     "losses"     other scalarizers S: w_k = dS/dL_k at the global means of the losses
     "gramian"    weightings of the K x K Gramian of the tasks' gradients of the shared parameters, summed over ranks and

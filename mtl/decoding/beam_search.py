@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 import numpy as np
@@ -194,25 +194,25 @@ def alternatives(texts: Sequence[Hypothesis]) -> tuple[Alternative, ...]:
     )
 
 
+@dataclass(slots=True, eq=False)
 class _Text:
     """A text in the beam: its last unit, the text before that unit, the unfinished word, the score without the frames.
 
     lookahead: estimate that only ranks the text, of the unfinished word and hot words. hot: state of their automaton.
     """
 
-    __slots__ = (
-        *("before", "blank", "context", "frame", "hot", "longer", "lookahead", "rank"),
-        *("score", "unit", "unit_last", "word"),
-    )
-
-    def __init__(
-        self, unit: int, before: _Text | None, word: str, context: Gram, score: float, lookahead: float, hot: int
-    ) -> None:
-        self.unit, self.before, self.word, self.context = unit, before, word, context
-        self.score, self.lookahead, self.hot = score, lookahead, hot
-        self.longer: dict[int, _Text] = {}
-        self.blank = self.unit_last = self.rank = 0.0
-        self.frame = -1
+    unit: int
+    before: _Text | None
+    word: str
+    context: Gram
+    score: float
+    lookahead: float
+    hot: int
+    longer: dict[int, _Text] = field(default_factory=dict)
+    blank: float = 0.0
+    unit_last: float = 0.0
+    rank: float = 0.0
+    frame: int = -1
 
     def units(self) -> tuple[int, ...]:
         units, text = [], self

@@ -34,7 +34,7 @@ class HotWords:
         normalised = {phrase: normalise(phrase) for phrase in phrases}
         for phrase, text in normalised.items():
             if not text:
-                raise HotWordError(f"the hot word {phrase!r} has no letter or digit that could be heard")
+                raise HotWordError(f"the hot word {phrase!r} has no letter or digit")
         self.phrases = tuple(dict.fromkeys(normalised.values()))
         self.words = frozenset(word for phrase in self.phrases for word in phrase.split())
         self.weight = weight

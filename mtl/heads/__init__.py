@@ -29,10 +29,6 @@ def first_head(heads: Iterable[nn.Module], kind: type[H]) -> H | None:
 
 
 def build_heads(config: ModelConfig, codec: Codec) -> nn.ModuleDict:
-    """The heads of a model, in the order of its tasks.
-
-    Raises:
-        KeyError: a task is not registered. ValueError: a task has no labels in the training rows.
-    """
+    """The heads of a model by task. Raises ValueError if a task has no labels in the training rows."""
     specs = [task(name) for name in config.tasks]
     return nn.ModuleDict({spec.name: head_class(spec).build(spec, config, codec) for spec in specs})

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtl.config.decoding import DecoderConfig
-from mtl.layers.encoder import FeedForward, attend, padding_mask, rotate
+from mtl.layers.encoder import Attention, FeedForward, attend, padding_mask, rotate
 
 BOS_EOS = 0  # begins and ends every sequence; the number of CTC's blank
 Pair = tuple[Tensor, Tensor]  # keys and values, each (B, H, L, D/H)
@@ -42,29 +42,19 @@ class State:
         return replace(self, past=tuple(None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.past))
 
 
-class CausalAttention(nn.Module):
-    """Multi-head attention of each unit to itself and previous units, without the residual."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, 3 * width)
-        self.merge = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+class CausalAttention(Attention):
+    """Attention of each unit to itself and previous units."""
 
     def forward(self, x: Tensor, past: Pair | None = None) -> tuple[Tensor, Pair]:
         """x (B, L, D) -> (B, L, D), and the keys and values of all units, those of `past` first."""
-        batch, length, width = x.shape
-        parts = self.project(self.norm(x)).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
+        query, key, value = self.projected(x)
         start = 0 if past is None else past[0].shape[2]
         query, key = rotate(query, start), rotate(key, start)
         if past is not None:
             key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
+        length = x.shape[1]
         mask = torch.ones(length, start + length, dtype=torch.bool, device=x.device).tril(start)
-        attended = attend(query, key, value, mask)
-        return self.dropout(self.merge(attended.transpose(1, 2).reshape(batch, length, width))), (key, value)
+        return self.merged(attend(query, key, value, mask)), (key, value)
 
 
 class CrossAttention(nn.Module):

@@ -56,8 +56,8 @@ class FeedForward(nn.Module):
         return self.dropout(self.narrow(F.silu(self.widen(self.norm(x)))))
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention over unmasked frames, without the residual."""
+class Attention(nn.Module):
+    """Projections of multi-head self-attention, without the residual."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -67,12 +67,22 @@ class SelfAttention(nn.Module):
         self.merge = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
+    def projected(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> query, key and value, (3, B, H, L, D/H)."""
+        batch, length, width = x.shape
+        return self.project(self.norm(x)).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+
+    def merged(self, attended: Tensor) -> Tensor:
+        """(B, H, L, D/H) -> (B, L, D)."""
+        return self.dropout(self.merge(attended.transpose(1, 2).flatten(2)))
+
+
+class SelfAttention(Attention):
+    """Attention over unmasked frames: x (B, T, D), mask (B, T) -> (B, T, D)."""
+
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        batch, frames, width = x.shape
-        parts = self.project(self.norm(x)).view(batch, frames, 3, self.heads, width // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
-        attended = attend(rotate(query), rotate(key), value, mask[:, None, None, :])
-        return self.dropout(self.merge(attended.transpose(1, 2).reshape(batch, frames, width)))
+        query, key, value = self.projected(x)
+        return self.merged(attend(rotate(query), rotate(key), value, mask[:, None, None, :]))
 
 
 class Convolution(nn.Module):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from mtl.answers import Prediction
 from mtl.metrics.floors import Floor, ScoredRows, correct_of_most_frequent
 from mtl.metrics.metric import CountsOfRow, Metric, Row, Scored, Scorer, Setting, accuracy
-from mtl.metrics.verification import detection_cost, equal_error_rate, verification_counts
+from mtl.metrics.verification import detection_cost, equal_error_rate, unit_vector, verification_counts
 from mtl.spec import TaskSpec
 
 ENROLMENT = 3  # number of utterances that a speaker is enrolled with
@@ -55,21 +54,16 @@ def identify_speakers(rows: Sequence[Row], predictions: Sequence[Prediction]) ->
     for speaker, positions in by_speaker.items():
         positions.sort(key=lambda position: str(rows[position].get("id")))
         if len(positions) > ENROLMENT:
-            voices = [_unit(predictions[position].voice) for position in positions[:ENROLMENT]]
-            enrolled[speaker] = _unit(np.mean(voices, axis=0))
+            voices = [unit_vector(predictions[position].voice) for position in positions[:ENROLMENT]]
+            enrolled[speaker] = unit_vector(np.mean(voices, axis=0))
             tested += [(position, speaker) for position in positions[ENROLMENT:]]
     if len(enrolled) < 2:
         return []
     names, gallery = list(enrolled), np.stack(list(enrolled.values()))
     return [
-        (position, (float(names[int(np.argmax(gallery @ _unit(predictions[position].voice)))] == speaker), 1.0))
+        (position, (float(names[int(np.argmax(gallery @ unit_vector(predictions[position].voice)))] == speaker), 1.0))
         for position, speaker in sorted(tested)
     ]
-
-
-def _unit(vector: Any) -> np.ndarray:
-    vector = np.asarray(vector, dtype=np.float64)
-    return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
 def _percent(value: Callable[[np.ndarray, np.ndarray], np.ndarray], counts: np.ndarray) -> np.ndarray:

@@ -45,15 +45,14 @@ def verification_counts(
     trial) are those of the speaker's first row. Empty without a trial of each kind.
     """
     voices = {
-        position: np.asarray(prediction.voice, dtype=np.float64)
+        position: unit_vector(prediction.voice)
         for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True))
         if prediction.voice is not None and row.get("speaker") is not None and row["speaker"] not in known
     }
     trials = listed_trials(rows, voices) or built_trials(rows, voices)
     if len({trial.target for trial in trials}) < 2:
         return {}
-    units = {position: voice / max(float(np.linalg.norm(voice)), 1e-12) for position, voice in voices.items()}
-    scores = np.array([float(units[trial.enrolled] @ units[trial.tested]) for trial in trials])
+    scores = np.array([float(voices[trial.enrolled] @ voices[trial.tested]) for trial in trials])
     first_row: dict[tuple[Any, Any], int] = {}
     for position in sorted(voices, key=lambda position: str(rows[position].get("id"))):
         first_row.setdefault((rows[position].get("corpus"), rows[position]["speaker"]), position)
@@ -62,6 +61,11 @@ def verification_counts(
         row = rows[trial.enrolled]
         counts[first_row[row.get("corpus"), row["speaker"]]][rank + (0 if trial.target else BINS)] += 1
     return dict(sorted(counts.items()))
+
+
+def unit_vector(vector: Any) -> np.ndarray:
+    vector = np.asarray(vector, dtype=np.float64)
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
 def listed_trials(rows: Sequence[Mapping[str, Any]], voices: Collection[int]) -> list[Trial]:

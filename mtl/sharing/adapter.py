@@ -47,11 +47,10 @@ class Film(nn.Module):
 
 
 class AdapterTrunk(Trunk):
-    """After each shared block the states go through the task's own adapter, and so into the next block.
+    """An adapter of each task after each shared block, whose output is the input of the next block.
 
-    The first block runs once; the others run once for each task asked for, since their inputs differ. Few parameters,
-    but about the time of soft sharing. One task after the other, not as one large batch: products of another
-    shape round differently, and an adapter at zero must leave the encoder's states bit for bit.
+    The first block runs once, the others once for each task, which takes about as long as soft sharing. Tasks are not
+    batched, because rounding depends on the shape, and an adapter at zero must not change the states.
     """
 
     def __init__(
@@ -82,8 +81,7 @@ class AdapterTrunk(Trunk):
     def _adapted(self, depth: int, task: str, adapter: nn.Module, before: Tensor, mask: Tensor) -> Tensor:
         after = adapter(before)
         if not self.training:
-            size = (after - before).detach().float().norm(dim=-1) / before.detach().float().norm(dim=-1).clamp(min=1e-6)
-            self.see(f"{depth} {task}", size.flatten()[:, None], mask.flatten())
+            self.see_ratio(f"{depth} {task}", after - before, before, mask)
         return after
 
     def layers(self) -> dict[Layer, nn.Module]:
@@ -97,5 +95,5 @@ class AdapterTrunk(Trunk):
     def diagnostics(self) -> dict[str, Tensor]:
         """adapters (blocks, K): norm of an adapter's output over that of its input, mean over frames."""
         blocks = len(self.shared.blocks)
-        sizes = self.seen([f"{depth} {task}" for depth in range(blocks) for task in self.tasks], 1)
-        return {} if sizes is None else {"adapters": sizes.view(blocks, len(self.tasks))}
+        names = [f"{depth} {task}" for depth in range(blocks) for task in self.tasks]
+        return self.means("adapters", names, blocks, len(self.tasks))

@@ -65,5 +65,5 @@ class AttentionTrunk(Trunk):
 
     def diagnostics(self) -> dict[str, Tensor]:
         """masks (blocks, K, D): mean over frames."""
-        masks = self.seen([f"{depth} {task}" for depth in range(self.blocks) for task in self.tasks], self.width)
-        return {} if masks is None else {"masks": masks.view(self.blocks, len(self.tasks), self.width)}
+        names = [f"{depth} {task}" for depth in range(self.blocks) for task in self.tasks]
+        return self.means("masks", names, self.blocks, len(self.tasks), self.width)

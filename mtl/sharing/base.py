@@ -11,6 +11,7 @@ The states of a row must not depend on its padding, and those of a task not on t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -97,13 +98,19 @@ class Trunk(nn.Module):
             total, weight = total + before.to(total.device), weight + weight_before.to(weight.device)
         self._seen[name] = (total, weight)
 
-    def seen(self, names: Sequence[str], size: int) -> Tensor | None:
-        """(len(names), size): the means of these names, NaN if one is missing; None if all are."""
+    def see_ratio(self, name: str, part: Tensor, whole: Tensor, mask: Tensor) -> None:
+        """Adds the ratio of the norms of states (B, T, D) to the mean called `name`; mask (B, T)."""
+        if not self.training:
+            ratio = part.detach().float().norm(dim=-1) / whole.detach().float().norm(dim=-1).clamp(min=1e-6)
+            self.see(name, ratio.flatten()[:, None], mask.flatten())
+
+    def means(self, key: str, names: Sequence[str], *shape: int) -> dict[str, Tensor]:
+        """{key: means of these names as a tensor of that shape}, NaN for a missing name; {} if all are missing."""
         if not any(name in self._seen for name in names):
-            return None
-        unseen = torch.full((size,), torch.nan)
-        means = [total.cpu() / weight.cpu() for total, weight in (self._seen.get(n, (unseen, unseen)) for n in names)]
-        return torch.stack(means)
+            return {}
+        missing = torch.full((math.prod(shape) // len(names),), torch.nan)
+        sums = (self._seen.get(name, (missing, missing)) for name in names)
+        return {key: torch.stack([total.cpu() / weight.cpu() for total, weight in sums]).view(shape)}
 
 
 def start_alike(encoders: Sequence[nn.Module]) -> None:

@@ -43,6 +43,10 @@ def split_encoder(encoder: MakeEncoder, expert_blocks: int) -> tuple[Encoder, En
     return stem, expert
 
 
+def _blocks(encoder: Encoder) -> dict[Layer, nn.Module]:
+    return {Layer(SHARED, f"block {depth + 1}"): block for depth, block in enumerate(encoder.blocks)}
+
+
 class MMoETrunk(Trunk):
     """f_k(x) = sum_e gate_k(s)[e] x expert_e(s), s = stem(x). Every expert runs once."""
 
@@ -69,14 +73,12 @@ class MMoETrunk(Trunk):
 
     def layers(self) -> dict[Layer, nn.Module]:
         """The shared blocks, then the experts."""
-        blocks = {Layer(SHARED, f"block {depth + 1}"): block for depth, block in enumerate(self.stem.blocks)}
         experts = {Layer(SHARED, f"expert {number + 1}"): expert for number, expert in enumerate(self.experts)}
-        return {**blocks, **experts}
+        return {**_blocks(self.stem), **experts}
 
     def diagnostics(self) -> dict[str, Tensor]:
         """gates (K, experts): mean gate of each task."""
-        gates = self.seen(self.tasks, len(self.experts))
-        return {} if gates is None else {"gates": gates}
+        return self.means("gates", self.tasks, len(self.tasks), len(self.experts))
 
 
 class Extraction(nn.Module):
@@ -142,9 +144,7 @@ class PLETrunk(Trunk):
 
     def layers(self) -> dict[Layer, nn.Module]:
         """The shared blocks, then the shared experts and the tasks' experts of each level."""
-        layers: dict[Layer, nn.Module] = {
-            Layer(SHARED, f"block {depth + 1}"): block for depth, block in enumerate(self.stem.blocks)
-        }
+        layers = _blocks(self.stem)
         for depth, module in enumerate(self.levels):
             level = cast(Extraction, module)
             suffix = f" at level {depth + 1}" if len(self.levels) > 1 else ""
@@ -157,12 +157,10 @@ class PLETrunk(Trunk):
     def diagnostics(self) -> dict[str, Tensor]:
         """gates (levels, K, 1 + shared): mean gate of each task, its own expert first. With several levels also
         shared_gates (levels - 1, K + shared)."""
-        size, depths = 1 + self.shared_experts, range(len(self.levels))
-        tensors = {}
-        gates = self.seen([f"{depth} {task}" for depth in depths for task in self.tasks], size)
-        if gates is not None:
-            tensors["gates"] = gates.view(len(self.levels), len(self.tasks), size)
-        shared = self.seen([f"{depth} {SHARED}" for depth in depths[:-1]], len(self.tasks) + self.shared_experts)
-        if shared is not None:
-            tensors["shared_gates"] = shared
-        return tensors
+        levels, tasks, shared = len(self.levels), len(self.tasks), self.shared_experts
+        gates = [f"{depth} {task}" for depth in range(levels) for task in self.tasks]
+        shared_gates = [f"{depth} {SHARED}" for depth in range(levels - 1)]
+        return {
+            **self.means("gates", gates, levels, tasks, 1 + shared),
+            **self.means("shared_gates", shared_gates, levels - 1, tasks + shared),
+        }

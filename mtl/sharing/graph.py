@@ -51,6 +51,7 @@ class GraphTrunk(Trunk):
 
     def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
         tasks = tuple(tasks)
+        mask = padding_mask(lengths, x.shape[1])
         shared = self.shared(x, lengths)
         sources = {source for source, target in self.edges if target in tasks}
         needed = [task for task in self.tasks if task in tasks or task in sources]
@@ -61,7 +62,7 @@ class GraphTrunk(Trunk):
             if target in tasks:
                 message = weight * messages[source]
                 after[target] = after[target] + message
-                self._see_edge(source, target, message, before[target], lengths)
+                self.see_ratio(f"{source} {target}", message, before[target], mask)
         return after
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -69,19 +70,10 @@ class GraphTrunk(Trunk):
         senders = {source for source, _ in self.edges}
         return self._outside_of(task for task in self.tasks if task not in senders)
 
-    def _see_edge(self, source: str, target: str, message: Tensor, state: Tensor, lengths: Tensor) -> None:
-        if self.training:
-            return
-        size = message.detach().float().norm(dim=-1) / state.detach().float().norm(dim=-1).clamp(min=1e-6)
-        exists = padding_mask(lengths, message.shape[1])
-        self.see(f"{source} {target}", size.flatten()[:, None], exists.flatten())
-
     def diagnostics(self) -> dict[str, Tensor]:
         """edges (K to, K from): norm of the message over that of the receiver's state, mean over frames; 0: no edge."""
         edges = torch.zeros(len(self.tasks), len(self.tasks))
-        sizes = self.seen([f"{source} {target}" for source, target in self.edges], 1)
-        if sizes is None:
-            return {}
-        for (source, target), size in zip(self.edges, sizes, strict=True):
-            edges[self.tasks.index(target), self.tasks.index(source)] = size[0]
-        return {"edges": edges}
+        means = self.means("edges", [f"{source} {target}" for source, target in self.edges], len(self.edges))
+        for (source, target), size in zip(self.edges, means.get("edges", ()), strict=False):
+            edges[self.tasks.index(target), self.tasks.index(source)] = size
+        return {"edges": edges} if means else {}

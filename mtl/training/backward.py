@@ -21,7 +21,7 @@ as much as the step and does not change the training.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -218,11 +218,8 @@ class _TaskGradients:
         last = losses[-1][0] if losses else None
         for task, total in _by_task(losses, scale, last):
             gradients = torch.autograd.grad(total, parameters, retain_graph=task != last, allow_unused=True)
-            for position, piece in enumerate(self._pieces[task]):
-                gradient = gradients[position]
-                if gradient is not None:
-                    piece.view_as(gradient).add_(gradient)
-                    used[position] = True
+            _accumulate(self._pieces[task], gradients[: len(self.shared)])
+            used = [before or gradient is not None for before, gradient in zip(used, gradients, strict=False)]
             for parameter, gradient in zip(self.own, gradients[len(self.shared) :], strict=False):
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
@@ -244,9 +241,7 @@ class _TaskGradients:
             if entered and self.front:
                 entries, gradients = zip(*entered, strict=True)
                 gradients = torch.autograd.grad(entries, self.front, gradients, retain_graph=True, allow_unused=True)
-                for piece, gradient in zip(row.split(sizes), gradients, strict=True):
-                    if gradient is not None:
-                        piece.view_as(gradient).add_(gradient)
+                _accumulate(row.split(sizes), gradients)
         return self._gramians(parallel.all_sum(matrix), self.front_parts)
 
     def _gramians(self, matrix: Tensor, parts: list[list[nn.Parameter]]) -> Tensor:
@@ -275,6 +270,12 @@ class _TaskGradients:
 def _add(sums: Tensor, losses: Losses) -> None:
     for task, loss in losses:
         sums[task] += loss.detach()
+
+
+def _accumulate(pieces: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    for piece, gradient in zip(pieces, gradients, strict=True):
+        if gradient is not None:
+            piece.view_as(gradient).add_(gradient)
 
 
 def _by_task(losses: Losses, scale: Tensor, last: int | None) -> Iterator[tuple[int, Tensor]]:

@@ -46,11 +46,7 @@ def save(folder: Path | str, state: dict[str, Any], beside: Mapping[str, Any] | 
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state that `save` wrote.
-
-    Raises:
-        Damaged: a file is missing, truncated or altered.
-    """
+    """The saved state. Raises Damaged if a file is missing, truncated or altered."""
     folder = Path(folder)
     _verify(folder)
     try:
