@@ -1,7 +1,4 @@
-"""The hash that names a saved model: what is made for one model says by it which one that was.
-
-folder_address(Path("predictor"))       # 16 hexadecimal digits
-"""
+"""Hash of a saved model, which artifacts that depend on the model refer to."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from pathlib import Path
 
 
 def folder_address(folder: Path) -> str:
-    """Hash of a folder's files, their names and contents."""
+    """Hash of the names and contents of the files in a folder, 16 hexadecimal digits."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         total.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())

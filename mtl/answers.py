@@ -2,18 +2,18 @@
 
     prediction.answers["intent"]                # Label(value="light_on", confidence=0.93)
     prediction.text, prediction.labels, …       # the same answers, by kind
-    Prediction.from_json(prediction.to_json())  # without what JSON does not hold: embeddings, measurements
+    Prediction.from_json(prediction.to_json())  # without embeddings and measurements
     KINDS[task("intent").answer].columns("intent")      # columns of the packaged model
 
-A class decides how its answers are stored, served and shown. How they are scored is in mtl/metrics. The module needs
-neither torch nor numpy.
+A class determines how its answers are stored, served and shown; mtl/metrics scores them. Imports neither torch nor
+numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from mtl.spec import AnswerKind, TaskSpec, tasks
 from mtl.text.words import bio_values, tokens_of
@@ -23,18 +23,17 @@ SLOT_SEPARATOR = " · "
 
 
 class Answer:
-    """Base of all answers.
+    """Base of all answers. column: type of the column in the packaged model, if there is a single one."""
 
-    confidence: probability that the model gives to the answer; None where the kind has none.
-    """
+    column: ClassVar[ColumnType | None] = None
 
     @classmethod
     def columns(cls, name: str) -> dict[str, ColumnType]:
         """Columns in which the packaged model serves answers of the task `name`."""
-        return {}
+        return {name: cls.column} if cls.column else {}
 
     def cells(self, name: str) -> dict[str, Any]:
-        """Values of `columns`, as plain data; a column without a value may be left out."""
+        """Values of `columns` as plain data; columns without a value may be missing."""
         return {}
 
     def to_json(self, name: str) -> dict[str, Any]:
@@ -43,17 +42,17 @@ class Answer:
 
     @classmethod
     def from_json(cls, name: str, content: Mapping[str, Any]) -> Self | None:
-        """The task's answer in a prediction's JSON object; None where there is none."""
+        """The answer of a task in the JSON object of a prediction, if any."""
         return cls(**content[name]) if name in content else None
 
     @classmethod
     def reference(cls, spec: TaskSpec, row: Mapping[str, Any]) -> str | None:
-        """The label of a row, as `str` shows an answer; None where the row is not labelled."""
+        """The label of a row in the format of `str(answer)`; None if the row is not labelled."""
         return None
 
     def lines(self, name: str) -> list[tuple[str, str, float | None]]:
         """(heading, answer, confidence) of each line in the table of `motet predict`."""
-        return [(name, str(self), None)]
+        return [(name, str(self), getattr(self, "confidence", None))]
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,8 @@ class Word:
 class Alternative:
     """One of the n best transcripts.
 
-    confidence: its share of the probability of all texts that the search held at its end, as the search scores them
-    (recogniser, language model, hot words). The shares sum to one; they are not calibrated. score: the natural
-    logarithm that the shares are made from.
+    confidence: share of the total probability of the texts in the final beam, by the score of the search (recogniser,
+    language model, hot words); not calibrated. score: its natural logarithm.
     """
 
     text: str
@@ -86,7 +84,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Transcription(Answer):
-    """Recognised words. alternatives: the n best transcripts, `text` first; empty unless they were asked for."""
+    """Recognised words. alternatives: the n best transcripts, `text` first, if requested."""
 
     text: str
     words: tuple[Word, ...] = ()
@@ -124,7 +122,7 @@ class Transcription(Answer):
 class Label(Answer):
     """A class and its probability, or a translation and the geometric mean of the probabilities of its units.
 
-    embedding: of the task's input, (D,), where the task is an open set: comparable by cosine.
+    embedding (D,): of the input of an open-set task, comparable by cosine.
     """
 
     value: str
@@ -149,9 +147,6 @@ class Label(Answer):
     def __str__(self) -> str:
         return self.value
 
-    def lines(self, name: str) -> list[tuple[str, str, float | None]]:
-        return [(name, self.value, self.confidence)]
-
 
 @dataclass(frozen=True)
 class Number(Answer):
@@ -159,10 +154,7 @@ class Number(Answer):
 
     value: float
     unit: str = ""
-
-    @classmethod
-    def columns(cls, name: str) -> dict[str, ColumnType]:
-        return {name: "double"}
+    column = "double"
 
     def cells(self, name: str) -> dict[str, Any]:
         return {name: self.value}
@@ -184,10 +176,7 @@ class Phones(Answer):
     """Recognised phones."""
 
     phones: tuple[str, ...]
-
-    @classmethod
-    def columns(cls, name: str) -> dict[str, ColumnType]:
-        return {name: "string"}
+    column = "string"
 
     def cells(self, name: str) -> dict[str, Any]:
         return {name: str(self)}
@@ -209,10 +198,7 @@ class Tags(Answer):
 
     slots: tuple[tuple[str, str], ...]
     tags: tuple[str, ...] = ()
-
-    @classmethod
-    def columns(cls, name: str) -> dict[str, ColumnType]:
-        return {name: "json"}
+    column = "json"
 
     def cells(self, name: str) -> dict[str, Any]:
         return {name: [{"slot": slot, "value": value} for slot, value in self.slots]}
@@ -235,10 +221,7 @@ class Tags(Answer):
 
 @dataclass(frozen=True)
 class Measurement(Answer):
-    """Speech or sound that was made from a recording's own labels, compared with that recording.
-
-    counts: of the task's metrics, by name; only the metrics read them.
-    """
+    """Distances of a recording from its synthesis from its own labels. counts: by metric of the task."""
 
     counts: Mapping[str, tuple[float, ...]]
 
@@ -260,7 +243,7 @@ A = TypeVar("A", bound=Answer)
 
 @dataclass(frozen=True)
 class Prediction:
-    """Answers of a model to one input, by task; a task that cannot answer from this input is absent."""
+    """Answers of a model to one input, by task."""
 
     answers: Mapping[str, Answer] = field(default_factory=dict)
 
@@ -323,7 +306,7 @@ class Prediction:
         return next((label.embedding for label in self.labels.values() if label.embedding is not None), None)
 
     def to_json(self) -> dict[str, Any]:
-        content: dict[str, Any] = {"text": None, "words": []}  # stay so without a transcript
+        content: dict[str, Any] = {"text": None, "words": []}  # for a model without a transcript
         for name, answer in sorted(self.answers.items(), key=lambda item: _ORDER.index(type(item[1]))):
             content |= answer.to_json(name)
         return content

@@ -2,11 +2,11 @@
 
     group("audio").items                # "recordings"
     group_of(row)                       # the group that a row of the utterance table belongs to
-    register_group(GroupSpec("picture", "pictures:PictureGroup", Column("picture", kind="file"), length=states_of))
+    register_group(GroupSpec("image", "images:ImageGroup", Column("image", kind="file"), length=states_of))
 
-Every row belongs to one group: to the first whose column has a value, else to "text". A group with `beside` has no rows
-of its own: its inputs accompany those of another group, as the phones of a recording do. A plug-in (mtl.spec) adds a
-group with `register_group`; mtl/inputs/group.py describes the class that turns rows into states of the trunk.
+A row belongs to the first group whose column has a value, else to "text". A group with `beside` has no rows of its own:
+its inputs accompany those of another group, like the phones of a recording. A plug-in (mtl.spec) adds a group with
+`register_group`; mtl/inputs/group.py describes the class that computes the states of rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mtl.spec import AUDIO, PHONES, SOUND, TEXT, Column
 class GroupSpec:
     """Description of an input group.
 
-    name: the name in `TaskSpec.groups`, in `Batch.inputs` and in the served signature.
+    name: as in `TaskSpec.groups`, in `Batch.inputs` and in the served signature.
     implementation: subclass of mtl.inputs.group.InputGroup, or "<module>:<class>", which is imported when it is needed.
     column: the column that the group adds to the utterance table, of kind "file"; None for groups that ship.
     length: cost of a row in a batch, in states; rows are batched up to `loader.batch_tokens` of them.
@@ -31,7 +31,7 @@ class GroupSpec:
     trunk: whether the states go through the trunk.
     always: whether every model has the front-end. Others have it if one of their tasks reads the group.
     has_domain: whether the domain of a recording (mtl.models.domains) conditions the states.
-    items: what rows of the group are called in reports.
+    items: plural noun for rows of the group in reports.
     check: raises ValueError for the content of a file that cannot be read; called when a corpus is ingested.
     example: base64 of a file, as the example of a packaged model whose tasks read no text.
     suffixes: endings of the files that `motet predict` reads as inputs of the group.
@@ -68,7 +68,7 @@ _REGISTRY: dict[str, GroupSpec] = {
 
 
 def register_group(new: GroupSpec) -> GroupSpec:
-    """Makes a group known by its name, and returns the spec.
+    """Adds a group to the registry and returns it.
 
     Raises:
         ValueError: another group has the name.
@@ -99,7 +99,7 @@ def group(name: str) -> GroupSpec:
 
 
 def row_groups() -> list[GroupSpec]:
-    """Groups with rows of their own, in the order in which a row is asked for their columns; text comes last."""
+    """Groups with rows of their own, in the order in which `group_of` checks their columns, text last."""
     own = [one for one in groups() if one.beside is None]
     return sorted(own, key=lambda one: one.name == TEXT)
 

@@ -4,10 +4,10 @@
     spec.label, spec.groups, spec.answer       # "intent", ("audio", "text"), "label"
     [spec.name for spec in tasks() if spec.answer == "label"]
 
-The tasks that ship are listed in mtl/tasks/__init__.py. `register` adds another one. A module that does so at its top
-level is a plug-in: name it in MOTET_PLUGINS (several with commas), and every process of a night imports it.
+mtl/tasks/__init__.py lists the tasks of Motet; `register` adds another one. A module that does so when it is imported
+is a plug-in: every process imports the modules that MOTET_PLUGINS names, separated by commas.
 
-    MOTET_PLUGINS=accent_task motet nightly mine.yaml       # accent_task.py lies on PYTHONPATH
+    MOTET_PLUGINS=accent_task motet nightly mine.yaml       # accent_task.py is on PYTHONPATH
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Literal
 Kind = Literal["string", "number", "file"]
 AnswerKind = Literal["text", "label", "tags", "translation", "phones", "number", "speech", "sound"]
 
-# Input groups: what a task reads of an utterance.
+# Input groups: inputs that a task can read.
 AUDIO = "audio"  # log-mel features of the recording, through the audio front-end and the trunk
 TEXT = "text"  # words of the sentence, through the text front-end and the trunk
 PHONES = "phones"  # phones of the sentence with speaker and emotion, through the phone front-end and the trunk
@@ -36,11 +36,11 @@ class Column:
     kind: string, number (a 64-bit float), or file: content of a small file as base64, of which a manifest gives the
         path; for inputs (mtl/groups.py), not for labels.
     aliases: further names that a manifest may use, in order of preference.
-    compared: whether two rows of one recording must agree on it. Otherwise the label depends on more than the
-        recording, for example on the dialogue around it.
-    hashed_if_null: whether a null enters the hash of a row. True only for columns of the first version of the table;
-        a null in any later column leaves the hash as it was before the column existed.
-    tidied: whether text is brought to Unicode NFC with single spaces.
+    compared: whether two rows of one recording must have the same value; False if it depends on more than the
+        recording, for example on the dialogue.
+    hashed_if_null: whether a null is part of the hash of a row: only for columns of the first version of the table, so
+        that later columns do not change hashes.
+    tidied: whether text is converted to Unicode NFC with single spaces.
     """
 
     name: str
@@ -59,24 +59,23 @@ class TaskSpec:
     label: the column of the utterance table, or of what is derived from recordings, that has a value in every row
         that trains the task.
     groups: input groups that the task can answer from.
-    answer: kind of answer (mtl.answers.KINDS), which decides how it is stored, served and shown, and by default how
-        it is scored.
+    answer: kind of answer (mtl.answers.KINDS), which determines how it is stored, served, shown and, by default,
+        scored.
     head: class of the head (mtl.heads.base.Head), as "<module>:<class>" so that nothing imports torch early, or itself.
-    scorer: what gives the task's metrics and their counts (mtl.metrics.metric.Scorer), as `head`; None for that of the
-        kind of answer.
-    unit: of a numeric answer and its error, as it is shown.
-    tolerance: by how much a gate lets the error of a numeric answer be worse, in its unit, where the recipe gives none.
+    scorer: class of the metrics (mtl.metrics.metric.Scorer), like `head`; None for that of the kind of answer.
+    unit: of a numeric answer and its error.
+    tolerance: by how much the error of a numeric answer may be worse in a gate by default, in its unit.
     columns: columns that the task adds to the utterance table.
     needs: tasks that must be trained beside this one for answers from audio.
-    frame: tasks whose answers are also scored together with this one's: right only where all of them are.
+    frame: tasks whose answers are also scored jointly with this one's: correct only if all are.
     context: whether the task attends to the previous turns of the dialogue.
     spectral: whether the long-term spectrum of the recording is part of the input.
-    balanced: whether labels are so unequally frequent that the mean recall over labels is reported as well.
-    makes_frames: whether it generates log-mel frames, so that the features of training must not be masked.
-    conveys: tasks whose labels should be recognised in the sound that it makes: by judge models in its metrics, and by
-        the model itself in the consistency loss.
-    open_set: whether labels of the test rows need not occur in training, as of speakers. Answers are then scored by
-        enrolment and verification, not by the label.
+    balanced: whether the mean recall over labels is reported too, for labels of unequal frequency.
+    makes_frames: whether it generates log-mel frames, so that training features must not be masked.
+    conveys: tasks whose labels should be recognised in the generated sound, by judge models in its metrics and by the
+        model itself in the consistency loss.
+    open_set: whether labels of test rows may be missing in training, like speakers. Answers are then scored by
+        enrolment and verification.
     """
 
     name: str
@@ -99,12 +98,12 @@ class TaskSpec:
 
     @property
     def from_recordings(self) -> bool:
-        """Whether only recordings can train the task; a sentence of text alone cannot."""
+        """Whether sentences of text cannot train the task."""
         return TEXT not in self.groups
 
 
 def resolve(reference: str | Any) -> Any:
-    """What "<module>:<name>" refers to; anything but a string is returned as it is."""
+    """The object that "<module>:<name>" refers to; other objects are returned unchanged."""
     if not isinstance(reference, str):
         return reference
     module, _, name = reference.partition(":")
@@ -122,7 +121,7 @@ _REGISTRY: dict[str, TaskSpec] = {}
 
 
 def register(spec: TaskSpec) -> TaskSpec:
-    """Makes a task known by its name, and returns the spec.
+    """Adds a task to the registry and returns it.
 
     Raises:
         ValueError: another task has the name, or another kind of column.
@@ -138,7 +137,7 @@ def register(spec: TaskSpec) -> TaskSpec:
 
 
 def unregister(name: str) -> None:
-    """Forgets a task that was added at run time."""
+    """Removes a task that was added at run time."""
     _REGISTRY.pop(name, None)
 
 
@@ -162,27 +161,27 @@ def with_answer(*answers: AnswerKind) -> tuple[str, ...]:
 
 
 def first_with_answer(names: Iterable[str], answer: AnswerKind) -> str | None:
-    """The first of the named tasks with this kind of answer; None where there is none."""
+    """The first of the named tasks with this kind of answer, if any."""
     return next((name for name in names if task(name).answer == answer), None)
 
 
 def reading_phones() -> tuple[str, ...]:
-    """Names of the tasks that are trained on measured phones: their durations, pitch and energy."""
+    """Names of the tasks that are trained on durations, pitch and energy of phones."""
     return tuple(spec.name for spec in tasks() if spec.label == DURATIONS)
 
 
 def with_context(names: Iterable[str]) -> list[str]:
-    """Those of the named tasks that attend to the previous turns of a dialogue."""
+    """The named tasks that attend to the previous turns of a dialogue."""
     return [name for name in names if task(name).context]
 
 
 def speaks(names: Iterable[str]) -> bool:
-    """Whether a model of the named tasks can synthesise a text: it has all tasks of synthesis."""
+    """Whether the named tasks include all tasks of synthesis, so that a model of them can synthesise a text."""
     return set(with_answer("speech")) <= set(names)
 
 
 def first_open_set(names: Iterable[str]) -> str | None:
-    """The first of the named tasks whose test labels need not occur in training, as of speakers; None without one."""
+    """The first open-set task of the named tasks, if any."""
     return next((name for name in names if task(name).open_set), None)
 
 
@@ -192,7 +191,7 @@ def makes_frames(names: Iterable[str]) -> bool:
 
 
 def makes_sound(names: Iterable[str]) -> bool:
-    """Whether one of the named tasks makes sound of log-mels, as a vocoder does."""
+    """Whether one of the named tasks is a vocoder."""
     return any(SOUND in task(name).groups for name in names)
 
 
@@ -202,15 +201,11 @@ def label_columns() -> tuple[Column, ...]:
 
 
 DURATIONS = "durations"  # derived by the prosody stage: frames of each phone
-WAVE_PART = "wave_part"  # derived by the waveforms stage: where the samples lie
+WAVE_PART = "wave_part"  # derived by the waveforms stage: location of the samples
 
 
 def _load() -> None:
-    """Imports the tasks that ship and the plug-ins, which register themselves.
-
-    Raises:
-        PluginError: a module that MOTET_PLUGINS names cannot be imported.
-    """
+    """Imports the tasks of Motet and the plug-ins, which register themselves. Raises PluginError."""
     import mtl.tasks  # noqa: F401  (they import this file)
 
     for name in filter(None, (part.strip() for part in os.environ.get(PLUGINS, "").split(","))):

@@ -4,10 +4,9 @@
     separability(x, labels, speakers).low                    # 0.94: the channels differ
     separability(word_presence(texts), labels, speakers)     # for comparison: by the words alone
 
-Scores by domain are comparable only if the channels of the domains are alike. A logistic regression on statistics of
-the channel predicts the domain of held-out speakers. Its balanced accuracy is the mean of the two domains' accuracies,
-so chance is one half whatever their sizes. Recordings of one speaker are not independent: the interval resamples
-speakers (Efron and Tibshirani 1993).
+Scores by domain are comparable only if the domains have similar channels. A logistic regression on statistics of the
+channel predicts the domain of held-out speakers. The score is balanced accuracy (chance: one half); its interval
+resamples speakers (Efron and Tibshirani 1993).
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from mtl.metrics.bootstrap import bootstrap_interval
 QUIET = 0.1  # share of a recording's frames, the quietest, taken as noise
 MIN_QUIET = 4  # frames
 LOUD = 0.95  # quantile over time, of each bin
-AUDIBLE = 9.2  # nats of power, 40 dB: a bin farther below the loudest one is outside the band
+AUDIBLE = 9.2  # nats of power, 40 dB below the loudest bin: limit of the band
 FOLDS = 5
 MIN_SPEAKERS = 3  # of each domain; fewer do not generalise
-RIDGE = 3.0  # of the regression: as many features as recordings
+RIDGE = 3.0  # penalty of the regression, which has as many features as recordings
 WORDS = 300  # the most frequent ones
 
 
@@ -77,11 +76,11 @@ def separability(x: Tensor, labels: Sequence[bool], speakers: Sequence[str], see
     number = {name: position for position, name in enumerate(names)}
     who = torch.tensor([number[name] for name in speakers])
     folds = _folds(names, by_class)[who]
-    right = torch.zeros(len(y), dtype=torch.float64)
+    correct = torch.zeros(len(y), dtype=torch.float64)
     for fold in folds.unique().tolist():
-        held = folds == fold
-        right[held] = (_predictions(x[~held], y[~held], x[held]) == y[held].bool()).double()
-    accuracy, low, high = _accuracy(right, y.bool(), who, len(names), seed)
+        test = folds == fold
+        correct[test] = (_predictions(x[~test], y[~test], x[test]) == y[test].bool()).double()
+    accuracy, low, high = _accuracy(correct, y.bool(), who, len(names), seed)
     return Separability(accuracy, low, high, len(y), len(names))
 
 
@@ -129,13 +128,13 @@ def logistic(x: Tensor, y: Tensor, ridge: float = RIDGE) -> Tensor:
     return w
 
 
-def _accuracy(right: Tensor, y: Tensor, who: Tensor, speakers: int, seed: int) -> tuple[float, float, float]:
-    """Balanced accuracy with its 95 % interval over resampled speakers; right, y, who (N,)."""
-    counts = right.new_zeros(speakers, 4)  # right answers of each class, then rows of each class
+def _accuracy(correct: Tensor, y: Tensor, who: Tensor, speakers: int, seed: int) -> tuple[float, float, float]:
+    """Balanced accuracy with its 95 % interval over resampled speakers; correct, y, who (N,)."""
+    counts = correct.new_zeros(speakers, 4)  # correct answers of each class, then rows of each class
     for side in (0, 1):
         rows = y == bool(side)
-        counts[:, side].index_add_(0, who[rows], right[rows])
-        counts[:, 2 + side].index_add_(0, who[rows], torch.ones_like(right[rows]))
+        counts[:, side].index_add_(0, who[rows], correct[rows])
+        counts[:, 2 + side].index_add_(0, who[rows], torch.ones_like(correct[rows]))
 
     def balanced(sums: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):  # no speaker of one class was drawn

@@ -32,9 +32,9 @@ FRAME_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Row:
-    """flops: of one forward pass of front-end and trunk, for every task that hears audio, on one recording of SECONDS.
+    """flops: of a forward pass of front-end and trunk for all tasks with audio, on a recording of SECONDS.
 
-    A multiplication and an addition count as two. ratio, flops_ratio: to the same figure of `hard`.
+    ratio, flops_ratio: relative to `hard`.
     """
 
     mode: str
@@ -46,11 +46,7 @@ class Row:
 
 
 def equal_parameters(config: ModelConfig, codec: Codec, modes: Iterable[str] = tuple(MODES)) -> list[Row]:
-    """One row a mode: `config` in that mode, with `hidden` and where need be `blocks` changed to be as large as hard.
-
-    Raises:
-        ValueError: a mode cannot come within TOLERANCE, however narrow and shallow it is made.
-    """
+    """One row per mode: `config` with `hidden` and if necessary `blocks` changed to the size of `hard`."""
     reference = in_mode(config, REFERENCE)
     parameters, flops = count_parameters(reference, codec), count_flops(reference, codec)
     rows = []
@@ -66,11 +62,7 @@ def in_mode(config: ModelConfig, mode: str) -> ModelConfig:
 
 
 def fit_size(config: ModelConfig, codec: Codec, target: int) -> ModelConfig:
-    """`config` with the deepest encoder that has about `target` parameters and is wide enough (LEAST_HIDDEN).
-
-    Raises:
-        ValueError: there is none.
-    """
+    """`config` with the deepest encoder of about `target` parameters and at least LEAST_HIDDEN. Raises ValueError."""
     fewest = max(1, config.sharing.settings.fewest_blocks)
     least = max(1, round(config.width * LEAST_HIDDEN))
     for blocks in range(config.blocks, fewest - 1, -1):

@@ -4,8 +4,8 @@
     probe(x[train], y[train], x[test], y[test], classes).accuracy      # percent
 
 A linear probe (Alain and Bengio 2016) is a multinomial logistic regression on frozen states. It shows what the states
-encode linearly; they may encode more. It is compared with always predicting the most frequent class, and with a control
-after Hewitt and Liang (2019): the same probe trained on shuffled labels, which shows how much it overfits.
+encode linearly. It is compared with always predicting the most frequent class and, after Hewitt and Liang (2019), with
+the same probe trained on shuffled labels, which shows how much it overfits.
 """
 
 from __future__ import annotations
@@ -26,20 +26,17 @@ from mtl.layers.encoder import padding_mask
 from mtl.models.joint import SpeechModel
 from mtl.sharing.base import SHARED, Layer, pool
 
-FRONT_END, GIVEN = "front-end", "given"  # labels of the first layer, and of the inputs of the heads
+FRONT_END, HEAD_INPUT = "front-end", "given"  # labels of the first layer, and of the inputs of the heads
 PENALTY = 1e-3  # of the squared weights beside the mean cross entropy, on standardised states
-ITERATIONS = 50  # of L-BFGS: on states of a trained model it has converged, on shuffled labels it need not
+ITERATIONS = 50  # of L-BFGS, which converges on states of a trained model
 SHUFFLES = 3
 TEST_SHARE = 1 / 3
-FEWEST = 3  # labelled items of a class, to have one for testing and more for training
+FEWEST = 3  # labelled items of a class, at least
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Activations of one batch.
-
-    states: (B, T, D) by layer, in order of depth. lengths: (B,). head_inputs: by task.
-    """
+    """Activations of one batch: states (B, T, D) by layer, in order of depth; lengths (B,); head_inputs by task."""
 
     states: dict[Layer, Tensor]
     lengths: Tensor
@@ -79,16 +76,16 @@ def inspect(model: SpeechModel, batch: Batch) -> Activations:
     states: dict[Layer, Tensor] = {layer: seen[layer] for layer in modules if layer in seen}
     for task, state in head_inputs.items():
         if not any(state.hidden is other for other in states.values()):
-            states[Layer(task, GIVEN)] = state.hidden
+            states[Layer(task, HEAD_INPUT)] = state.hidden
     return Activations(states, lengths, head_inputs)
 
 
-def pictures(model: SpeechModel, batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """The sharing mode's `picture` over these batches, for all tasks of their input groups."""
+def diagnostics(model: SpeechModel, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """The sharing mode's `diagnostics` over these batches, for all tasks of their input groups."""
     model.eval()  # resets the recorded activations
     for batch in batches:
         inspect(model, batch)
-    return model.trunk.picture()
+    return model.trunk.diagnostics()
 
 
 @dataclass(frozen=True)
@@ -154,20 +151,18 @@ class Split:
 def split_by_group(groups: Sequence[str], share: float = TEST_SHARE) -> Split | None:
     """Assigns whole groups (speakers), about `share` of the items to the test; None for a single group.
 
-    The largest group is for training; the others, in the order of their hash, go to the test while they fit.
+    The largest group is for training; the others, in the order of their hash, are for the test up to that share.
     """
-    members: dict[str, list[int]] = {}
-    for position, group in enumerate(groups):
-        members.setdefault(group, []).append(position)
+    members = _positions(groups)
     if len(members) < 2:
         return None
     largest = max(members, key=lambda group: (len(members[group]), group))
     first, *others = sorted(members.keys() - {largest}, key=_hash)
-    train, test, asked = [largest], [first], len(members[first])
+    train, test, size = [largest], [first], len(members[first])
     for group in others:
-        if asked + len(members[group]) <= share * len(groups):
+        if size + len(members[group]) <= share * len(groups):
             test.append(group)
-            asked += len(members[group])
+            size += len(members[group])
         else:
             train.append(group)
     return Split(*(sorted(i for group in side for i in members[group]) for side in (train, test)))
@@ -175,18 +170,22 @@ def split_by_group(groups: Sequence[str], share: float = TEST_SHARE) -> Split | 
 
 def split_within_class(labels: Sequence[str], ids: Sequence[str], share: float = TEST_SHARE) -> Split:
     """Splits the items of each class by the hash of their id; classes of fewer than FEWEST items are left out."""
-    members: dict[str, list[int]] = {}
-    for position, label in enumerate(labels):
-        members.setdefault(label, []).append(position)
     train: list[int] = []
     test: list[int] = []
-    for positions in members.values():
+    for positions in _positions(labels).values():
         if len(positions) >= FEWEST:
             order = sorted(positions, key=lambda i: _hash(ids[i]))
-            asked = max(1, round(share * len(order)))
-            test += order[:asked]
-            train += order[asked:]
+            size = max(1, round(share * len(order)))
+            test += order[:size]
+            train += order[size:]
     return Split(sorted(train), sorted(test))
+
+
+def _positions(labels: Sequence[str]) -> dict[str, list[int]]:
+    positions: dict[str, list[int]] = {}
+    for position, label in enumerate(labels):
+        positions.setdefault(label, []).append(position)
+    return positions
 
 
 def numbered(labels: Sequence[str]) -> tuple[Tensor, list[str]]:

@@ -6,12 +6,11 @@
 
 A cost is an error in percent: `cost_of` turns a metric into one. A row with a cost that is not finite is on no front.
 
-Hypervolume (Zitzler and Thiele 1999) is exact in any number of objectives: moocore, by the authors of the reference
-implementation (Fonseca et al. 2006). The knee is that of Das 1999 ("On characterizing the 'knee' of the Pareto curve"):
-every cost is scaled to z in [0, 1] between the front's ideal and its nadir point, and the knee is the point farthest
-below the plane through the extremes, which are the best trial of each task. Among trials these rarely span a plane of
-their own (one may be the best of two tasks), so the plane is the one through their mean that favours no task: sum of
-z = constant. With two tasks that is the line through the two extremes.
+Hypervolume (Zitzler and Thiele 1999) is exact in any number of objectives (moocore, Fonseca et al. 2006). The knee is
+that of Das 1999: each cost is scaled to z in [0, 1] between the ideal and the nadir point of the front, and the knee is
+the point farthest below the plane through the extremes, which are the best trials of each task. Because these may not
+span a plane (a trial may be the best of two tasks), the plane is sum of z = constant through their mean. With two tasks
+it is the line through the two extremes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-WORST = 100.0  # percent: every answer wrong. Error rates may exceed it (inserted words); costs are clipped
+WORST = 100.0  # percent; costs are clipped to it, because insertions can make error rates higher
 _FLAT = 1e-9  # rounding error of a distance to the plane
 
 
@@ -44,7 +43,7 @@ def nondominated(costs: np.ndarray) -> np.ndarray:
 
 
 def hypervolume(costs: np.ndarray, reference: Sequence[float] | np.ndarray) -> float:
-    """Volume between costs (N, K) and the reference point (K,): 0 where no row is below it in every objective.
+    """Volume between costs (N, K) and the reference point (K,); 0 if no row is below it in every objective.
 
     Raises:
         ValueError: the reference point has another number of objectives, or is not finite.
@@ -83,8 +82,7 @@ def bounds(costs: np.ndarray) -> Bounds | None:
 def below_plane(costs: np.ndarray) -> np.ndarray:
     """(N,) distance of each front row below the plane of the extremes, in scaled units; NaN for rows off the front.
 
-    Tasks that are constant on the front do not count. Of equally good trials of a task, the nearest to the ideal is its
-    extreme.
+    Tasks that are constant on the front are ignored. The extreme of a task is the best trial nearest to the ideal.
     """
     costs = _matrix(costs)
     distance, front = np.full(len(costs), np.nan), nondominated(costs)
@@ -99,7 +97,7 @@ def below_plane(costs: np.ndarray) -> np.ndarray:
 
 
 def knee(costs: np.ndarray) -> int | None:
-    """Row of costs (N, K) at the knee; of equals the first. A front of one point is its own knee.
+    """Row of costs (N, K) at the knee, the first of ties. A front of one point is its own knee.
 
     None if no point lies below the plane: the front is flat, bulges away from the ideal, or has only two trials.
     """

@@ -27,11 +27,11 @@ Tasks = frozenset[str]
 
 
 def relative_gain(value: np.ndarray, base: np.ndarray, better: Literal["lower", "higher"]) -> np.ndarray:
-    """100 x (value - base) / base, negated where lower is better; NaN where the base is zero: nothing to divide by."""
+    """100 x (value - base) / base, negated where lower is better; NaN if the base is zero."""
     sign = 1.0 if better == "higher" else -1.0
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = sign * 100.0 * (value - base) / base
-    return np.where(np.isfinite(gain), gain, np.nan) + 0.0  # no negative zero is shown
+    return np.where(np.isfinite(gain), gain, np.nan) + 0.0  # without negative zero
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def groupings(
 ) -> list[Grouping]:
     """The best grouping for each number of models from one to one per task. Exhaustive: meant for few tasks.
 
-    gain(trained, task): draws (1 + R,) of the task's gain when `trained` are trained together, zero for the task alone;
-    None where it is not known. closed(tasks): the tasks with those that they depend on. A number of models for which
-    some gain is not known is left out. Ties go to the grouping that trains fewer tasks.
+    gain(trained, task): draws (1 + R,) of the task's gain if `trained` are trained together, zero for the task alone;
+    None if unknown. closed(tasks): the tasks with those that they depend on. A number of models with unknown gains is
+    left out. Ties are resolved in favour of fewer trained tasks.
     """
     everything = [frozenset(chosen) for size in range(1, len(tasks) + 1) for chosen in combinations(tasks, size)]
     served: dict[Tasks, tuple[Tasks, np.ndarray]] = {}

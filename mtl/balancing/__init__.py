@@ -1,16 +1,16 @@
-"""How the tasks' losses become one step: scalarizers of the losses, and weightings of the tasks' gradients.
+"""Balancing of tasks: scalarizers of their losses, and weightings of their gradients.
 
     balancer = Balancer(tasks, lambdas, "pcgrad")
     weights = balancer.weights(present, losses, gramian, seed)      # (K,), the same on every rank
 
-Three families, by what a step's weights need (`balancer.needs`); `mtl.training.backward` brings it:
-    "nothing"    scalarizers linear in the losses: known before the forward pass
-    "losses"     other scalarizers S: w_k = dS/dL_k at the losses' global means
-    "gramian"    weightings of the K x K Gramian of the tasks' gradients of the shared parameters, after the sum over
-                 ranks and accumulation (the Gramian of a rank's own gradients is a different thing)
-Methods are torchjd's; those here are written anew where torchjd's would take an absent task for a loss of zero (DWA,
-FAMO), needs an optional solver (see mtl.balancing.solver), or has none (GradNorm). A static weight lambda_k multiplies
-its loss before any method sees it. A task absent from a step takes no part in it and keeps its state.
+`balancer.needs` names the input of a step's weights, which `mtl.training.backward` computes:
+    "nothing"    scalarizers that are linear in the losses
+    "losses"     other scalarizers S: w_k = dS/dL_k at the global means of the losses
+    "gramian"    weightings of the K x K Gramian of the tasks' gradients of the shared parameters, summed over ranks and
+                 accumulation before the Gramian is computed
+Most methods are torchjd's. Those that are implemented here would count an absent task as a loss of zero in torchjd
+(DWA, FAMO), need an optional solver there (see mtl.balancing.solver), or are missing (GradNorm). The static weight
+lambda_k scales a loss before the method. A task that is absent from a step gets no weight and keeps its state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mtl.config.balancing import METHODS
 
 
 class Balancer(nn.Module):
-    """Static weights lambda_k and a method. Tasks keep one order on every rank; its state_dict is all its state."""
+    """Static weights lambda_k and a method. The order of the tasks must be the same on every rank."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Balancer(nn.Module):
         method: str = "static",
         settings: Any = None,
     ) -> None:
-        """settings: those of the method, an instance of its own dataclass; its defaults if left out."""
+        """settings: of the method, an instance of its dataclass; None for the defaults."""
         super().__init__()
         if method not in METHODS:
             near = difflib.get_close_matches(method, METHODS, n=1)
@@ -51,30 +51,30 @@ class Balancer(nn.Module):
 
     @property
     def needs(self) -> str:
-        """ "nothing", "losses" or "gramian"; see the module's docstring."""
+        """ "nothing", "losses" or "gramian"."""
         return self.method.needs
 
     @property
-    def looks_back(self) -> bool:
-        """Whether `look_back` wants the same batch's losses after the step."""
-        return self.method.looks_back
+    def observes_change(self) -> bool:
+        """Whether the method needs `observe_change`."""
+        return self.method.observes_change
 
     def weights(
         self, present: Tensor, losses: Tensor | None = None, gramian: Tensor | None = None, seed: int = 0
     ) -> Tensor:
-        """(K,) dS/dL_k, lambda_k included, detached, zero for tasks absent from the step.
+        """(K,) dS/dL_k with lambda_k, detached, zero for absent tasks; NaN if the Gramian is not finite.
 
-        present (K,) bool; losses (K,): global means; gramian (K, K): of the gradients of lambda_k x L_k; `seed` is the
-        step's, for methods that draw. NaN where the Gramian is not finite.
+        present (K,) bool; losses (K,): global means; gramian (K, K): of the gradients of lambda_k x L_k; seed: of the
+        step, for random methods.
         """
         if losses is None:
             losses = torch.zeros_like(self.static)
         with _seeded(seed):
-            found = self.method(losses * self.static, present, gramian)
-        return found * self.static * present
+            weights = self.method(losses * self.static, present, gramian)
+        return weights * self.static * present
 
     def accumulate(self, losses: Tensor, present: Tensor) -> None:
-        """Gives the method's learned parameters their gradient, from the global means: equal on every rank."""
+        """Sets the gradients of the method's parameters from the global mean losses (K,), equal on every rank."""
         parameters = list(self.parameters())
         if parameters:
             total = self.method.total(losses.detach() * self.static)
@@ -83,17 +83,17 @@ class Balancer(nn.Module):
 
     @torch.no_grad()
     def hold(self, before: Sequence[Tensor], present: Tensor) -> None:
-        """Puts the parameters (K,) of absent tasks back to `before` an optimiser's step, whose momentum moves them."""
+        """Resets the parameters of absent tasks to `before`; the optimiser's momentum has changed them."""
         for parameter, old in zip(self.parameters(), before, strict=True):
             parameter.copy_(torch.where(present, parameter, old))
 
     def observe(self, losses: Tensor, present: Tensor) -> None:
-        """Called once a step with its global mean losses (K,)."""
+        """Called after each step with its global mean losses (K,)."""
         self.method.observe(losses * self.static, present)
 
-    def look_back(self, before: Tensor, after: Tensor, present: Tensor) -> None:
-        """The losses (K,) of a step's batch before and after the step, where `looks_back`."""
-        self.method.look_back(before * self.static, after * self.static, present)
+    def observe_change(self, before: Tensor, after: Tensor, present: Tensor) -> None:
+        """Called with the losses (K,) of a batch before and after its step, if `observes_change`."""
+        self.method.observe_change(before * self.static, after * self.static, present)
 
     def end_epoch(self) -> None:
         self.method.end_epoch()
@@ -101,7 +101,7 @@ class Balancer(nn.Module):
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """torchjd draws from the CPU's global generator: here from the step's seed, alike on all ranks, and put back."""
+    """Seeds the CPU's global generator, from which torchjd draws, the same on all ranks; restores it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba 2015) on one vector with an entry per task, each with its own clock: absent tasks stand still."""
+"""Adam (Kingma and Ba 2015) for a vector with one entry per task; entries of absent tasks do not change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class VectorAdam(nn.Module):
-    """Its moments are buffers, so that they lie in the state_dict of the module that holds it."""
+    """The moments are buffers, so they are part of the state_dict."""
 
     mean: Tensor
     square: Tensor
@@ -22,7 +22,7 @@ class VectorAdam(nn.Module):
             self.register_buffer(name, torch.zeros(count))
 
     def step(self, values: Tensor, gradient: Tensor, present: Tensor) -> None:
-        """Changes values (K,) in place where present (K,)."""
+        """Updates values (K,) in place where present (K,)."""
         gradient = gradient + self.weight_decay * values
         self.steps += present
         self.mean += present * (1 - BETA1) * (gradient - self.mean)

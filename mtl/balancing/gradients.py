@@ -1,10 +1,11 @@
-"""Weightings: a step's weights from the Gramian of the tasks' gradients of the shared parameters.
+"""Weightings: weights of a step from the Gramian of the tasks' gradients of the shared parameters.
 
-The Gramian of the present tasks is taken to the CPU in fp64: K is small, and several methods invert or factorise it.
+The Gramian is moved to the CPU in fp64: it is small, and several methods invert or factorise it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,34 +19,34 @@ from mtl.balancing.method import Method
 from mtl.balancing.solver import bounded_quadratic, fair, minimise
 from mtl.config.balancing import CAGradSettings, FairGradSettings, GradNormSettings
 
-LOWEST = 1e-3  # of a GradNorm weight
-MAX_NORM = 1.0  # of a NashMTL step, the authors' own
+LOWEST = 1e-3  # minimum of a GradNorm weight
+MAX_NORM = 1.0  # maximum length of a NashMTL step, as in the paper's implementation
 TINY = 1e-12
 
 
 class GramianMethod(Method):
-    """Base: hands `of_present` the present tasks' part, and puts its weights in their places."""
+    """Base of methods that compute the weights of the present tasks from their Gramian."""
 
     needs = "gramian"
 
     def forward(self, losses: Tensor, present: Tensor, gramian: Tensor | None) -> Tensor:
         assert gramian is not None
         index = present.nonzero()[:, 0].cpu()
-        there = gramian.cpu().double()[index][:, index]
+        of_present = gramian.cpu().double()[index][:, index]
         weights = torch.zeros(len(gramian), dtype=torch.float64)
-        if torch.isfinite(there).all():
-            weights[index] = self.of_present(there, losses.cpu().double()[index], index)
+        if torch.isfinite(of_present).all():
+            weights[index] = self.of_present(of_present, losses.cpu().double()[index], index)
         else:
-            weights[index] = torch.nan  # a factorisation would fail without saying which task it was
+            weights[index] = torch.nan  # a factorisation would fail without naming the task
         return weights.to(losses)
 
     def of_present(self, gramian: Tensor, losses: Tensor, index: Tensor) -> Tensor:
-        """(M, M), (M,) and the present tasks' positions (M,) -> (M,)."""
+        """Gramian (M, M), losses (M,) and positions (M,) of the present tasks -> weights (M,)."""
         raise NotImplementedError
 
 
 class Stateless(GramianMethod):
-    """One of torchjd's weightings that keep nothing from step to step."""
+    """A weighting of torchjd without state."""
 
     def __init__(self, weighting: nn.Module) -> None:
         super().__init__()
@@ -55,43 +56,31 @@ class Stateless(GramianMethod):
         return self.weighting(gramian)
 
 
-def mgda(count: int, settings: object) -> Stateless:
-    """Désidéri 2012, as in Sener and Koltun 2018: the shortest vector in the gradients' convex hull."""
-    return Stateless(aggregation.MGDAWeighting())
-
-
-def pcgrad(count: int, settings: object) -> Stateless:
-    """Yu et al. 2020: what conflicts with another task's gradient is projected away, in random order."""
-    return Stateless(aggregation.PCGradWeighting())
-
-
-def imtl_g(count: int, settings: object) -> Stateless:
-    """Liu et al. 2021: equal projections on all normalised gradients."""
-    return Stateless(aggregation.IMTLGWeighting())
-
-
-def aligned_mtl(count: int, settings: object) -> Stateless:
-    """Senushkin et al. 2023: the nearest orthogonal system of gradients."""
-    return Stateless(aggregation.AlignedMTLWeighting())
-
-
-def upgrad(count: int, settings: object) -> Stateless:
-    """Quinton and Rey 2024: each gradient projected on the dual cone of all, then the mean."""
-    return Stateless(aggregation.UPGradWeighting(projector=_Projector()))
-
-
 class _Projector(DualConeProjector):
-    """min w'Gw subject to w >= u, without the optional package that torchjd's own projector needs."""
+    """min w'Gw subject to w >= u, without the optional package that torchjd's projector needs."""
 
     def __call__(self, U: Tensor, G: Tensor) -> Tensor:
         gramian = _normalised(G.numpy())
         return torch.from_numpy(np.stack([bounded_quadratic(gramian, row) for row in U.numpy()]))
 
 
-class GradVac(GramianMethod):
-    """Wang et al. 2021: gradients are turned until their cosines reach a moving average of those seen before.
+def _factory(make: Callable[[], nn.Module]) -> Callable[[int, object], Stateless]:
+    """Method of the number of tasks and its settings, which are not needed."""
+    return lambda count, settings: Stateless(make())
 
-    torchjd's weighting forgets its averages when the number of tasks changes; here each pair keeps its own.
+
+mgda = _factory(aggregation.MGDAWeighting)  # Désidéri 2012, Sener and Koltun 2018: shortest vector in the convex hull
+pcgrad = _factory(aggregation.PCGradWeighting)  # Yu et al. 2020: conflicting parts are projected away, in random order
+imtl_g = _factory(aggregation.IMTLGWeighting)  # Liu et al. 2021: equal projections on all normalised gradients
+aligned_mtl = _factory(aggregation.AlignedMTLWeighting)  # Senushkin et al. 2023: nearest orthogonal system of gradients
+# Quinton and Rey 2024: mean of the projections of each gradient on the dual cone of all.
+upgrad = _factory(lambda: aggregation.UPGradWeighting(projector=_Projector()))
+
+
+class GradVac(GramianMethod):
+    """Wang et al. 2021: gradients are rotated until their cosines reach a moving average of previous cosines.
+
+    torchjd resets the averages if the number of tasks changes; here each pair of tasks keeps its own.
     """
 
     targets: Tensor
@@ -112,9 +101,9 @@ class GradVac(GramianMethod):
 
 
 class CAGrad(GramianMethod):
-    """Liu et al. 2021 (conflict-averse): the best worst-case fall within `radius` of the mean gradient.
+    """Liu et al. 2021: the step within `radius` of the mean gradient with the best descent in the worst case.
 
-    torchjd's needs cvxpy and Clarabel; the problem has K unknowns on a simplex, and Newton's method solves it.
+    torchjd needs cvxpy and Clarabel for it; here Newton's method solves the problem of K unknowns on a simplex.
     """
 
     def __init__(self, count: int, settings: CAGradSettings) -> None:
@@ -134,16 +123,15 @@ class CAGrad(GramianMethod):
 
         worst = minimise(objective, np.full(count, 1 / count), simplex=True)
         length = np.sqrt(max(worst @ matrix @ worst, 0.0))
-        if length < 1e-4:  # the gradients cancel: a point that no task can leave without another's loss
+        if length < 1e-4:  # the gradients cancel: a Pareto-stationary point
             return torch.zeros(count, dtype=torch.float64)
         return torch.from_numpy(1 / count + reach / length * worst)
 
 
 class NashMTL(GramianMethod):
-    """Navon et al. 2022: the bargaining solution G a = 1 / a, the step no longer than MAX_NORM.
+    """Navon et al. 2022: the bargaining solution G a = 1 / a, with a step of at most MAX_NORM.
 
-    It is where a'Ga / 2 - sum log a has its one minimum, found in a few Newton steps: torchjd's sequence of convex
-    programs (which needs cvxpy and ECOS) and the last step's solution to start it from are not needed.
+    It minimises a'Ga / 2 - sum log a, by Newton's method; torchjd solves a sequence of convex programs with ECOS.
     """
 
     def __init__(self, count: int, settings: object) -> None:
@@ -157,7 +145,7 @@ class NashMTL(GramianMethod):
 
 
 class FairGrad(GramianMethod):
-    """Ban and Ji 2024: G w = w^(-1/alpha). Solved as for NashMTL; torchjd's takes scipy's least squares."""
+    """Ban and Ji 2024: G w = w^(-1/alpha). Solved as for NashMTL; torchjd uses scipy's least squares."""
 
     def __init__(self, count: int, settings: FairGradSettings) -> None:
         super().__init__()
@@ -166,14 +154,14 @@ class FairGrad(GramianMethod):
     def of_present(self, gramian: Tensor, losses: Tensor, index: Tensor) -> Tensor:
         matrix = gramian.numpy()
         size = max(float(np.trace(matrix)), TINY)  # w for s x G is s^(-alpha / (1 + alpha)) x w for G
-        found = fair(matrix / size, self.fairness)
-        return torch.from_numpy(found * size ** (-self.fairness / (1 + self.fairness)))
+        weights = fair(matrix / size, self.fairness)
+        return torch.from_numpy(weights * size ** (-self.fairness / (1 + self.fairness)))
 
 
 class GradNorm(GramianMethod):
-    """Chen et al. 2018: learned weights that bring w_k |g_k| to the tasks' mean, times (relative loss)^asymmetry.
+    """Chen et al. 2018: learned weights that move w_k |g_k| towards the mean over tasks x (relative loss)^asymmetry.
 
-    torchjd has none. The norms are those of all shared parameters; a task's first loss is that of its first step.
+    |g_k|: over all shared parameters. Relative loss: to the loss of the task's first step.
     """
 
     scale: Tensor
@@ -190,8 +178,8 @@ class GradNorm(GramianMethod):
         self.first[index] = torch.where(self.first[index].isnan(), losses.to(self.first), self.first[index])
         norm = gramian.diagonal().clamp(min=0).sqrt()
         weights = self.scale[index].to(norm)
-        left = losses / self.first[index].to(norm).clamp(min=TINY)  # of each loss
-        target = (weights * norm).mean() * (left / left.mean().clamp(min=TINY)) ** self.asymmetry
+        relative = losses / self.first[index].to(norm).clamp(min=TINY)
+        target = (weights * norm).mean() * (relative / relative.mean().clamp(min=TINY)) ** self.asymmetry
         gradient = torch.zeros_like(self.scale)
         gradient[index] = ((weights * norm - target).sign() * norm).to(gradient)  # of sum |w_k |g_k| - target|
         present = torch.zeros_like(self.scale, dtype=torch.bool)
@@ -199,7 +187,7 @@ class GradNorm(GramianMethod):
         total = self.scale[index].sum()
         self.adam.step(self.scale, gradient, present)
         moved = self.scale[index].clamp(min=LOWEST)
-        self.scale[index] = moved * (total / moved.sum())  # over all tasks they go on summing to K
+        self.scale[index] = moved * (total / moved.sum())  # the sum over all tasks stays K
         return weights
 
 

@@ -1,6 +1,8 @@
-"""Scalarizers: a step's weights from the losses."""
+"""Scalarizers: weights of a step from the losses."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +12,17 @@ from mtl.balancing.adam import VectorAdam
 from mtl.balancing.method import Method
 from mtl.config.balancing import DWASettings, FAMOSettings, STCHSettings
 
-TINY = 1e-8  # keeps a loss of zero away from logarithms
+TINY = 1e-8  # lower limit of a loss in a logarithm
 
 
 def derivative(scalarizer: nn.Module, losses: Tensor) -> Tensor:
-    """dS/dL at the losses, detached."""
+    """dS/dL, detached."""
     losses = losses.detach().requires_grad_()
     return torch.autograd.grad(scalarizer(losses), losses)[0]
 
 
 class Separable(Method):
-    """A sum over tasks, each term linear in its own loss: the constant, UW, IMTL-L. Weights need no losses."""
+    """A sum over tasks of terms that are linear in the loss: constant weights, UW, IMTL-L."""
 
     needs = "nothing"
 
@@ -36,23 +38,23 @@ class Separable(Method):
 
 
 class Joint(Method):
-    """A stateless scalarizer of whichever losses are there, such as the geometric mean."""
+    """A stateless scalarizer of the present losses, such as the geometric mean."""
 
     def __init__(self, scalarizer: nn.Module, needs: str = "losses") -> None:
         super().__init__()
         self.scalarizer, self.needs = scalarizer, needs
 
     def forward(self, losses: Tensor, present: Tensor, gramian: Tensor | None) -> Tensor:
-        there = losses[present].cpu().clamp(min=TINY)  # on the CPU, whose generator is the one that is seeded
         weights = torch.zeros_like(losses)
-        weights[present] = derivative(self.scalarizer, there).to(losses.device)
+        losses = losses[present].cpu().clamp(min=TINY)  # on the CPU, whose random generator is seeded
+        weights[present] = derivative(self.scalarizer, losses).to(weights.device)
         return weights
 
 
 class DWA(Method):
     """Dynamic weight average (Liu et al. 2019): softmax over tasks of (last epoch's loss / the one before) / T.
 
-    A task's epoch loss is its mean over the steps that had it; until two epochs of it are known its rate is 1.
+    The epoch loss of a task is its mean over the steps with the task; the rate is 1 until two epochs are known.
     """
 
     needs = "nothing"
@@ -76,19 +78,19 @@ class DWA(Method):
         self.counts += present
 
     def end_epoch(self) -> None:
-        heard = self.counts > 0
-        self.previous = torch.where(heard, self.last, self.previous)
-        self.last = torch.where(heard, self.sums / self.counts.clamp(min=1), self.last)
+        known = self.counts > 0
+        self.previous = torch.where(known, self.last, self.previous)
+        self.last = torch.where(known, self.sums / self.counts.clamp(min=1), self.last)
         self.sums, self.counts = torch.zeros_like(self.sums), torch.zeros_like(self.counts)
 
 
 class FAMO(Method):
-    """Fast adaptive multitask optimisation (Liu et al. 2023): every log loss is to fall at the same rate.
+    """Fast adaptive multitask optimisation (Liu et al. 2023): all log losses should fall at the same rate.
 
-    After each step the logits move by how much the losses of that same batch fell: this costs one more forward pass.
+    After each step the logits are updated from the fall of the losses on the same batch.
     """
 
-    looks_back = True
+    observes_change = True
     logits: Tensor
 
     def __init__(self, count: int, settings: FAMOSettings) -> None:
@@ -103,35 +105,22 @@ class FAMO(Method):
         scaled = self.share(present) / (losses + TINY)
         return scaled / scaled.sum()
 
-    def look_back(self, before: Tensor, after: Tensor, present: Tensor) -> None:
+    def observe_change(self, before: Tensor, after: Tensor, present: Tensor) -> None:
         fall = torch.where(present, (before + TINY).log() - (after + TINY).log(), 0.0)
         share = self.share(present)
         self.adam.step(self.logits, share * (fall - (share * fall).sum()), present)
 
 
-def static(count: int, settings: object) -> Separable:
-    """The sum: lambda_k is the Balancer's, so weights here are 1."""
-    return Separable(scalarization.Sum())
+def _factory(kind: type[Method], make: Callable[[int], nn.Module], **options: str) -> Callable[[int, object], Method]:
+    """Method of the number of tasks and its settings, of which there are none."""
+    return lambda count, settings: kind(make(count), **options)
 
 
-def random(count: int, settings: object) -> Joint:
-    """Lin et al. 2022."""
-    return Joint(scalarization.Random(), needs="nothing")
-
-
-def uncertainty(count: int, settings: object) -> Separable:
-    """Kendall et al. 2018."""
-    return Separable(scalarization.UW(count))
-
-
-def imtl_l(count: int, settings: object) -> Separable:
-    """Liu et al. 2021."""
-    return Separable(scalarization.IMTLL(count))
-
-
-def geometric_mean(count: int, settings: object) -> Joint:
-    """Chennupati et al. 2019."""
-    return Joint(scalarization.GeometricMean())
+static = _factory(Separable, lambda count: scalarization.Sum())  # lambda_k is the Balancer's, so weights are 1
+random = _factory(Joint, lambda count: scalarization.Random(), needs="nothing")  # Lin et al. 2022
+uncertainty = _factory(Separable, scalarization.UW)  # Kendall et al. 2018
+imtl_l = _factory(Separable, scalarization.IMTLL)  # Liu et al. 2021
+geometric_mean = _factory(Joint, lambda count: scalarization.GeometricMean())  # Chennupati et al. 2019
 
 
 def stch(count: int, settings: STCHSettings) -> Joint:

@@ -1,7 +1,6 @@
-"""Newton's method for the small convex problems behind gradient balancing: K unknowns, all positive, in fp64.
+"""Newton's method for the small convex problems of gradient balancing: K positive unknowns, in fp64.
 
-torchjd hands these to quadprog, cvxpy with ECOS or Clarabel, and scipy, none of which `mtl` asks for. With K below
-twenty a dense Newton step is a few microseconds, and the result is the same on every rank.
+torchjd solves them with quadprog, cvxpy (ECOS, Clarabel) and scipy, which `mtl` does not require.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from collections.abc import Callable
 import numpy as np
 
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]  # value, gradient (K,), Hessian (K, K)
-RIDGE = 1e-9  # added to a Gramian of size 1: gradients that are linearly dependent leave it singular
-BARRIERS = 10.0 ** -np.arange(1, 13)  # weights of the logarithmic barrier, one after the other
+RIDGE = 1e-9  # added to a Gramian of size 1, which is singular if gradients are linearly dependent
+BARRIERS = 10.0 ** -np.arange(1, 13)  # weights of the logarithmic barrier, in order
 MOST_STEPS = 60
 
 
 def minimise(objective: Objective, start: np.ndarray, simplex: bool = False) -> np.ndarray:
-    """The minimum over x > 0, and sum x = sum start on the simplex, by an interior-point method."""
+    """Minimum over x > 0, on the simplex with sum x = sum start if asked, by an interior-point method."""
     x = start
     for weight in BARRIERS:
 
@@ -30,7 +29,7 @@ def minimise(objective: Objective, start: np.ndarray, simplex: bool = False) -> 
 
 
 def newton(objective: Objective, x: np.ndarray, simplex: bool = False) -> np.ndarray:
-    """Damped Newton steps that keep x > 0, for an objective that is convex and rises without bound towards x = 0."""
+    """Damped Newton steps with x > 0, for a convex objective that is unbounded towards x = 0."""
     for _ in range(MOST_STEPS):
         value, gradient, hessian = objective(x)
         step = _solve(hessian, gradient, simplex)
@@ -41,7 +40,7 @@ def newton(objective: Objective, x: np.ndarray, simplex: bool = False) -> np.nda
         size = min(1.0, 0.99 * float(np.min(-x[shrinking] / step[shrinking]))) if shrinking.any() else 1.0
         while size > 1e-12 and objective(x + size * step)[0] > value + 1e-4 * size * slope:
             size /= 2
-        if size <= 1e-12:  # as low as fp64 can tell
+        if size <= 1e-12:  # the precision of fp64 is reached
             break
         x = x + size * step
     return x
@@ -75,7 +74,7 @@ def bounded_quadratic(gramian: np.ndarray, lowest: np.ndarray) -> np.ndarray:
     """min w'Gw over w >= lowest, by an active set (Lawson and Hanson 1974); gramian (K, K) of size about 1."""
     gramian = gramian + RIDGE * np.eye(len(gramian))
     offset = gramian @ lowest
-    x, free = np.zeros(len(lowest)), np.zeros(len(lowest), dtype=bool)  # w - lowest; which of it is not held at 0
+    x, free = np.zeros(len(lowest)), np.zeros(len(lowest), dtype=bool)  # w - lowest; which entries are not fixed at 0
     for _ in range(MOST_STEPS):
         fall = np.where(free, -np.inf, -(gramian @ x + offset))
         if fall.max() <= 1e-12:

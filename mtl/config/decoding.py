@@ -21,12 +21,12 @@ class LanguageModelWeights:
 class BeamConfig(LanguageModelWeights):
     """Settings of mtl.decoding.beam_search.Beam.
 
-    width: texts kept after each frame. candidates: log probability below which a unit is not tried in a frame.
+    width: texts in the beam after each frame. candidates: minimum log probability of a unit in a frame.
     """
 
     width: int = 16
     candidates: float = -7.0
-    look_ahead: bool = True
+    lookahead: bool = True
 
 
 @dataclass(frozen=True)

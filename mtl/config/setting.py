@@ -30,14 +30,14 @@ def is_task(name: str) -> bool:
     return any(spec.name == name for spec in tasks())
 
 
-TaskName = Annotated[str, Predicate(is_task)]  # looked up when a recipe is read: tasks may be registered at run time
+TaskName = Annotated[str, Predicate(is_task)]  # checked when a recipe is read, after plug-ins are imported
 
 
 def setting(default: T, description: str, **bounds: Any) -> T:
     """Dataclass field with a description and bounds.
 
     bounds: arguments of pydantic's `Field` such as ge, gt, le, lt, min_length and pattern. `operational=True` marks a
-        setting that says how a recipe runs and not what comes out, which keeps it out of addresses.
+        setting that does not affect the result and is not part of addresses.
     """
     return field(default=default, metadata={"description": description, **bounds})
 
@@ -142,11 +142,7 @@ class Choices:
         self._section: type[Selection] | None = None
 
     def register(self, name: str, implementation: str | Any, settings: type[Any] = NoSettings) -> None:
-        """Adds an alternative. Two may share a setting if both declare it alike.
-
-        Raises:
-            ValueError: the name is in use, or a setting is declared differently by another alternative.
-        """
+        """Adds an alternative. Raises ValueError if the name or a setting conflicts with another one."""
         if name in self._choices:
             raise ValueError(f"two alternatives of {self.title} are named {name!r}; names must differ")
         known = {one.name: one for choice in self._choices.values() for one in fields(choice.settings)}
@@ -213,7 +209,7 @@ def _bounds(one: Field[Any]) -> tuple[Any, ...]:
 
 
 def _joined(described: list[tuple[str, str]]) -> str:
-    """ "mmoe, ple: Blocks of an expert." from the alternatives and what each says of its setting."""
+    """ "mmoe, ple: Blocks of an expert." from the alternatives and the description of each."""
     names: dict[str, list[str]] = {}
     for name, description in described:
         names.setdefault(description, []).append(name)

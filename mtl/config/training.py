@@ -46,15 +46,15 @@ class Training:
 class FitConfig(Training):
     """Settings of `fit`.
 
-    task_weights: factor of each task's loss, 1 where it is not named. look_every: steps between two measurements of
-    the tasks' gradients where balancing does not need them, 0 for none. checkpoint_seconds: between two checkpoints,
-    besides one after every epoch. device: CUDA where there is one if left out.
+    task_weights: factor of each task's loss, 1 where it is not named. inspect_every: steps between two measurements of
+    the tasks' gradients, 0 for none. checkpoint_seconds: between two checkpoints within an epoch. device: None for CUDA
+    if available.
     """
 
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     task_weights: dict[str, float] = field(default_factory=dict)
     balancing: Selection = field(default_factory=METHODS.select)
-    look_every: int = 0
+    inspect_every: int = 0
     checkpoint_seconds: float = 120.0
     seed: int = 0
     device: str | None = None

@@ -1,7 +1,4 @@
-"""Where the words are: CTC's Viterbi path of a known transcript, and word spans from the frames of units.
-
-Viterbi over the CTC lattice of blanks and units (Graves et al. 2006), batched over utterances.
-"""
+"""Forced alignment: the Viterbi path of a transcript in the CTC lattice (Graves et al. 2006), and spans of words."""
 
 from __future__ import annotations
 
@@ -23,8 +20,8 @@ def viterbi(log_probs: Tensor, lengths: Tensor, units: Tensor, unit_lengths: Ten
     Args:
         log_probs: (B, T, V); lengths: (B,) frames; units: (B, U); unit_lengths: (B,).
     Returns:
-        (B, U, 2) int: first frame and one past the last; -1 for padding and for rows without any path
-        (no units, or more units and repeats than frames).
+        (B, U, 2) int: first frame and one past the last; -1 for padding and for rows without a path (no units, or
+        more units and repeats than frames).
     """
     log_probs, lengths = log_probs.detach().float().cpu(), lengths.cpu()
     units, unit_lengths = units.cpu(), unit_lengths.cpu()
@@ -34,11 +31,11 @@ def viterbi(log_probs: Tensor, lengths: Tensor, units: Tensor, unit_lengths: Ten
     labels[:, 1::2] = units
     emitted = log_probs.gather(2, labels[:, None, :].expand(batch, frames, states))
     emissions = emitted.transpose(0, 1).contiguous().numpy()  # (T, B, S)
-    barred = np.full((batch, states), IMPOSSIBLE, dtype=np.float32)  # from two states before, …
-    barred[:, 3::2] = np.where(units[:, 1:] != units[:, :-1], 0.0, IMPOSSIBLE)  # … but to a unit from a different one
+    barred = np.full((batch, states), IMPOSSIBLE, dtype=np.float32)  # skips a state …
+    barred[:, 3::2] = np.where(units[:, 1:] != units[:, :-1], 0.0, IMPOSSIBLE)  # … only between different units
 
-    # numpy: these are thousands of tiny operations, of which torch needs three times as long for each.
-    padded = np.full((batch, states + 2), IMPOSSIBLE, dtype=np.float32)  # two states before the first, never reached
+    # numpy: torch needs three times as long for each of these thousands of small operations.
+    padded = np.full((batch, states + 2), IMPOSSIBLE, dtype=np.float32)  # two unreachable states first
     score = padded[:, 2:]
     score[:, :2] = emissions[0, :, :2]
     back = np.zeros((frames, batch, states), dtype=np.uint8)
@@ -71,9 +68,9 @@ def _trace(back: np.ndarray, score: np.ndarray, lengths: np.ndarray, counts: np.
 
 
 def word_spans(pieces: Sequence[str], frames: np.ndarray) -> list[tuple[str, int, int]]:
-    """Words with their first frame and one past their last, from each unit's text and its frames (U, 2).
+    """Words with their first frame and one past their last, from the text of each unit and its frames (U, 2).
 
-    A space in a piece (a unit of its own, or the mark with which a SentencePiece begins) ends the word before it.
+    A space (a unit of its own, or the start of a SentencePiece) ends the word before it.
     """
     words: list[tuple[str, int, int]] = []
     text, start, end = "", -1, -1
@@ -81,10 +78,8 @@ def word_spans(pieces: Sequence[str], frames: np.ndarray) -> list[tuple[str, int
         if piece.startswith(" ") and text:
             words.append((text, start, end))
             text = ""
-        letters = piece.strip(" ")
-        if letters:
-            if not text:
-                start = first
+        if letters := piece.strip(" "):
+            start = start if text else first
             text, end = text + letters, last
     if text:
         words.append((text, start, end))

@@ -1,10 +1,10 @@
-"""From a decoder to sequences: greedy, and beam search with length normalisation.
+"""Greedy and beam search with an attention decoder.
 
 greedy(decoder, hidden, lengths, longest=100)                                  # one Generated a row
 beam_search(decoder, hidden, lengths, width=4, penalty=0.6, longest=100)
 
-A sequence has at most `longest` units: where the next would be one more, the end is all that may follow, at its own
-probability. So both search the same sequences, and a beam of width 1 is greedy.
+A sequence has at most `longest` units; after them only the end may follow, with its own probability. A beam of width 1
+is greedy search.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mtl.layers.decoder import BOS_EOS, Decoder
 
 @dataclass(frozen=True)
 class Generated:
-    """units: without the end. log_prob: natural, of the units and the end."""
+    """units: without the end. log_prob: natural logarithm, of the units and the end."""
 
     units: tuple[int, ...]
     log_prob: float
@@ -31,7 +31,7 @@ class Generated:
         return math.exp(self.log_prob / (len(self.units) + 1))
 
     def score(self, penalty: float) -> float:
-        """What hypotheses of unlike length are ranked by."""
+        """Log probability with length normalisation."""
         return self.log_prob / length_penalty(len(self.units) + 1, penalty)
 
 
@@ -42,7 +42,7 @@ def length_penalty(length: int, alpha: float) -> float:
 
 @torch.no_grad()
 def greedy(decoder: Decoder, hidden: Tensor, lengths: Tensor, longest: int) -> list[Generated]:
-    """The likeliest unit at every step: hidden (B, T, D), lengths (B,)."""
+    """The most probable unit at every step: hidden (B, T, D), lengths (B,)."""
     state = decoder.begin(hidden, lengths)
     units = torch.full_like(lengths, BOS_EOS)
     total = torch.zeros(len(lengths), device=hidden.device)
@@ -60,7 +60,10 @@ def greedy(decoder: Decoder, hidden: Tensor, lengths: Tensor, longest: int) -> l
         if not alive.any():
             break
     rows = torch.stack(steps, dim=1).tolist()
-    return [Generated(_until_end(row), log_prob) for row, log_prob in zip(rows, total.tolist(), strict=True)]
+    return [
+        Generated(tuple(row[: row.index(BOS_EOS)]), log_prob)
+        for row, log_prob in zip(rows, total.tolist(), strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -69,9 +72,9 @@ def beam_search(
 ) -> list[Generated]:
     """The best finished hypothesis of each row by `Generated.score`: hidden (B, T, D), lengths (B,).
 
-    A hypothesis is finished when its end is among the `width` best continuations of its row; a row when `width`
-    hypotheses are, or when none that is open can still beat the best: a score only falls, and is divided by no more
-    than the penalty of the longest sequence.
+    A hypothesis is finished when its end is among the `width` best continuations of its row. A row is finished when
+    `width` hypotheses are, or when no open one can exceed the best: log probabilities only fall, and are divided by at
+    most the penalty of the longest sequence.
     """
     rows = len(lengths)
     repeated = torch.arange(rows, device=hidden.device).repeat_interleave(width)
@@ -87,36 +90,30 @@ def beam_search(
         if position == longest:
             log_probs[:, BOS_EOS + 1 :] = -torch.inf
         total = scores[..., None] + log_probs.view(rows, width, -1)  # (B, K, V)
-        # One end a hypothesis: among twice as many candidates there are `width` that go on.
+        # Each hypothesis has one end, so 2 x width candidates include `width` that continue.
         best, index = total.flatten(1).topk(2 * width, dim=-1)
         beams, units = index // total.shape[-1], index % total.shape[-1]  # (B, 2K)
         ends = units == BOS_EOS
         _finish(finished, written, beams[:, :width], ends[:, :width], best[:, :width])
-        scores, kept = best.masked_fill(ends, -torch.inf).topk(width, dim=-1)
-        beams, units = beams.gather(1, kept), units.gather(1, kept)
+        scores, chosen = best.masked_fill(ends, -torch.inf).topk(width, dim=-1)
+        beams, units = beams.gather(1, chosen), units.gather(1, chosen)
         possible = (scores.amax(dim=1) / most).tolist()
         if all(_done(row, score, width, penalty) for row, score in zip(finished, possible, strict=True)):
             break
         written = torch.cat((written.gather(1, beams[..., None].expand(-1, -1, position)), units[..., None]), dim=2)
         first = torch.arange(0, rows * width, width, device=hidden.device)[:, None]
         state, units = state.select_past((first + beams).flatten()), units.flatten()
-    nothing = Generated((), -math.inf)  # of a row whose scores are not finite
-    return [max(row, key=lambda found: found.score(penalty), default=nothing) for row in finished]
+    empty = Generated((), -math.inf)  # of a row whose scores are not finite
+    return [max(row, key=lambda hypothesis: hypothesis.score(penalty), default=empty) for row in finished]
 
 
 def _finish(finished: list[list[Generated]], written: Tensor, beams: Tensor, ends: Tensor, best: Tensor) -> None:
-    """Adds the hypotheses that end: written (B, K, L); beams, ends, best (B, K). A row takes no more than K."""
-    for row, place in (ends & best.isfinite()).nonzero().tolist():
+    """Adds the hypotheses that end, at most K a row: written (B, K, L); beams, ends, best (B, K)."""
+    for row, candidate in (ends & best.isfinite()).nonzero().tolist():
         if len(finished[row]) < beams.shape[1]:
-            units = written[row, beams[row, place]].tolist()
-            finished[row].append(Generated(tuple(units), float(best[row, place])))
+            units = written[row, beams[row, candidate]].tolist()
+            finished[row].append(Generated(tuple(units), float(best[row, candidate])))
 
 
 def _done(finished: list[Generated], possible: float, width: int, penalty: float) -> bool:
-    if len(finished) >= width:
-        return True
-    return bool(finished) and max(found.score(penalty) for found in finished) >= possible
-
-
-def _until_end(units: list[int]) -> tuple[int, ...]:
-    return tuple(units[: units.index(BOS_EOS)])
+    return len(finished) >= width or any(hypothesis.score(penalty) >= possible for hypothesis in finished)

@@ -1,4 +1,4 @@
-"""From CTC's frame scores to text: the best path, with the frames and confidence of each unit."""
+"""Greedy CTC decoding: the best path, with the frames and confidence of each unit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mtl.text.units import BLANK
 
 @dataclass(frozen=True)
 class Path:
-    """One utterance's text: units (U,), their first and one-past-last frames (U, 2), confidences (U,).
+    """Decoded text of an utterance: units (U,), first frame and one past the last of each (U, 2), confidences (U,).
 
-    alternatives: the n best texts, the first of them this one, where the search was asked for them.
+    alternatives: the n best texts, this one first, if the search computes them.
     """
 
     units: np.ndarray
@@ -27,10 +27,7 @@ class Path:
 
 @torch.no_grad()
 def best_path(log_probs: Tensor, lengths: Tensor) -> list[Path]:
-    """Greedy CTC decoding, (B, T, V) with lengths (B,) -> one Path per row.
-
-    A unit's confidence is the mean probability over its frames.
-    """
+    """(B, T, V) with lengths (B,) -> one Path per row; a unit's confidence is its mean probability over its frames."""
     scores, units = log_probs.float().max(dim=-1)
     batch_units, batch_probs = units.cpu().numpy(), scores.exp().cpu().numpy()
     return [
@@ -40,10 +37,10 @@ def best_path(log_probs: Tensor, lengths: Tensor) -> list[Path]:
 
 
 def _collapse(units: np.ndarray, probs: np.ndarray) -> Path:
-    starts = np.flatnonzero(np.diff(units, prepend=-1))  # where a run of one unit begins
+    starts = np.flatnonzero(np.diff(units, prepend=-1))  # first frame of each run of one unit
     ends = np.append(starts[1:], len(units))
-    kept = units[starts] != BLANK
-    starts, ends = starts[kept], ends[kept]
+    is_unit = units[starts] != BLANK
+    starts, ends = starts[is_unit], ends[is_unit]
     totals = np.append(0.0, np.cumsum(probs, dtype=np.float64))
     confidence = (totals[ends] - totals[starts]) / np.maximum(ends - starts, 1)
     return Path(units=units[starts], frames=np.stack((starts, ends), axis=1), confidence=confidence)

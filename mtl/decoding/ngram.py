@@ -1,12 +1,12 @@
-"""A word n-gram language model: trained from transcripts, kept as ARPA text, as SRILM and KenLM read and write it.
+"""A word n-gram language model, trained from transcripts and stored as ARPA text, as in SRILM and KenLM.
 
     model = NGram.train(["turn on the light", "turn it off"], order=3)
     model.score(("turn", "on"), "the")         # natural logarithm of P(the | turn on)
     NGram.from_arpa(model.to_arpa())
-    NGram.read("lm.arpa.gz")                   # what KenLM's lmplz or SRILM's ngram-count wrote
+    NGram.read("lm.arpa.gz")                   # output of KenLM's lmplz or SRILM's ngram-count
 
-Interpolated Witten-Bell smoothing (Witten and Bell 1991; Chen and Goodman 1998): a context that has gone on in many
-different ways leaves more to the shorter context. Good on the small corpora that a recipe trains from.
+Interpolated Witten-Bell smoothing (Witten and Bell 1991; Chen and Goodman 1998), which suits small corpora: a context
+with many different continuations gives more probability to the shorter context.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 LN10 = math.log(10)
-NO_UNKNOWN = -100.0  # log10 P(<unk>) of a model without <unk>, as KenLM has it
+NO_UNKNOWN = -100.0  # log10 P(<unk>) of a model without <unk>, as in KenLM
 _GAP = re.compile(r"[ \t]+")
 _COUNT = re.compile(r"ngram +(\d+) *= *(\d+)")
 _SECTION = re.compile(r"\\(\d+)-grams:")
@@ -32,7 +32,7 @@ Gram = tuple[str, ...]
 
 @dataclass(frozen=True)
 class NGram:
-    """Natural logarithms. log_prob: of each n-gram's last word given the others; backoff: of leaving a context."""
+    """Natural logarithms. log_prob: of the last word of each n-gram given the others; backoff: weight of a context."""
 
     order: int
     log_prob: Mapping[Gram, float]
@@ -40,7 +40,7 @@ class NGram:
 
     @classmethod
     def train(cls, texts: Iterable[str], order: int = 3) -> NGram:
-        """From normalised sentences. Raises ValueError when there are none."""
+        """From normalised sentences. Raises ValueError if there are none."""
         counts: Counter[Gram] = Counter()
         for text in texts:
             words = [START] * (order - 1) + text.split() + [END]
@@ -53,11 +53,11 @@ class NGram:
         for gram, count in counts.items():
             contexts[gram[:-1]][0] += count
             contexts[gram[:-1]][1] += 1
-        words_known = {gram[0] for gram in counts if len(gram) == 1} | {UNKNOWN}
+        vocabulary = {gram[0] for gram in counts if len(gram) == 1} | {UNKNOWN}
         prob: dict[Gram, float] = {}
         total, kinds = contexts[()]
-        for word in words_known:
-            prob[(word,)] = (counts[(word,)] + kinds / len(words_known)) / (total + kinds)
+        for word in vocabulary:
+            prob[(word,)] = (counts[(word,)] + kinds / len(vocabulary)) / (total + kinds)
         for size in range(2, order + 1):
             for gram, count in counts.items():
                 if len(gram) == size:
@@ -68,12 +68,12 @@ class NGram:
 
     @cached_property
     def vocabulary(self) -> frozenset[str]:
-        """Every word that it knows."""
+        """All words, without the special ones."""
         return frozenset(gram[0] for gram in self.log_prob if len(gram) == 1) - {START, END, UNKNOWN}
 
     @cached_property
     def best_by_prefix(self) -> Mapping[str, float]:
-        """The highest unigram score among the words that begin so, for every beginning of a known word."""
+        """The highest unigram score among the words with each prefix."""
         best: dict[str, float] = {}
         for word in self.vocabulary:
             score = self.log_prob[(word,)]
@@ -84,7 +84,7 @@ class NGram:
 
     @classmethod
     def silent(cls) -> NGram:
-        """A model that knows no word and finds all of them equally good."""
+        """A model without a vocabulary, which gives every word the same score."""
         return cls(1, {(UNKNOWN,): 0.0}, {})
 
     @property
@@ -93,22 +93,22 @@ class NGram:
         return (START,) * (self.order - 1)
 
     def score(self, context: Gram, word: str) -> float:
-        """ln P(word | context); of the context the last order - 1 words count."""
+        """ln P(word | context), from the last order - 1 words of the context."""
         if (word,) not in self.log_prob:
             word = UNKNOWN
         context = context[max(0, len(context) - self.order + 1) :]
         cost = 0.0
         while True:
-            found = self.log_prob.get((*context, word))
-            if found is not None:
-                return cost + found
+            log_prob = self.log_prob.get((*context, word))
+            if log_prob is not None:
+                return cost + log_prob
             cost += self.backoff.get(context, 0.0)
             context = context[1:]
 
     def to_arpa(self) -> str:
-        """ARPA text, base-10 logarithms; starts with the counts of each order."""
+        """ARPA text, with base-10 logarithms."""
         grams: dict[int, list[Gram]] = defaultdict(list)
-        # <s> is no continuation, but ARPA lists it for its back-off weight.
+        # <s> has no probability, but ARPA lists it for its back-off weight.
         for gram in sorted(set(self.log_prob) | set(self.backoff)):
             grams[len(gram)].append(gram)
         lines = ["\\data\\", *(f"ngram {size}={len(grams[size])}" for size in sorted(grams))]
@@ -131,17 +131,17 @@ class NGram:
 
     @classmethod
     def from_arpa(cls, text: str) -> NGram:
-        """Reads ARPA text of any order, fields parted by tabs or spaces, back-off weights left out where they are 0.
+        """Reads ARPA text of any order, separated by tabs or spaces; back-off weights of 0 may be absent.
 
         Raises:
-            ValueError: a line that cannot be read, which it names, or not as many n-grams as the text says it has.
+            ValueError: a line cannot be read, or the number of n-grams differs from that in the header.
         """
         prob: dict[Gram, float] = {}
         backoff: dict[Gram, float] = {}
         stated: dict[int, int] = {}
-        found: Counter[int] = Counter()
+        counts: Counter[int] = Counter()
         size, ended = 0, False
-        for number, line in enumerate(text.split("\n"), start=1):  # a word may hold what splitlines takes for an end
+        for number, line in enumerate(text.split("\n"), start=1):  # a word may contain what splitlines splits at
             line = line.strip(" \t\r")
             if not line or ended:
                 continue
@@ -154,21 +154,23 @@ class NGram:
                 prob[gram] = log_prob * LN10
                 if weight is not None:
                     backoff[gram] = weight * LN10
-                found[size] += 1
+                counts[size] += 1
             elif count := _COUNT.fullmatch(line):
                 stated[int(count[1])] = int(count[2])
-        if not found[1]:
+        if not counts[1]:
             raise ValueError("this is no ARPA text: it has no \\1-grams: section with words in it")
-        if not ended or any(found[order] != stated.get(order, 0) for order in {*found, *stated}):
-            told = ", ".join(f"{found[order]:,} {order}-grams of {stated.get(order, 0):,}" for order in sorted(found))
+        if not ended or any(counts[order] != stated.get(order, 0) for order in {*counts, *stated}):
+            sizes = ", ".join(
+                f"{counts[order]:,} {order}-grams of {stated.get(order, 0):,}" for order in sorted(counts)
+            )
             end = "" if ended else " and no \\end\\"
-            raise ValueError(f"the ARPA text was cut off or edited: it has {told} that its head promises{end}")
+            raise ValueError(f"the ARPA text was cut off or edited: it has {sizes} that its head promises{end}")
         prob.setdefault((UNKNOWN,), NO_UNKNOWN * LN10)
-        return cls(max(found), prob, backoff)
+        return cls(max(counts), prob, backoff)
 
 
 def _entry(line: str, size: int, number: int) -> tuple[Gram, float, float | None]:
-    """An n-gram with the base-10 logarithms of its probability and, where it has one, its back-off weight."""
+    """An n-gram with the base-10 logarithms of its probability and of its back-off weight, if any."""
     fields = _GAP.split(line)
     try:
         if len(fields) not in (size + 1, size + 2):

@@ -1,18 +1,16 @@
-"""The heads of a model: one for each task, of the kind that the task's spec names."""
+"""The heads of a model, one for each task, of the class that the task's spec names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
+from mtl.config.model import ModelConfig
 from mtl.heads.base import Head, States, Words
+from mtl.inputs.codec import Codec
 from mtl.spec import TaskSpec, resolve, task
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
 
 __all__ = ["Head", "States", "Words", "build_heads", "first_head", "head_class"]
 
@@ -20,21 +18,17 @@ H = TypeVar("H", bound=Head)
 
 
 def head_class(spec: TaskSpec) -> type[Head]:
-    """The class that "<module>:<class>" in `spec.head` names, or `spec.head` itself where it is a class."""
+    """The class that `spec.head` refers to."""
     kind: type[Head] = resolve(spec.head)
     return kind
 
 
 def first_head(heads: Iterable[nn.Module], kind: type[H]) -> H | None:
-    """The first of a model's heads of one class, such as the one that predicts prosody; None where there is none."""
+    """The first head of a class, for example Prosody; None if there is none."""
     return next((head for head in heads if isinstance(head, kind)), None)
 
 
 def build_heads(config: ModelConfig, codec: Codec) -> nn.ModuleDict:
-    """The heads of a model, in the order of its tasks.
-
-    Raises:
-        KeyError: a task that is not registered. ValueError: a task without labels in the training rows.
-    """
+    """The heads of a model by task. Raises ValueError if a task has no labels in the training rows."""
     specs = [task(name) for name in config.tasks]
     return nn.ModuleDict({spec.name: head_class(spec).build(spec, config, codec) for spec in specs})

@@ -1,32 +1,30 @@
-"""Base of heads: the part of the model that belongs to one task, with its loss and its decoder.
+"""Base of heads: the output layers of one task, with its loss and its decoding.
 
-A task names its head in its spec (mtl/tasks), and `build` makes it. A new kind of head is a file beside this one.
+A task names its head in its spec (mtl/tasks), and `build` creates it. To add a kind of head, add a file to this folder.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from mtl.answers import Answer, Measurement, Word
 from mtl.audio.features import FeatureSpec
+from mtl.config.model import ModelConfig
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
+from mtl.inputs.tts import SpeechCode
 from mtl.spec import TaskSpec
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
-    from mtl.inputs.tts import SpeechCode
 
 
 @dataclass(frozen=True)
 class Words:
-    """Frames of each word of an audio batch: starts, ends (B, L), -1 where there is no such word.
+    """Frames of each word of an audio batch: starts, ends (B, L), -1 for padding.
 
-    tags (B, L): targets of the words, where these are recognised ones; see mtl.models.asr_hypotheses.
+    tags (B, L): targets of recognised words; see mtl.models.asr_hypotheses.
     """
 
     starts: Tensor
@@ -36,11 +34,11 @@ class Words:
 
 @dataclass(frozen=True)
 class States:
-    """Inputs of a head: the trunk's hidden (B, T, D), lengths (B,); for slots in audio, the frames of words.
+    """Inputs of a head: hidden (B, T, D) of the trunk, lengths (B,); for slots in audio, the frames of words.
 
-    spectrum (B, 2F): in audio, mean and deviation of each mel bin, which the front-end normalises away.
-    context (B, C, D), context_lengths (B,): the trunk's states of the words of the previous turns, if any.
-    manner (B, D): embedding of speaker and emotion, for tasks of synthesis; hidden is then of phones.
+    spectrum (B, 2F): of audio, mean and deviation of each mel bin, which the front-end normalises.
+    context (B, C, D), context_lengths (B,): states of the words of the previous turns, if any.
+    style (B, D): embedding of speaker and emotion, for tasks of synthesis, whose hidden states are of phones.
     """
 
     hidden: Tensor
@@ -49,15 +47,15 @@ class States:
     spectrum: Tensor | None = None
     context: Tensor | None = None
     context_lengths: Tensor | None = None
-    manner: Tensor | None = None
+    style: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """Options of `Head.decode`; a head ignores what does not concern it.
+    """Options of `Head.decode`; a head ignores those that do not apply to it.
 
-    second (B, classes): logits of another view of the same rows, which are added to the head's own. search: beam search
-    instead of the likeliest unit at every step.
+    second (B, classes): logits of the same rows from another input, which are added. search: beam search instead of
+    greedy search.
     """
 
     second: Tensor | None = None
@@ -71,8 +69,8 @@ PLAIN = Decoding()
 class Reading:
     """What a head needs beside its output to answer for one row.
 
-    words: recognised words with their times; () without a recogniser. tokens: the words of the sentence, which are the
-    recognised ones in audio. embedding (D,): of the row, from an open-set task.
+    words: recognised words with times; () without a recogniser. tokens: words of the sentence, recognised ones in
+    audio. embedding (D,): of the row, for an open-set task.
     """
 
     codec: Codec
@@ -83,8 +81,7 @@ class Reading:
 
 
 class Head(nn.Module):
-    """Base of every head. `loss` is a sum over `count` items, so that means over ranks, accumulation steps and missing
-    labels are exact: mean = sum of sums / sum of counts."""
+    """Base of every head. `loss` is a sum over `count` items, so that means over ranks and accumulation are exact."""
 
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__()
@@ -92,23 +89,19 @@ class Head(nn.Module):
 
     @classmethod
     def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
-        """The head of a model of this shape with these vocabularies.
-
-        Raises:
-            ValueError: the training rows have no label for its vocabulary.
-        """
+        """Creates the head for a model. Raises ValueError if the training rows have no label for its vocabulary."""
         raise NotImplementedError
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
-        """Labelled items in a batch, a scalar known before the forward pass; lengths (B,) behind the front-end."""
+        """Number of labelled items in a batch, before the forward pass; lengths (B,) after the front-end."""
         raise NotImplementedError
 
     def loss(self, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed loss and the count it sums over, two scalars."""
+        """Summed loss and its count, two scalars."""
         raise NotImplementedError
 
     def decode(self, states: States, options: Decoding = PLAIN) -> list[Any]:
-        """Output of each row: what `answer` reads."""
+        """Output of each row, which `answer` reads."""
         raise NotImplementedError
 
     def answer(self, output: Any, reading: Reading) -> Answer:
@@ -116,14 +109,14 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def measure(self, states: States, batch: Batch, codec: Codec, spec: FeatureSpec) -> list[Measurement | None]:
-        """Compares what the head synthesises from the labels of recordings with these recordings, row by row."""
+        """Distances of each recording from its synthesis from its own labels."""
         raise NotImplementedError
 
 
 def drawn(lengths: Tensor, segment: int) -> Tensor:
     """(R,) lengths of at least `segment` frames -> (R, segment): the frames of a random segment of each.
 
-    On the CPU, whatever the device: the same segments for the same seed.
+    Drawn on the CPU, so that a seed gives the same segments on every device.
     """
     spare = lengths - segment
     first = (torch.rand(len(lengths)).to(lengths.device) * (spare + 1)).long().minimum(spare)
@@ -137,18 +130,14 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def classes_of(spec: TaskSpec, codec: Codec) -> int:
-    """Number of classes, or of tags, that the training rows have.
-
-    Raises:
-        ValueError: none.
-    """
+    """Number of classes or tags of the training rows. Raises ValueError if there is none."""
     if not (labels := codec.labels.get(spec.name)):
         raise ValueError(f"task {spec.name!r} has no labels in the training split; leave it out of the recipe's tasks")
     return len(labels)
 
 
 def speech_code_of(spec: TaskSpec, codec: Codec) -> SpeechCode:
-    """Raises ValueError where no training recording has phones."""
+    """Raises ValueError if no training recording has phones."""
     if codec.speech is None:
         raise ValueError(f"task {spec.name!r} needs training recordings with phones; see corpora.<name>.phonemes")
     return codec.speech

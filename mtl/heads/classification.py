@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from mtl.answers import Label
+from mtl.config.model import ModelConfig
 from mtl.heads.base import PLAIN, Decoding, Reading, States, classes_of, confidences, cross_entropy
 from mtl.heads.pooling import Pooled
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
 from mtl.spec import TaskSpec
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
 
 
 class Classification(Pooled):
     """Pooled states through a linear layer."""
-
-    def __init__(self, spec: TaskSpec, width: int, bins: int, classes: int, dropout: float) -> None:
-        super().__init__(spec, width, bins, classes, dropout)
 
     @classmethod
     def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:

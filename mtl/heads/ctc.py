@@ -1,4 +1,4 @@
-"""Connectionist temporal classification (Graves et al. 2006): what `transcript` and `phones` have in common."""
+"""Connectionist temporal classification (Graves et al. 2006): base of `transcript` and `phones`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mtl.text.units import BLANK
 
 
 class CTC(Head):
-    """Counted per target unit, so that long utterances weigh what they hold. Unit 0 is the blank."""
+    """The items are target units. Unit 0 is the blank."""
 
     def __init__(self, spec: TaskSpec, width: int, units: int) -> None:
         super().__init__(spec)
@@ -21,15 +21,15 @@ class CTC(Head):
         self.output = nn.Linear(width, units)
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Units (B, U) and their lengths (B,), 0 in rows that are not labelled."""
+        """Units (B, U) and their lengths (B,), 0 for unlabelled rows."""
         raise NotImplementedError
 
     def log_probs(self, states: States) -> Tensor:
-        """(B, T, V), fp32: a sum over hundreds of frames needs it."""
+        """(B, T, V), fp32 because the loss sums over hundreds of frames."""
         return torch.log_softmax(self.output(self.norm(states.hidden)).float(), dim=-1)
 
     def alignable(self, batch: Batch, lengths: Tensor) -> Tensor:
-        """(B,) bool: labelled rows that have a frame for each unit and a blank between repeats; lengths (B,)."""
+        """(B,) bool: labelled rows with enough frames; lengths (B,)."""
         return alignable(*self.targets(batch), lengths)
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
@@ -50,6 +50,6 @@ class CTC(Head):
 
 
 def alignable(units: Tensor, unit_lengths: Tensor, lengths: Tensor) -> Tensor:
-    """(B,) bool: rows with units whose states (lengths, (B,)) are enough for them and for a blank between repeats."""
+    """(B,) bool: rows with units and a frame (lengths (B,)) for each of them and for a blank between repeats."""
     repeats = ((units[:, 1:] == units[:, :-1]) & (units[:, 1:] != BLANK)).sum(dim=1)
     return (unit_lengths > 0) & (unit_lengths + repeats <= lengths)

@@ -1,8 +1,8 @@
 """Classification of a turn of a dialogue, with attention to the previous turns.
 
-The previous turns are words. They go through the text front-end and the trunk like a sentence of text; the query is the
-current turn: multi-head attention (Vaswani et al. 2017) from the turn's embedding over the states of the words. One
-more state is always there, learned, for "nothing was said before": a row without context attends to that alone.
+The words of the previous turns pass the text front-end and the trunk like a sentence of text. The embedding of the
+current turn attends to their states (multi-head attention, Vaswani et al. 2017) and to a learned state, which is the
+only one for a turn without context.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HEADS = 4
 
 
 class DialogueTask(Classification):
-    """A classification of the turn at hand, in words or sound, in the light of the turns before it."""
+    """Classification of a turn, as text or audio, with the previous turns as context."""
 
     def __init__(self, spec: TaskSpec, width: int, bins: int, classes: int, dropout: float) -> None:
         super().__init__(spec, width, bins, classes, dropout)
@@ -29,7 +29,7 @@ class DialogueTask(Classification):
         self.recall = nn.MultiheadAttention(width, HEADS, batch_first=True)
 
     def embed(self, states: States) -> Tensor:
-        """(B, D): the turn's embedding plus what it finds among the turns before it."""
+        """(B, D): the embedding of the turn plus the attended context."""
         turn = super().embed(states)
         nothing = self.nothing.to(turn.dtype).expand(len(turn), 1, -1)
         if states.context is None or states.context_lengths is None:

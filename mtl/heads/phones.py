@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from mtl import answers
+from mtl.config.model import ModelConfig
 from mtl.decoding.greedy import Path
 from mtl.heads.base import Reading, speech_code_of
 from mtl.heads.ctc import CTC
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
 from mtl.spec import TaskSpec
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
 
 
 class Phones(CTC):
-    """Units are the numbers of the speech code, whose 0, its padding, is the blank."""
+    """Units are the numbers of the speech code, whose padding, 0, is the blank."""
 
     @classmethod
     def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:

@@ -1,4 +1,4 @@
-"""One vector an utterance: attentive pooling over the frames that exist (Okabe et al. 2018)."""
+"""Attentive statistics pooling (Okabe et al. 2018): one vector per utterance."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from mtl.spec import TaskSpec
 
 
 class Pooled(Head):
-    """A head that sees an utterance as a whole.
+    """Base of heads that read an utterance as a whole.
 
-    With `spec.spectral` the long-term spectrum (`bins` mel bins) is an input too: normalisation per utterance takes it
-    from the states, and much of a voice is in it; of a microphone too, so compare voices on one channel.
+    With `spec.spectral` the long-term spectrum (`bins` mel bins) is an input too, which the front-end normalises. It
+    depends on the voice and on the microphone, so compare voices on one channel.
     """
 
     def __init__(self, spec: TaskSpec, width: int, bins: int, outputs: int, dropout: float) -> None:
         super().__init__(spec)
         self.spectrum: nn.Module | None = None
-        if spec.spectral:  # LayerNorm: louder is not another voice
+        if spec.spectral:  # LayerNorm, so that the level has no effect
             self.spectrum = nn.Sequential(nn.LayerNorm(2 * bins), nn.Linear(2 * bins, width, bias=False))
         self.norm = nn.LayerNorm(width)
-        self.attention = nn.Linear(width, 1, bias=False)  # softmax would not see a bias
+        self.attention = nn.Linear(width, 1, bias=False)  # softmax is invariant to a bias
         self.hidden = nn.Linear(2 * width, width)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(width, outputs)
 
     def embed(self, states: States) -> Tensor:
-        """(B, D): from weighted mean and deviation of the states. For a speaker, the voice's embedding."""
+        """(B, D): from weighted mean and deviation of the states. For a speaker task, the embedding of the voice."""
         x = self.norm(states.hidden).float()
         mask = padding_mask(states.lengths, x.shape[1])[..., None]
         weight = torch.softmax(self.attention(x).float().masked_fill(~mask, -torch.inf), dim=1)  # (B, T, 1)

@@ -1,33 +1,30 @@
-"""Duration, pitch and energy of each phone (FastSpeech 2's variance predictors, in one)."""
+"""Duration, pitch and energy of each phone: the variance predictors of FastSpeech 2 as one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from mtl.answers import Measurement
 from mtl.audio.features import FeatureSpec
+from mtl.config.model import ModelConfig
 from mtl.heads.base import PLAIN, Decoding, Head, States, speech_code_of
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
 from mtl.layers.encoder import padding_mask
 from mtl.metrics.distortion import CENTS
 from mtl.spec import TaskSpec
 from mtl.tts.acoustic_model import ConvStack
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
-
 
 BLOCKS, EXPANSION = 2, 2
 
 
 @dataclass(frozen=True)
 class PredictedProsody:
-    """durations (P,) frames, not yet whole; pitch, energy (P,) on the code's scales."""
+    """durations (P,) in frames, not rounded; pitch, energy (P,) on the scales of the codec."""
 
     durations: Tensor
     pitch: Tensor
@@ -35,7 +32,7 @@ class PredictedProsody:
 
 
 class Prosody(Head):
-    """Three numbers a phone. The loss of each is its squared error, of the duration that of ln(1 + frames)."""
+    """Three numbers per phone. The loss of each is its squared error; of durations that of ln(1 + frames)."""
 
     def __init__(self, spec: TaskSpec, width: int, dropout: float) -> None:
         super().__init__(spec)
@@ -49,8 +46,8 @@ class Prosody(Head):
 
     def forward(self, states: States) -> Tensor:
         """(B, P, 3): ln(1 + frames), pitch, energy."""
-        assert states.manner is not None, "SpeechModel.encode_phones gives it"
-        return self.output(self.stack(states.hidden, states.lengths, states.manner)).float()
+        assert states.style is not None, "set by SpeechModel.encode_phones"
+        return self.output(self.stack(states.hidden, states.lengths, states.style)).float()
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
         return lengths.new_zeros(()) if batch.spoken is None else batch.spoken.lengths.sum()

@@ -1,39 +1,36 @@
 """Numbers about a recording as a whole.
 
-`Regression` predicts a numeric column of the utterance table. `Tempo` and `Intonation` are measured from the phones of
-the recordings, so nobody has to annotate them; emotions differ in both (Murray and Arnott 1993).
+`Regression` predicts a numeric column of the utterance table. The targets of `Tempo` and `Intonation` are measured from
+the phones of a recording; emotions differ in both (Murray and Arnott 1993).
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from mtl.answers import Number
+from mtl.config.model import ModelConfig
 from mtl.heads.base import PLAIN, Decoding, Reading, States, speech_code_of
 from mtl.heads.pooling import Pooled
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
 from mtl.inputs.tts import Scale, TTSBatch
 from mtl.layers.encoder import padding_mask
 from mtl.metrics.distortion import SEMITONES
 from mtl.spec import TaskSpec
 
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
-
-
-STEP = 0.1  # of tempo: a tenth longer or shorter counts as much as a semitone
-FRAMES_PER_PHONE, DEVIATION = 8, 2.0  # predictions of untrained heads: frames, semitones
+STEP = 0.1  # of tempo, in ln: a tenth longer or shorter
+FRAMES_PER_PHONE, DEVIATION = 8, 2.0  # initial predictions: frames, semitones
 
 
 class Regression(Pooled):
-    """Pooled states through a linear layer, with Huber's loss of the standardised label.
+    """Pooled states through a linear layer, with the Huber loss of the standardised label.
 
-    Mean and standard deviation of the labels are those of the training rows; they are part of the codec.
+    The codec stores mean and standard deviation of the labels of the training rows.
     """
 
     def __init__(self, spec: TaskSpec, width: int, bins: int, scale: Scale, dropout: float) -> None:
@@ -70,7 +67,7 @@ class Regression(Pooled):
 
 
 class PhoneRegression(Regression):
-    """Base of numbers that are measured from phones. start: prediction of an untrained head."""
+    """Base of numbers that are measured from phones. start: initial prediction."""
 
     start: float
 
@@ -83,7 +80,7 @@ class PhoneRegression(Regression):
         return cls(spec, config.width, config.bins, speech_code_of(spec, codec).pitch, config.dropout)
 
     def target(self, spoken: TTSBatch) -> Tensor:
-        """(B,) of rows that have phones; the values of the others have no meaning."""
+        """(B,); undefined for rows without phones."""
         raise NotImplementedError
 
     def labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -95,7 +92,7 @@ class PhoneRegression(Regression):
 
 
 class Tempo(PhoneRegression):
-    """ln(frames per phone) in steps of a tenth; the answer is in phones per second."""
+    """ln(frames per phone) / STEP; the answer is in phones per second."""
 
     start = math.log(FRAMES_PER_PHONE) / STEP
 
@@ -113,7 +110,7 @@ class Tempo(PhoneRegression):
 
 
 class Intonation(PhoneRegression):
-    """Standard deviation of the phones' pitches, in semitones."""
+    """Standard deviation of the pitch over phones, in semitones."""
 
     start = DEVIATION
 

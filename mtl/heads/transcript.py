@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from mtl.answers import Transcription
+from mtl.config.model import ModelConfig
 from mtl.decoding.greedy import Path
 from mtl.heads.base import Reading
 from mtl.heads.ctc import CTC
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
 from mtl.spec import TaskSpec
-
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
 
 
 class Transcript(CTC):
@@ -32,7 +30,7 @@ class Transcript(CTC):
 
 
 def transcript_of(batch: Batch, name: str) -> tuple[Tensor, Tensor]:
-    """Units (B, U) of what is said in recordings, and their lengths (B,); of a sentence of text, none."""
+    """Units (B, U) of the transcripts of recordings, and their lengths (B,), 0 for sentences of text."""
     target = batch.targets[name]
     assert target.lengths is not None, "a transcript is a sequence of units"
     return target.values, target.lengths if batch.group == "audio" else torch.zeros_like(target.lengths)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -10,19 +10,17 @@ from torch import Tensor
 
 from mtl.answers import Label
 from mtl.config.decoding import DecoderConfig
+from mtl.config.model import ModelConfig
 from mtl.decoding.generation import Generated, beam_search, greedy
 from mtl.heads.base import PLAIN, Decoding, Head, Reading, States
 from mtl.inputs.batch import IGNORE, Batch, Target
+from mtl.inputs.codec import Codec
 from mtl.layers.decoder import BOS_EOS, Decoder
 from mtl.spec import TaskSpec
 
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
-
 
 class Translation(Head):
-    """Teacher forcing with label smoothing, counted per target unit, the end among them."""
+    """Teacher forcing with label smoothing; the items are target units and ends."""
 
     def __init__(self, spec: TaskSpec, width: int, units: int, config: DecoderConfig) -> None:
         super().__init__(spec)
@@ -66,13 +64,13 @@ def _lengths(target: Target) -> Tensor:
 
 
 def with_end(targets: Tensor, lengths: Tensor) -> Tensor:
-    """targets (B, Y) padded, lengths (B,) -> (B, Y + 1): each row's units, its end, IGNORE behind it."""
+    """targets (B, Y) padded, lengths (B,) -> (B, Y + 1): the units of each row, the end, then IGNORE."""
     positions = torch.arange(targets.shape[1] + 1, device=targets.device)
     labels = F.pad(targets, (0, 1)).masked_fill(positions == lengths[:, None], BOS_EOS)
     return labels.masked_fill(positions > lengths[:, None], IGNORE)
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Summed over labels that are not IGNORE; the target is 1 - e + e / V, every other unit e / V (V units)."""
+    """Summed over labels that are not IGNORE; the target has probability 1 - e + e / V, other units e / V."""
     flat = logits.flatten(0, -2).float()
     return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)

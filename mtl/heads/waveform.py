@@ -1,8 +1,8 @@
-"""A vocoder as a task: waveforms from log-mels, trained on short segments of the recordings."""
+"""Vocoder: waveforms from log-mels, trained on short segments of recordings."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -10,31 +10,27 @@ from torch import Tensor
 
 from mtl.answers import Measurement
 from mtl.audio.features import FLOOR, FeatureSpec, log_mel
-from mtl.config.model import VocoderConfig
+from mtl.config.model import ModelConfig, VocoderConfig
 from mtl.heads.base import Head, States, drawn
 from mtl.inputs.batch import Batch
+from mtl.inputs.codec import Codec
 from mtl.metrics.distortion import distortions, spectral_distances
 from mtl.spec import TaskSpec
 from mtl.tts.adversary import Adversary, PatchDiscriminator
 from mtl.tts.vocoder import Generator
 
-if TYPE_CHECKING:
-    from mtl.config.model import ModelConfig
-    from mtl.inputs.codec import Codec
-
-
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # window and hop, samples
-EDGE = 3  # frames at either end of a segment that are left out: their neighbours are missing
-LEAST = 1e-5  # magnitude that counts as silence
-COMPRESSION = 0.3  # exponent of the magnitudes that discriminators read
+EDGE = 3  # frames at each end of a segment that the loss ignores: their neighbours are missing
+LEAST = 1e-5  # lower limit of a magnitude
+COMPRESSION = 0.3  # exponent of the magnitudes for the discriminators
 
 
 class Waveform(Head):
-    """The loss of a segment is the absolute error of its log-mel, plus the mean over resolutions of the spectra's
+    """The loss of a segment is the absolute error of its log-mel, plus the mean over resolutions of the spectral
     convergence and log distance (Yamamoto et al. 2020), plus the loss of discriminators, if any; summed over frames.
 
-    Its inputs are the log-mels themselves, without the trunk, and the measured pitch of each frame. A recording shorter
-    than a segment is left out.
+    The inputs are log-mels, without the trunk, and the pitch of each frame. Recordings shorter than a segment are
+    ignored.
     """
 
     def __init__(self, spec: TaskSpec, config: VocoderConfig) -> None:
@@ -44,14 +40,14 @@ class Waveform(Head):
         self.adversary: Adversary | None = None
         if config.adversarial:
             judges = [PatchDiscriminator(config.channels, planes=2) for _ in RESOLUTIONS]
-            self.adversary = Adversary(judges, [_View(*resolution) for resolution in RESOLUTIONS])
+            self.adversary = Adversary(judges, [_Spectrogram(*resolution) for resolution in RESOLUTIONS])
 
     @classmethod
     def build(cls, spec: TaskSpec, config: ModelConfig, codec: Codec) -> Self:
         return cls(spec, config.vocoder)
 
     def rows(self, batch: Batch) -> Tensor:
-        """(B,) bool: those with a waveform that a segment can be cut from."""
+        """(B,) bool: rows with a waveform that has enough frames."""
         assert batch.feature_lengths is not None, "waveforms come with features"
         assert batch.wave_lengths is not None, "and with their lengths"
         return (batch.wave_lengths > 0) & (batch.feature_lengths >= self.segment)
@@ -73,8 +69,7 @@ class Waveform(Head):
         return self.segment * error.sum(), self.count(batch, states.lengths)
 
     def _segments(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-mels (R, S, F) of a segment of each row that has one, drawn anew each time, its pitch (R, S) and its
-        waveform (R, N)."""
+        """Log-mels (R, S, F), pitch (R, S) and waveform (R, N) of a random segment of each of `rows`."""
         assert batch.waves is not None, "counted only where there are waveforms"
         rows = self.rows(batch).nonzero()[:, 0]
         assert batch.feature_lengths is not None, "which come with features"
@@ -82,8 +77,8 @@ class Waveform(Head):
         frames = drawn(batch.feature_lengths[rows], self.segment)
         hop = self.generator.start.hop
         samples = self.generator.start.window + (self.segment - 1) * hop
-        places = hop * frames[:, :1] + torch.arange(samples, device=frames.device)
-        waves = batch.waves[rows].gather(1, places).float() / 32768
+        positions = hop * frames[:, :1] + torch.arange(samples, device=frames.device)
+        waves = batch.waves[rows].gather(1, positions).float() / 32768
         return features[rows[:, None], frames], batch.hertz[rows[:, None], frames], waves
 
     def _log_mel(self, waves: Tensor) -> Tensor:
@@ -100,7 +95,7 @@ class Waveform(Head):
             return self.generator(logmel[None], hertz[None])[0]
 
     def measure(self, states: States, batch: Batch, codec: Codec, spec: FeatureSpec) -> list[Measurement | None]:
-        """lsd, mcd: of recordings that are resynthesised from their log-mels."""
+        """lsd, mcd: of recordings resynthesised from their log-mels."""
         assert batch.waves is not None, "recordings with waveforms alone are measured"
         assert batch.wave_lengths is not None, "which have lengths"
         assert batch.hertz is not None, "and come with their pitch"
@@ -119,7 +114,7 @@ class Waveform(Head):
 
 
 def spectral_loss(sound: Tensor, true: Tensor) -> Tensor:
-    """(B, N), (B, N) -> (B,): over RESOLUTIONS, mean of the spectral convergence and the mean log distance."""
+    """(B, N), (B, N) -> (B,): spectral convergence plus mean log distance, averaged over RESOLUTIONS."""
     total = sound.new_zeros(len(sound))
     for window, hop in RESOLUTIONS:
         one, other = (_stft(x, window, hop).abs().clamp(min=LEAST) for x in (sound, true))
@@ -128,8 +123,8 @@ def spectral_loss(sound: Tensor, true: Tensor) -> Tensor:
     return total / len(RESOLUTIONS)
 
 
-class _View:
-    """(B, N) -> (B, 2, T, F): real and imaginary parts of a spectrogram, loud and faint brought closer together."""
+class _Spectrogram:
+    """(B, N) -> (B, 2, T, F): real and imaginary parts of a spectrogram with compressed magnitudes."""
 
     def __init__(self, window: int, hop: int) -> None:
         self.window, self.hop = window, hop

@@ -49,13 +49,13 @@ class Inputs:
 class FrontendStates(NamedTuple):
     """What a front-end makes of a batch: states (B, T, D), lengths (B,).
 
-    spectrum (B, 2F): of recordings, mean and deviation of each mel bin. manner (B, D): of phones, who speaks and how.
+    spectrum (B, 2F): of recordings, mean and deviation of each mel bin. style (B, D): of phones, speaker and emotion.
     """
 
     hidden: Tensor
     lengths: Tensor
     spectrum: Tensor | None = None
-    manner: Tensor | None = None
+    style: Tensor | None = None
 
 
 class InputGroup:

@@ -36,7 +36,7 @@ class PhoneGroup(InputGroup):
         inputs = batch.inputs[self.name]
         assert isinstance(inputs, TTSBatch)
         manner = model.manner(inputs.speakers, inputs.emotions)
-        return FrontendStates(model.phones(inputs.phones), inputs.lengths, manner=manner)
+        return FrontendStates(model.phones(inputs.phones), inputs.lengths, style=manner)
 
 
 class PhoneFrontend(nn.Module):

@@ -4,8 +4,8 @@
     loss = crf.negative_log_likelihood(logits, tags, lengths)      # (B,)
     best = crf.viterbi(logits, lengths)                            # (B, L)
 
-A tag's score is the network's logit plus a learnt score of the step from the tag before it, so that a sentence's tags
-are chosen together. Sums over all taggings take L steps of a (B, C, C) sum; everything is in fp32 and in logs.
+The score of a tag is the network's logit plus a learned score of the transition from the previous tag, so the tags of
+a sentence are chosen jointly. Everything is computed in fp32, as logarithms.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from mtl.layers.encoder import padding_mask
 
 
 class ChainCRF(nn.Module):
-    """Scores of steps between `tags` classes; zeros at the start: the network's own softmax, tag by tag."""
+    """Scores of transitions between `tags` classes; initially zero, which is a softmax for each tag."""
 
     def __init__(self, tags: int) -> None:
         super().__init__()
-        self.steps = nn.Parameter(torch.zeros(tags, tags))  # from the row's tag to the column's
+        self.steps = nn.Parameter(torch.zeros(tags, tags))  # from the tag of the row to that of the column
         self.first = nn.Parameter(torch.zeros(tags))
         self.last = nn.Parameter(torch.zeros(tags))
 
@@ -39,8 +39,7 @@ class ChainCRF(nn.Module):
         return emitted + stepped + self.first[tags[:, 0]] + self.last[final]
 
     def _log_partition(self, logits: Tensor, lengths: Tensor) -> Tensor:
-        """log of the sum over all taggings, (B,)."""
-        # exp once for the steps, then one matrix product a word, instead of a (B, C, C) log-sum-exp a word.
+        """log of the sum over all taggings, (B,): a matrix product instead of a (B, C, C) log-sum-exp per word."""
         shift = self.steps.max().detach()
         weights = (self.steps - shift).exp()
         forward = self.first + logits[:, 0]
@@ -53,7 +52,7 @@ class ChainCRF(nn.Module):
 
     @torch.no_grad()
     def viterbi(self, logits: Tensor, lengths: Tensor) -> Tensor:
-        """The likeliest tagging of each row, (B, L) (Viterbi 1967); values beyond a row's length are undefined."""
+        """The most probable tagging of each row, (B, L); values beyond a row's length are undefined."""
         logits = logits.float()
         best = self.first + logits[:, 0]
         stay = torch.arange(logits.shape[2], device=logits.device)
@@ -62,7 +61,7 @@ class ChainCRF(nn.Module):
             reached, origin = (best[:, :, None] + self.steps).max(dim=1)
             exists = (position < lengths)[:, None]
             best = torch.where(exists, reached + logits[:, position], best)
-            back.append(torch.where(exists, origin, stay))  # beyond the end the last tag is repeated
+            back.append(torch.where(exists, origin, stay))  # the last tag is repeated beyond the end
         tag = (best + self.last).argmax(dim=1)
         path = [tag]
         for origin in reversed(back):

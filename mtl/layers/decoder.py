@@ -2,11 +2,11 @@
 
     decoder = Decoder(units=500, width=144, config=DecoderConfig())
     logits = decoder(hidden, lengths, units)            # training: all positions at once
-    state = decoder.begin(hidden, lengths)              # decoding: a unit at a time, nothing computed twice
-    log_probs, state = decoder.step(units, state)      # see mtl.decoding.generation
+    state = decoder.begin(hidden, lengths)              # decoding: one unit at a time
+    log_probs, state = decoder.step(units, state)       # see mtl.decoding.generation
 
 Unit BOS_EOS precedes the first unit and follows the last. Self-attention is causal and has rotary positions;
-attention to the trunk's states sees those that exist. So a logit depends neither on later units nor on padding.
+cross-attention is masked. A logit depends neither on later units nor on padding.
 """
 
 from __future__ import annotations
@@ -18,56 +18,43 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtl.config.decoding import DecoderConfig
-from mtl.layers.encoder import FeedForward, attend, padding_mask, rotate
+from mtl.layers.encoder import Attention, FeedForward, attend, padding_mask, rotate
 
-BOS_EOS = 0  # begins and ends every sequence; CTC has its blank at the same number
+BOS_EOS = 0  # begins and ends every sequence; the number of CTC's blank
 Pair = tuple[Tensor, Tensor]  # keys and values, each (B, H, L, D/H)
 
 
 @dataclass(frozen=True)
 class State:
-    """What decoding keeps between steps: mask (B, 1, 1, T); of each block, the trunk's states and the units so far."""
+    """Cache of decoding: mask (B, 1, 1, T); keys and values of each block, for the states and for the units so far."""
 
     mask: Tensor
     memory: tuple[Pair, ...]
     past: tuple[Pair | None, ...]
 
     def select(self, rows: Tensor) -> State:
-        """The state of those rows (N,), in that order, of which some may be there several times."""
-        return State(
-            self.mask[rows],
-            tuple((key[rows], value[rows]) for key, value in self.memory),
-            self.select_past(rows).past,
-        )
+        """The state of rows (N,), which may repeat."""
+        memory = tuple((key[rows], value[rows]) for key, value in self.memory)
+        return State(self.mask[rows], memory, self.select_past(rows).past)
 
     def select_past(self, rows: Tensor) -> State:
-        """Other units before the same recordings: what a search needs when it drops one hypothesis for another."""
+        """The units of rows (N,) for the same recordings, when a search replaces hypotheses."""
         return replace(self, past=tuple(None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.past))
 
 
-class CausalAttention(nn.Module):
-    """Multi-head attention of each unit to itself and those before it, without the residual."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, 3 * width)
-        self.merge = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+class CausalAttention(Attention):
+    """Attention of each unit to itself and previous units."""
 
     def forward(self, x: Tensor, past: Pair | None = None) -> tuple[Tensor, Pair]:
-        """x (B, L, D) -> (B, L, D), and the keys and values of all units so far, those of `past` first."""
-        batch, length, width = x.shape
-        parts = self.project(self.norm(x)).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
+        """x (B, L, D) -> (B, L, D), and the keys and values of all units, those of `past` first."""
+        query, key, value = self.projected(x)
         start = 0 if past is None else past[0].shape[2]
         query, key = rotate(query, start), rotate(key, start)
         if past is not None:
             key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
+        length = x.shape[1]
         mask = torch.ones(length, start + length, dtype=torch.bool, device=x.device).tril(start)
-        attended = attend(query, key, value, mask)
-        return self.dropout(self.merge(attended.transpose(1, 2).reshape(batch, length, width))), (key, value)
+        return self.merged(attend(query, key, value, mask)), (key, value)
 
 
 class CrossAttention(nn.Module):
@@ -78,13 +65,13 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)  # softmax would not see a bias, and Adam would move it by noise
+        self.key = nn.Linear(width, width, bias=False)  # softmax is invariant to a bias
         self.value = nn.Linear(width, width)
         self.merge = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def memory(self, hidden: Tensor) -> Pair:
-        """Keys and values of the states (B, T, D), which are the same at every step."""
+        """Keys and values of the states (B, T, D), the same at every step."""
         batch, frames, width = hidden.shape
         shape = (batch, frames, self.heads, width // self.heads)
         return self.key(hidden).view(shape).transpose(1, 2), self.value(hidden).view(shape).transpose(1, 2)
@@ -98,7 +85,7 @@ class CrossAttention(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Causal attention, attention to the states, feed-forward; each with its norm before it and a residual."""
+    """Causal attention, cross-attention, feed-forward; each pre-norm with a residual."""
 
     def __init__(self, width: int, config: DecoderConfig) -> None:
         super().__init__()
@@ -119,7 +106,7 @@ class Decoder(nn.Module):
     def __init__(self, units: int, width: int, config: DecoderConfig) -> None:
         super().__init__()
         self.scale = width**0.5
-        self.embedding = nn.Embedding(units, width)  # of what is read, and for what is written (Press and Wolf 2017)
+        self.embedding = nn.Embedding(units, width)  # of inputs and outputs (Press and Wolf 2017)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
         self.dropout = nn.Dropout(config.dropout)
         self.memory_norm = nn.LayerNorm(width)
@@ -127,7 +114,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, hidden: Tensor, lengths: Tensor, units: Tensor) -> Tensor:
-        """Logits (B, L, V) of what follows each unit: hidden (B, T, D), lengths (B,); units (B, L), BOS_EOS first."""
+        """Logits (B, L, V) of the next units: hidden (B, T, D), lengths (B,); units (B, L), BOS_EOS first."""
         return self._run(units, self.begin(hidden, lengths))[0]
 
     def begin(self, hidden: Tensor, lengths: Tensor) -> State:
@@ -138,7 +125,7 @@ class Decoder(nn.Module):
         return State(mask, memory, (None,) * len(memory))
 
     def step(self, units: Tensor, state: State) -> tuple[Tensor, State]:
-        """Log-probabilities (B, V), fp32, of what follows the last unit of each row (B,), and the state behind it."""
+        """Log-probabilities (B, V), fp32, of the next units, and the new state; units (B,): the last units."""
         logits, past = self._run(units[:, None], state)
         return torch.log_softmax(logits[:, 0].float(), dim=-1), replace(state, past=past)
 

@@ -1,8 +1,7 @@
-"""The shared encoder: Conformer blocks (Gulati et al. 2020) with LayerNorm, rotary positions and SDPA.
+"""The shared encoder: Conformer blocks (Gulati et al. 2020) with LayerNorm and rotary positions (Su et al. 2021).
 
-LayerNorm instead of the paper's BatchNorm: no running statistics that drift while only a part trains, and the
-same numbers on one rank as on many. Rotary positions (Su et al. 2021) need no table and no longest length.
-Every module is length-safe: what it computes for a frame does not depend on the padding behind it.
+LayerNorm instead of the paper's BatchNorm: it has no running statistics, which change while only a part of the model
+trains, and gives the same result on any number of ranks. The result for a frame does not depend on padding.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ ROTARY_BASE = 10_000.0
 
 
 def padding_mask(lengths: Tensor, size: int) -> Tensor:
-    """(B, T) bool, true on the frames that exist."""
+    """(B, T) bool, true for frames within the lengths (B,)."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 def rotate(x: Tensor, start: int = 0) -> Tensor:
-    """Rotary position embedding of queries or keys, (B, H, T, D/H) -> the same shape; start: the first's position."""
+    """Rotary position embedding of queries or keys (B, H, T, D/H); start: position of the first."""
     half = x.shape[-1] // 2
     frequency = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     position = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
@@ -31,19 +30,18 @@ def rotate(x: Tensor, start: int = 0) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Scaled dot-product attention of (B, H, T, D/H); mask to (B, H, T, T'), true where a query may look at a key."""
+    """Scaled dot-product attention of (B, H, T, D/H); mask (B, H, T, T') or broadcast to it, true: attend."""
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    # In bf16 torch's CPU kernel takes four times as long backward as in fp32.
+    # torch's CPU kernel takes four times as long backward in bf16 as in fp32.
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
 
 
 class FeedForward(nn.Module):
-    """LayerNorm, widen, SiLU, narrow; (B, T, D) -> (B, T, D), without the residual.
+    """LayerNorm, widen, SiLU, narrow, dropout; (B, T, D) -> (B, T, D), without the residual.
 
-    hidden: its units, where that is not expansion x width.
-    Dropout falls on the output alone: on the wide states too it cost a fifth of a training step on a CPU.
+    hidden: number of units; None: expansion x width.
     """
 
     def __init__(self, width: int, expansion: int, dropout: float, hidden: int | None = None) -> None:
@@ -58,8 +56,8 @@ class FeedForward(nn.Module):
         return self.dropout(self.narrow(F.silu(self.widen(self.norm(x)))))
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention over the frames that exist, without the residual."""
+class Attention(nn.Module):
+    """Projections of multi-head self-attention, without the residual."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -69,12 +67,22 @@ class SelfAttention(nn.Module):
         self.merge = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
+    def projected(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> query, key and value, (3, B, H, L, D/H)."""
+        batch, length, width = x.shape
+        return self.project(self.norm(x)).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+
+    def merged(self, attended: Tensor) -> Tensor:
+        """(B, H, L, D/H) -> (B, L, D)."""
+        return self.dropout(self.merge(attended.transpose(1, 2).flatten(2)))
+
+
+class SelfAttention(Attention):
+    """Attention over unmasked frames: x (B, T, D), mask (B, T) -> (B, T, D)."""
+
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        batch, frames, width = x.shape
-        parts = self.project(self.norm(x)).view(batch, frames, 3, self.heads, width // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
-        attended = attend(rotate(query), rotate(key), value, mask[:, None, None, :])
-        return self.dropout(self.merge(attended.transpose(1, 2).reshape(batch, frames, width)))
+        query, key, value = self.projected(x)
+        return self.merged(attend(rotate(query), rotate(key), value, mask[:, None, None, :]))
 
 
 class Convolution(nn.Module):
@@ -91,7 +99,7 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = F.glu(self.gate(self.norm(x)), dim=-1)
-        x = x.masked_fill(~mask[..., None], 0.0)  # or padding would leak in from the right
+        x = x.masked_fill(~mask[..., None], 0.0)  # or the convolution would read padding
         x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
         return self.dropout(self.merge(F.silu(self.depthwise_norm(x))))
 

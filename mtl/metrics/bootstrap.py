@@ -1,12 +1,12 @@
-"""Bootstrap intervals of metrics from counts per row: of one model, of a pair of models, over several seeds.
+"""Bootstrap intervals of metrics from counts per row: for one model, a pair of models, or several seeds.
 
     low, high = bootstrap_interval(METRICS["transcript/wer"].value, counts)              # counts (N, C)
-    paired_bootstrap(candidate, champion, METRICS["transcript/wer"], 0.05, 1000).gain    # the gates' test
+    paired_bootstrap(candidate, champion, METRICS["transcript/wer"], 0.05, 1000).gain    # test of the gates
     draws = pigeonhole_bootstrap({"joint": a, "single": b}, values)                     # counts (seeds, N, C)
 
 Rows are resampled with replacement, and both models of a pair are scored on each resample (Efron and Tibshirani 1993,
-ch. 13 and 16; for WER: Bisani and Ney 2004). Rows with equal counts are exchangeable, so the number of times that each
-distinct row occurs is drawn (`resample_weights`): the same distribution, with a few patterns instead of all rows.
+ch. 13 and 16; for WER: Bisani and Ney 2004). Rows with equal counts are exchangeable, so only the frequency of each
+distinct row (pattern) is drawn, from a multinomial distribution (`resample_weights`).
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Value = Callable[[np.ndarray], np.ndarray]  # summed counts (..., C) -> (...)
 
 
 class GateError(ValueError):
-    """Scores that cannot be compared; the message says which metric and what is missing."""
+    """Scores that cannot be compared."""
 
 
 class Metric(Protocol):
-    """What a gate needs to know of a metric."""
+    """Metric that a gate compares."""
 
     @property
     def better(self) -> str:
         """'lower' or 'higher'."""
 
     def value(self, counts: np.ndarray) -> Any:
-        """Counts summed over rows (..., C) -> percent (...), nan where there is nothing to divide by."""
+        """Counts summed over rows (..., C) -> percent (...), NaN for a zero denominator."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value as observed, with its two-sided bootstrap interval; NaN where nothing could be computed."""
+    """An observed value with its two-sided bootstrap interval; NaN if undefined."""
 
     value: float
     low: float
@@ -60,15 +60,12 @@ class Estimate:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval lies on one side of zero, else 0."""
+        """1 or -1 if the interval excludes zero, else 0."""
         return int(self.low > 0) - int(self.high < 0)
 
 
 def resample_weights(times: np.ndarray, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each pattern occurs in each resample: chunks of (R, P) whole numbers as float64, `resamples` in all.
-
-    times: (P,) how often each pattern occurs in the sample.
-    """
+    """Frequency of each pattern in each resample, in chunks (R, P); times (P,): its frequency in the sample."""
     size = max(1, min(resamples, WEIGHTS_AT_ONCE // len(times)))
     for start in range(0, resamples, size):
         count = min(size, resamples - start)
@@ -89,7 +86,7 @@ def bootstrap_interval(
 
 
 def enough(resamples: int, alpha: float) -> int:
-    """At least 20 resamples beyond the bound: a quantile of fewer is noise."""
+    """Number of resamples with at least 20 beyond the bound, below which a quantile is noise."""
     return max(resamples, math.ceil(20 / alpha))
 
 
@@ -98,8 +95,8 @@ def paired_bootstrap(
 ) -> Interval:
     """Interval and p of the gain, from both models' counts (N, C) on the same N rows in the same order.
 
-    p is that of the permutation test that swaps the models' counts row by row: three rows that differ can give no p
-    below 1/8, whatever the bootstrap shows for them.
+    p is that of the permutation test that swaps the models' counts row by row; with three different rows it is at
+    least 1/8.
     """
     if candidate.shape != champion.shape or candidate.ndim != 2 or not len(candidate):
         raise GateError(
@@ -111,7 +108,7 @@ def paired_bootstrap(
     sign = 1.0 if metric.better == "higher" else -1.0
 
     def gain(weights: np.ndarray, swapped: np.ndarray | float = 0.0) -> np.ndarray:
-        """Gains of R resamples: weights (R, P) count each pattern, `swapped` (R, P) of them change sides."""
+        """Gains of R resamples: weights (R, P) count each pattern, of which `swapped` (R, P) are swapped."""
         unswapped = weights - swapped
         mine = metric.value(unswapped @ ours + (weights - unswapped) @ theirs)
         return sign * (mine - metric.value(unswapped @ theirs + (weights - unswapped) @ ours))
@@ -133,12 +130,11 @@ def paired_bootstrap(
 def pigeonhole_bootstrap(
     counts: Mapping[Key, np.ndarray], values: Mapping[Key, Value], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[Key, np.ndarray]:
-    """Each value's mean over seeds, (1 + R,): as observed, then in R resamples; NaN without a labelled item.
+    """Mean of each value over seeds, (1 + R,): observed, then in R resamples; NaN without a labelled item.
 
-    counts (S, N, C): of S seeds on N rows, the same seeds and rows under every key, zeros where a row is not labelled.
-    Seeds and rows are drawn independently with replacement (Owen 2007), and alike for all keys, so that their
-    differences are paired. The spread over S seeds is underestimated by sqrt((S - 1) / S), as by any bootstrap;
-    one seed shows nothing about other seeds.
+    counts (S, N, C): of S seeds on N rows, the same for every key, zeros for unlabelled rows. Seeds and rows are drawn
+    independently with replacement (Owen 2007), the same for all keys, so differences between keys are paired. The
+    spread over S seeds is underestimated by sqrt((S - 1) / S), as by any bootstrap.
     """
     seeds, rows, _ = next(iter(counts.values())).shape
     rng = np.random.default_rng(seed)
@@ -157,7 +153,7 @@ def pigeonhole_bootstrap(
 
 
 def estimate(draws: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
-    """Of draws (1 + R,); NaN where the observed value or every resample is."""
+    """From draws (1 + R,); NaN if the observed value or every resample is."""
     if not math.isfinite(draws[0]):
         return Estimate(math.nan, math.nan, math.nan)
     low, high = _bounds(draws[1:], (1 - confidence) / 2)
@@ -165,7 +161,7 @@ def estimate(draws: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
 
 
 def _bounds(values: np.ndarray, tail: float) -> tuple[float, float]:
-    """Quantiles `tail` and 1 - `tail`; resamples without a value (no labelled item was drawn) are left out."""
+    """Quantiles `tail` and 1 - `tail` of the resamples that are not NaN."""
     usable = values[~np.isnan(values)]
     if not len(usable):
         return math.nan, math.nan

@@ -1,4 +1,4 @@
-"""Accuracy of labels: of all rows, and the mean recall over labels."""
+"""Accuracy of labels, and mean recall over labels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from mtl.spec import TEXT, TaskSpec
 
 
 class LabelScorer(Scorer):
-    """Labels are compared as strings, so one that training never saw counts as an error.
-
-    With `spec.balanced` every label counts alike too: of emotions this is the unweighted average recall.
-    """
+    """A label that the training rows lack counts as an error. With `spec.balanced` also the mean recall over labels."""
 
     def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
         metrics = written_too(spec, lambda prefix: (accuracy(f"{prefix}accuracy", majority(spec.label)),))
@@ -40,13 +37,13 @@ class LabelScorer(Scorer):
 
 
 def is_correct(spec: TaskSpec, row: Row, prediction: Prediction) -> bool | None:
-    """Whether the row's label is answered; None without a label or an answer."""
+    """Whether the answer equals the label; None without a label or an answer."""
     answer, label = prediction.answers.get(spec.name), row.get(spec.label)
     return None if label is None or not isinstance(answer, Label) else answer.value == label
 
 
 def _by_label(spec: TaskSpec, rows: Sequence[Row], predictions: Sequence[Prediction]) -> list[tuple[int, CountsOfRow]]:
-    """Of each row with audio: correct or not, and one, both in the column of its label (2C,)."""
+    """Counts (2C,) of each row with audio: correct answers by label, rows by label."""
     answered = [
         (position, str(row[spec.label]), correct)
         for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True))

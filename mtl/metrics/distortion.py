@@ -3,8 +3,8 @@
     distances = compare(mel, true_mel, hertz, true_hertz)  # (T, F) and (U, F) log-mels, (T,) and (U,) Hz, 0 unvoiced
     distances.mcd                                          # dB
 
-Two utterances of other lengths are aligned by dynamic time warping (Sakoe and Chiba 1978) of their cepstra: every frame
-of either has at least one partner; steps are (1, 0), (0, 1) and (1, 1), and each costs the distance it ends at.
+Utterances of different lengths are aligned by dynamic time warping (Sakoe and Chiba 1978) of their cepstra, with steps
+(1, 0), (0, 1) and (1, 1), each of which costs the distance at its end.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CEPSTRA = 13  # of the distortion, without the 0th, which is loudness
-CENTS = 1200 / math.log(2)  # in a unit of ln Hz
-SEMITONES = 12 / math.log(2)  # in a unit of ln Hz
+CEPSTRA = 13  # of the distortion, without the 0th, which is the level
+CENTS = 1200 / math.log(2)  # per unit of ln Hz
+SEMITONES = 12 / math.log(2)  # per unit of ln Hz
 DECIBELS = 10 * math.sqrt(2) / math.log(10)
 WINDOW, HOP = 1024, 256  # samples of the spectral distance
-DYNAMICS = 60.0  # dB below the loudest bin of a recording: anything fainter counts as that
+DYNAMICS = 60.0  # dB: lower limit of a bin, relative to the loudest of a recording
 
 
 @dataclass(frozen=True)
 class Compared:
-    """mcd: dB. pitch: root mean square, cents, over pairs of voiced frames, NaN where there is none. voicing: share of
-    pairs of which one is voiced and the other is not. duration: how much longer it is, as a share of the true one."""
+    """mcd: dB. pitch: root mean square error, cents, over pairs of voiced frames, NaN without one. voicing: share of
+    pairs with one voiced frame. duration: difference, as a share of the true duration."""
 
     mcd: float
     pitch: float
@@ -64,13 +64,13 @@ def cepstra(mel: np.ndarray) -> np.ndarray:
 
 
 def cosines(bins: int, orders: int) -> np.ndarray:
-    """(F, orders): the cosine series over F bins, from the constant on, each with amplitude one."""
+    """(F, orders): the cosine series over F bins, starting with the constant, with amplitude one."""
     position, order = np.arange(bins)[:, None], np.arange(orders)
     return np.cos(math.pi * order * (position + 0.5) / bins)
 
 
 def align(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of (T, C) and of (U, C) that belong together, two (N,), from the first pair to the last."""
+    """Aligned frames of (T, C) and (U, C), two (N,)."""
     difference = one[:, None].astype(np.float64) - other[None].astype(np.float64)
     total = _accumulated(np.sqrt(np.square(difference).sum(axis=-1)))
     i, j = len(one) - 1, len(other) - 1
@@ -84,7 +84,7 @@ def align(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _accumulated(distance: np.ndarray) -> np.ndarray:
-    """(T, U) cost of the cheapest path to each pair, by anti-diagonals, of which no cell depends on another."""
+    """(T, U) cost of the cheapest path to each pair, computed by anti-diagonals."""
     rows, columns = distance.shape
     total = np.full((rows + 1, columns + 1), np.inf)
     total[0, 0] = 0.0
@@ -97,10 +97,10 @@ def _accumulated(distance: np.ndarray) -> np.ndarray:
 
 
 def spectral_distances(wave: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(N,), (N,) -> (T,): the log-spectral distance of each window, dB (Gray and Markel 1976); phases do not matter.
+    """(N,), (N,) -> (T,): log-spectral distance of each window, dB (Gray and Markel 1976), independent of phase.
 
-    Root mean square over bins of the difference of 10 log10 of the power, none of them more than DYNAMICS below the
-    loudest bin of the true signal.
+    Root mean square over bins of the difference of 10 log10 of the power, limited to DYNAMICS below the loudest bin of
+    the true signal.
     """
     samples = min(len(wave), len(true))
     reference = _decibels(true[:samples])

@@ -1,11 +1,10 @@
-"""The floor of each metric: what a model that knows nothing reaches on the same rows.
+"""Floors of metrics: scores of constant answers on the same rows.
 
-    scored = ScoredRows(rows, counts)            # rows' labels, and the counts (N, C) of a model on them
+    scored = ScoredRows(rows, counts)            # labels of the rows, and the counts (N, C) of a model on them
     METRICS["intent/accuracy"].floor.counts(scored)      # (N, C): of always the most frequent intent
 
-A floor gives counts per row, in the columns of its metric, so that a model is compared with it as with any other model.
-Its constants (the most frequent label, the mean log-mel) are those of the scored rows themselves: no constant answer
-can do better by having been fitted elsewhere. Floors of single tasks stand beside their metrics.
+A floor has counts per row, like a model, so the two are compared like two models. Its constants (the most frequent
+label, the mean log-mel) are those of the scored rows. Floors of single tasks are defined beside their metrics.
 """
 
 from __future__ import annotations
@@ -19,16 +18,15 @@ import numpy as np
 
 
 def _none() -> Sequence[np.ndarray]:
-    raise LookupError("the floor of this metric is made from recordings, which were not passed with these rows")
+    raise LookupError("the floor of this metric is computed from recordings, which were not passed with these rows")
 
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Rows that a metric counts, and what a floor may read.
+    """Scored rows, from which floors are computed.
 
-    rows: labels of N rows. counts (N, C): of the model that was scored. other: counts of another metric of that model
-    on the same rows, None where it was not scored on them. features: log-mels (T, F), waveforms: int16 (S,), of each
-    row.
+    rows: labels of N rows. counts (N, C): of the scored model. other: counts of another metric of that model on the
+    same rows, if any. features: log-mels (T, F), waveforms: int16 (S,), of each row.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -41,14 +39,14 @@ class ScoredRows:
 
 @dataclass(frozen=True)
 class Floor:
-    """answer: what the model that knows nothing answers, in words. counts: (N, C) of that answer."""
+    """answer: description of the constant answer. counts: (N, C) of that answer."""
 
     answer: str
     counts: Callable[[ScoredRows], np.ndarray]
 
 
 def most_frequent(values: Sequence[Any]) -> Any:
-    """The most frequent value; of equally frequent ones the first in order."""
+    """The most frequent value; of ties the smallest."""
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], value))
 
@@ -65,7 +63,7 @@ def majority(column: str) -> Floor:
 
 
 def all_deleted(answer: str) -> Floor:
-    """(errors, units): every unit of the reference is missing. answer: what the floor answers, in words."""
+    """(errors, units) with every unit of the reference deleted."""
     return Floor(answer, lambda scored: scored.counts[:, [1, 1]])
 
 

@@ -1,7 +1,7 @@
-"""What a metric is, and what scores the answers of a task.
+"""Metrics and scorers of tasks.
 
-A metric is the value of counts that are summed over rows: WER is errors over words, F1 comes from matched, predicted
-and actual slots. So a bootstrap can resample rows and corpora can be added up.
+A metric is a function of counts that are summed over rows: WER is errors over words, F1 comes from matched, predicted
+and actual slots. Therefore a bootstrap can resample rows, and corpora can be combined.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mtl.spec import TEXT, TaskSpec
 Row = Mapping[str, Any]
 CountsOfRow = tuple[float, ...]
 Scored = dict[str, list[tuple[int, CountsOfRow]]]  # metric -> position and counts of each labelled row
-TEXT_PREFIX = "text_"  # of metrics of rows without audio
+TEXT_PREFIX = "text_"  # prefix of metrics of rows without audio
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Per-row counts of one metric: rows (N,) indices into what was scored, counts (N, C)."""
+    """Counts (N, C) of one metric per row; rows (N,): positions among the scored rows."""
 
     rows: np.ndarray
     counts: np.ndarray
@@ -35,14 +35,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Metric:
-    """How summed counts become a value in `unit`; counts (..., C) -> (...), nan where there is nothing to divide by.
+    """value: summed counts (..., C) -> value (...) in `unit`, NaN for a zero denominator.
 
-    columns: of the counts; one that ends in "…" stands for several, as many as there are labels or scores.
-    floor: what a model that knows nothing reaches on the same rows.
-    tolerance: by how much a gate lets it be worse, where the recipe gives none.
-    by_row: whether the counts of a single row say how good that row is.
-    examples: whether the report shows the rows that are worst on it; False where another metric shows the same rows.
-    by_domain: whether it is reported for each domain of recordings too.
+    columns: names of the counts; one that ends in "…" stands for one per label or score.
+    floor: score of a constant answer on the same rows.
+    tolerance: by how much it may be worse in a gate, by default.
+    by_row: whether the counts of a single row show how good that row is.
+    examples: whether the report shows the worst rows.
+    by_domain: whether it is also reported for each domain of recordings.
     """
 
     name: str
@@ -63,25 +63,25 @@ def accuracy(name: str, floor: Floor, **more: Any) -> Metric:
 
 @dataclass(frozen=True)
 class Setting:
-    """hot_words: normalised phrases, whose words have an error rate of their own. known_speakers: those of training,
-    who are no part of verification, which is an open set."""
+    """hot_words: normalised phrases, for their own word error rate. known_speakers: those of the training rows, which
+    verification ignores."""
 
     hot_words: Sequence[str] = ()
     known_speakers: Collection[str] = ()
 
 
 class Scorer:
-    """Metrics of a task and their counts. A subclass gives `metrics`, and `row` or `score`."""
+    """Metrics of a task and their counts. A subclass implements `metrics`, and `row` or `score`."""
 
     def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
         raise NotImplementedError
 
     def row(self, spec: TaskSpec, row: Row, prediction: Prediction, setting: Setting) -> dict[str, CountsOfRow]:
-        """Counts of one row that has an answer of the task, by the metrics' names without task and TEXT_PREFIX."""
+        """Counts of one row with an answer, by the names of the metrics without task and TEXT_PREFIX."""
         raise NotImplementedError
 
     def score(self, spec: TaskSpec, rows: Sequence[Row], predictions: Sequence[Prediction], setting: Setting) -> Scored:
-        """Counts of all labelled rows; a row without `audio` is a sentence of text, and its metrics are apart."""
+        """Counts of all labelled rows; rows of text have separate metrics."""
         scored: Scored = defaultdict(list)
         for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
             written = group_of(row) == TEXT

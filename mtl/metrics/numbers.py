@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from mtl.answers import Number, Prediction
@@ -13,82 +15,65 @@ from mtl.spec import TaskSpec
 
 
 class NumberScorer(Scorer):
-    """Mean absolute error, in the unit of the task."""
+    """Mean absolute error of a numeric label, in the unit of the task."""
+
+    name = "mae"
 
     def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
-        floor = Floor("always the median", lambda scored: _one_number(spec, scored))
-        columns, tolerance, unit = (spec.unit or "error", "rows"), spec.tolerance, spec.unit
-
-        def error(prefix: str) -> tuple[Metric, ...]:
-            return (Metric(f"{prefix}mae", "lower", columns, mean, floor, tolerance=tolerance, unit=unit),)
-
-        return written_too(spec, error)
-
-    def row(self, spec: TaskSpec, row: Row, prediction: Prediction, setting: Setting) -> dict[str, CountsOfRow]:
-        answer, label = prediction.answers[spec.name], row.get(spec.label)
-        if label is None or not isinstance(answer, Number):
-            return {}
-        return {"mae": (abs(answer.value - label), 1.0)}
-
-
-class MeasuredScorer(Scorer):
-    """Error of a number that is measured from the phones of a recording instead of being annotated."""
-
-    columns: tuple[str, str]
-    unit: str
-    floor: str
-    tolerance: float
-
-    def error(self, answer: float, value: float) -> float:
-        raise NotImplementedError
-
-    def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
-        floor = Floor(self.floor, self._median)
-        return (
-            Metric(f"{spec.name}/error", "lower", self.columns, mean, floor, tolerance=self.tolerance, unit=self.unit),
+        columns = (spec.unit or "error", "rows")
+        return written_too(
+            spec, lambda prefix: (self.metric(spec, prefix, columns, spec.unit, "always the median", spec.tolerance),)
         )
 
+    def metric(
+        self, spec: TaskSpec, prefix: str, columns: tuple[str, str], unit: str, floor: str, tolerance: float
+    ) -> Metric:
+        median = Floor(floor, partial(self._median, spec))
+        return Metric(prefix + self.name, "lower", columns, mean, median, tolerance=tolerance, unit=unit)
+
     def row(self, spec: TaskSpec, row: Row, prediction: Prediction, setting: Setting) -> dict[str, CountsOfRow]:
-        answer = prediction.answers[spec.name]
-        if not (row.get("durations") and row.get("duration") and isinstance(answer, Number)):
+        answer, value = prediction.answers[spec.name], self.value(spec, row)
+        if value is None or not isinstance(answer, Number) or not np.isfinite(value):
             return {}
-        value = self.value(row)
-        return {"error": (self.error(answer.value, value), 1.0)} if np.isfinite(value) else {}
+        return {self.name: (self.error(answer.value, value), 1.0)}
 
-    def value(self, row: Row) -> float:
-        raise NotImplementedError
+    def value(self, spec: TaskSpec, row: Row) -> float | None:
+        """True value of a row; None without one."""
+        return row.get(spec.label)
 
-    def _median(self, scored: ScoredRows) -> np.ndarray:
-        values = np.array([self.value(row) for row in scored.rows])
+    def error(self, answer: float, value: float) -> float:
+        return abs(answer - value)
+
+    def _median(self, spec: TaskSpec, scored: ScoredRows) -> np.ndarray:
+        """Counts of the median, which has the smallest mean absolute error of all constants."""
+        values = np.array([self.value(spec, row) for row in scored.rows], dtype=np.float64)
         constant = float(np.median(values))
         return np.array([[self.error(constant, value), 1.0] for value in values])
 
 
-class TempoScorer(MeasuredScorer):
-    """By how many percent the phones per second are off."""
+class TempoScorer(NumberScorer):
+    """Relative error of the phones per second, measured from the phones of a recording."""
 
-    columns, unit, floor, tolerance = ("percent", "rows"), "%", "always the median tempo", 0.5
+    name = "error"
 
-    def value(self, row: Row) -> float:
-        return len(row["durations"]) / row["duration"]
+    def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
+        return (self.metric(spec, f"{spec.name}/", ("percent", "rows"), "%", "always the median tempo", 0.5),)
+
+    def value(self, spec: TaskSpec, row: Row) -> float | None:
+        return len(row["durations"]) / row["duration"] if row.get("durations") and row.get("duration") else None
 
     def error(self, answer: float, value: float) -> float:
         return 100 * abs(answer / value - 1)
 
 
-class IntonationScorer(MeasuredScorer):
-    """By how many semitones the deviation of the pitch is off; a whisper has no pitch."""
+class IntonationScorer(NumberScorer):
+    """Error of the standard deviation of the pitch over phones; undefined for a whisper."""
 
-    columns, unit, floor, tolerance = ("semitones", "rows"), "semitones", "always the median intonation", 0.1
+    name = "error"
 
-    def value(self, row: Row) -> float:
-        return float(np.std(row["pitch"])) * SEMITONES
+    def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
+        columns, floor = ("semitones", "rows"), "always the median intonation"
+        return (self.metric(spec, f"{spec.name}/", columns, "semitones", floor, 0.1),)
 
-    def error(self, answer: float, value: float) -> float:
-        return abs(answer - value)
-
-
-def _one_number(spec: TaskSpec, scored: ScoredRows) -> np.ndarray:
-    """The median: no constant has a smaller mean absolute error."""
-    values = np.array([float(row[spec.label]) for row in scored.rows])
-    return np.stack([np.abs(np.median(values) - values), np.ones(len(values))], axis=1)
+    def value(self, spec: TaskSpec, row: Row) -> float | None:
+        return float(np.std(row["pitch"])) * SEMITONES if row.get("pitch") else None

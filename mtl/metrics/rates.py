@@ -1,9 +1,7 @@
-"""How the counts of a metric, summed over rows, become its value: error rates, F1 and means.
+"""Error rates, F1 and means from summed counts (..., C) -> (...), NaN for a zero denominator.
 
-    ratio(np.array([3, 20]))                     # 15.0: 3 errors in 20 words
-    f1(counts.sum(axis=0))                       # counts (N, 3): matched, predicted, actual
-
-Each takes counts (..., C) and gives (...), nan where there is nothing to divide by.
+ratio(np.array([3, 20]))                     # 15.0: 3 errors in 20 words
+f1(counts.sum(axis=0))                       # counts (N, 3): matched, predicted, actual
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ def f1(counts: np.ndarray) -> np.ndarray:
 
 
 def balanced(counts: np.ndarray) -> np.ndarray:
-    """100 x mean over labels of right / rows of that label, from right rows and rows of each label (..., 2C)."""
-    right, rows = np.split(counts, 2, axis=-1)
+    """100 x mean recall over labels, from correct rows and rows of each label (..., 2C)."""
+    correct, rows = np.split(counts, 2, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return 100.0 * np.where(rows > 0, right / rows, 0.0).sum(axis=-1) / (rows > 0).sum(axis=-1)
+        return 100.0 * np.where(rows > 0, correct / rows, 0.0).sum(axis=-1) / (rows > 0).sum(axis=-1)

@@ -14,7 +14,7 @@ from mtl.spec import TaskSpec
 
 
 class TranscriptScorer(Scorer):
-    """Word and character error rates; with hot words, the word error rates of hot words and of all others."""
+    """Word and character error rates; with hot words also their word error rate and that of other words."""
 
     def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
         def rate(name: str, units: str = "words", examples: bool = True, by_domain: bool = False) -> Metric:
@@ -56,7 +56,7 @@ class PhoneScorer(Scorer):
 
 
 def word_errors(reference: str, hypothesis: str) -> int:
-    """Substitutions, deletions and insertions of words on the cheapest alignment; reference not empty."""
+    """Word substitutions, deletions and insertions; the reference must not be empty."""
     output = jiwer.process_words(reference, hypothesis)
     return output.substitutions + output.deletions + output.insertions
 
@@ -67,10 +67,7 @@ def character_errors(reference: str, hypothesis: str) -> int:
 
 
 def biased_errors(reference: str, hypothesis: str, hot_words: Sequence[str]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(errors, words) of the words in hot phrases, and of all others (Le et al. 2021: B-WER and U-WER).
-
-    An error belongs to the reference word that was substituted or deleted, an inserted word to itself.
-    """
+    """(errors, words) of the words in hot phrases, and of all others (Le et al. 2021: B-WER and U-WER)."""
     words, recognised = reference.split(), hypothesis.split()
     hot, hot_recognised = in_phrases(words, hot_words), in_phrases(recognised, hot_words)
     errors = [0, 0]
@@ -88,8 +85,8 @@ def in_phrases(words: Sequence[str], phrases: Sequence[str]) -> list[bool]:
     """Whether each word is part of one of the phrases."""
     inside = [False] * len(words)
     for phrase in phrases:
-        sought = phrase.split()
-        for start in range(len(words) - len(sought) + 1):
-            if list(words[start : start + len(sought)]) == sought:
-                inside[start : start + len(sought)] = [True] * len(sought)
+        target = phrase.split()
+        for start in range(len(words) - len(target) + 1):
+            if list(words[start : start + len(target)]) == target:
+                inside[start : start + len(target)] = [True] * len(target)
     return inside

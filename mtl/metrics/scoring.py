@@ -4,8 +4,8 @@
     summarise(scores)                            # {"intent/accuracy": 97.5, …}
     METRICS["intent/accuracy"].better            # "higher"
 
-A task is scored by the scorer that its spec names, or by that of its kind of answer. Rows that are not labelled for a
-metric are absent from its counts.
+The scorer of a task is that of its spec, or that of its kind of answer. The counts of a metric contain labelled rows
+only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SCORERS: dict[AnswerKind, type[Scorer]] = {
 
 
 def scorer_of(spec: TaskSpec) -> Scorer | None:
-    """None for a kind of answer that is not scored, where the spec names no scorer."""
+    """None if neither the spec nor the kind of answer has a scorer."""
     kind: type[Scorer] | None = resolve(spec.scorer) or (SpeakerScorer if spec.open_set else SCORERS.get(spec.answer))
     return kind() if kind else None
 
@@ -48,7 +48,7 @@ def _by_name(specs: tuple[TaskSpec, ...]) -> dict[str, Metric]:
 
 
 class _Metrics(Mapping[str, Metric]):
-    """The metrics of the tasks that are registered at the moment, by name, task by task."""
+    """Metrics of the registered tasks by name."""
 
     def __getitem__(self, name: str) -> Metric:
         return _by_name(tasks())[name]
@@ -69,10 +69,9 @@ def score_rows(
     hot_words: Sequence[str] = (),
     known_speakers: Collection[str] = (),
 ) -> dict[str, Counts]:
-    """Counts of every metric that some row is labelled for; rows with audio and rows of text may be mixed.
+    """Counts of every metric with labelled rows. hot_words, known_speakers: see Setting.
 
-    A row is text when its `audio` is null. Its prediction must have been made from that input. hot_words,
-    known_speakers: see Setting.
+    A row is text if its `audio` is null; its prediction must come from that input.
     """
     setting = Setting(hot_words, known_speakers)
     answering = {name for prediction in predictions for name in prediction.answers}
@@ -87,17 +86,17 @@ def score_rows(
 
 
 def metric_of(name: str) -> Metric:
-    """The metric that a name stands for; "transcript/wer@digits" is "transcript/wer" of the domain digits."""
+    """Metric of a name; "transcript/wer@digits" is "transcript/wer" in the domain digits."""
     return METRICS[name.partition("@")[0]]
 
 
 def in_unit(name: str, value: float, digits: int = 2) -> str:
-    """A metric's value as it is shown: "1.85 %", "4.20 dB"."""
+    """Formats a value of a metric: "1.85 %", "4.20 dB"."""
     return f"{value:.{digits}f} {metric_of(name).unit}".rstrip()
 
 
 def by_domain(scores: Mapping[str, Counts], domains: Sequence[str | None]) -> dict[str, Counts]:
-    """Scores of each domain alone, as "<metric>@<domain>", of the metrics that have them; domains: of the rows."""
+    """Scores of each domain, as "<metric>@<domain>", for metrics with `by_domain`; domains: of the rows."""
     scored = {}
     for metric, counts in scores.items():
         if not METRICS[metric].by_domain:
@@ -110,5 +109,5 @@ def by_domain(scores: Mapping[str, Counts], domains: Sequence[str | None]) -> di
 
 
 def summarise(scores: Mapping[str, Counts]) -> dict[str, float]:
-    """Each metric, in its unit, over all of its rows."""
+    """Value of each metric over all its rows."""
     return {metric: float(metric_of(metric).value(counts.counts.sum(axis=0))) for metric, counts in scores.items()}

@@ -1,4 +1,4 @@
-"""F1 of slots, and accuracy of the semantic frame: the slots together with the tasks of `spec.frame`."""
+"""F1 of slots, and accuracy of the semantic frame: slots and the tasks of `spec.frame` all correct."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mtl.text.words import bio_spans, bio_values, tokens_of
 
 
 class SlotScorer(Scorer):
-    """From audio, (slot, value) pairs are compared; from text, spans (CoNLL) and, as `value_f1`, pairs."""
+    """Compares (slot, value) pairs for audio; spans (CoNLL) and, as `value_f1`, pairs for text."""
 
     def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
         def pairs(name: str) -> Metric:
@@ -44,20 +44,14 @@ class SlotScorer(Scorer):
 
 
 def slot_counts(row: Row, answer: Tags, tags: list[str], spans: bool) -> tuple[int, int, int]:
-    """Matched, predicted and actual slots: as (slot, positions) spans of one text, or as (slot, value) pairs.
-
-    tags: the true ones of the row's words.
-    """
+    """Matched, predicted and actual slots, as (slot, positions) spans or (slot, value) pairs; tags: the true ones."""
     actual = Counter(bio_spans(tags) if spans else bio_values(tokens_of(row), tags))
     predicted = Counter(bio_spans(answer.tags) if spans else answer.slots)
     return (actual & predicted).total(), predicted.total(), actual.total()
 
 
 def _same_frame(spec: TaskSpec, prefix: str) -> Floor:
-    """(correct, rows) of the most frequent frame: slots as spans of words in text, as pairs in audio.
-
-    Tasks of the frame that the model lacks are left out.
-    """
+    """(correct, rows) of the most frequent frame, without tasks that the model lacks; spans in text, pairs in audio."""
 
     def frame(row: Mapping[str, Any], beside: list[str]) -> str:
         tags = list(row[spec.label])

@@ -1,34 +1,35 @@
-"""Who speaks: identification among enrolled speakers, and verification (trials: verification.py)."""
+"""Identification among enrolled speakers, and verification (verification.py)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from mtl.answers import Prediction
 from mtl.metrics.floors import Floor, ScoredRows, correct_of_most_frequent
 from mtl.metrics.metric import CountsOfRow, Metric, Row, Scored, Scorer, Setting, accuracy
-from mtl.metrics.verification import detection_cost, equal_error_rate, verification_counts
+from mtl.metrics.verification import detection_cost, equal_error_rate, unit_vector, verification_counts
 from mtl.spec import TaskSpec
 
-ENROLMENT = 3  # utterances that a speaker is enrolled with before being identified
+ENROLMENT = 3  # number of utterances that a speaker is enrolled with
 
 
 class SpeakerScorer(Scorer):
-    """Of an open set of speakers: their embeddings are scored, not the nearest speaker of training."""
+    """Scores of speaker embeddings for an open set of speakers."""
 
     def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
-        columns = ("targets …", "others …")
-        # Few speakers decide: half a point would be noise. See mtl.metrics.verification for the trials.
+        def error(name: str, value: Callable[[np.ndarray, np.ndarray], np.ndarray], tolerance: float) -> Metric:
+            columns, percent = ("targets …", "others …"), partial(_percent, value)
+            name = f"{spec.name}/{name}"
+            return Metric(name, "lower", columns, percent, SAME_SCORE, False, tolerance=tolerance, examples=False)
+
         return (
             accuracy(f"{spec.name}/accuracy", SAME_SPEAKER, examples=False),
-            Metric(f"{spec.name}/eer", "lower", columns, eer, SAME_SCORE, False, tolerance=3.0, examples=False),
-            Metric(
-                f"{spec.name}/min_dcf", "lower", columns, min_dcf, SAME_SCORE, False, tolerance=10.0, examples=False
-            ),
+            error("eer", equal_error_rate, 3.0),  # high tolerances: there are few speakers
+            error("min_dcf", detection_cost, 10.0),
         )
 
     def score(self, spec: TaskSpec, rows: Sequence[Row], predictions: Sequence[Prediction], setting: Setting) -> Scored:
@@ -39,10 +40,10 @@ class SpeakerScorer(Scorer):
 
 
 def identify_speakers(rows: Sequence[Row], predictions: Sequence[Prediction]) -> list[tuple[int, CountsOfRow]]:
-    """Closed-set identification among the speakers present, who need not be speakers of training.
+    """Closed-set identification among the speakers of the rows.
 
-    The embeddings of the first ENROLMENT utterances of each speaker (in the order of their ids) are averaged; each
-    later utterance counts as correct when the nearest average by cosine is its speaker's.
+    The embeddings of the first ENROLMENT utterances of each speaker (by id) are averaged; a later utterance is correct
+    if the nearest average by cosine is that of its speaker.
     """
     by_speaker: dict[str, list[int]] = defaultdict(list)
     for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
@@ -53,31 +54,22 @@ def identify_speakers(rows: Sequence[Row], predictions: Sequence[Prediction]) ->
     for speaker, positions in by_speaker.items():
         positions.sort(key=lambda position: str(rows[position].get("id")))
         if len(positions) > ENROLMENT:
-            voices = [_unit(predictions[position].voice) for position in positions[:ENROLMENT]]
-            enrolled[speaker] = _unit(np.mean(voices, axis=0))
+            voices = [unit_vector(predictions[position].voice) for position in positions[:ENROLMENT]]
+            enrolled[speaker] = unit_vector(np.mean(voices, axis=0))
             tested += [(position, speaker) for position in positions[ENROLMENT:]]
     if len(enrolled) < 2:
         return []
     names, gallery = list(enrolled), np.stack(list(enrolled.values()))
     return [
-        (position, (float(names[int(np.argmax(gallery @ _unit(predictions[position].voice)))] == speaker), 1.0))
+        (position, (float(names[int(np.argmax(gallery @ unit_vector(predictions[position].voice)))] == speaker), 1.0))
         for position, speaker in sorted(tested)
     ]
 
 
-def _unit(vector: Any) -> np.ndarray:
-    vector = np.asarray(vector, dtype=np.float64)
-    return vector / max(float(np.linalg.norm(vector)), 1e-12)
-
-
-def eer(counts: np.ndarray) -> np.ndarray:
+def _percent(value: Callable[[np.ndarray, np.ndarray], np.ndarray], counts: np.ndarray) -> np.ndarray:
+    """Counts (..., 2P) of target and other trials by rank of their score -> (...)."""
     targets, others = np.split(counts, 2, axis=-1)
-    return 100.0 * equal_error_rate(targets, others)
-
-
-def min_dcf(counts: np.ndarray) -> np.ndarray:
-    targets, others = np.split(counts, 2, axis=-1)
-    return 100.0 * detection_cost(targets, others)
+    return 100.0 * value(targets, others)
 
 
 def _one_speaker(scored: ScoredRows) -> np.ndarray:
@@ -85,7 +77,7 @@ def _one_speaker(scored: ScoredRows) -> np.ndarray:
 
 
 def _one_score(scored: ScoredRows) -> np.ndarray:
-    """(targets, others) by rank of their score, of trials that all have the same score."""
+    """(targets, others) by rank, for trials that all have the same score."""
     ranks = scored.counts.shape[1] // 2
     counts = np.zeros_like(scored.counts)
     counts[:, ranks // 2] = scored.counts[:, :ranks].sum(axis=1)

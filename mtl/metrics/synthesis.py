@@ -1,7 +1,6 @@
-"""Metrics of synthesis: distances from the recordings, and what separately trained judge models recognise.
+"""Metrics of synthesis: distances from recordings, and the accuracy of separately trained judge models.
 
-The heads of the tasks measure the distances (mtl.heads.base.Head.measure). The judges' metrics are counted in
-pipelines/evaluation/synthesis.py, of test rows that are synthesised from their text or resynthesised.
+The heads compute the distances (mtl.heads.base.Head.measure), pipelines/evaluation/synthesis.py the judges' counts.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from mtl.spec import TaskSpec, task
 
 
 class MeasurementScorer(Scorer):
-    """Base: the counts are those that the task's head measured."""
+    """Base of scorers whose counts the head computes."""
 
     def row(self, spec: TaskSpec, row: Row, prediction: Prediction, setting: Setting) -> dict[str, CountsOfRow]:
         answer = prediction.answers[spec.name]
@@ -27,14 +26,14 @@ class MeasurementScorer(Scorer):
 
 
 class MelScorer(MeasurementScorer):
-    """Mel-cepstral distortion of recordings that are synthesised with their own durations; judges."""
+    """Mel-cepstral distortion of synthesis with the durations of the recordings; judges."""
 
     def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
         return (_error(f"{spec.name}/mcd", ("decibels", "frames"), MEAN_MEL, 0.2, "dB"), *_judged(spec))
 
 
 class ProsodyScorer(MeasurementScorer):
-    """Errors of the predicted durations and pitches of phones."""
+    """Errors of predicted durations and pitch of phones."""
 
     def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
         return (
@@ -44,7 +43,7 @@ class ProsodyScorer(MeasurementScorer):
 
 
 class WaveformScorer(MeasurementScorer):
-    """Distances of recordings that are resynthesised from their log-mels; judges."""
+    """Distances of recordings resynthesised from their log-mels; judges."""
 
     def metrics(self, spec: TaskSpec) -> tuple[Metric, ...]:
         return (
@@ -79,7 +78,7 @@ def _judged(spec: TaskSpec) -> tuple[Metric, ...]:
 
 
 def _all_added(metric: str) -> Callable[[ScoredRows], np.ndarray]:
-    """(errors beyond those on the recording, words) where no word is recognised; `metric` has the errors themselves."""
+    """(errors beyond those on the recording, words) if no word is recognised; metric: of all errors."""
 
     def counts(scored: ScoredRows) -> np.ndarray:
         errors = scored.other(metric)
@@ -106,7 +105,7 @@ def _one_pitch(scored: ScoredRows) -> np.ndarray:
 
 
 def _mean_mel(scored: ScoredRows) -> np.ndarray:
-    """(decibels, frames) of the mel-cepstral distortion between a recording and the mean frame of all of them."""
+    """(decibels, frames): mel-cepstral distortion between a recording and the mean frame of all."""
     frames = scored.counts[:, 1].astype(int)
     mels = [np.asarray(mel[:count], dtype=np.float32) for mel, count in zip(scored.features(), frames, strict=True)]
     mean_frame = np.concatenate(mels).mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -114,7 +113,7 @@ def _mean_mel(scored: ScoredRows) -> np.ndarray:
 
 
 def _mean_spectrum(scored: ScoredRows) -> np.ndarray:
-    """(decibels, windows) of the log-spectral distance between a recording and the mean spectrum of all of them."""
+    """(decibels, windows): log-spectral distance between a recording and the mean spectrum of all."""
     windows = scored.counts[:, 1].astype(int)
     spectra = [
         clamped_decibels(np.asarray(wave, dtype=np.float64) / 32768)[:, :count]

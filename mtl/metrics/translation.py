@@ -1,5 +1,4 @@
-"""BLEU (Papineni et al. 2002) and chrF (Popović 2015) from counts per row, with sacrebleu's defaults: of whole corpora,
-case-sensitive, BLEU over 13a's tokens."""
+"""BLEU (Papineni et al. 2002) and chrF (Popović 2015) from counts per row, with the defaults of sacrebleu."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from mtl.metrics.floors import Floor, ScoredRows, most_frequent
 from mtl.metrics.metric import CountsOfRow, Metric, Row, Scorer, Setting, written_too
 from mtl.spec import TaskSpec
 
-CHRF_BETA = 2  # recall counts so much more than precision: chrF2, as usual
+CHRF_BETA = 2  # weight of recall relative to precision: chrF2
 BLEU_COLUMNS = ("length", "wanted", *(f"matched_{n}" for n in range(1, 5)), *(f"total_{n}" for n in range(1, 5)))
 CHRF_COLUMNS = tuple(f"{kind}_{n}" for n in range(1, 7) for kind in ("answer", "wanted", "both"))
 
@@ -34,9 +33,9 @@ class TranslationScorer(Scorer):
 
 
 def bleu(counts: np.ndarray) -> np.ndarray:
-    """Corpus BLEU from counts (..., 10): words of the answer and of the reference, n-grams that match, n-grams.
+    """Corpus BLEU from counts (..., 10): words of answer and reference, matched n-grams, all n-grams of the answer.
 
-    sacrebleu's smoothing "exp": the k-th order without a match counts as 2^-k matches, unless no order has any.
+    Smoothing "exp" of sacrebleu: the k-th order without a match counts as 2^-k matches, unless no order has one.
     """
     length, reference, matched, total = counts[..., 0], counts[..., 1], counts[..., 2:6], counts[..., 6:]
     missed = np.cumsum(matched == 0, axis=-1)
@@ -49,7 +48,7 @@ def bleu(counts: np.ndarray) -> np.ndarray:
 
 
 def chrf(counts: np.ndarray) -> np.ndarray:
-    """chrF2 from counts (..., 18): for each order of character n-grams those of the answer, the reference and both."""
+    """chrF2 from counts (..., 18): character n-grams of the answer, the reference and both, for each order."""
     answer, reference, both = counts[..., 0::3], counts[..., 1::3], counts[..., 2::3]
     known = (answer > 0) & (reference > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -62,7 +61,7 @@ def chrf(counts: np.ndarray) -> np.ndarray:
 
 
 def translation_counts(reference: str, hypothesis: str) -> dict[str, CountsOfRow]:
-    """Counts of BLEU and chrF of one sentence; sacrebleu's own bootstrap takes them from the same place."""
+    """Counts of BLEU and chrF of one sentence, from the same function as sacrebleu's bootstrap."""
     return {
         name: tuple(metric._extract_corpus_statistics([hypothesis], [[reference]])[0])
         for name, metric in _translation_metrics().items()
@@ -71,7 +70,7 @@ def translation_counts(reference: str, hypothesis: str) -> dict[str, CountsOfRow
 
 @cache
 def _translation_metrics() -> dict[str, Any]:
-    from sacrebleu.metrics import BLEU, CHRF  # takes as long to import as all the rest of this file
+    from sacrebleu.metrics import BLEU, CHRF  # slow to import
 
     return {"bleu": BLEU(force=True), "chrf": CHRF(beta=CHRF_BETA)}
 

@@ -1,18 +1,14 @@
-"""Speaker verification: whether two recordings are of one voice. Trials, equal error rate, detection cost.
+"""Speaker verification, whether two recordings have the same speaker: trials, equal error rate, detection cost.
 
     counts = verification_counts(rows, predictions)              # {row: (2 x BINS,)}: each speaker's trials, at one row
     100 * equal_error_rate(*np.split(sum(counts.values()), 2))
 
-The score of a trial is the cosine of two voices (`Prediction.voice`). Trials come from the rows' column `trials`, where
-a corpus brings a list, or are built: the first UTTERANCES recordings of each speaker, in an order by hash, are paired
-with each other (targets), and recording k of each speaker with recording k of every other speaker of the same
-corpus and language (non-targets). Nothing is drawn: the same rows give the same trials.
+The score of a trial is the cosine of two voices (`Prediction.voice`). Trials come from the rows' column `trials` or are
+built: the first UTTERANCES recordings of each speaker, ordered by hash, are paired with each other (targets), and
+recording k of each speaker with recording k of every other speaker of the same corpus and language (non-targets).
 
-Only the order of the scores decides, so each score is kept as the place of its value among all values of the
-evaluation, BINS places at most. Counts of trials per place add up over speakers, and a bootstrap over them draws
-speakers.
-
-Only speakers who are not in the training rows are scored: an open set.
+Only the order of scores matters, so each score is stored as its rank, in at most BINS bins. Counts of trials per rank
+add up over speakers, so a bootstrap can resample speakers. Speakers of the training rows are ignored (open set).
 """
 
 from __future__ import annotations
@@ -27,13 +23,13 @@ import numpy as np
 
 from mtl.answers import Prediction
 
-UTTERANCES = 6  # of each speaker in trials that are built: up to 15 target trials
-BINS = 1000  # places that scores fall into; with as many different scores or fewer, every figure is exact
+UTTERANCES = 6  # of each speaker in built trials: up to 15 target trials
+BINS = 1000  # number of ranks; results are exact with at most as many different scores
 P_TARGET = 0.05  # prior of a target in the detection cost, with C_miss = C_fa = 1 (VoxSRC's evaluation plan)
 
 
 class Trial(NamedTuple):
-    """Positions of two rows, and whether they are one speaker."""
+    """Positions of two rows, and whether they have the same speaker."""
 
     enrolled: int
     tested: int
@@ -43,37 +39,37 @@ class Trial(NamedTuple):
 def verification_counts(
     rows: Sequence[Mapping[str, Any]], predictions: Sequence[Prediction], known: Collection[str] = ()
 ) -> dict[int, np.ndarray]:
-    """Counts (2 x BINS,) of target and of non-target trials by place of their score, lowest first.
+    """Counts (2 x BINS,) of target and of non-target trials by rank of their score, lowest first.
 
-    known: speakers of the training rows, whose trials are left out. A trial counts for the speaker of its first row,
-    whose counts stand at the first row of that speaker. Empty where there is not a trial of each kind.
+    known: speakers of the training rows, whose trials are ignored. The counts of a speaker (of the first row of a
+    trial) are those of the speaker's first row. Empty without a trial of each kind.
     """
     voices = {
-        position: np.asarray(prediction.voice, dtype=np.float64)
+        position: unit_vector(prediction.voice)
         for position, (row, prediction) in enumerate(zip(rows, predictions, strict=True))
         if prediction.voice is not None and row.get("speaker") is not None and row["speaker"] not in known
     }
     trials = listed_trials(rows, voices) or built_trials(rows, voices)
     if len({trial.target for trial in trials}) < 2:
         return {}
-    units = {position: voice / max(float(np.linalg.norm(voice)), 1e-12) for position, voice in voices.items()}
-    scores = np.array([float(units[trial.enrolled] @ units[trial.tested]) for trial in trials])
-    places = places_of(scores)
-    home: dict[tuple[Any, Any], int] = {}
+    scores = np.array([float(voices[trial.enrolled] @ voices[trial.tested]) for trial in trials])
+    first_row: dict[tuple[Any, Any], int] = {}
     for position in sorted(voices, key=lambda position: str(rows[position].get("id"))):
-        home.setdefault((rows[position].get("corpus"), rows[position]["speaker"]), position)
+        first_row.setdefault((rows[position].get("corpus"), rows[position]["speaker"]), position)
     counts: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(2 * BINS))
-    for trial, rank in zip(trials, places.tolist(), strict=True):
+    for trial, rank in zip(trials, ranks_of(scores).tolist(), strict=True):
         row = rows[trial.enrolled]
-        counts[home[row.get("corpus"), row["speaker"]]][rank + (0 if trial.target else BINS)] += 1
+        counts[first_row[row.get("corpus"), row["speaker"]]][rank + (0 if trial.target else BINS)] += 1
     return dict(sorted(counts.items()))
 
 
-def listed_trials(rows: Sequence[Mapping[str, Any]], voices: Collection[int]) -> list[Trial]:
-    """Trials of the rows' column `trials`: "1 ID" for a target, "0 ID" for another voice; ids within the corpus.
+def unit_vector(vector: Any) -> np.ndarray:
+    vector = np.asarray(vector, dtype=np.float64)
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
-    A trial whose other recording is not among the rows is left out.
-    """
+
+def listed_trials(rows: Sequence[Mapping[str, Any]], voices: Collection[int]) -> list[Trial]:
+    """Trials of the column `trials`, "1 ID" for a target and "0 ID" for a non-target, with both recordings in rows."""
     positions = {str(rows[position].get("id")): position for position in voices}
     trials = []
     for position in sorted(voices):
@@ -86,7 +82,7 @@ def listed_trials(rows: Sequence[Mapping[str, Any]], voices: Collection[int]) ->
 
 
 def built_trials(rows: Sequence[Mapping[str, Any]], voices: Collection[int]) -> list[Trial]:
-    """Targets and non-targets as the module says, of speakers with two recordings or more."""
+    """Targets and non-targets of speakers with at least two recordings; see the module's docstring."""
     by_speaker: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position in sorted(voices, key=lambda position: _order(rows[position])):
         row = rows[position]
@@ -98,7 +94,7 @@ def built_trials(rows: Sequence[Mapping[str, Any]], voices: Collection[int]) -> 
             trials += [Trial(one, other, True) for one, other in combinations(positions, 2)]
         for ours, theirs in combinations(chosen.values(), 2):
             for number, (one, other) in enumerate(zip(ours, theirs, strict=False)):
-                # By turns at one speaker and the other, so that neither owns all that they share.
+                # Alternately, so that their trials are divided between both speakers.
                 trials.append(Trial(one, other, False) if number % 2 == 0 else Trial(other, one, False))
     return trials
 
@@ -107,16 +103,16 @@ def _order(row: Mapping[str, Any]) -> bytes:
     return hashlib.blake2b(f"trials/{row.get('id')}".encode(), digest_size=8).digest()
 
 
-def places_of(scores: np.ndarray) -> np.ndarray:
-    """(N,) places from 0, equal scores in equal places; beyond BINS different scores, neighbours share one."""
+def ranks_of(scores: np.ndarray) -> np.ndarray:
+    """(N,) ranks from 0 of scores (N,); neighbours share one if there are more than BINS different scores."""
     values, rank = np.unique(scores, return_inverse=True)
     return rank if len(values) <= BINS else rank * BINS // len(values)
 
 
 def error_rates(targets: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rates of misses and false alarms (..., P + 1) at every threshold, from counts by place (..., P).
+    """Rates of misses and false alarms (..., P + 1) at every threshold, from counts by rank (..., P).
 
-    Threshold t accepts what lies at place t or above: at 0 everything is accepted, at P nothing.
+    Threshold t accepts ranks from t on.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         misses = np.cumsum(targets, axis=-1) / targets.sum(axis=-1, keepdims=True)
@@ -126,7 +122,7 @@ def error_rates(targets: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np
 
 
 def equal_error_rate(targets: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Where misses and false alarms are as frequent (...,), on straight lines between the thresholds (..., P)."""
+    """Equal rate of misses and false alarms (...,), interpolated between thresholds, from counts (..., P)."""
     misses, alarms = error_rates(targets, others)
     gap = misses - alarms  # rises from -1 to 1
     after = np.argmax(gap >= 0, axis=-1)[..., None]
@@ -140,7 +136,7 @@ def equal_error_rate(targets: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def detection_cost(targets: np.ndarray, others: np.ndarray, p_target: float = P_TARGET) -> np.ndarray:
-    """The lowest cost over all thresholds, 1 being that of a constant answer (NIST's normalised minDCF)."""
+    """Lowest cost over all thresholds, 1 for a constant answer (NIST's normalised minDCF)."""
     misses, alarms = error_rates(targets, others)
     cost = (p_target * misses + (1 - p_target) * alarms).min(axis=-1) / min(p_target, 1 - p_target)
     return np.where(np.isfinite(misses[..., -1]) & np.isfinite(alarms[..., -1]), cost, np.nan)

@@ -1,7 +1,6 @@
 """Task-routed residual adapters in one shared encoder (Houlsby et al. 2019), and FiLM (Perez et al. 2018).
 
-Both are also used to tell a model of its speaker (mtl.inference.adaptation) and of a recording's domain
-(mtl.models.domains).
+mtl.inference.adaptation and mtl.models.domains use both for speakers and domains.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from mtl.sharing.base import SHARED, Layer, MakeEncoder, Trunk
 
 
 class Adapter(nn.Module):
-    """x + up(SiLU(down(LayerNorm(x)))); up starts at zero, so that at first x passes bit for bit. (B, T, D) -> same."""
+    """x + up(SiLU(down(LayerNorm(x)))); up is zero initially. (B, T, D) -> same."""
 
     def __init__(self, width: int, bottleneck: int, dropout: float) -> None:
         super().__init__()
@@ -35,24 +34,23 @@ class Adapter(nn.Module):
 
 
 class Film(nn.Module):
-    """x + x * gamma + beta from a condition, (R,) for all rows or (B, R): x (B, T, D) -> same; starts at zero."""
+    """x + x * gamma + beta from a condition, (R,) for all rows or (B, R): x (B, T, D) -> same; zero initially."""
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
         self.up = nn.Parameter(torch.zeros(2 * width, rank))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        found = F.linear(condition, self.up)
-        gamma, beta = (found if condition.ndim == 1 else found[:, None]).chunk(2, dim=-1)
+        scale_shift = F.linear(condition, self.up)
+        gamma, beta = (scale_shift if condition.ndim == 1 else scale_shift[:, None]).chunk(2, dim=-1)
         return x + x * gamma + beta
 
 
 class AdapterTrunk(Trunk):
-    """After each shared block the states go through the task's own adapter, and so into the next block.
+    """An adapter of each task after each shared block, whose output is the input of the next block.
 
-    The first block runs once; the others run once for each task asked for, since their inputs differ. Few parameters,
-    but about the time of soft sharing. One task after the other, not as one large batch: products of another
-    shape round differently, and an adapter at zero must leave the encoder's states bit for bit.
+    The first block runs once, the others once for each task, which takes about as long as soft sharing. Tasks are not
+    batched, because rounding depends on the shape, and an adapter at zero must not change the states.
     """
 
     def __init__(
@@ -83,21 +81,19 @@ class AdapterTrunk(Trunk):
     def _adapted(self, depth: int, task: str, adapter: nn.Module, before: Tensor, mask: Tensor) -> Tensor:
         after = adapter(before)
         if not self.training:
-            size = (after - before).detach().float().norm(dim=-1) / before.detach().float().norm(dim=-1).clamp(min=1e-6)
-            self.see(f"{depth} {task}", size.flatten()[:, None], mask.flatten())
+            self.see_ratio(f"{depth} {task}", after - before, before, mask)
         return after
 
     def layers(self) -> dict[Layer, nn.Module]:
-        """The first block, and each task's adapters: behind them its states go into the next block."""
-        found: dict[Layer, nn.Module] = {Layer(SHARED, "block 1"): self.shared.blocks[0]}
+        """The first block, and the adapters of each task, whose outputs enter the next block."""
+        layers: dict[Layer, nn.Module] = {Layer(SHARED, "block 1"): self.shared.blocks[0]}
         for task in self.tasks:
             for depth, adapter in enumerate(cast(nn.ModuleList, self.adapters[task])):
-                found[Layer(task, f"block {depth + 1}")] = adapter
-        return found
+                layers[Layer(task, f"block {depth + 1}")] = adapter
+        return layers
 
-    def picture(self) -> dict[str, Tensor]:
-        """adapters (blocks, K): length of what an adapter adds over that of what it is added to, mean over the frames
-        that exist."""
+    def diagnostics(self) -> dict[str, Tensor]:
+        """adapters (blocks, K): norm of an adapter's output over that of its input, mean over frames."""
         blocks = len(self.shared.blocks)
-        sizes = self.seen([f"{depth} {task}" for depth in range(blocks) for task in self.tasks], 1)
-        return {} if sizes is None else {"adapters": sizes.view(blocks, len(self.tasks))}
+        names = [f"{depth} {task}" for depth in range(blocks) for task in self.tasks]
+        return self.means("adapters", names, blocks, len(self.tasks))

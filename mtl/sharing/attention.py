@@ -12,7 +12,7 @@ from mtl.config.sharing import AttentionSettings
 from mtl.layers.encoder import padding_mask
 from mtl.sharing.base import MakeEncoder, Trunk
 
-OPEN = 2.0  # bias of a mask at the start: sigmoid(2) = 0.88 lets the shared states through
+OPEN = 2.0  # initial bias of a mask: sigmoid(2) = 0.88
 
 
 class Mask(nn.Module):
@@ -30,9 +30,9 @@ class Mask(nn.Module):
 
 
 class AttentionTrunk(Trunk):
-    """After each block l with shared states s_l: t_kl = m_kl(s_l, t_k,l-1) x s_l; task k is given the last of them.
+    """After each block l with shared states s_l: t_kl = m_kl(s_l, t_k,l-1) x s_l; the last is the output of task k.
 
-    The shared blocks do not see the masks, so they run once for all tasks; only the masks of the tasks asked for run.
+    The shared blocks do not depend on the masks, so they run once for all tasks.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class AttentionTrunk(Trunk):
                 self.see(f"{depth} {task}", attention.flatten(0, 1), mask.flatten())
         return states
 
-    def picture(self) -> dict[str, Tensor]:
-        """masks (blocks, K, D): mean over the frames that exist."""
-        masks = self.seen([f"{depth} {task}" for depth in range(self.blocks) for task in self.tasks], self.width)
-        return {} if masks is None else {"masks": masks.view(self.blocks, len(self.tasks), self.width)}
+    def diagnostics(self) -> dict[str, Tensor]:
+        """masks (blocks, K, D): mean over frames."""
+        names = [f"{depth} {task}" for depth in range(self.blocks) for task in self.tasks]
+        return self.means("masks", names, self.blocks, len(self.tasks), self.width)

@@ -1,17 +1,17 @@
-"""The contract of a sharing mode, and the arithmetic that several of them share.
+"""Contract of a sharing mode, and arithmetic that several modes use.
 
-    forward(x (B, T, D), lengths (B,), tasks) -> {task: (B, T, D)}   runs only what the named tasks need
-    penalty() -> scalar                                              joins the loss once a step
-    shared_parameters()                                              whose gradients are balanced between tasks
-    picture() -> {name: small tensor}                                what a person may look at
-    layers(), part(name)                                             what a person calls its modules and parameters
+    forward(x (B, T, D), lengths (B,), tasks) -> {task: (B, T, D)}   runs only the modules that the tasks need
+    penalty() -> scalar                                              added to the loss once a step
+    shared_parameters()                                              parameters whose gradients are balanced
+    diagnostics() -> {name: small tensor}                            tensors for plots
+    layers(), part(name)                                             names of modules and parameters in reports
 
-A mode is length-safe (what a row is given does not depend on the padding behind it), and gives a task the same
-states whichever other tasks are asked for beside it: so a task sees in use what it saw in training.
+The states of a row must not depend on its padding, and those of a task not on the other tasks that are computed.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ from torch import Tensor, nn
 
 from mtl.layers.encoder import ConformerBlock, Encoder
 
-SHARED = "shared"  # in place of a task's name: whose states and parameters are everybody's
+SHARED = "shared"  # in place of a task's name, for states and parameters that all tasks share
 
 
 class MakeEncoder(Protocol):
-    """A fresh encoder of the model's shape, or of that many blocks."""
+    """Creates an encoder of the model's shape, or with that many blocks."""
 
     def __call__(self, blocks: int | None = None) -> Encoder: ...
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A place between front-end and tasks. path: SHARED, or the task that it is for; label: "block 2"."""
+    """A layer between front-end and heads. path: SHARED or the name of its task; label: for example "block 2"."""
 
     path: str
     label: str
@@ -45,7 +45,7 @@ class Trunk(nn.Module):
     def __init__(self, tasks: Sequence[str]) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
-        self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # sums and weights, outside of the state_dict
+        self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # sums and weights, not in the state_dict
 
     def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -54,10 +54,7 @@ class Trunk(nn.Module):
         return next(self.parameters()).new_zeros(())
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Those that several tasks train: all but what lies in a module named after a task.
-
-        A mode whose tasks reach into each other's modules gives its own answer.
-        """
+        """Parameters that several tasks train: by default those outside of modules named after a task."""
         return self._outside_of(self.tasks)
 
     def _outside_of(self, tasks: Iterable[str]) -> list[nn.Parameter]:
@@ -65,30 +62,24 @@ class Trunk(nn.Module):
         return [p for name, p in self.named_parameters() if not own & set(name.split("."))]
 
     def part(self, name: str) -> str:
-        """What a person calls the part that a parameter lies in: "block 2", the same over the tasks' encoders."""
+        """Part of the trunk that a parameter belongs to, for reports: "block 2", the same for encoders of tasks."""
         first = name.split(".")[0]
         block = re.search(r"\bblocks\.(\d+)\.", name) if first in ("shared", "stem", "encoders") else None
         return f"block {int(block[1]) + 1}" if block else first.replace("_", " ")
 
     def layers(self) -> dict[Layer, nn.Module]:
-        """Modules that give states (B, T, D) once in a forward pass, by place, in order of depth.
+        """Modules that output states (B, T, D) once in a forward pass, in order of depth; by default every block."""
+        return {
+            Layer(next((step for step in name.split(".") if step in self.tasks), SHARED), self.part(f"{name}.")): module
+            for name, module in self.named_modules()
+            if isinstance(module, ConformerBlock)
+        }
 
-        By default every block, named by its number and by the task in whose module it lies.
-        """
-        found: dict[Layer, nn.Module] = {}
-        for name, module in self.named_modules():
-            if isinstance(module, ConformerBlock):
-                found[Layer(self._owner(name), self.part(f"{name}."))] = module
-        return found
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Small detached tensors on the CPU, for plots; tasks in the order of `self.tasks`.
 
-    def _owner(self, name: str) -> str:
-        return next((step for step in name.split(".") if step in self.tasks), SHARED)
-
-    def picture(self) -> dict[str, Tensor]:
-        """Small tensors on the CPU for a person to look at, detached. Tasks are in the order of `self.tasks`.
-
-        What depends on the input is a mean over everything seen since `eval()` was last called; NaN where a task has
-        not been asked for, and no entry at all where nothing has been seen. Training gathers nothing.
+        Values that depend on the input are means over the inputs since the last call of `eval()`: NaN for a task that
+        was not computed, and absent without any input. In training nothing is recorded.
         """
         return {}
 
@@ -97,7 +88,7 @@ class Trunk(nn.Module):
         return super().train(mode)
 
     def see(self, name: str, values: Tensor, exists: Tensor) -> None:
-        """Adds values (N, C) to the mean called `name`; exists (N,): their weights. Does nothing in training."""
+        """Adds values (N, C) with weights `exists` (N,) to the mean called `name`; does nothing in training."""
         if self.training:
             return
         weights = exists.detach().float()
@@ -107,17 +98,23 @@ class Trunk(nn.Module):
             total, weight = total + before.to(total.device), weight + weight_before.to(weight.device)
         self._seen[name] = (total, weight)
 
-    def seen(self, names: Sequence[str], size: int) -> Tensor | None:
-        """(len(names), size): the means of these names, NaN where there is none; None where there is none at all."""
+    def see_ratio(self, name: str, part: Tensor, whole: Tensor, mask: Tensor) -> None:
+        """Adds the ratio of the norms of states (B, T, D) to the mean called `name`; mask (B, T)."""
+        if not self.training:
+            ratio = part.detach().float().norm(dim=-1) / whole.detach().float().norm(dim=-1).clamp(min=1e-6)
+            self.see(name, ratio.flatten()[:, None], mask.flatten())
+
+    def means(self, key: str, names: Sequence[str], *shape: int) -> dict[str, Tensor]:
+        """{key: means of these names as a tensor of that shape}, NaN for a missing name; {} if all are missing."""
         if not any(name in self._seen for name in names):
-            return None
-        unseen = torch.full((size,), torch.nan)
-        means = [total.cpu() / weight.cpu() for total, weight in (self._seen.get(n, (unseen, unseen)) for n in names)]
-        return torch.stack(means)
+            return {}
+        missing = torch.full((math.prod(shape) // len(names),), torch.nan)
+        sums = (self._seen.get(name, (missing, missing)) for name in names)
+        return {key: torch.stack([total.cpu() / weight.cpu() for total, weight in sums]).view(shape)}
 
 
 def start_alike(encoders: Sequence[nn.Module]) -> None:
-    """Gives every encoder the first one's parameters."""
+    """Copies the parameters of the first encoder to the others."""
     start = encoders[0].state_dict()
     for encoder in encoders[1:]:
         encoder.load_state_dict(start)
@@ -132,7 +129,7 @@ def pool(x: Tensor, mask: Tensor) -> Tensor:
 def mix(weights: Tensor, states: Sequence[Tensor]) -> Tensor:
     """Weighted sums of N states (B, T, D): weights (B, K, N), or (K, N) for all rows -> (K, B, T, D), fp32.
 
-    One product instead of K x N passes over the states; outside of autocast, which would round the states to bf16.
+    Without autocast, which would round the states to bf16.
     """
     with torch.autocast(states[0].device.type, enabled=False):
         if weights.ndim == 2:

@@ -1,8 +1,8 @@
 """Experts behind gates: MMoE (multi-gate mixture of experts, Ma et al. 2018) and PLE (Tang et al. 2020).
 
-An expert is made of Conformer blocks. All but the last `expert_blocks` of the encoder's blocks are shared below the
-experts: what turns sound into states is dear, and common to all tasks. A gate reads the mean of a row's states over the
-frames that exist, so it decides once for an utterance and does not see the padding.
+An expert consists of Conformer blocks. All but the last `expert_blocks` of the encoder's blocks are shared below the
+experts. The input of a gate is the mean of a row's states over its frames, so its weights are those of the whole
+utterance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mtl.sharing.base import SHARED, Layer, MakeEncoder, Trunk, mix, pool
 
 
 class Gate(nn.Module):
-    """Softmax over experts of a linear layer on the pooled states: (B, D) -> (B, N), fp32. Starts even."""
+    """Softmax over experts of a linear layer on the pooled states: (B, D) -> (B, N), fp32; uniform initially."""
 
     def __init__(self, width: int, experts: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Gate(nn.Module):
 
 
 def split_encoder(encoder: MakeEncoder, expert_blocks: int) -> tuple[Encoder, Encoder]:
-    """The shared blocks and one expert, cut from one encoder. Raises ValueError where there is nothing to cut."""
+    """The shared blocks and one expert, split from one encoder. Raises ValueError for an impossible split."""
     stem = encoder()
     depth = len(stem.blocks)
     if not 1 <= expert_blocks <= depth:
@@ -43,8 +43,12 @@ def split_encoder(encoder: MakeEncoder, expert_blocks: int) -> tuple[Encoder, En
     return stem, expert
 
 
+def _blocks(encoder: Encoder) -> dict[Layer, nn.Module]:
+    return {Layer(SHARED, f"block {depth + 1}"): block for depth, block in enumerate(encoder.blocks)}
+
+
 class MMoETrunk(Trunk):
-    """f_k(x) = sum_e gate_k(s)[e] x expert_e(s), s = stem(x). Every expert runs, once for all tasks asked for."""
+    """f_k(x) = sum_e gate_k(s)[e] x expert_e(s), s = stem(x). Every expert runs once."""
 
     def __init__(
         self, tasks: Sequence[str], encoder: MakeEncoder, width: int, dropout: float, settings: MMoESettings
@@ -68,21 +72,19 @@ class MMoETrunk(Trunk):
         return dict(zip(tasks, states, strict=True))
 
     def layers(self) -> dict[Layer, nn.Module]:
-        """The shared blocks, then each expert as a whole."""
-        blocks = {Layer(SHARED, f"block {depth + 1}"): block for depth, block in enumerate(self.stem.blocks)}
+        """The shared blocks, then the experts."""
         experts = {Layer(SHARED, f"expert {number + 1}"): expert for number, expert in enumerate(self.experts)}
-        return {**blocks, **experts}
+        return {**_blocks(self.stem), **experts}
 
-    def picture(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """gates (K, experts): mean gate of each task."""
-        gates = self.seen(self.tasks, len(self.experts))
-        return {} if gates is None else {"gates": gates}
+        return self.means("gates", self.tasks, len(self.tasks), len(self.experts))
 
 
 class Extraction(nn.Module):
-    """One level of PLE: an expert for each task beside shared ones, a gate for each task over its own and the shared.
+    """One level of PLE: an expert and a gate for each task, and shared experts.
 
-    Below the last level a shared gate over all experts makes the shared experts' next input.
+    Below the last level a shared gate over all experts computes the next input of the shared experts.
     """
 
     def __init__(self, tasks: Sequence[str], encoder: MakeEncoder, width: int, shared: int, last: bool) -> None:
@@ -110,8 +112,8 @@ class Extraction(nn.Module):
 class PLETrunk(Trunk):
     """Levels of task experts and shared experts above the shared blocks, one block each.
 
-    The last level runs the experts of the tasks asked for. With `expert_blocks` of 2 and more the lower levels run
-    those of every task, because their shared gate mixes all of them.
+    The last level runs the experts of the named tasks; lower levels run those of all tasks, because their shared gate
+    mixes them.
     """
 
     def __init__(
@@ -141,28 +143,24 @@ class PLETrunk(Trunk):
         return "shared experts" if name.startswith("levels.") else super().part(name)
 
     def layers(self) -> dict[Layer, nn.Module]:
-        """The shared blocks, then of each level the shared experts and the tasks' own."""
-        found: dict[Layer, nn.Module] = {}
-        for depth, block in enumerate(self.stem.blocks):
-            found[Layer(SHARED, f"block {depth + 1}")] = block
+        """The shared blocks, then the shared experts and the tasks' experts of each level."""
+        layers = _blocks(self.stem)
         for depth, module in enumerate(self.levels):
             level = cast(Extraction, module)
-            place = f" at level {depth + 1}" if len(self.levels) > 1 else ""
+            suffix = f" at level {depth + 1}" if len(self.levels) > 1 else ""
             for number, expert in enumerate(level.shared_experts):
-                found[Layer(SHARED, f"expert {number + 1}{place}")] = expert
+                layers[Layer(SHARED, f"expert {number + 1}{suffix}")] = expert
             for task, own in level.task_experts.items():
-                found[Layer(task, f"own expert{place}")] = own
-        return found
+                layers[Layer(task, f"own expert{suffix}")] = own
+        return layers
 
-    def picture(self) -> dict[str, Tensor]:
+    def diagnostics(self) -> dict[str, Tensor]:
         """gates (levels, K, 1 + shared): mean gate of each task, its own expert first. With several levels also
         shared_gates (levels - 1, K + shared)."""
-        size, depths = 1 + self.shared_experts, range(len(self.levels))
-        found = {}
-        gates = self.seen([f"{depth} {task}" for depth in depths for task in self.tasks], size)
-        if gates is not None:
-            found["gates"] = gates.view(len(self.levels), len(self.tasks), size)
-        shared = self.seen([f"{depth} {SHARED}" for depth in depths[:-1]], len(self.tasks) + self.shared_experts)
-        if shared is not None:
-            found["shared_gates"] = shared
-        return found
+        levels, tasks, shared = len(self.levels), len(self.tasks), self.shared_experts
+        gates = [f"{depth} {task}" for depth in range(levels) for task in self.tasks]
+        shared_gates = [f"{depth} {SHARED}" for depth in range(levels - 1)]
+        return {
+            **self.means("gates", gates, levels, tasks, 1 + shared),
+            **self.means("shared_gates", shared_gates, levels - 1, tasks + shared),
+        }

@@ -1,4 +1,4 @@
-"""Message passing among the tasks' states along a graph of tasks, as a graph network has it (Gilmer et al. 2017)."""
+"""Message passing between the states of tasks along a task graph (Gilmer et al. 2017)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_GRAPH: Pairs = (("intent", "slots"), ("slots", "domain"))  # intent and 
 
 
 def directed(graph: Pairs | None, tasks: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """(from, to) both ways for each pair whose two tasks are there. Raises ValueError for a pair that is none."""
+    """(from, to) in both directions for each pair of `tasks`. Raises ValueError for an invalid pair."""
     edges: list[tuple[str, str]] = []
     for pair in DEFAULT_GRAPH if graph is None else graph:
         if len(set(pair)) != 2 or len(pair) != 2:
@@ -30,8 +30,8 @@ def directed(graph: Pairs | None, tasks: Sequence[str]) -> tuple[tuple[str, str]
 class GraphTrunk(Trunk):
     """One round: f_k(x) = z_k + sum over neighbours j of w_jk x V_j(z_j), with z_k = g(x) + t_k(g(x)), frame by frame.
 
-    g is the shared encoder, t_k the task's head, V_j a LayerNorm and a matrix, w_jk one number for each direction of
-    an edge, starting at one over the number of k's neighbours. Heads of the neighbours run beside those asked for.
+    g is the shared encoder, t_k the task's head, V_j a LayerNorm and a matrix, w_jk a number for each direction of an
+    edge, initially one over the number of k's neighbours. The heads of neighbours run too.
     """
 
     def __init__(
@@ -46,11 +46,12 @@ class GraphTrunk(Trunk):
             {task: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for task in sources}
         )
         targets = [target for _, target in self.edges]
-        # (edges,): one-dimensional, so that weight decay leaves it alone.
+        # (edges,): one-dimensional, because weight decay applies to matrices.
         self.weights = nn.Parameter(torch.tensor([1.0 / targets.count(target) for target in targets]))
 
     def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
         tasks = tuple(tasks)
+        mask = padding_mask(lengths, x.shape[1])
         shared = self.shared(x, lengths)
         sources = {source for source, target in self.edges if target in tasks}
         needed = [task for task in self.tasks if task in tasks or task in sources]
@@ -61,28 +62,18 @@ class GraphTrunk(Trunk):
             if target in tasks:
                 message = weight * messages[source]
                 after[target] = after[target] + message
-                self._see_edge(source, target, message, before[target], lengths)
+                self.see_ratio(f"{source} {target}", message, before[target], mask)
         return after
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The encoder, and what a sender's messages come from, which their receivers train too."""
+        """The encoder, and the modules of senders, which their receivers train too."""
         senders = {source for source, _ in self.edges}
         return self._outside_of(task for task in self.tasks if task not in senders)
 
-    def _see_edge(self, source: str, target: str, message: Tensor, state: Tensor, lengths: Tensor) -> None:
-        if self.training:
-            return
-        size = message.detach().float().norm(dim=-1) / state.detach().float().norm(dim=-1).clamp(min=1e-6)
-        exists = padding_mask(lengths, message.shape[1])
-        self.see(f"{source} {target}", size.flatten()[:, None], exists.flatten())
-
-    def picture(self) -> dict[str, Tensor]:
-        """edges (K to, K from): length of the message over that of the receiver's state, mean over the frames that
-        exist; 0 where there is no edge."""
+    def diagnostics(self) -> dict[str, Tensor]:
+        """edges (K to, K from): norm of the message over that of the receiver's state, mean over frames; 0: no edge."""
         edges = torch.zeros(len(self.tasks), len(self.tasks))
-        sizes = self.seen([f"{source} {target}" for source, target in self.edges], 1)
-        if sizes is None:
-            return {}
-        for (source, target), size in zip(self.edges, sizes, strict=True):
-            edges[self.tasks.index(target), self.tasks.index(source)] = size[0]
-        return {"edges": edges}
+        means = self.means("edges", [f"{source} {target}" for source, target in self.edges], len(self.edges))
+        for (source, target), size in zip(self.edges, means.get("edges", ()), strict=False):
+            edges[self.tasks.index(target), self.tasks.index(source)] = size
+        return {"edges": edges} if means else {}

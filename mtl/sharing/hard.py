@@ -14,11 +14,8 @@ from mtl.sharing.base import MakeEncoder, Trunk
 class HardTrunk(Trunk):
     """f_k(x) = h(g(x)) + t_k(g(x)), g the shared encoder, h a shared head with a residual path, t_k the task's own.
 
-    The heads are as wide as the states: they run once per task on every frame, and at the encoder's expansion of 4
-    those of six tasks would cost as much as two more of its blocks.
-
-    An encoder of no blocks hands on what the front-end has read (model.blocks: 0). The heads then start at zero and are
-    spared dropout, of which front-end and tasks have theirs.
+    The heads are only as wide as the states, because they run for every task on every frame. Without encoder blocks
+    (model.blocks: 0) they are zero initially and have no dropout; front-end and tasks have their own.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class SoftTrunk(Trunk):
         super().__init__(tasks)
         self.strength, self.distance = settings.strength, DISTANCES[settings.distance]
         self.encoders = nn.ModuleDict({task: encoder() for task in tasks})
-        start_alike(list(self.encoders.values()))  # the distance is zero before training
+        start_alike(list(self.encoders.values()))  # the initial distance is zero
 
     def forward(self, x: Tensor, lengths: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
         return {task: self.encoders[task](x, lengths) for task in tasks}
@@ -36,8 +36,8 @@ class SoftTrunk(Trunk):
         return self.strength * total
 
     @torch.no_grad()
-    def picture(self) -> dict[str, Tensor]:
-        """distances (blocks, K, K): between two tasks' encoders, over the mean length of the two; 0: still alike."""
+    def diagnostics(self) -> dict[str, Tensor]:
+        """distances (blocks, K, K): between the encoders of two tasks, over the mean of their norms."""
         per_block = zip(*(cast(Encoder, self.encoders[task]).blocks for task in self.tasks), strict=True)
         return {"distances": torch.stack([_distances(blocks) for blocks in per_block]).cpu()}
 

@@ -1,10 +1,10 @@
 """Training state on disk: tensors as safetensors, the rest as JSON. Nothing is pickled.
 
     save(folder, state, {"history.json": rows})    # state.safetensors, state.json, history.json, digests.json
-    state = load(folder)                           # raises Damaged where a file is not what was saved
+    state = load(folder)                           # raises Damaged if a file is missing or has changed
 
-`digests.json` is written last. It holds the size and the SHA-256 of every other file, so that a truncated, missing or
-altered file is found before the state is used. Checkpoints that were saved without it are loaded as they are.
+`digests.json` is written last and holds the size and SHA-256 of every other file. Checkpoints without it are loaded
+unchecked.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ TENSORS, PLAIN, DIGESTS = "state.safetensors", "state.json", "digests.json"
 
 
 class Damaged(RuntimeError):
-    """A checkpoint that cannot be used; the message names the folder, the file, and what is wrong with it."""
+    """A checkpoint that cannot be loaded; the message names the folder and the file."""
 
 
 def save(folder: Path | str, state: dict[str, Any], beside: Mapping[str, Any] | None = None) -> None:
-    """Writes a nested dict or list of tensors and plain JSON values into a folder.
-
-    beside: further JSON values by file name, which belong to the same checkpoint.
+    """Writes nested dicts and lists of tensors and JSON values into a folder; beside: more JSON values by file name.
 
     Raises:
         TypeError: a value is neither, or a dict has a key that is not a string or an integer.
@@ -48,11 +46,7 @@ def save(folder: Path | str, state: dict[str, Any], beside: Mapping[str, Any] | 
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state that `save` wrote.
-
-    Raises:
-        Damaged: a file is missing, truncated or altered.
-    """
+    """The saved state. Raises Damaged if a file is missing, truncated or altered."""
     folder = Path(folder)
     _verify(folder)
     try:
@@ -68,7 +62,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> dict[str, An
 
 
 def read_json(folder: Path | str, name: str) -> Any:
-    """A JSON file of a checkpoint, `beside` of `save`. Raises Damaged where there is none or it is not JSON."""
+    """A JSON file of a checkpoint. Raises Damaged if it is missing or not JSON."""
     try:
         return json.loads((Path(folder) / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -78,7 +72,7 @@ def read_json(folder: Path | str, name: str) -> Any:
 
 
 def _verify(folder: Path) -> None:
-    """Compares every file with the digests, where the checkpoint has them."""
+    """Compares every file with the digests, if there are any."""
     if not (folder / DIGESTS).is_file():
         return
     digests = read_json(folder, DIGESTS)
@@ -91,7 +85,7 @@ def _verify(folder: Path) -> None:
         if size != expected.get("bytes"):
             raise Damaged(f"checkpoint {folder}: {name} has {size} bytes, expected {expected.get('bytes')}")
         if _digest(folder / name) != expected:
-            raise Damaged(f"checkpoint {folder}: {name} was altered since it was saved; its SHA-256 is another")
+            raise Damaged(f"checkpoint {folder}: {name} was altered since it was saved: its SHA-256 differs")
 
 
 def _digest(path: Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""What trains when: stages of some tasks or of the heads alone, and after them everything at once (Bengio et al. 2009).
+"""Curriculum: stages that train some of the tasks or only the heads, then all tasks together (Bengio et al. 2009).
 
     curriculum = Curriculum([Stage("recogniser", ("transcript",), epochs=2)], tasks, epochs=10)
-    curriculum.at(epoch=3).tasks                # all of them: the last stage is always joint
+    curriculum.at(epoch=3).tasks                # all tasks: the last stage is always joint
 
-A stage follows from the number of the epoch, so a run that goes on in mid-epoch is in the stage that it left. A task
-that a stage leaves out is as if no row were labelled for it: its parameters rest, without weight decay too.
+The epoch determines the stage, so a resumed run continues in the same stage. A task that is not in a stage is treated
+as if no row were labelled for it: its parameters do not change, not even by weight decay.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ JOINT = "joint"  # the name of the last stage
 
 
 class Curriculum:
-    """The given stages, and a joint one for what is left of the epochs.
+    """The stages, followed by a joint stage for the remaining epochs.
 
     Raises:
-        ValueError: no epoch is left, a stage has none or no task, names a task that is not there, or two have one name.
+        ValueError: no epoch remains; a stage has no epoch, no task or an unknown one; two stages have the same name.
     """
 
     def __init__(self, stages: Sequence[Stage], tasks: Sequence[str], epochs: int) -> None:
@@ -34,13 +34,11 @@ class Curriculum:
             raise ValueError(f"two stages are named {', '.join(twice)}; the last one is always named {JOINT}")
         before = sum(stage.epochs for stage in stages)
         if before >= epochs:
-            raise ValueError(
-                f"the stages take {before} epochs of {epochs}; at least one must be left for all tasks together"
-            )
+            raise ValueError(f"the stages take {before} epochs of {epochs}; at least one must be left for all tasks")
         self.stages = (*stages, Stage(JOINT, tuple(tasks), epochs - before))
 
     def number(self, epoch: int) -> int:
-        """Which stage an epoch, counted from 0, belongs to."""
+        """Index of the stage of an epoch, counted from 0."""
         for number, stage in enumerate(self.stages):
             epoch -= stage.epochs
             if epoch < 0:

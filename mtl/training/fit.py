@@ -2,10 +2,9 @@
 
     final = fit(model, loader, config, validate=..., report=..., resume=None)
 
-One optimiser step takes `micro_batches` micro-batches, dealt over ranks and accumulation, so the result does not
-depend on how many ranks there are; see mtl.training.backward for its gradients. The random state is set from
-(seed, step,
-micro-batch), so a run resumed in mid-epoch, or on another number of ranks, draws the same dropout masks.
+One optimiser step takes `micro_batches` micro-batches, distributed over ranks and accumulation, so the result does not
+depend on the number of ranks; see mtl.training.backward for the gradients. The random state is set from (seed, step,
+micro-batch): a run that is resumed in mid-epoch, or on another number of ranks, draws the same dropout masks.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from mtl.training import parallel
 from mtl.training.backward import Backward, MicroBatch, Step, cosines_of
 from mtl.training.curriculum import Curriculum
 
-AMX_WIDTH = 256  # of a model, from which on bf16 is faster on a CPU with AMX
+AMX_WIDTH = 256  # width of a model from which bf16 is faster on a CPU with AMX
 BETAS = (0.9, 0.98)  # of Adam, as for Transformers since Vaswani et al. 2017
 Report = Callable[[dict[str, float], dict[str, Any] | None], None]
 Validate = Callable[[SpeechModel], dict[str, float]]
 
 
 class StepLoader(Protocol):
-    """What `fit` asks of a loader; see pipelines.data.loader.Loader."""
+    """Loader that `fit` reads; see pipelines.data.loader.Loader."""
 
     def steps(self, epoch: int) -> int: ...
     def __iter__(self) -> Iterator[list[MicroBatch]]: ...
@@ -42,18 +41,18 @@ class StepLoader(Protocol):
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A loss or a gradient was NaN or infinite; the model was left as it was before that step."""
+    """A loss or a gradient is NaN or infinite; the weights are those before that step."""
 
     def __init__(self, task: str, step: int, ids: Sequence[str]) -> None:
         self.task, self.step, self.ids = task, step, tuple(ids)
         shown = ", ".join(self.ids[:8]) + (f" and {len(self.ids) - 8} more" if len(self.ids) > 8 else "")
         super().__init__(
             f"task {task!r} gave a loss or gradient that is not finite at step {step}, on the batch of {shown}. "
-            "Lower trainer.learning_rate or trainer.clip_norm, or look at those recordings."
+            "Lower trainer.learning_rate or trainer.clip_norm, or check those recordings."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return NonFiniteLoss, (self.task, self.step, self.ids)  # its message is not what it is made from
+        return NonFiniteLoss, (self.task, self.step, self.ids)  # pickled by its arguments, not by its message
 
 
 def fit(
@@ -64,13 +63,13 @@ def fit(
     validate: Validate | None = None,
     resume: dict[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Trains to the end of the last epoch and leaves `model` with the final (averaged) weights.
+    """Trains `model` to its final (averaged) weights and returns the metrics of the last epoch.
 
-    `report(metrics, state)` is called on every rank after each epoch and for checkpoints in between (metrics empty);
-    `state` is None but on rank 0. `validate` runs on rank 0. Returns the last epoch's metrics.
+    report: called as report(metrics, state) on every rank after each epoch, and with empty metrics for checkpoints in
+    between; state is None except on rank 0. validate: called on rank 0.
 
     Raises:
-        NonFiniteLoss: on every rank, before the weights are touched.
+        NonFiniteLoss: on every rank, before the weights change.
     """
     run = _Run(model, loader, config)
     if resume is not None:
@@ -86,16 +85,13 @@ def fit(
     return metrics
 
 
-def kept_weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint that are validated and shipped: the average where there is one."""
+def final_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Weights of a checkpoint that are validated and packaged: the average, if there is one."""
     return {**state["model"], **(state["average"] or {})}
 
 
 def with_settings(state: dict[str, Any], config: FitConfig, tasks: Sequence[str]) -> dict[str, Any]:
-    """A checkpoint's state to go on from with the learning rate and task weights of `config`, all else as it was.
-
-    The schedule's place, Adam's moments, the sampler and what a balancer has learned are kept.
-    """
+    """State of a checkpoint with the learning rate and task weights of `config`; everything else is unchanged."""
     groups = [{**group, "peak": config.learning_rate} for group in state["optimiser"]["param_groups"]]
     static = torch.tensor([float(config.task_weights.get(task, 1.0)) for task in tasks])
     return {
@@ -106,7 +102,7 @@ def with_settings(state: dict[str, Any], config: FitConfig, tasks: Sequence[str]
 
 
 class _Run:
-    """Everything that a checkpoint holds, and the step that changes it."""
+    """State of a training, as a checkpoint holds it, and its steps."""
 
     def __init__(self, model: SpeechModel, loader: StepLoader, config: FitConfig) -> None:
         self.config, self.loader = config, loader
@@ -114,21 +110,16 @@ class _Run:
         faster = config.precision == "auto" and bf16_pays(self.device, model.config.width)
         self.bf16 = config.precision == "bf16" or faster
         self.model = model.to(self.device)
-        tasks, weights = model.config.tasks, config.task_weights
-        balancing = config.balancing
-        self.balancer = Balancer(tasks, weights, balancing.method, balancing.settings).to(self.device)
-        self.backward = Backward(model, self.balancer, config.seed, self.bf16, config.look_every)
+        tasks, balancing = model.config.tasks, config.balancing
+        self.balancer = Balancer(tasks, config.task_weights, balancing.method, balancing.settings).to(self.device)
+        self.backward = Backward(model, self.balancer, config.seed, self.bf16, config.inspect_every)
         self.optimiser = torch.optim.AdamW(_parameter_groups(model, self.balancer, config), betas=BETAS, fused=True)
         steps = [loader.steps(epoch) for epoch in range(config.epochs)]
         self.curriculum = Curriculum(config.curriculum, tasks, config.epochs)
         self.spans = _spans(steps, self.curriculum if config.restart else None)
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()} if config.ema else None
         self.epoch = self.step = 0
-        self.tally = self.new_tally()
-
-    def new_tally(self) -> _Tally:
-        parts = (*self.model.front_parts(), *self.model.shared_parts())
-        return _Tally(len(self.model.config.tasks), parts, self.device)
+        self.tally = _Tally(model, self.device)
 
     def train_epoch(self, report: Report) -> None:
         self.model.train()
@@ -137,7 +128,7 @@ class _Run:
         for micro_batches in self.loader:
             self.train_step([tuple(batch.to(self.device) for batch in group) for group in micro_batches])
             due = time.monotonic() - saved > self.config.checkpoint_seconds
-            # Rank 0's clock decides for all: a report is a meeting of all ranks.
+            # Rank 0's clock decides for all ranks, because all of them take part in a report.
             if parallel.world_size() > 1:
                 due = bool(parallel.all_sum(torch.tensor(float(due and parallel.rank() == 0), device=self.device)))
             if due:
@@ -154,8 +145,10 @@ class _Run:
     def train_step(self, micro_batches: list[MicroBatch]) -> None:
         """One optimiser step on this rank's share of the step's micro-batches."""
         step = self.backward(micro_batches, self.step)
-        self._penalise()
-        # Where no row of the step is labelled for any task, there is no gradient, and torch's zero lies on the CPU.
+        penalty = self.model.penalty()
+        if penalty.requires_grad:  # added once a step, after the sum over ranks
+            penalty.backward()
+        # Without a labelled row there is no gradient, and torch returns a zero on the CPU.
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm).to(self.device)
         self._check_finite(step.losses, norm, micro_batches)
         self.balancer.accumulate(step.losses, step.present)
@@ -166,9 +159,9 @@ class _Run:
         self.balancer.hold(own, step.present)
         self.optimiser.zero_grad(set_to_none=True)
         self.balancer.observe(step.losses, step.present)
-        if self.balancer.looks_back:
+        if self.balancer.observes_change:
             after = self.backward.losses_again(micro_batches, self.step, step)
-            self.balancer.look_back(step.losses, after, step.present)
+            self.balancer.observe_change(step.losses, after, step.present)
         self.step += 1
         self._average()
         self.tally.add(step, norm, micro_batches)
@@ -176,12 +169,6 @@ class _Run:
     def learning_rate_factor(self) -> float:
         first, total = next((first, total) for first, total in reversed(self.spans) if self.step >= first)
         return learning_rate_factor(self.step - first, total, self.config.warmup)
-
-    def _penalise(self) -> None:
-        """The trunk's penalty joins once a step, after the sum over ranks, on every rank alike."""
-        penalty = self.model.penalty()
-        if penalty.requires_grad:
-            penalty.backward()
 
     def _check_finite(self, losses: Tensor, norm: Tensor, micro_batches: list[MicroBatch]) -> None:
         if torch.isfinite(torch.cat((losses, norm[None]))).all():
@@ -195,13 +182,13 @@ class _Run:
     @torch.no_grad()
     def _average(self) -> None:
         if self.average is not None:
-            # The usual ramp: early on the average must not remember the random start.
+            # The usual ramp, so that the average does not include the random initial weights.
             decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
             for name, parameter in self.model.named_parameters():
                 self.average[name].lerp_(parameter, 1 - decay)
 
     def use_average(self) -> dict[str, Tensor]:
-        """Puts the averaged weights into the model, where there are any; returns the trained ones in their place."""
+        """Loads the averaged weights, if any, into the model; returns the trained ones."""
         if self.average is None:
             return {}
         trained = {name: p.detach().clone() for name, p in self.model.named_parameters()}
@@ -210,9 +197,8 @@ class _Run:
 
     def epoch_metrics(self, validate: Validate | None) -> dict[str, float]:
         metrics = self.tally.metrics(self.model.config.tasks)
-        metrics.update(
-            epoch=float(self.epoch), step=float(self.step), learning_rate=self.optimiser.param_groups[0]["lr"]
-        )
+        rate = self.optimiser.param_groups[0]["lr"]
+        metrics |= {"epoch": float(self.epoch), "step": float(self.step), "learning_rate": rate}
         if len(self.curriculum.stages) > 1:
             metrics["stage"] = float(self.curriculum.number(self.epoch - 1))
         if validate is not None and parallel.rank() == 0:
@@ -220,7 +206,7 @@ class _Run:
             self.model.eval()
             metrics.update(validate(self.model))
             self.model.load_state_dict(trained, strict=False)
-        self.tally = self.new_tally()
+        self.tally = _Tally(self.model, self.device)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -247,12 +233,13 @@ class _Run:
 
 
 class _Tally:
-    """Sums over an epoch, kept on the device until the epoch's end."""
+    """Sums over an epoch, on the device."""
 
-    def __init__(self, tasks: int, parts: Sequence[str], device: torch.device) -> None:
+    def __init__(self, model: SpeechModel, device: torch.device) -> None:
+        tasks, parts = len(model.config.tasks), (*model.front_parts(), *model.shared_parts())
         self.parts = parts
-        self.sums, self.counts, self.weights, self.heard = torch.zeros(4, tasks, dtype=torch.float64, device=device)
-        # By pair of tasks: sum of their gradients' cosines, steps with a negative one, steps.
+        self.sums, self.counts, self.weights, self.present = torch.zeros(4, tasks, dtype=torch.float64, device=device)
+        # By pair of tasks: sum of the cosines of their gradients, steps with a negative cosine, steps.
         self.cosines = torch.zeros(3, tasks, tasks, dtype=torch.float64, device=device)
         self.part_cosines = torch.zeros(3, len(parts), tasks, tasks, dtype=torch.float64, device=device)
         self.norm = torch.zeros((), device=device)
@@ -265,7 +252,7 @@ class _Tally:
         self.sums += step.sums
         self.counts += step.counts
         self.weights += step.weights
-        self.heard += step.present
+        self.present += step.present
         if step.gramians is not None and step.cosines is not None:
             self.cosines += _counted(step.cosines)
             self.part_cosines[:, len(self.parts) - len(step.gramians) :] += _counted(cosines_of(step.gramians))
@@ -283,58 +270,56 @@ class _Tally:
 
     def metrics(self, tasks: Sequence[str]) -> dict[str, float]:
         real, padded = self.frames.tolist()
-        found = {
+        metrics = {
             "seconds": self.seconds,
             "utterances_per_second": self.utterances * parallel.world_size() / max(self.seconds, 1e-9),
             "gradient_norm": float(self.norm) / max(self.steps, 1),
         }
         if padded:
-            found["padding"] = 100 * (1 - real / padded)
+            metrics["padding"] = 100 * (1 - real / padded)
         for task, total, count in zip(tasks, self.sums.tolist(), self.counts.tolist(), strict=True):
             if count:
-                found[f"train/{task}/loss"] = total / count
-        for task, total, steps in zip(tasks, self.weights.tolist(), self.heard.tolist(), strict=True):
+                metrics[f"train/{task}/loss"] = total / count
+        for task, total, steps in zip(tasks, self.weights.tolist(), self.present.tolist(), strict=True):
             if steps:
-                found[f"weight/{task}"] = total / steps
-        found |= _agreement(self.cosines, tasks)
+                metrics[f"weight/{task}"] = total / steps
+        metrics |= _agreement(self.cosines, tasks)
         for position, part in enumerate(self.parts):
-            found |= _agreement(self.part_cosines[:, position], tasks, f"{part}/")
-        return found
+            metrics |= _agreement(self.part_cosines[:, position], tasks, f"{part}/")
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        kept = (
-            *("sums", "counts", "weights", "heard", "cosines", "part_cosines"),
-            *("norm", "frames", "steps", "utterances", "seconds"),
-        )
-        return {name: getattr(self, name) for name in kept}
+        state = {name: value for name, value in vars(self).items() if name not in ("parts", "_mark")}
+        return {**state, "heard": state.pop("present")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
-            setattr(self, name, value.to(self.sums.device) if isinstance(value, Tensor) else value)
+            value = value.to(self.sums.device) if isinstance(value, Tensor) else value
+            setattr(self, {"heard": "present"}.get(name, name), value)  # the name in stored checkpoints
         self._mark = time.monotonic()
 
 
 def _counted(cosines: Tensor) -> Tensor:
-    """(3, ..., K, K) of (..., K, K): the cosines, where they are negative, and where there is one."""
+    """(3, ..., K, K) from (..., K, K): the cosines, whether they are negative, and whether they are defined."""
     return torch.stack((cosines.nan_to_num(), (cosines < 0).to(cosines), (~cosines.isnan()).to(cosines)))
 
 
-def _agreement(counted: Tensor, tasks: Sequence[str], place: str = "") -> dict[str, float]:
-    """From sums over steps (3, K, K): each pair's mean cosine, and the share of steps in which it was negative."""
+def _agreement(counted: Tensor, tasks: Sequence[str], part: str = "") -> dict[str, float]:
+    """Mean cosine of each pair of tasks and share of steps in which it was negative, from sums (3, K, K)."""
     totals, conflicts, steps_of = counted.tolist()
-    found = {}
+    metrics = {}
     for (i, one), (j, other) in combinations(enumerate(tasks), 2):
         if together := steps_of[i][j]:
-            found[f"cosine/{place}{one}:{other}"] = totals[i][j] / together
-            found[f"conflict/{place}{one}:{other}"] = conflicts[i][j] / together
-    return found
+            metrics[f"cosine/{part}{one}:{other}"] = totals[i][j] / together
+            metrics[f"conflict/{part}{one}:{other}"] = conflicts[i][j] / together
+    return metrics
 
 
 def bf16_pays(device: torch.device, width: int) -> bool:
-    """Whether a model of that width trains faster in bf16: where the device multiplies it in hardware.
+    """Whether a model of that width trains faster in bf16 on the device.
 
-    On a CPU with AMX only a wide one does. There every new shape has a kernel made for it, and batches of speech hardly
-    repeat one: a step of width 128 took 1.6 times as long as in fp32, one of width 384 three quarters of it.
+    On a CPU with AMX only a wide one does, because a kernel is generated for every new shape of a batch: a step of
+    width 128 takes 1.6 times as long as in fp32, one of width 384 three quarters of it.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -344,7 +329,7 @@ def bf16_pays(device: torch.device, width: int) -> bool:
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:
-    """Linear warm-up, then a cosine down to zero (Loshchilov and Hutter 2017)."""
+    """Linear warm-up, then cosine decay to zero (Loshchilov and Hutter 2017)."""
     rising = max(1, round(total * warmup))
     if step < rising:
         return (step + 1) / rising
@@ -355,22 +340,20 @@ def _spans(steps: Sequence[int], curriculum: Curriculum | None) -> list[tuple[in
     """(first step, steps) of each schedule of the learning rate, from the steps of each epoch."""
     if curriculum is None:
         return [(0, sum(steps))]
-    found, epoch, first = [], 0, 0
+    spans, epoch, first = [], 0, 0
     for stage in curriculum.stages:
         total = sum(steps[epoch : epoch + stage.epochs])
-        found.append((first, total))
+        spans.append((first, total))
         epoch, first = epoch + stage.epochs, first + total
-    return found
+    return spans
 
 
 def _parameter_groups(model: nn.Module, balancer: Balancer, config: FitConfig) -> list[dict[str, Any]]:
-    """Weight decay on matrices alone; norms, biases and the balancer's own parameters are left free of it."""
+    """Groups with weight decay (matrices) and without (norms, biases, the balancer's parameters)."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     free = [p for p in model.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
+    groups = [(decayed, config.weight_decay), (free, 0.0)]
     if own := list(balancer.parameters()):
-        groups.append({"params": own, "weight_decay": 0.0})
-    return [{**group, "lr": config.learning_rate, "peak": config.learning_rate} for group in groups]
+        groups.append((own, 0.0))
+    rate = config.learning_rate
+    return [{"params": params, "weight_decay": decay, "lr": rate, "peak": rate} for params, decay in groups]

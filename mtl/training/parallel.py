@@ -1,4 +1,4 @@
-"""The little that data-parallel training needs: who am I, sum over ranks. Without a process group all is one rank."""
+"""Sums and broadcasts over the ranks of data-parallel training; one rank without a process group."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def all_sum(x: Tensor) -> Tensor:
 
 
 def from_first(x: Tensor) -> Tensor:
-    """Rank 0's values, in place: what decides between branches must not differ by a rounding."""
+    """Rank 0's values, in place, where rounding errors must not lead to different branches."""
     if world_size() > 1:
         dist.broadcast(x, src=0)
     return x
@@ -34,8 +34,8 @@ def from_first(x: Tensor) -> Tensor:
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Sums every gradient over ranks, in one message.
 
-    A parameter that no rank used keeps its None: an optimiser would decay a zero. Who used what differs between
-    ranks when labels are missing, so the ranks first agree on it, and an idle rank joins in with zeros.
+    A parameter without a gradient on any rank keeps None: the optimiser would apply weight decay to a zero gradient.
+    Missing labels make the used parameters differ between ranks; a rank without a gradient contributes zeros.
     """
     if world_size() == 1:
         return
@@ -51,7 +51,7 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def broadcast(module: nn.Module) -> None:
-    """Every rank takes rank 0's parameters and buffers."""
+    """Copies the parameters and buffers of rank 0 to every rank."""
     if world_size() > 1:
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor.data, src=0)

@@ -128,7 +128,7 @@ def interpret(predictor: Predictor, dataset: Dataset, recipe: Recipe, report: Re
             if picked:
                 at, places, labels = zip(*picked, strict=True)
                 frames.add(view.at(at, places), labels, [int(indices[row]) for row in at])
-        pictures[group] = {name: picture.tolist() for name, picture in model.trunk.picture().items()}
+        pictures[group] = {name: picture.tolist() for name, picture in model.trunk.diagnostics().items()}
         done += len(indices)
         if report:
             report(done, len(rows), "looking")

@@ -16,7 +16,7 @@ from typing import Any
 from mtl.inference.predictor import Predictor
 from mtl.inputs.codec import Codec
 from mtl.models.joint import build_model
-from mtl.training.fit import kept_weights
+from mtl.training.fit import final_weights
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.storage.roots import sha256
@@ -74,7 +74,7 @@ def keep(job: Job, codec: Codec, name: str) -> TrainResult:
     chosen, history = best(_whole(job, name), job.recipe)
     model = build_model(model_config(job.recipe), codec)
     with local_folder(job.store, chosen.key) as folder:
-        model.load_state_dict(kept_weights(read(folder)[0]))
+        model.load_state_dict(final_weights(read(folder)[0]))
     with tempfile.TemporaryDirectory() as scratch:
         dataset = labelled(open_dataset(job.store, job.utterances, job.features), job.recipe)
         language = language_model(job.recipe, dataset, codec)

@@ -55,7 +55,7 @@ def loop(config: dict[str, Any]) -> None:
         report = Reporter(job.recipe)
         # Only here: the models of a search or a study have no report that would show the gradients.
         gradients = job.recipe.interpret.gradients
-        settings = replace(fit_config(job.recipe), device=str(get_device()), look_every=gradients)
+        settings = replace(fit_config(job.recipe), device=str(get_device()), inspect_every=gradients)
         state = report.restore(job, config.get("resume"))
         fit(model, loader, settings, report=report, validate=validate, resume=state)
 

@@ -8,12 +8,12 @@ import torch
 
 from mtl.analysis.inspection import (
     FRONT_END,
-    GIVEN,
+    HEAD_INPUT,
     chance,
+    diagnostics,
     fit_line,
     inspect,
     numbered,
-    pictures,
     probe,
     split_by_group,
 )
@@ -116,13 +116,13 @@ def test_hard_sharing_shows_every_block() -> None:
     batch, _ = tiny.joined(model.codec)
     view = inspect(model, batch)
     shared = [Layer(SHARED, label) for label in (FRONT_END, "block 1", "block 2", "block 3")]
-    assert list(view.states) == shared + [Layer(task, GIVEN) for task in tiny.TASKS]
+    assert list(view.states) == shared + [Layer(task, HEAD_INPUT) for task in tiny.TASKS]
     x, lengths, *_ = model.audio(batch.features, batch.feature_lengths)
     mask = padding_mask(lengths, x.shape[1])
     for layer, block in zip(shared[1:], model.trunk.shared.blocks, strict=True):
         x = block(x, mask)
         torch.testing.assert_close(view.states[layer], x, rtol=0, atol=0)
-    assert torch.equal(view.states[Layer("intent", GIVEN)], model.encode(batch, ["intent"])["intent"].hidden)
+    assert torch.equal(view.states[Layer("intent", HEAD_INPUT)], model.encode(batch, ["intent"])["intent"].hidden)
 
 
 def test_pooled_states_leave_the_padding_out() -> None:
@@ -179,7 +179,7 @@ def test_soft_distances_by_hand() -> None:
     with torch.no_grad():
         for p in model.trunk.encoders["intent"].blocks[1].parameters():
             p.mul_(3)
-    (distances,) = pictures(model, []).values()
+    (distances,) = diagnostics(model, []).values()
     transcript, intent, slots = (tiny.TASKS.index(task) for task in ("transcript", "intent", "slots"))
     # |3 w - w| over the mean of |3 w| and |w|
     assert distances[1, transcript, intent] == pytest.approx(1.0, rel=1e-5)
@@ -190,14 +190,14 @@ def test_soft_distances_by_hand() -> None:
 def test_an_adapter_s_size_is_what_it_adds() -> None:
     model = fresh("adapter")
     batch, _ = tiny.joined(model.codec)
-    assert pictures(model, [batch])["adapters"].abs().max() == 0  # they begin as nothing
+    assert diagnostics(model, [batch])["adapters"].abs().max() == 0  # they begin as nothing
     adapter = model.trunk.adapters["intent"][0]
     torch.nn.init.normal_(adapter.up.bias)
     view = inspect(model, batch)
     before = view.states[Layer(SHARED, "block 1")]
     mask = padding_mask(view.lengths, before.shape[1])
     expected = (adapter.up.bias.norm() / before.norm(dim=-1))[mask].mean()
-    found = pictures(model, [batch])["adapters"]
+    found = diagnostics(model, [batch])["adapters"]
     assert found[0, tiny.TASKS.index("intent")] == pytest.approx(expected.item(), rel=1e-4)
     assert found[0, tiny.TASKS.index("slots")] == 0
 
@@ -207,7 +207,7 @@ def test_gates_are_those_of_these_batches_alone() -> None:
     heard, read = tiny.joined(model.codec)
     for task in tiny.TASKS:
         torch.nn.init.normal_(model.trunk.gates[task].linear.weight)
-    once = pictures(model, [heard])["gates"]
-    pictures(model, [read])
-    assert torch.equal(pictures(model, [heard])["gates"], once)
+    once = diagnostics(model, [heard])["gates"]
+    diagnostics(model, [read])
+    assert torch.equal(diagnostics(model, [heard])["gates"], once)
     torch.testing.assert_close(once.sum(dim=1), torch.ones(len(tiny.TASKS)))

@@ -127,14 +127,14 @@ def test_famo_is_torchjd_s_where_nothing_is_missing():
         reference(losses).backward()
         torch.testing.assert_close(balancer.weights(ALL, losses.detach()), losses.grad)
         reference.update(after)
-        balancer.look_back(losses.detach(), after, ALL)
+        balancer.observe_change(losses.detach(), after, ALL)
 
 
 def test_famo_leaves_an_absent_task_s_logit():
     balancer = Balancer(TASKS, {}, "famo")
-    balancer.look_back(LOSSES, LOSSES / torch.tensor([2.0, 1.0, 4.0]), ALL)
+    balancer.observe_change(LOSSES, LOSSES / torch.tensor([2.0, 1.0, 4.0]), ALL)
     before = balancer.method.logits.clone()
-    balancer.look_back(LOSSES, LOSSES / 3, BUT_B)
+    balancer.observe_change(LOSSES, LOSSES / 3, BUT_B)
     assert balancer.method.logits[1] == before[1]
     assert balancer.method.logits[2] != before[2]
 
@@ -218,7 +218,7 @@ class TwoBlocks(Linear):
 def test_gramians_of_two_blocks_by_hand(method, micro_batches):
     """J = [[-4, 1, 1], [6, 1, 1]]: the tasks are opposed in the first block (-4, 6) and one in the second."""
     model = TwoBlocks(torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]]))
-    backward = Backward(model, Balancer(model.config.tasks, {}, method), seed=0, look_every=1)
+    backward = Backward(model, Balancer(model.config.tasks, {}, method), seed=0, inspect_every=1)
     step = backward([(("a", "b"),)] * micro_batches, 0)
     torch.testing.assert_close(step.gramians, torch.tensor([[[16.0, -24], [-24, 36]], [[2, 2], [2, 2]]]))
     assert step.front_gramians.shape == (0, 2, 2)
@@ -228,7 +228,7 @@ def test_gramians_of_two_blocks_by_hand(method, micro_batches):
 
 def test_a_task_without_labels_has_no_cosine():
     model = TwoBlocks(torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0], [1.0, 0.0, 0.0]]))
-    step = Backward(model, Balancer(TASKS, {}, "static"), seed=0, look_every=1)([(("a", "c"),)], 0)
+    step = Backward(model, Balancer(TASKS, {}, "static"), seed=0, inspect_every=1)([(("a", "c"),)], 0)
     found = cosines_of(step.gramians)
     assert found[0, 0, 2] == -1
     assert found[1, 0, 2].isnan()  # c has no gradient in the second block
@@ -237,7 +237,7 @@ def test_a_task_without_labels_has_no_cosine():
 
 def test_looks_are_taken_when_they_are_due():
     model = TwoBlocks(torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]]))
-    backward = Backward(model, Balancer(model.config.tasks, {}), seed=0, look_every=3)
+    backward = Backward(model, Balancer(model.config.tasks, {}), seed=0, inspect_every=3)
     assert [step for step in range(7) if backward([(("a", "b"),)], step).gramians is not None] == [0, 3, 6]
     assert Backward(model, backward.balancer, seed=0)([(("a", "b"),)], 0).gramians is None
 

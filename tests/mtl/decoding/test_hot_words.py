@@ -16,7 +16,7 @@ def walk(hot, text):
     for character in text:
         state, gained = hot.step(state, character)
         paid += gained
-        seen.append((paid, hot.held[state]))
+        seen.append((paid, hot.pending[state]))
     return seen, paid + hot.finish(state)
 
 

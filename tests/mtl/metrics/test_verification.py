@@ -19,13 +19,13 @@ from mtl.metrics.verification import (
     detection_cost,
     equal_error_rate,
     listed_trials,
-    places_of,
+    ranks_of,
     verification_counts,
 )
 
 
 def counted(targets: list[float], others: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    places = places_of(np.array([*targets, *others]))
+    places = ranks_of(np.array([*targets, *others]))
     return (
         np.bincount(places[: len(targets)], minlength=places.max() + 1),
         np.bincount(places[len(targets) :], minlength=places.max() + 1),
@@ -76,7 +76,7 @@ def test_a_monotone_change_of_the_scores_changes_nothing(scores: list[float], cu
 
 
 def test_more_scores_than_places_keep_their_order() -> None:
-    places = places_of(np.linspace(-1, 1, 5 * BINS))
+    places = ranks_of(np.linspace(-1, 1, 5 * BINS))
     assert places.max() == BINS - 1
     assert (np.diff(places) >= 0).all()
     assert np.bincount(places).tolist() == [5] * BINS

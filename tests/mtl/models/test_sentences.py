@@ -70,7 +70,9 @@ def test_it_learns_its_sentences(balancing: str) -> None:
     made = model(dropout=0.0, word_dropout=0.0)
     _, sentences = tiny.joined(made.codec)
     before = {task: float(loss / count) for task, (loss, count) in made.losses(sentences).items()}
-    config = FitConfig(epochs=60, learning_rate=1e-2, balancing=METHODS.select(balancing), device="cpu", look_every=20)
+    config = FitConfig(
+        epochs=60, learning_rate=1e-2, balancing=METHODS.select(balancing), device="cpu", inspect_every=20
+    )
     fit(made, tiny.TinyLoader([(sentences,)], 1), config)
     after = {task: float(loss / count) for task, (loss, count) in made.eval().losses(sentences).items()}
     assert before.keys() == after.keys() == set(TASKS)

@@ -110,25 +110,25 @@ def test_gradients_reach_what_a_task_uses_and_nothing_else(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pictures_are_made_in_use_and_kept_out_of_the_weights(mode):
+def test_diagnostics_are_made_in_use_and_kept_out_of_the_weights(mode):
     trunk = stirred(mode)
     x, lengths = rows()
     names = set(trunk.state_dict())
-    before = trunk.picture()
+    before = trunk.diagnostics()
     trunk(x, lengths, ("a", "b"))
-    picture = trunk.picture()
-    assert {name: tuple(tensor.shape) for name, tensor in picture.items()} == PICTURES[mode]
-    assert not any(tensor.requires_grad for tensor in picture.values())
+    diagnostics = trunk.diagnostics()
+    assert {name: tuple(tensor.shape) for name, tensor in diagnostics.items()} == DIAGNOSTICS[mode]
+    assert not any(tensor.requires_grad for tensor in diagnostics.values())
     assert set(trunk.state_dict()) == names
     twin = copy.deepcopy(trunk)
-    for name, tensor in twin.picture().items():
-        torch.testing.assert_close(tensor, picture[name], equal_nan=True)
+    for name, tensor in twin.diagnostics().items():
+        torch.testing.assert_close(tensor, diagnostics[name], equal_nan=True)
     trunk.train()
     trunk(x, lengths, ("a", "b"))
-    assert set(trunk.picture()) == set(before)
+    assert set(trunk.diagnostics()) == set(before)
 
 
-PICTURES = {
+DIAGNOSTICS = {
     "hard": {},
     "soft": {"distances": (2, 3, 3)},
     "cross_stitch": {"units": (2, 3, 3)},

@@ -42,7 +42,7 @@ def test_cross_stitch_at_identity_is_separate_trunks():
 
 def test_cross_stitch_starts_as_one_encoder_near_identity():
     trunk = build("cross_stitch").eval()
-    torch.testing.assert_close(trunk.picture()["units"][1], 0.85 * torch.eye(3) + 0.05)
+    torch.testing.assert_close(trunk.diagnostics()["units"][1], 0.85 * torch.eye(3) + 0.05)
     x, lengths = rows()
     for state in trunk(x, lengths, TASKS).values():
         torch.testing.assert_close(state, single()(x, lengths))
@@ -91,7 +91,7 @@ def test_mmoe_by_hand():
     states = trunk(*ONE, ("a", "b"))
     assert states["a"][0, 0, 0].item() == pytest.approx(17.5)
     assert states["b"][0, 0, 0].item() == pytest.approx(10.0)
-    gates = trunk.picture()["gates"]
+    gates = trunk.diagnostics()["gates"]
     torch.testing.assert_close(gates[:2], torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
     assert gates[2].isnan().all()  # never asked for
 
@@ -104,7 +104,7 @@ def test_gates_sum_to_one_ignore_padding_and_count_rows(mode):
         trunk = stirred(mode, expert_blocks=2)
         for part in parts:
             trunk(*part, TASKS)
-        seen.append(trunk.picture())
+        seen.append(trunk.diagnostics())
     for name, gates in seen[0].items():
         torch.testing.assert_close(gates.sum(dim=-1), torch.ones(gates.shape[:-1]))
         torch.testing.assert_close(gates, seen[1][name])
@@ -134,10 +134,10 @@ def test_ple_by_hand():
     states = trunk(*ONE, ("a", "b"))
     assert states["a"][0, 0, 0].item() == pytest.approx(11.75)
     assert states["b"][0, 0, 0].item() == pytest.approx(14.0)
-    picture = trunk.picture()
+    diagnostics = trunk.diagnostics()
     expected = torch.tensor([[[0.25, 0.75], [0.5, 0.5]], [[0.5, 0.5], [1 / 3, 2 / 3]]])
-    torch.testing.assert_close(picture["gates"], expected)
-    torch.testing.assert_close(picture["shared_gates"], torch.tensor([[0.5, 0.25, 0.25]]))
+    torch.testing.assert_close(diagnostics["gates"], expected)
+    torch.testing.assert_close(diagnostics["shared_gates"], torch.tensor([[0.5, 0.25, 0.25]]))
 
 
 def test_an_expert_of_another_task_is_trained_through_the_lower_level_alone():
@@ -163,7 +163,7 @@ def test_attention_with_masks_of_one_is_the_shared_encoder():
     x, lengths = rows()
     for state in trunk(x, lengths, TASKS).values():
         assert torch.equal(state, trunk.shared(x, lengths))
-    assert torch.equal(trunk.picture()["masks"], torch.ones(2, 3, 8))
+    assert torch.equal(trunk.diagnostics()["masks"], torch.ones(2, 3, 8))
 
 
 def test_attention_by_hand():
@@ -181,9 +181,9 @@ def test_attention_by_hand():
         mask.widen.weight[:, 0] = 1.0
         expected = 6 / (1 + math.exp(-(2.0 - 1.0)))
         assert trunk(*ONE, ("b",))["b"][0, 0].tolist() == pytest.approx([expected] * 8, rel=1e-4)
-    picture = trunk.picture()["masks"]
-    assert picture[:, 0].isnan().all()
-    assert picture[1, 1, 0].item() == pytest.approx((0.5 + expected / 6) / 2, rel=1e-4)  # two frames were seen
+    diagnostics = trunk.diagnostics()["masks"]
+    assert diagnostics[:, 0].isnan().all()
+    assert diagnostics[1, 1, 0].item() == pytest.approx((0.5 + expected / 6) / 2, rel=1e-4)  # two frames were seen
 
 
 def test_graph_is_states_plus_weighted_messages():
@@ -194,7 +194,7 @@ def test_graph_is_states_plus_weighted_messages():
     weight = dict(zip(trunk.edges, trunk.weights, strict=True))
     expected = z["b"] + weight["a", "b"] * trunk.messages["a"](z["a"]) + weight["c", "b"] * trunk.messages["c"](z["c"])
     torch.testing.assert_close(trunk(x, lengths, ("b",))["b"], expected)
-    edges = trunk.picture()["edges"]
+    edges = trunk.diagnostics()["edges"]
     exists = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     message = weight["c", "b"] * trunk.messages["c"](z["c"])
     torch.testing.assert_close(edges[1, 2], (message.norm(dim=-1) / z["b"].norm(dim=-1))[exists].mean())
@@ -214,7 +214,7 @@ def test_graph_with_zero_edges_is_no_messages():
         trunk.weights.zero_()
     for task, state in trunk(x, lengths, TASKS).items():
         assert torch.equal(state, silent(x, lengths, TASKS)[task])
-    assert silent.picture() == {}
+    assert silent.diagnostics() == {}
 
 
 def test_graph_edges():

@@ -27,7 +27,7 @@ BOUNDS = {"rtol": 1e-3, "atol": 3e-4}  # a thirtieth of one step of Adam
 def config(method, **changes):
     made = FitConfig(
         epochs=EPOCHS.get(method, 2), learning_rate=1e-2, device="cpu", seed=7, clip_norm=1e9,
-        balancing=METHODS.select(method), look_every=2,
+        balancing=METHODS.select(method), inspect_every=2,
     )  # fmt: skip
     return replace(made, task_weights={"intent": 0.5, "domain": 2.0}, **changes)
 
@@ -119,8 +119,8 @@ def test_resumed_is_uninterrupted(tmp_path, method):
 
 @pytest.mark.parametrize("method", ["static", "uncertainty", "famo", "pcgrad"])
 def test_looking_at_gradients_changes_nothing(method):
-    looked, metrics, _ = train(method, per_step=2, changes={"look_every": 1})
-    plain, others, _ = train(method, per_step=2, changes={"look_every": 0})
+    looked, metrics, _ = train(method, per_step=2, changes={"inspect_every": 1})
+    plain, others, _ = train(method, per_step=2, changes={"inspect_every": 0})
     assert_same(looked, plain, exact=True)
     seen = {name for name in metrics if name.startswith(("cosine/", "conflict/")) and name not in others}
     assert seen == metrics.keys() - others.keys()
@@ -130,7 +130,7 @@ def test_looking_at_gradients_changes_nothing(method):
 
 def test_parts_add_up_to_the_gramian_of_all():
     model = fresh()
-    step = Backward(model, Balancer(model.config.tasks, {}), seed=0, look_every=1)(tiny.batches(model.codec)[:2], 0)
+    step = Backward(model, Balancer(model.config.tasks, {}), seed=0, inspect_every=1)(tiny.batches(model.codec)[:2], 0)
     assert (list(model.front_parts()), list(model.shared_parts())) == (["audio", "text"], ["block 1", "shared head"])
     text = step.front_gramians[1].diagonal()
     assert text[tiny.TASKS.index("transcript")] == 0  # it hears alone
@@ -145,7 +145,7 @@ def test_gramians_of_parts_are_those_of_the_gradients(method):
     """Over two micro-batches, each part's beside torch's own gradients of the sums of the losses."""
     model = fresh(dropout=0.0, word_dropout=0.0, blocks=2)
     micro_batches = tiny.batches(model.codec)[:2]
-    step = Backward(model, Balancer(model.config.tasks, {}, method), seed=0, look_every=1)(micro_batches, 0)
+    step = Backward(model, Balancer(model.config.tasks, {}, method), seed=0, inspect_every=1)(micro_batches, 0)
     sums = {}
     for batch in (batch for group in micro_batches for batch in group):
         for task, (loss, _) in model.losses(batch).items():

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl.analysis.inspection import pictures
+from mtl.analysis.inspection import diagnostics
 from mtl.answers import Prediction
 from mtl.audio.features import bin_centres, hop_length, log_mel, window_length
 from mtl.balancing import Balancer
@@ -185,7 +185,7 @@ def test_a_recipe_trains_resumes_and_predicts(name: str, changes: dict[str, Any]
     recipe = small(name, changes)
     codec, config, spec = codec_of(recipe), model_config(recipe), recipe.features
     batches = batches_of(recipe, codec)
-    settings = replace(fit_config(recipe), look_every=1)
+    settings = replace(fit_config(recipe), inspect_every=1)
     model = both(settings, lambda: build_model(config, codec), batches, tmp_path)
     with shadow.device():
         language = NGram.train(["play jazz", "stop now"], 2) if "transcript" in recipe.tasks else None
@@ -194,7 +194,7 @@ def test_a_recipe_trains_resumes_and_predicts(name: str, changes: dict[str, Any]
         for heard, read in batches:
             predictor.predict_batch(heard)
             predictor.predict_batch(read, [["a"]] * 3)
-        pictures(model, [batch for group in batches for batch in group])
+        diagnostics(model, [batch for group in batches for batch in group])
         if codec.speech is not None and config.speaks:
             (uttered,) = speak(model, [codec.speech.number(["a", "b"])], [1], [1])
             VocoderWrapper(spec)(uttered.mel, uttered.hertz)
@@ -212,7 +212,7 @@ def test_every_sharing_mode_and_balancing_method(sharing: str, method: str, tmp_
     settings = FitConfig(epochs=1, learning_rate=1e-2, balancing=METHODS.select(method))
     model = both(settings, lambda: build_model(config, codec), tiny.batches(codec)[:2], tmp_path)
     with shadow.device():
-        pictures(model, tiny.joined(codec))
+        diagnostics(model, tiny.joined(codec))
 
 
 @pytest.mark.parametrize("method", ["static", "geometric_mean", "famo", "pcgrad"])  # each way of backward.py

@@ -15,7 +15,7 @@ from mtl.config.balancing import METHODS
 from mtl.config.training import FitConfig
 from mtl.models.joint import build_model
 from mtl.training import checkpoint
-from mtl.training.fit import NonFiniteLoss, bf16_pays, fit, kept_weights, learning_rate_factor, with_settings
+from mtl.training.fit import NonFiniteLoss, bf16_pays, final_weights, fit, learning_rate_factor, with_settings
 from tests.support import tiny
 
 CONFIG = FitConfig(epochs=3, learning_rate=1e-2, device="cpu", seed=7)
@@ -176,7 +176,7 @@ def test_average_is_validated_kept_and_not_trained_on():
         return {"valid/transcript/wer": 1.0}
 
     reports = train(model, config=replace(CONFIG, ema=0.9), validate=validate)
-    kept = kept_weights(reports[-1][1])
+    kept = final_weights(reports[-1][1])
     assert reports[-1][0]["valid/transcript/wer"] == 1.0
     assert_same_weights({name: kept[name] for name in seen[-1]}, seen[-1], exact=True)
     assert_same_weights(dict(model.named_parameters()), seen[-1], exact=True)

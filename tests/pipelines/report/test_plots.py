@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 
-from mtl.analysis.inspection import pictures
+from mtl.analysis.inspection import diagnostics
 from mtl.config.sharing import MODES
 from mtl.models.joint import build_model
 from pipelines.evaluation.inspection import _plain
@@ -54,7 +54,7 @@ def sharing(mode: str) -> dict[str, object]:
     levels = {"expert_blocks": 2} if mode == "ple" else {}
     model = build_model(tiny.config(sharing=mode, blocks=2, **levels), tiny.codec())
     groups = zip(("audio", "text"), tiny.joined(model.codec), strict=True)
-    shown = {group: {k: v.tolist() for k, v in pictures(model, [batch]).items()} for group, batch in groups}
+    shown = {group: {k: v.tolist() for k, v in diagnostics(model, [batch]).items()} for group, batch in groups}
     return {"mode": mode, "tasks": list(tiny.TASKS), "rows": 12, "pictures": _plain(shown), "probes": [], "skipped": {}}
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mtl.training.fit import fit, kept_weights
+from mtl.training.fit import final_weights, fit
 from pipelines.core.cluster import ClusterError
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe, parse
@@ -56,9 +56,9 @@ def plain_fit(night: SimpleNamespace, threads: int = 1) -> tuple[list[dict[str, 
     def report(metrics: dict[str, float], state: dict[str, Any] | None) -> None:
         if metrics and state:
             history.append(metrics)
-            weights.append({name: tensor.clone() for name, tensor in kept_weights(state).items()})
+            weights.append({name: tensor.clone() for name, tensor in final_weights(state).items()})
 
-    looking = replace(settings, look_every=night.recipe.interpret.gradients)
+    looking = replace(settings, inspect_every=night.recipe.interpret.gradients)
     fit(model, loader, looking, report=report, validate=validate)
     return history, weights
 
