@@ -40,7 +40,7 @@ class States:
 
     spectrum (B, 2F): in audio, mean and deviation of each mel bin, which the front-end normalises away.
     context (B, C, D), context_lengths (B,): the trunk's states of the words of the previous turns, if any.
-    manner (B, D): embedding of speaker and emotion, for tasks of synthesis; hidden is then of phones.
+    style (B, D): embedding of speaker and emotion, for tasks of synthesis; hidden is then of phones.
     """
 
     hidden: Tensor
@@ -49,7 +49,7 @@ class States:
     spectrum: Tensor | None = None
     context: Tensor | None = None
     context_lengths: Tensor | None = None
-    manner: Tensor | None = None
+    style: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Mel(Head):
 
     def forward(self, states: States, spoken: TTSBatch) -> tuple[Tensor, Tensor]:
         """(B, T, F) with zero mean and unit deviation, lengths (B,), from durations, pitch and energy of `spoken`."""
-        assert states.manner is not None, "SpeechModel.encode_phones gives it"
+        assert states.style is not None, "states of phones have it"
         x = states.hidden + self.prosody(torch.stack((spoken.pitch, spoken.energy), dim=-1))
         frames, lengths, position = stretch(x, spoken.durations)
         # Behind a convolution all frames of a long phone would be alike: each has its relative position in the phone.
@@ -72,7 +72,7 @@ class Mel(Head):
         height = contour(spoken.pitch, spoken.durations, spoken.lengths, frames.shape[1])
         comb = harmonics(height * self.pitch.deviation + self.pitch.mean, self.hertz)
         frames = frames + self.harmonics(comb.to(frames.dtype))
-        return self.output(self.stack(frames, lengths, states.manner)).float(), lengths
+        return self.output(self.stack(frames, lengths, states.style)).float(), lengths
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
         if batch.spoken is None or batch.feature_lengths is None:

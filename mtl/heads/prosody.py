@@ -49,8 +49,8 @@ class Prosody(Head):
 
     def forward(self, states: States) -> Tensor:
         """(B, P, 3): ln(1 + frames), pitch, energy."""
-        assert states.manner is not None, "SpeechModel.encode_phones gives it"
-        return self.output(self.stack(states.hidden, states.lengths, states.manner)).float()
+        assert states.style is not None, "states of phones have it"
+        return self.output(self.stack(states.hidden, states.lengths, states.style)).float()
 
     def count(self, batch: Batch, lengths: Tensor) -> Tensor:
         return lengths.new_zeros(()) if batch.spoken is None else batch.spoken.lengths.sum()

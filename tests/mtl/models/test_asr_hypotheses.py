@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from mtl.config.training import Stage
 from mtl.heads.slots import pool_words
 from mtl.inputs.batch import IGNORE, collate
-from mtl.models.asr_hypotheses import Heard, aligned, choose, projected
+from mtl.models.asr_hypotheses import TrainingWords, aligned, choose, projected
 from mtl.training import checkpoint
 from tests.mtl.training.test_backward import assert_same, fresh, train
 from tests.support import tiny
@@ -59,14 +59,14 @@ def spans(text):
 
 
 def test_a_recording_keeps_its_true_words_beyond_the_limit():
-    true = Heard(spans("play soft rock now"), ["O", "B-g", "I-g", "O"], False)
+    true = TrainingWords(spans("play soft rock now"), ["O", "B-g", "I-g", "O"], False)
     heard = spans("play soft frog")  # a substitution and a deletion: 2 errors of 4 words
-    assert choose(true, heard, 0.5) == Heard(heard, ["O", "B-g", "I-g"], True)
+    assert choose(true, heard, 0.5) == TrainingWords(heard, ["O", "B-g", "I-g"], True)
     assert choose(true, heard, 0.49) is true
     assert choose(true, [], 50.0) is true
-    unlabelled = Heard(spans("play rock"), None, False)
-    assert choose(unlabelled, spans("play rocks"), 0.5) == Heard(spans("play rocks"), None, True)
-    partly = Heard(spans("play rock"), [None, "B-g"], False)
+    unlabelled = TrainingWords(spans("play rock"), None, False)
+    assert choose(unlabelled, spans("play rocks"), 0.5) == TrainingWords(spans("play rocks"), None, True)
+    partly = TrainingWords(spans("play rock"), [None, "B-g"], False)
     assert choose(partly, spans("play"), 0.5) is partly  # its one labelled word was not heard
 
 
@@ -165,7 +165,9 @@ def test_rows_that_cannot_be_placed_are_neither_tagged_nor_read():
     assert model.counts(batch)["slots"] == 0
     assert model.counts(batch)["intent"] == 1
     assert set(model.losses(batch)) == {"intent", "speaker"}
-    assert (model._tagged([Heard(spans("play rock"), ["O", "B-genre"], True)], batch, "slots").tags == IGNORE).all()
+    assert (
+        model._tagged([TrainingWords(spans("play rock"), ["O", "B-genre"], True)], batch, "slots").tags == IGNORE
+    ).all()
 
 
 @pytest.mark.parametrize("method", ["static", "pcgrad"])
