@@ -122,7 +122,7 @@ def as_sentences(batch: Batch, rows: Tensor) -> Batch:
     return replace(
         batch,
         group=TEXT,
-        inputs={name: inputs for name, inputs in batch.inputs.items() if name != batch.group},
+        inputs={TEXT: batch.inputs[TEXT]},
         targets={task: target.only(rows) for task, target in batch.targets.items()},
     )
 

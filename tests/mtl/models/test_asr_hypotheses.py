@@ -5,6 +5,7 @@ import socket
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,10 +14,12 @@ import torch.multiprocessing as mp
 from mtl.config.training import Stage
 from mtl.heads.slots import pool_words
 from mtl.inputs.batch import IGNORE, collate
+from mtl.inputs.codec import Codec
 from mtl.models.asr_hypotheses import TrainingWords, aligned, choose, projected
+from mtl.models.joint import build_model
 from mtl.training import checkpoint
 from tests.mtl.training.test_backward import assert_same, fresh, train
-from tests.support import tiny
+from tests.support import tiny, tiny_voice
 
 EAR = {"recognised": 1.0, "error_limit": 50.0, "read": True}  # whatever the recogniser hears
 STILL = {"dropout": 0.0, "word_dropout": 0.0}
@@ -141,6 +144,20 @@ def test_a_recording_that_is_read_counts_twice_for_what_words_can_tell():
         torch.testing.assert_close(both[task][0], sound[task][0] + words[task][0])
         assert both[task][1] == twice[task]
     torch.testing.assert_close(both["speaker"][0], sound["speaker"][0])
+
+
+def test_only_tasks_of_words_count_twice():
+    """Phones and waveforms accompany the recordings, not their transcripts."""
+    tasks = ("transcript", "intent", "prosody", "mel", "waveform")
+    rows = [{**row, "text": "play", "intent": "play"} for row in tiny_voice.rows()]
+    codec = replace(Codec.build(rows, tasks), speech=tiny_voice.code())
+    features = [tiny_voice.mel(row) for row in rows]
+    waves, hertz = [np.ones(40, np.int16)] * len(rows), [np.ones(len(one), np.float32) for one in features]
+    batch = collate([codec.encode(row) for row in rows], features, waves, hertz)
+    plain, twice = (build_model(tiny.config(tasks=tasks, read=read), codec).counts(batch) for read in (False, True))
+    assert int(twice["intent"]) == 2 * int(plain["intent"]) == 2 * len(rows)
+    assert {name: int(twice[name]) for name in tasks[2:]} == {name: int(plain[name]) for name in tasks[2:]}
+    assert int(plain["prosody"]) == sum(len(row["phones"]) for row in rows)
 
 
 def test_what_is_read_is_what_was_heard(monkeypatch):
