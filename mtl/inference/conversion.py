@@ -3,12 +3,13 @@
     converter = Converter(Predictor.load("folder"))
     converted, = converter.convert([waveform], emotion="excited")     # converted.samples (N,) at features.sample_rate
 
-Durations, pitch and energy of the recording change by what the model predicts for the two emotions: a duration by the
-ratio of its two predictions, pitch and energy by their differences. The log-mel is the model's for the new emotion,
-plus the spectral envelope (first cepstra) of what the recording has beyond the model's log-mel for its own emotion,
-stretched to the new durations. Of the difference between the two emotions' envelopes only TRUSTED is applied, which is
-nearest to true recordings. So a recording converted to its own emotion is unchanged, and a speaker that training did
-not contain keeps the voice. Conversion to another speaker leaves the correction out.
+Durations, pitch and energy of the recording change by what the model predicts for the two emotions:
+a duration by the ratio of its two predictions, pitch and energy by their differences. The log-mel
+is the model's for the new emotion, plus the spectral envelope (first cepstra) of the difference
+between the recording and the model's log-mel for its own emotion, stretched to the new durations.
+Of the difference between the two emotions' envelopes only TRUSTED is applied, which is nearest to
+true recordings. So a recording converted to its own emotion is unchanged, and a speaker that
+training did not contain keeps the voice. Conversion to another speaker leaves the correction out.
 
 Huang et al. (2020) recognise and synthesise with two models; here these are two tasks of one model. The positions of
 the phones in the recording come from aligning it with the model's own synthesis.

@@ -36,7 +36,7 @@ from mtl.text.normalization import normalise
 
 WEIGHTS, CONFIG, LANGUAGE = "weights.safetensors", "model.json", "language.arpa"
 FORMAT = 1
-MOST_TEXTS = 100  # alternatives that may be asked for: the search is as wide, and a request must not choose its cost
+MOST_TEXTS = 100  # limit of n_best, which is also the width of the search: a request must not choose its cost
 BATCH_FRAMES = 12_000  # of one forward pass, padding counted: two minutes of audio at a 10 ms hop
 
 

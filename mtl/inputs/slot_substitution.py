@@ -42,7 +42,8 @@ class SlotValues:
                 if key not in counts.setdefault(kind, Counter()):
                     self._values.setdefault(kind, []).append(value)
                 counts[kind][key] += 1  # in the order of first occurrence, as the values
-        self._chances = {kind: _shares(list(of_values.values())) for kind, of_values in counts.items()}
+        roots = {kind: np.sqrt(list(of_values.values())) for kind, of_values in counts.items()}
+        self._chances = {kind: root / root.sum() for kind, root in roots.items()}
 
     def exchange(self, example: Example, share: float, generator: np.random.Generator) -> Example:
         """The example with about `share` of its slots replaced; the same object if none is.
@@ -65,7 +66,8 @@ class SlotValues:
             if inside is None and len(value.words) > 1:
                 continue
             parts += [_part(example, done, start), value]
-            tags += [tagged[done:start], _tags(begin, inside, len(value.words))]
+            new_tags = np.asarray([begin] + [inside] * (len(value.words) - 1), dtype=np.int64)
+            tags += [tagged[done:start], new_tags]
             done = end
         if not done:
             return example
@@ -95,13 +97,3 @@ class SlotValues:
 def _part(example: Example, start: int, end: int | None) -> TextArrays:
     words, characters = example.inputs[TEXT]
     return TextArrays(words[start:end], characters[start:end])
-
-
-def _tags(begin: int, inside: int | None, length: int) -> np.ndarray:
-    return np.asarray([begin] + [inside] * (length - 1), dtype=np.int64)
-
-
-def _shares(counts: Sequence[int]) -> np.ndarray:
-    roots = np.sqrt(counts)
-    shares: np.ndarray = roots / roots.sum()
-    return shares

@@ -120,7 +120,7 @@ class SpeechModel(nn.Module):
         return self.config.read and batch.group == AUDIO and self.recogniser is not None
 
     def _recogniser(self) -> Transcript:
-        assert self.recogniser is not None, "asked for where words are recognised"
+        assert self.recogniser is not None, "callers check that there is one"
         return cast(Transcript, self.task(self.recogniser))
 
     def encode(self, batch: Batch, tasks: Iterable[str], group: str | None = None) -> dict[str, States]:
@@ -282,13 +282,10 @@ class SpeechModel(nn.Module):
         outputs: dict[str, list[Any]] = {}
         if (transcript := self.recogniser) in states and transcript is not None:
             head, state = self._recogniser(), states[transcript]
-            if recogniser is None:
-                outputs[transcript] = head.decode(state)
-            else:
-                outputs[transcript] = recogniser(head.log_probs(state), state.lengths)
-            outputs["words"] = [
-                word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in outputs[transcript]
-            ]
+            paths = recogniser(head.log_probs(state), state.lengths) if recogniser else head.decode(state)
+            pieces = [self.codec.units.pieces(path.units.tolist()) for path in paths]
+            outputs[transcript] = paths
+            outputs["words"] = [word_spans(one, path.frames) for one, path in zip(pieces, paths, strict=True)]
         second = self._reread(outputs["words"], batch) if reread and "words" in outputs else {}
         for name in tasks:
             if name == self.tagger and batch.group == AUDIO:

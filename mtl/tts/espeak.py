@@ -63,6 +63,8 @@ def say(
         EspeakError: no such voice or variant, or no sound.
     """
     data_path = _data_folder()
+    import espeakng_loader  # of the extra; _data_folder raises EspeakError without it
+
     variants = os.listdir(data_path / "voices" / "!v")
     if variant and variant not in variants:  # eSpeak itself would ignore it
         raise EspeakError(f"eSpeak NG has no variant {variant!r}; it has {', '.join(sorted(variants))}")
@@ -71,7 +73,7 @@ def say(
     # the flutter, tail of the echo, seeds of the noise): the same text and voice would sound different after another
     # text. Unloading takes a quarter of a millisecond. For the same reason only one thread may speak at a time.
     with _lock:
-        library = ctypes.CDLL(_library_path())
+        library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
         try:
             settings = ((_RATE, rate), (_VOLUME, _QUIET), (_PITCH, pitch), (_RANGE, span))
             return _synthesize(library, str(data_path), text, name, settings)
@@ -151,13 +153,6 @@ def _unload(library: ctypes.CDLL) -> None:
         _ctypes.FreeLibrary(library._handle)
     else:
         _ctypes.dlclose(library._handle)
-
-
-def _library_path() -> str:
-    installed()
-    import espeakng_loader
-
-    return str(espeakng_loader.get_library_path())
 
 
 @lru_cache(1)
