@@ -168,7 +168,7 @@ class Model(Result):
             ['read anna karenina', 'play some jazz']
         """
         self._check_context(context)
-        predictor = self.predictor.listening(hot_words, hot_weight, n_best, domain=domain)
+        predictor = self.predictor.with_options(hot_words, hot_weight, n_best, domain=domain)
         samples = [str(item) if isinstance(item, Text) else self._samples(item, rate) for item in inputs]
         predictions = predictor.predict(samples, [context] * len(samples))
         names = ["samples" if isinstance(item, np.ndarray) else str(item) for item in inputs]

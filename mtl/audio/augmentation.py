@@ -3,8 +3,8 @@
     faster = speed(features, 1.1, spec)                    # (T, F) -> (T / 1.1, F)
     spec_augment(batch, lengths, generator, time_masks=2, freq_masks=2)   # in place
 
-Both work on features, so that stored parts serve every epoch. Whoever calls them draws the random numbers from
-a generator seeded by (seed, pass, batch), so that a resumed run hears what the uninterrupted one would have.
+Both work on features, so stored parts serve every epoch. Callers seed the generator with (seed, pass, batch), so that a
+resumed run sees the same augmentation as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from mtl.config.features import FeatureSpec
 def speed(features: np.ndarray | Tensor, factor: float, spec: FeatureSpec) -> Tensor:
     """(T, F) log-mel as if the recording were played `factor` times as fast: (round(T / factor), F) float32.
 
-    Time is interpolated linearly; a frequency f sounds at f * factor, so the mel axis is warped by it (Ko et al. 2015
-    do the same to the waveform). Slower speech leaves the highest bins without a source: they repeat the last one.
+    Time is interpolated linearly; frequencies are multiplied by the factor, so the mel axis is warped (Ko et al. 2015
+    do the same to the waveform). For slower speech the highest bins repeat the last one that has a source.
 
     Raises:
         ValueError: the factor is not positive.
     """
     if factor <= 0:
         raise ValueError(f"a speed factor of {factor} was given, expected more than 0")
-    # A mapped part cannot be written, which torch would warn of; the copy to float32 is needed anyway.
+    # The copy to float32 also avoids torch's warning of read-only memory maps.
     frames = torch.from_numpy(features.astype(np.float32)) if isinstance(features, np.ndarray) else features.float()
     if factor == 1:
         return frames
@@ -39,7 +39,7 @@ def speed(features: np.ndarray | Tensor, factor: float, spec: FeatureSpec) -> Te
 
 
 def perturbed_length(frames: int, factor: float) -> int:
-    """Frames that `speed` gives."""
+    """Number of frames that `speed` returns."""
     return max(1, round(frames / factor))
 
 
@@ -52,10 +52,10 @@ def spec_augment(
     freq_masks: int = 0,
     freq_mask_bins: int = 20,
 ) -> Tensor:
-    """Masks stretches of time and bands of frequency of (B, T, F), in place (Park et al. 2019, without time warping).
+    """Masks spans of time and bands of frequency of (B, T, F), in place (Park et al. 2019, without time warping).
 
-    Each utterance gets its own masks: widths uniform in 0..limit, places uniform, filled with the mean of the utterance
-    (the paper's zero, for features that are not normalised yet). Padding is not touched.
+    Each utterance has its own masks: widths uniform in 0..limit, positions uniform, filled with the mean of the
+    utterance (the paper's zero, for features that are not normalised yet). Padding stays as it is.
     """
     bins = features.shape[2]
     for utterance, length in zip(features, lengths.tolist(), strict=True):
@@ -78,18 +78,18 @@ def _mask(generator: np.random.Generator, size: int, limit: int) -> tuple[int, i
 
 
 def stretch(frames: Tensor, length: int) -> Tensor:
-    """(T, F) to (length, F) by linear interpolation in time alone, the first and last frames kept."""
+    """(T, F) -> (length, F) by linear interpolation in time; the first and last frames stay the same."""
     if length == len(frames):
         return frames
-    places = torch.linspace(0, len(frames) - 1, length, dtype=torch.float64)
-    before = places.long().clamp(max=max(0, len(frames) - 2))
+    positions = torch.linspace(0, len(frames) - 1, length, dtype=torch.float64)
+    before = positions.long().clamp(max=max(0, len(frames) - 2))
     after = (before + 1).clamp(max=len(frames) - 1)
-    return torch.lerp(frames[before], frames[after], (places - before).float()[:, None])
+    return torch.lerp(frames[before], frames[after], (positions - before).float()[:, None])
 
 
 @lru_cache(maxsize=256)
 def _warp(factor: float, bins: int, low_hz: float, high_hz: float) -> Tensor:
-    """(F, F): column b interpolates the source bins around the frequency that ends up in bin b."""
+    """(F, F): column b interpolates the source bins around the frequency that is moved to bin b."""
     centres = np.linspace(mel_scale(low_hz), mel_scale(high_hz), bins + 2)[1:-1]
     hertz = 700.0 * np.expm1(centres / 1127.0)
     sources = np.clip(np.interp(mel_scale(hertz / factor), centres, np.arange(bins)), 0, bins - 1)

@@ -2,15 +2,14 @@
 
     features = log_mel(waveform, FeatureSpec())      # (N,) float32 in [-1, 1] -> (T, F) float32
 
-The definition, so that anybody can reproduce it (kaldi-native-fbank agrees to 1e-4 with the same settings):
-frames of `window_ms` every `hop_ms` (both cut to whole samples), only those that lie wholly inside the signal:
-T = 1 + (N - window) // hop, a shorter signal being padded with zeros to one frame; no dither, no pre-emphasis,
-no removal of the mean; symmetric Hann window; FFT of the next power of two; power; triangular filters of peak 1,
-evenly spaced and straight on mel(f) = 1127 ln(1 + f / 700) (O'Shaughnessy 1987, as in HTK and Kaldi);
+Definition (kaldi-native-fbank agrees to 1e-4 with the same settings): frames of `window_ms` every `hop_ms` (both cut to
+whole samples) that lie wholly inside the signal, T = 1 + (N - window) // hop, with zeros behind a shorter signal; no
+dither, no pre-emphasis, no removal of the mean; symmetric Hann window; FFT of the next power of two; power; triangular
+filters of peak 1, evenly spaced and linear on mel(f) = 1127 ln(1 + f / 700) (O'Shaughnessy 1987, as in HTK and Kaldi);
 ln(max(power, 1e-10)).
 
-It is written for the cache: a chunk of frames goes through every stage before the next one is touched,
-in buffers that are kept between calls (fresh ones cost more in page faults than the FFT does).
+For the CPU's cache, chunks of frames go through all steps one after the other, in buffers that are reused between calls
+(new ones cost more in page faults than the FFT).
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from torch import Tensor
 
 from mtl.config.features import FeatureSpec
 
-FLOOR = 1e-10  # power below which everything is silence; -100 dB under a full-scale sine's filter output
-CHUNK = 512  # frames that go through all stages together: 2.5 MB of buffers; fewer cost calls, more leave the cache
-GROUPS = 5  # neighbouring filters are multiplied together over only the FFT bins they cover: 3x fewer products
+FLOOR = 1e-10  # power of silence, 100 dB below the filter output of a full-scale sine
+CHUNK = 512  # frames: 2.5 MB of buffers; smaller chunks cost calls, larger ones leave the cache
+GROUPS = 5  # of neighbouring filters, each multiplied with only the FFT bins that it covers: 3x fewer products
 
 
 def window_length(spec: FeatureSpec) -> int:
@@ -39,7 +38,7 @@ def hop_length(spec: FeatureSpec) -> int:
 
 
 def frame_count(samples: int, spec: FeatureSpec) -> int:
-    """T of a waveform of that many samples."""
+    """T of a waveform of `samples` samples."""
     return 1 + max(0, samples - window_length(spec)) // hop_length(spec)
 
 
@@ -48,13 +47,13 @@ def mel_scale(hertz: np.ndarray | float) -> np.ndarray:
 
 
 def bin_centres(spec: FeatureSpec) -> np.ndarray:
-    """(F,) Hz: where each mel filter is highest."""
+    """(F,) Hz: centre of each mel filter."""
     edges = np.linspace(mel_scale(spec.low_hz), mel_scale(spec.high_hz), spec.bins + 2)
     return 700.0 * np.expm1(edges[1:-1] / 1127.0)
 
 
 def mel_filters(spec: FeatureSpec) -> np.ndarray:
-    """(fft / 2 + 1, F) float32 weights. The FFT is the shortest power of two that leaves no filter empty."""
+    """(fft / 2 + 1, F) float32 weights; the FFT is the shortest power of two without an empty filter."""
     length = 1 << (window_length(spec) - 1).bit_length()
     while True:
         filters = _triangles(spec, length)
@@ -106,8 +105,8 @@ class _Plan:
         power, mel = self.power[:count], self.mel[:count]
         torch.mul(frames, self.hann, out=padded[:, : self.window])
         torch.fft.rfft(padded, out=spectrum)
-        # numpy adds neighbours twice as fast as torch adds the real and imaginary views, takes logarithms three
-        # times as fast, and torch.abs would take a root; torch multiplies matrices in the threads it was given.
+        # numpy adds neighbours twice as fast as torch adds real and imaginary views, and takes logarithms three times
+        # as fast; torch.abs would take a root; torch multiplies matrices in several threads.
         parts = torch.view_as_real(spectrum).view(count, -1).numpy()
         np.multiply(parts, parts, out=parts)
         np.add(parts[:, 0::2], parts[:, 1::2], out=power.numpy())
@@ -143,7 +142,7 @@ def _triangles(spec: FeatureSpec, length: int) -> np.ndarray:
 
 
 def _groups(filters: np.ndarray) -> list[tuple[slice, slice, Tensor]]:
-    """Runs of filters, the FFT bins that any of them covers, and the weights between the two."""
+    """Ranges of filters, the FFT bins that they cover, and the weights between the two."""
     groups = []
     for columns in np.array_split(np.arange(filters.shape[1]), GROUPS):
         part = slice(int(columns[0]), int(columns[-1]) + 1)

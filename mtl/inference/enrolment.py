@@ -1,12 +1,10 @@
-"""Fits a user's adapter to a few utterances, and says what it is worth on those that it did not hear.
+"""Trains a user's adapter on a few utterances, and evaluates it by cross-fitting.
 
-    folds = cross_fit(model, fresh, utterances, spec, fitting)     # an adapter a fold, each deaf to its own fold
-    fit(model, fresh(utterances), utterances, spec, fitting)       # the adapter that ships hears all of them
+    folds = cross_fit(model, fresh, utterances, spec, fitting)     # one adapter per fold, trained on the other folds
+    fit(model, fresh(utterances), utterances, spec, fitting)       # the adapter that ships, trained on all utterances
 
-First the user's recordings are measured (`statistics_of`). Then the base is frozen and in eval mode, and only
-the adapter
-learns, by CTC on augmented features, for a fixed number of steps: to choose it by the loss on what is held back of ten
-utterances was as noisy as ten utterances are, and took some of the gain back.
+The base is frozen and in eval mode; the adapter is trained with CTC on augmented features for a fixed number of steps.
+Early stopping on held-back utterances was tried: with ten utterances that loss is too noisy and cost some of the gain.
 """
 
 from __future__ import annotations
@@ -24,7 +22,9 @@ from mtl.config.features import FeatureSpec
 from mtl.inference.adaptation import Personal
 from mtl.inputs.audio import bin_statistics
 from mtl.inputs.batch import Batch, Example, collate
+from mtl.models.consistency import frozen_weights
 from mtl.models.joint import SpeechModel
+from mtl.spec import AUDIO
 
 TASK = "transcript"
 Report = Callable[[int], None]
@@ -32,7 +32,7 @@ Report = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Utterance:
-    """A transcribed recording: features (T, F) and what the codec makes of its row."""
+    """A transcribed recording: features (T, F) and its encoded row."""
 
     features: np.ndarray
     example: Example
@@ -40,11 +40,11 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Fitting:
-    """How an adapter learns. folds: parts that the utterances are dealt to, where it is judged."""
+    """Training settings of an adapter. folds: of the cross-fitting."""
 
-    steps: int = 16  # fixed before the study that measured them; from 8 to 32 the gain was about the same
+    steps: int = 16  # from 8 to 32 the gain was about the same
     batch: int = 5
-    learning_rate: float = 1e-3  # at 3e-3 the loss on what is held back rises from the first steps on
+    learning_rate: float = 1e-3  # at 3e-3 the held-back loss rises from the first steps on
     clip_norm: float = 1.0
     folds: int = 5
     speed: tuple[float, float] = (0.9, 1.1)
@@ -56,9 +56,9 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Fold:
-    """An adapter and the utterances that it did not hear.
+    """An adapter and the utterances that it was not trained on.
 
-    before, after: their summed loss with the base and with the adapter; units: its divisor.
+    before, after: their summed loss with the base and with the adapter. units: target units, the divisor of the losses.
     """
 
     held_back: tuple[int, ...]
@@ -69,7 +69,7 @@ class Fold:
 
 
 def split(count: int, folds: int, seed: int) -> list[tuple[int, ...]]:
-    """Numbers 0..count-1 dealt to folds that differ in size by one at most."""
+    """Numbers 0..count-1 in random folds whose sizes differ by one at most."""
     order = np.random.default_rng(seed).permutation(count)
     return [tuple(sorted(order[number::folds].tolist())) for number in range(min(folds, count))]
 
@@ -82,38 +82,38 @@ def cross_fit(
     fitting: Fitting,
     report: Report | None = None,
 ) -> list[Fold]:
-    """An adapter for each fold, from the others; `fresh` makes an untrained one for them. Two utterances or more.
+    """An adapter for each fold, trained on the others; each of two or more utterances is held back once.
 
-    Every utterance is held back by exactly one fold.
+    fresh: makes an untrained adapter for utterances.
     """
-    done = []
+    results = []
     for held_back in split(len(utterances), fitting.folds, fitting.seed):
-        heard = [utterance for number, utterance in enumerate(utterances) if number not in held_back]
-        personal = fit(model, fresh(heard), heard, spec, fitting, report)
+        training = [utterance for number, utterance in enumerate(utterances) if number not in held_back]
+        personal = fit(model, fresh(training), training, spec, fitting, report)
         others = [utterances[number] for number in held_back]
         before, units = _loss(model, others)
         with personal.on(model):
             after, _ = _loss(model, others)
-        done.append(Fold(held_back, personal, before, after, units))
-    return done
+        results.append(Fold(held_back, personal, before, after, units))
+    return results
 
 
 def fit(
     model: SpeechModel,
     personal: Personal,
-    heard: Sequence[Utterance],
+    utterances: Sequence[Utterance],
     spec: FeatureSpec,
     fitting: Fitting,
     report: Report | None = None,
 ) -> Personal:
-    """Trains the adapter in place, and gives it back in eval mode."""
+    """Trains the adapter in place, and returns it in eval mode."""
     generator = np.random.default_rng(fitting.seed)
     personal.to(model.device)
     parameters = list(personal.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=fitting.learning_rate, weight_decay=0.0)
     with frozen(model), personal.on(model):
         for _ in range(fitting.steps):
-            batch = _drawn(heard, spec, fitting, generator).to(model.device)
+            batch = _drawn(utterances, spec, fitting, generator).to(model.device)
             loss, count = model.losses(batch, (TASK,))[TASK]
             optimiser.zero_grad()
             (loss / count.clamp(min=1)).backward()
@@ -125,50 +125,42 @@ def fit(
 
 
 def statistics_of(utterances: Sequence[Utterance]) -> Tensor:
-    """Mean and deviation of each mel bin over the frames of all of them, (2, F)."""
+    """Mean and deviation of each mel bin over the frames of all utterances, (2, F)."""
     frames = torch.from_numpy(np.concatenate([utterance.features for utterance in utterances]).astype(np.float32))
     return torch.cat(bin_statistics(frames[None], torch.tensor([len(frames)])))
 
 
 @contextmanager
 def frozen(model: SpeechModel) -> Iterator[None]:
-    """Within it no parameter of the model takes a gradient, and it is in eval mode."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Freezes the model and sets it to eval mode within the block."""
     training = model.training
     model.eval()
-    for parameter in trained:
-        parameter.requires_grad_(False)
     try:
-        yield
+        with frozen_weights(model):
+            yield
     finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
         model.train(training)
 
 
 @torch.no_grad()
 def _loss(model: SpeechModel, utterances: Sequence[Utterance]) -> tuple[float, float]:
-    """Summed loss and its divisor, with the model as it is in use."""
+    """Summed loss and its divisor, in eval mode."""
     with frozen(model):
         batch = _batch([u.example for u in utterances], [u.features for u in utterances])
         loss, count = model.losses(batch.to(model.device), (TASK,))[TASK]
     return float(loss), float(count)
 
 
-def _drawn(heard: Sequence[Utterance], spec: FeatureSpec, fitting: Fitting, generator: np.random.Generator) -> Batch:
-    """A batch of different utterances, augmented."""
-    chosen = [heard[n] for n in generator.permutation(len(heard))[: fitting.batch]]
+def _drawn(rows: Sequence[Utterance], spec: FeatureSpec, fitting: Fitting, generator: np.random.Generator) -> Batch:
+    """A random batch, augmented."""
+    chosen = [rows[n] for n in generator.permutation(len(rows))[: fitting.batch]]
     factors = generator.uniform(*fitting.speed, size=len(chosen))
-    features = [
-        speed(utterance.features, float(factor), spec) for utterance, factor in zip(chosen, factors, strict=True)
-    ]
-    batch = _batch([utterance.example for utterance in chosen], [array.numpy() for array in features])
-    frames, lengths = batch.features, batch.feature_lengths
-    assert frames is not None, "made from features"
-    assert lengths is not None, "likewise"
+    features = [speed(one.features, float(factor), spec).numpy() for one, factor in zip(chosen, factors, strict=True)]
+    batch = _batch([one.example for one in chosen], features)
+    assert batch.features is not None, "a batch of recordings"
     spec_augment(
-        frames,
-        lengths,
+        batch.features,
+        batch.inputs[AUDIO].lengths,
         generator,
         time_masks=fitting.time_masks,
         freq_masks=fitting.freq_masks,

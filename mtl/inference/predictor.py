@@ -1,9 +1,9 @@
-"""Predictions of a trained model from recordings or sentences; and a model as a folder without pickle.
+"""Predictions of a trained model, and its folder format, which needs no pickle.
 
 predictor = Predictor.load("folder")
 prediction, = predictor.predict([waveform])       # (N,) float32 at predictor.features.sample_rate
 prediction, = predictor.predict(["play some jazz"])
-predictor.listening(hot_words=["anna karenina"], n_best=3).predict([waveform])
+predictor.with_options(hot_words=["anna karenina"], n_best=3).predict([waveform])
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from mtl.answers import Answer, Measurement, Prediction, Word
+from mtl.answers import KINDS, Answer, Measurement, Prediction, Word
 from mtl.audio.features import log_mel
 from mtl.config.decoding import BeamConfig
 from mtl.config.features import FeatureSpec
@@ -28,26 +28,27 @@ from mtl.decoding.beam_search import NO_HOT_WORDS, Beam
 from mtl.decoding.hot_words import WEIGHT, HotWords
 from mtl.decoding.ngram import NGram
 from mtl.groups import group, group_of
-from mtl.heads import States
 from mtl.heads.base import Reading
 from mtl.inputs.batch import Batch, chunks, collate
 from mtl.inputs.codec import Codec
 from mtl.models.joint import Recogniser, SpeechModel
-from mtl.spec import PHONES, SOUND
 from mtl.text.normalization import normalise
 
 WEIGHTS, CONFIG, LANGUAGE = "weights.safetensors", "model.json", "language.arpa"
 FORMAT = 1
-MOST_TEXTS = 100  # alternatives that may be asked for: the search is as wide, and a request must not choose its cost
+MOST_TEXTS = 100  # limit of n_best, which is also the width of the search: a request must not choose its cost
 BATCH_FRAMES = 12_000  # of one forward pass, padding counted: two minutes of audio at a 10 ms hop
 
 
 class PredictorError(ValueError):
-    """A request that the model cannot answer, or a folder that no model can be read from."""
+    """A request that the model cannot answer, or a folder that holds no readable model."""
 
 
 class Predictor:
-    """A trained model with its vocabularies and log-mel setting, and the searches that decode its outputs."""
+    """A trained model with its vocabularies, feature settings and decoders.
+
+    language: of the beam search for transcripts; None for the greedy path. reread, search: see SpeechModel.predict.
+    """
 
     def __init__(
         self,
@@ -58,36 +59,30 @@ class Predictor:
         reread: bool = False,
         search: bool = False,
     ) -> None:
-        """With a language model the transcript comes from a beam search, without one from the best path.
-
-        reread, search: recognised words go through the text front-end too, and a translation is searched for; see
-        SpeechModel.predict.
-        """
         self.model, self.codec, self.features = model.eval(), model.codec, features
         self.language, self.beam, self.reread, self.search = language, beam, reread, search
         self.recogniser: Recogniser | None = None
-        self.domain: str | None = None  # of every recording; None: its own where a batch says, else unknown
+        self.domain: str | None = None  # of every recording; None for the domains of the batch
         if language is not None:
             self.recogniser = Beam(model.codec.units, language, beam)
 
-    def listening(
+    def with_options(
         self,
         hot_words: Sequence[str] = (),
         hot_weight: float = WEIGHT,
         n_best: int = 1,
         greedy: bool = False,
         domain: str | None = None,
-    ) -> Predictor:
-        """The same model with other settings of decoding.
+    ) -> Self:
+        """The same model with other decoding options.
 
-        hot_words: words and phrases to expect; each of their characters adds hot_weight to the score (see
-        mtl.decoding.hot_words). n_best: number of transcripts. greedy: the best path of the recogniser, without a
-        search. domain: of all recordings (see mtl.models.domains).
+        hot_words: phrases to expect; each of their characters adds hot_weight to the score (see
+        mtl.decoding.hot_words). n_best: number of transcripts. greedy: no beam search. domain: of all recordings
+        (see mtl.models.domains).
 
         Raises:
             HotWordError: a hot word without a letter.
-            PredictorError: n_best out of range, greedy together with what needs a search, or a domain that the model
-                does not know.
+            PredictorError: n_best out of range, greedy with hot words or n_best, or an unknown domain.
         """
         if not 1 <= n_best <= MOST_TEXTS:
             raise PredictorError(f"n_best is {n_best}, expected 1 to {MOST_TEXTS}")
@@ -105,17 +100,20 @@ class Predictor:
         return other
 
     def searching(self, hot_words: Sequence[str], hot_weight: float, n_best: int = 1) -> Beam:
-        """The search that `listening` sets; without a language model where the model has none."""
+        """The beam search of `with_options`."""
         hot = HotWords(hot_words, hot_weight) if hot_words else NO_HOT_WORDS
         return Beam(self.codec.units, self.language, self.beam, hot, n_best)
 
     def predict(
         self, inputs: Sequence[np.ndarray | str | Mapping[str, str]], contexts: Sequence[Sequence[str]] | None = None
     ) -> list[Prediction]:
-        """One prediction per input: a waveform (N,) float32 at the features' sample rate, a sentence, or the columns of
-        another input group, such as {"picture": base64 of a file}.
+        """One prediction per input.
 
-        contexts: for each input the previous turns of its dialogue, oldest first.
+        inputs: waveforms (N,) float32 at the features' sample rate, sentences, or columns of another input group, such
+        as {"picture": base64 of a file}. contexts: previous turns of each input's dialogue, oldest first.
+
+        Raises:
+            PredictorError: inputs and contexts differ in number.
         """
         if contexts is not None and len(contexts) != len(inputs):
             raise PredictorError(f"predict got {len(inputs)} inputs and {len(contexts)} contexts, expected as many")
@@ -141,24 +139,24 @@ class Predictor:
     def predict_batch(
         self, batch: Batch, tokens: Sequence[Sequence[str]] | None = None, recogniser: Recogniser | None = None
     ) -> list[Prediction]:
-        """Predictions of a batch; for text, `tokens` are the words that its tags belong to.
+        """Predictions of a batch.
 
-        recogniser: instead of the predictor's own, for this batch.
+        tokens: words of each sentence, for batches of text. recogniser: in place of the predictor's own.
         """
         if self.domain is not None:
             batch = replace(batch, domains=torch.full_like(batch.domains, self.codec.domain(self.domain)))
         batch = batch.to(self.model.device)
         outputs = self.model.predict(batch, recogniser or self.recogniser, self.reread, self.search)
-        measured = self._measured(batch)
+        measurements = self._measurements(batch)
         return [
-            self._prediction(outputs, measured, row, tokens[row] if tokens is not None else None)
+            self._prediction(outputs, measurements[row], row, tokens[row] if tokens is not None else None)
             for row in range(len(batch))
         ]
 
     def _prediction(
         self,
         outputs: dict[str, list[Any]],
-        measured: dict[str, list[Measurement | None]],
+        measurements: dict[str, Measurement],
         row: int,
         tokens: Sequence[str] | None,
     ) -> Prediction:
@@ -166,39 +164,31 @@ class Predictor:
         texts = tuple(word.text for word in words) if tokens is None else tuple(tokens)
         reading = Reading(self.codec, self.features.hop_ms, words, texts)
         answers: dict[str, Answer] = {}
-        nothing: list[Measurement | None] = [None] * (row + 1)
         for name in self.model.config.tasks:
             head = self.model.task(name)
             if name in outputs:
                 embedding = outputs["voice"][row] if head.spec.open_set and "voice" in outputs else None
                 answers[name] = head.answer(outputs[name][row], replace(reading, embedding=embedding))
-            elif (measurement := measured.get(name, nothing)[row]) is not None:
-                answers[name] = measurement
+            elif name in measurements:
+                answers[name] = measurements[name]
         return Prediction(answers)
 
-    def _measured(self, batch: Batch) -> dict[str, list[Measurement | None]]:
-        """Tasks of synthesis: recordings with known phones, or waveforms, compared with their resynthesis."""
-        if batch.features is None or batch.feature_lengths is None:
-            return {}
-        heads = [self.model.task(name) for name in self.model.config.tasks]
-        measured: dict[str, list[Measurement | None]] = {}
-        phones = [head for head in heads if PHONES in head.groups]
-        if phones and batch.spoken is not None and self.codec.speech is not None:
-            rows = batch.spoken.lengths.nonzero()[:, 0]
+    def _measurements(self, batch: Batch) -> list[dict[str, Measurement]]:
+        """By row and task: distances of recordings from what the model synthesises of their phones or log-mels."""
+        measurements: list[dict[str, Measurement]] = [{} for _ in range(len(batch))]
+        for beside in self.model.groups_beside(batch):
+            rows = batch.inputs[beside].lengths.nonzero()[:, 0]
+            heads = [self.model.task(name) for name in self.model.config.tasks]
+            names = [head.name for head in heads if beside in head.groups and KINDS[head.spec.answer] is Measurement]
+            if not names or not len(rows):
+                continue
             recordings = batch.rows(rows)
-            assert recordings.spoken is not None, "rows with phones have them"
-            states = self.model.encode_phones(recordings.spoken, [head.name for head in phones])
-            for head in phones:
-                measured[head.name] = [None] * len(batch)
-                measurements = head.measure(states[head.name], recordings, self.codec, self.features)
-                for row, measurement in zip(rows.tolist(), measurements, strict=True):
-                    measured[head.name][row] = measurement
-        if batch.waves is not None:
-            inputs = States(batch.features, batch.feature_lengths)
-            for head in heads:
-                if SOUND in head.groups:
-                    measured[head.name] = head.measure(inputs, batch, self.codec, self.features)
-        return measured
+            for name, states in self.model.encode(recordings, names, beside).items():
+                measured = self.model.task(name).measure(states, recordings, self.codec, self.features)
+                for row, measurement in zip(rows.tolist(), measured, strict=True):
+                    if measurement is not None:
+                        measurements[row][name] = measurement
+        return measurements
 
     def _words(self, outputs: dict[str, list[Any]], row: int) -> tuple[Word, ...]:
         recogniser = self.model.recogniser
@@ -217,7 +207,7 @@ class Predictor:
         return self.features.hop_ms / 1000 * self.model.config.subsampling
 
     def save(self, folder: Path | str) -> None:
-        """weights.safetensors, model.json and, with a language model, language.arpa: all that `load` needs."""
+        """Writes weights.safetensors, model.json and, with a language model, language.arpa."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, folder / WEIGHTS)
@@ -235,10 +225,10 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path | str, device: str | None = None) -> Predictor:
-        """As it is deployed: with its searches.
+        """A saved predictor, with beam search for transcripts and translations.
 
         Raises:
-            PredictorError: the folder is of a newer format, or a model of another shape than this version makes.
+            PredictorError: the folder has another format, or weights that do not fit its model.json.
         """
         folder = Path(folder)
         content = _content(folder)
@@ -246,10 +236,10 @@ class Predictor:
         try:
             model.load_state_dict(load_file(folder / WEIGHTS))
         except RuntimeError as error:
-            odd = " ".join(str(error).split())[:300]
+            details = " ".join(str(error).split())[:300]
             raise PredictorError(
-                f"{folder} holds weights of another shape than this version of Motet makes of its model.json: {odd}; "
-                "use the version that made it, or train the model anew and promote it by hand (motet promote --force)"
+                f"{folder} holds weights of another shape than this version of Motet expects: {details}; "
+                "use the version that made it, or train the model again and promote it by hand (motet promote --force)"
             ) from None
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         arpa = folder / LANGUAGE
@@ -260,7 +250,7 @@ class Predictor:
 
 
 def features_of(folder: Path | str) -> FeatureSpec:
-    """The log-mel setting of a saved predictor, without loading its weights. Raises PredictorError, as `load`."""
+    """Feature settings of a saved predictor. Raises PredictorError, as `load`."""
     return FeatureSpec(**_content(Path(folder))["features"])
 
 

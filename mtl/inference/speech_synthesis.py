@@ -1,8 +1,8 @@
-"""Speech synthesis with a trained model: phones to log-mels.
+"""Speech synthesis with a trained model: log-mels from encoded phones.
 
-    said, = speak(model, [code.number(phones)], speakers=[3], emotions=[1])      # said.mel (T, F)
+    speech, = synthesize(model, [code.number(phones)], speakers=[3], emotions=[1])      # speech.mel (T, F)
 
-mtl.inference.synthesizer makes it a voice for texts.
+mtl.inference.synthesizer.Synthesizer makes waveforms from texts.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl.heads import Head, first_head
+from mtl.heads import Head, States, first_head
 from mtl.heads.mel import Mel
 from mtl.heads.prosody import PredictedProsody, Prosody
+from mtl.inputs.batch import Batch
 from mtl.inputs.tts import TTSBatch, TTSExample, pad
 from mtl.models.joint import SpeechModel
-from mtl.spec import with_answer
+from mtl.spec import AUDIO, PHONES, with_answer
 from mtl.tts.acoustic_model import contour
 
 H = TypeVar("H", bound=Head)
@@ -28,7 +29,7 @@ H = TypeVar("H", bound=Head)
 
 @dataclass(frozen=True)
 class SynthesizedSpeech:
-    """What a model says: log-mel (T, F), its pitch in Hz (T,), 0 where unvoiced, and the frames (P,) of each phone."""
+    """Log-mel (T, F), pitch (T,) in Hz, 0 where unvoiced, and durations (P,) of the phones in frames."""
 
     mel: Tensor
     hertz: Tensor
@@ -36,25 +37,24 @@ class SynthesizedSpeech:
 
 
 @torch.no_grad()
-def speak(
+def synthesize(
     model: SpeechModel,
     phones: Sequence[np.ndarray],
     speakers: Sequence[int],
     emotions: Sequence[int],
     rates: Sequence[float] | None = None,
 ) -> list[SynthesizedSpeech]:
-    """Phones (P,) by number, said; rates: of speech, 2 is twice as fast; 1 each where left out.
+    """Speech of encoded phones (P,); rates: relative speaking rates, by default 1.
 
     Raises:
         ValueError: the model has no tasks `prosody` and `mel`.
     """
     rates = rates if rates is not None else [1.0] * len(phones)
-    told = predict_prosody(model, phones, speakers, emotions)
-    saids = [as_predicted(*one) for one in zip(phones, told, speakers, emotions, rates, strict=True)]
-    mels = render(model, saids)
+    prosody = predict_prosody(model, phones, speakers, emotions)
+    examples = [tts_example(*one) for one in zip(phones, prosody, speakers, emotions, rates, strict=True)]
     return [
-        SynthesizedSpeech(mel, melody(model, said), torch.from_numpy(said.durations))
-        for mel, said in zip(mels, saids, strict=True)
+        SynthesizedSpeech(mel, pitch_contour(model, example), torch.from_numpy(example.durations))
+        for mel, example in zip(render(model, examples), examples, strict=True)
     ]
 
 
@@ -62,64 +62,55 @@ def speak(
 def predict_prosody(
     model: SpeechModel, phones: Sequence[np.ndarray], speakers: Sequence[int], emotions: Sequence[int]
 ) -> list[PredictedProsody]:
-    """How the model would say phones (P,), by number. Raises ValueError, as `speak`."""
-    _check(model)
-    saids = [
+    """Predicted durations, pitch and energy of encoded phones (P,). Raises ValueError, as `synthesize`."""
+    examples = [
         TTSExample(one, np.zeros(len(one), np.int64), np.zeros(len(one)), np.zeros(len(one)), speaker, emotion)
         for one, speaker, emotion in zip(phones, speakers, emotions, strict=True)
     ]
-    spoken = cast(TTSBatch, pad(saids)).to(model.device)
-    head = _head(model, Prosody)
-    predicted = head.decode(model.encode_phones(spoken, (head.name,))[head.name])
-    return [PredictedProsody(one.durations.cpu(), one.pitch.cpu(), one.energy.cpu()) for one in predicted]
+    head, states, _ = _encode(model, examples, Prosody)
+    return [PredictedProsody(one.durations.cpu(), one.pitch.cpu(), one.energy.cpu()) for one in head.decode(states)]
 
 
-def as_predicted(
-    phones: np.ndarray, told: PredictedProsody, speaker: int, emotion: int, rate: float = 1.0
+def tts_example(
+    phones: np.ndarray, prosody: PredictedProsody, speaker: int, emotion: int, rate: float = 1.0
 ) -> TTSExample:
-    """Phones (P,) to be said as it was foretold, `rate` times as fast."""
-    durations = whole(told.durations / rate).numpy()
-    return TTSExample(phones, durations, told.pitch.numpy(), told.energy.numpy(), speaker, emotion)
+    """Phones (P,) with their predicted prosody, `rate` times as fast."""
+    durations = whole(prosody.durations / rate).numpy()
+    return TTSExample(phones, durations, prosody.pitch.numpy(), prosody.energy.numpy(), speaker, emotion)
 
 
 @torch.no_grad()
-def render(model: SpeechModel, saids: Sequence[TTSExample]) -> list[Tensor]:
-    """Log-mels (T, F) of phones said as they are told to be. Raises ValueError, as `speak`."""
-    _check(model)
-    spoken = cast(TTSBatch, pad(saids)).to(model.device)
-    head = _head(model, Mel)
-    return head.speak(model.encode_phones(spoken, (head.name,))[head.name], spoken)
+def render(model: SpeechModel, examples: Sequence[TTSExample]) -> list[Tensor]:
+    """Log-mels (T, F) of phones with their prosody. Raises ValueError, as `synthesize`."""
+    head, states, phones = _encode(model, examples, Mel)
+    return head.speak(states, phones)
 
 
-def melody(model: SpeechModel, said: TTSExample) -> Tensor:
-    """(T,) Hz of each frame, 0 in phones without a voice: straight lines between the middles of phones."""
+def pitch_contour(model: SpeechModel, example: TTSExample) -> Tensor:
+    """(T,) Hz of each frame, 0 in unvoiced phones, linear between the middles of phones."""
     code = model.codec.speech
-    assert code is not None, "a model that speaks has one"
-    lasts = torch.from_numpy(said.durations)
-    frames = max(1, int(lasts.sum()))
-    pitch = torch.from_numpy(np.asarray(code.pitch.up(said.pitch), dtype=np.float32))
-    line = contour(pitch[None], lasts[None], torch.tensor([len(lasts)]), frames)[0].exp()
-    voiced = torch.from_numpy(code.voiced(said.phones)).repeat_interleave(lasts)
-    return line[: len(voiced)] * voiced
+    assert code is not None, "a model that synthesises has one"
+    durations = torch.from_numpy(example.durations)
+    frames = max(1, int(durations.sum()))
+    pitch = torch.from_numpy(np.asarray(code.pitch.up(example.pitch), dtype=np.float32))
+    hertz = contour(pitch[None], durations[None], torch.tensor([len(durations)]), frames)[0].exp()
+    voiced = torch.from_numpy(code.voiced(example.phones)).repeat_interleave(durations)
+    return hertz[: len(voiced)] * voiced
 
 
-def _head(model: SpeechModel, kind: type[H]) -> H:
-    """The model's head of one class; `_check` has found one."""
-    head = first_head(model.tasks.values(), kind)
-    assert head is not None, "a model that speaks has one"
-    return head
-
-
-def _check(model: SpeechModel) -> None:
+def _encode(model: SpeechModel, examples: Sequence[TTSExample], kind: type[H]) -> tuple[H, States, TTSBatch]:
+    """The model's head of one class, its states of the phones, and the phones."""
     if missing := [name for name in with_answer("speech") if name not in model.config.tasks]:
-        raise ValueError(f"the model does not speak: it has no task {', '.join(missing)}")
+        raise ValueError(f"the model does not synthesise speech: it has no task {', '.join(missing)}")
+    head = cast(H, first_head(model.tasks.values(), kind))
+    phones = cast(TTSBatch, pad(examples)).to(model.device)
+    domains = torch.zeros(len(phones), dtype=torch.int64, device=model.device)
+    batch = Batch(("",) * len(phones), AUDIO, {PHONES: phones}, {}, domains)
+    return head, model.encode(batch, (head.name,), PHONES)[head.name], phones
 
 
 def whole(durations: Tensor) -> Tensor:
-    """(P,) whole frames whose sums stay within half a frame of the sums of (P,): rounding errors do not add up.
-
-    At least one frame in all: what is said in none at all is no sound.
-    """
+    """Durations (P,) rounded to whole frames, so that rounding errors do not add up; at least one frame in all."""
     frames = torch.diff(durations.cumsum(0).round(), prepend=durations.new_zeros(1)).clamp(min=0).long()
     frames[-1] += int(frames.sum() == 0)
     return frames

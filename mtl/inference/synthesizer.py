@@ -1,4 +1,4 @@
-"""A model that speaks, in use: texts to waveforms, by a speaker and with an emotion that it knows.
+"""Text to speech: waveforms from texts, for a speaker and an emotion of the training data.
 
 voice = Synthesizer(Predictor.load("folder"))
 samples, = voice.say(["Dinner is ready."], speaker="LJ", emotion="happy", rate=1.1)     # (N,) float32
@@ -15,14 +15,16 @@ import numpy as np
 from torch import Tensor
 
 from mtl.inference.predictor import Predictor, PredictorError
-from mtl.inference.speech_synthesis import SynthesizedSpeech, speak
+from mtl.inference.speech_synthesis import SynthesizedSpeech, synthesize
 from mtl.inference.vocoding import VocoderWrapper
 from mtl.inputs.batch import chunks
 from mtl.inputs.tts import NOBODY
 from mtl.spec import with_answer
 from mtl.tts.phonemes import Phonemiser, UnspeakableText
 
-RATES = (0.25, 4.0)  # of speech, against that of training
+__all__ = ["Synthesizer", "UnspeakableText", "sentences"]
+
+RATES = (0.25, 4.0)  # speaking rate, relative to the training data
 BATCH_PHONES = 2000  # of one forward pass, padding counted
 USUAL_EMOTION = "neutral"
 # Behind a full stop, a question mark or an exclamation mark, unless it ends an abbreviation of one letter.
@@ -30,11 +32,12 @@ _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b\w\.)\s+|\n+")
 
 
 class Synthesizer:
-    """A Predictor's tasks `prosody` and `mel`, and a vocoder: another model's, where one is given; see
-    mtl.inference.vocoding.
+    """Synthesis with a predictor's tasks `prosody` and `mel`, and a vocoder (mtl.inference.vocoding).
+
+    vocoder: a predictor with a vocoder, in place of the predictor's own.
 
     Raises:
-        PredictorError: the model does not speak, or the vocoder is none for it.
+        PredictorError: the model does not synthesise speech, or the vocoder does not fit it.
     """
 
     def __init__(self, predictor: Predictor, vocoder: Predictor | None = None) -> None:
@@ -43,26 +46,26 @@ class Synthesizer:
             raise PredictorError(f"the model does not speak: it has no tasks {' and '.join(with_answer('speech'))}")
         self.model, self.code, self.features = predictor.model, code, predictor.features
         self.phonemiser = Phonemiser(code.phonemes)
-        self.sounding = VocoderWrapper.of(predictor, vocoder)
+        self.vocoder = VocoderWrapper.of(predictor, vocoder)
 
     def say(
         self, texts: Sequence[str], speaker: str | None = None, emotion: str | None = None, rate: float = 1.0
     ) -> list[np.ndarray]:
-        """(N,) float32 within [-1, 1] at features.sample_rate, one a text.
+        """Waveforms (N,) float32 within [-1, 1] at features.sample_rate, one per text.
 
-        speaker, emotion: None for the first speaker, and a neutral voice if training had one. rate: 2 is twice as fast.
+        speaker: the first one by default. emotion: neutral by default, if training had it. rate: 2 is twice as fast.
 
         Raises:
-            PredictorError: a speaker or emotion that training never heard, or a rate out of RATES.
-            UnspeakableText: a text of which nothing can be said.
+            PredictorError: an unknown speaker or emotion, or a rate outside RATES.
+            UnspeakableText: a text without anything to pronounce.
         """
-        said = self.said([self.phones(text) for text in texts], speaker, emotion, rate)
-        return [self.sound(one.mel, one.hertz) for one in said]
+        speech = self.synthesize([self.phones(text) for text in texts], speaker, emotion, rate)
+        return [self.sound(one.mel, one.hertz) for one in speech]
 
     def stream(
         self, text: str, speaker: str | None = None, emotion: str | None = None, rate: float = 1.0
     ) -> Iterator[np.ndarray]:
-        """The text sentence by sentence, so that the first is heard while the others are made. Raises as `say`."""
+        """Waveforms of a text sentence by sentence, so that playback starts early. Raises as `say`."""
         for sentence in sentences(text):
             yield from self.say([sentence], speaker, emotion, rate)
 
@@ -70,45 +73,41 @@ class Synthesizer:
         """Raises UnspeakableText."""
         return self.phonemiser(text)
 
-    def said(
+    def synthesize(
         self,
         phones: Sequence[Sequence[str]],
         speaker: str | None = None,
         emotion: str | None = None,
         rate: float = 1.0,
     ) -> list[SynthesizedSpeech]:
-        """Phones as log-mels and pitch. Raises PredictorError, as `say`."""
+        """Log-mels and pitch of phones. Raises PredictorError, as `say`."""
         if not RATES[0] <= rate <= RATES[1]:
             raise PredictorError(f"rate is {rate:g}, expected {RATES[0]:g} to {RATES[1]:g}")
-        who = self.number("speaker", speaker, self.code.speakers)
-        how = self.number("emotion", emotion, self.code.emotions, USUAL_EMOTION)
-        count = len(phones)
-        return self.uttered([self.code.number(one) for one in phones], [who] * count, [how] * count, [rate] * count)
+        speakers = [self.number("speaker", speaker, self.code.speakers)] * len(phones)
+        emotions = [self.number("emotion", emotion, self.code.emotions, USUAL_EMOTION)] * len(phones)
+        return self.synthesize_encoded([self.code.number(one) for one in phones], speakers, emotions, rate)
 
-    def uttered(
-        self,
-        phones: Sequence[np.ndarray],
-        speakers: Sequence[int],
-        emotions: Sequence[int],
-        rates: Sequence[float] | None = None,
+    def synthesize_encoded(
+        self, phones: Sequence[np.ndarray], speakers: Sequence[int], emotions: Sequence[int], rate: float = 1.0
     ) -> list[SynthesizedSpeech]:
-        """As mtl.inference.speech_synthesis.speak, of any number of utterances, some at a time."""
-        rates = rates or [1.0] * len(phones)
-        found: dict[int, SynthesizedSpeech] = {}
+        """As mtl.inference.speech_synthesis.synthesize, in batches of similar length."""
+        speech: dict[int, SynthesizedSpeech] = {}
         for chunk in chunks({i: len(one) for i, one in enumerate(phones)}, BATCH_PHONES):
-            who, how = [speakers[i] for i in chunk], [emotions[i] for i in chunk]
-            said = speak(self.model, [phones[i] for i in chunk], who, how, [rates[i] for i in chunk])
-            found.update(zip(chunk, said, strict=True))
-        return [found[i] for i in range(len(phones))]
+            of_speakers, with_emotions = [speakers[i] for i in chunk], [emotions[i] for i in chunk]
+            rates = [rate] * len(chunk)
+            batch = synthesize(self.model, [phones[i] for i in chunk], of_speakers, with_emotions, rates)
+            speech.update(zip(chunk, batch, strict=True))
+        return [speech[i] for i in range(len(phones))]
 
     @staticmethod
-    def number(kind: str, name: str | None, known: Sequence[str], usual: str | None = None) -> int:
-        """A name's place among those known, from 1; NOBODY where there are none and none is asked for.
+    def number(kind: str, name: str | None, known: Sequence[str], default: str | None = None) -> int:
+        """Number of a speaker or an emotion, from 1; NOBODY without a name if there are none.
 
-        Raises PredictorError where it is not known.
+        Raises:
+            PredictorError: an unknown name.
         """
         if name is None:
-            return NOBODY if not known else known.index(usual) + 1 if usual in known else 1
+            return NOBODY if not known else known.index(default) + 1 if default in known else 1
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(known) or 'none by name'}"
@@ -116,13 +115,10 @@ class Synthesizer:
         return known.index(name) + 1
 
     def sound(self, mel: Tensor, hertz: Tensor | None = None) -> np.ndarray:
-        """(T, F) log-mel -> (N,) float32 within [-1, 1]; hertz (T,): its pitch, where that is known."""
-        return self.sounding(mel, hertz)
+        """Waveform (N,) float32 within [-1, 1] of a log-mel (T, F); hertz (T,): its pitch, if known."""
+        return self.vocoder(mel, hertz)
 
 
 def sentences(text: str) -> list[str]:
-    """Of a text, at its stops and line ends; those without a letter or digit belong to no sentence."""
+    """Sentences of a text, split at full stops and line ends; parts without a letter or digit are dropped."""
     return [part for part in map(str.strip, _SENTENCE.split(text)) if any(map(str.isalnum, part))]
-
-
-__all__ = ["Synthesizer", "UnspeakableText", "sentences"]

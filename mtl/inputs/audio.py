@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STRIDES = {2: (2,), 3: (3,), 4: (2, 2), 6: (2, 3), 8: (2, 2, 2)}
 CHANNELS_PER_WIDTH = 1 / 8  # of the convolutions: at 1/4 they cost a quarter of a small model's training step
 MIN_CHANNELS = 8
-MIN_DEVIATION = 0.1  # of a mel bin within an utterance, in nats: keeps a constant bin from being blown up
+MIN_DEVIATION = 0.1  # of a mel bin within an utterance, in nats, so that a constant bin is not amplified
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class AudioInputs(Inputs):
 
 
 class AudioGroup(InputGroup):
-    """The arrays of a row are its features (T, F), which the loader reads anew each time."""
+    """Arrays of a row: features (T, F), which the loader reads in every epoch."""
 
     def collate(self, arrays: Sequence[np.ndarray]) -> AudioInputs:
         features, lengths = pad_frames(arrays)
@@ -50,8 +50,8 @@ class AudioGroup(InputGroup):
 class SpeakerStatistics:
     """Mean and deviation (F,) of each mel bin over many recordings of a speaker.
 
-    Statistics of a short utterance depend on its words as much as on voice and microphone. So they (the normalisation
-    of Viikki and Laurila 1998) are pooled with `frames` frames of these.
+    Statistics of a short utterance (the normalisation of Viikki and Laurila 1998) depend on its words as much as on
+    voice and microphone, so they are pooled with these, which count as `frames` frames.
     """
 
     mean: Tensor
@@ -59,7 +59,7 @@ class SpeakerStatistics:
     frames: float
 
     def pooled(self, statistics: tuple[Tensor, Tensor], lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (B, F) of each utterance's frames and these together; lengths (B,)."""
+        """Mean and deviation (B, F) of each utterance's frames pooled with these; lengths (B,)."""
         mean, deviation = statistics
         own = (lengths / (lengths + self.frames))[:, None]
         pooled = own * mean + (1 - own) * self.mean
@@ -72,10 +72,10 @@ class SpeakerStatistics:
 class AudioFrontend(nn.Module):
     """Per-utterance mean and variance normalisation, then 2-D convolutions that shorten time by `subsampling`.
 
-    usual: statistics of the speaker, if known; see mtl.inference.adaptation.
+    speaker: statistics of the speaker, if known; see mtl.inference.adaptation.
     """
 
-    usual: SpeakerStatistics | None = None
+    speaker: SpeakerStatistics | None = None
 
     def __init__(self, bins: int, width: int, subsampling: int, dropout: float) -> None:
         super().__init__()
@@ -102,8 +102,8 @@ class AudioFrontend(nn.Module):
         """
         features = features.float()
         statistics = bin_statistics(features, lengths)
-        about = self.usual.pooled(statistics, lengths) if self.usual else statistics
-        x = normalise_bins(features, lengths, about)[:, None]  # (B, 1, T, F)
+        pooled = self.speaker.pooled(statistics, lengths) if self.speaker else statistics
+        x = normalise_bins(features, lengths, pooled)[:, None]  # (B, 1, T, F)
         for convolution, stride in zip(self.convolutions, self.strides, strict=True):
             x = F.relu(convolution(x))
             lengths = (lengths - 1) // stride + 1
@@ -113,9 +113,9 @@ class AudioFrontend(nn.Module):
 
 
 def normalise_bins(features: Tensor, lengths: Tensor, statistics: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Each mel bin to zero mean and unit variance over its utterance's own frames; padding becomes zero.
+    """Scales each mel bin to zero mean and unit variance over its utterance's own frames; padding becomes 0.
 
-    statistics: those of `bin_statistics`, if already computed.
+    statistics: of `bin_statistics`, by default computed here.
     """
     mask = padding_mask(lengths, features.shape[1])[..., None]
     mean, deviation = statistics or bin_statistics(features, lengths)

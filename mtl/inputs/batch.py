@@ -1,11 +1,11 @@
-"""What a model is fed: `Example` is one utterance as numbers, `Batch` several of them, padded.
+"""Model inputs: `Example` is one encoded utterance, `Batch` several of them, padded.
 
     batch = collate([codec.encode(row) for row in rows])         # of sentences
     batch = collate([codec.encode(row) for row in rows], mels)   # of recordings, with their log-mels
     batch.group, batch.inputs[batch.group], batch.targets["intent"]
 
-All rows of a batch belong to one input group (mtl/groups.py). Inputs of groups beside it, and the words of recordings,
-are among its inputs too. What a task is trained on lies under its name in `targets`; see mtl/inputs/targets.py.
+All rows of a batch belong to one input group (mtl/groups.py); its inputs also hold those of groups beside it, and the
+words of recordings. Training targets lie in `targets` under the task's name; see mtl/inputs/targets.py.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Example:
     """One encoded utterance.
 
     inputs: arrays by input group, as `InputGroup.encode` returns them; without features and waveforms.
-    targets: what each task is trained on, as its encoding has it (mtl/inputs/targets.py).
-    domain: number of the recording's domain, 0 when unknown; see mtl.models.domains.
+    targets: by task, as its encoding returns them (mtl/inputs/targets.py).
+    domain: of the recording, 0 if unknown; see mtl.models.domains.
     context: words of the previous turns, arrays of the group "text"; None if no task reads them.
     """
 
@@ -48,8 +48,8 @@ class Example:
 class Batch:
     """Several utterances of one input group.
 
-    inputs: by group: those of `group`, of the groups beside it if some row has any, and of "text" in every batch.
-    targets: by task; those of a task that reads another input group are there too.
+    inputs: of `group`, of groups beside it if some row has any, and of "text" in every batch.
+    targets: by task, also of tasks that do not read this group.
     domains (B,): 0 where unknown; see mtl.models.domains.
     context: words of the previous turns; None if no row has any.
     """
@@ -65,15 +65,15 @@ class Batch:
         return len(self.ids)
 
     def with_inputs(self, name: str, **tensors: Tensor) -> Batch:
-        """This batch with other tensors among the inputs of one group."""
+        """This batch with other tensors in the inputs of one group."""
         return replace(self, inputs={**self.inputs, name: replace(self.inputs[name], **tensors)})
 
-    def remembering(self, other: Batch, rows: Tensor) -> Batch:
-        """This batch with the previous turns of those rows (B,) of another one: its rows are the same utterances."""
+    def with_context_of(self, other: Batch, rows: Tensor) -> Batch:
+        """This batch with the previous turns of rows (B,) of another batch, which are the same utterances."""
         return replace(self, context=None if other.context is None else other.context.select(rows))
 
     def rows(self, chosen: Tensor) -> Batch:
-        """Those rows (N,) alone, padded as they are."""
+        """Selects rows (N,); the padding stays."""
         return Batch(
             ids=tuple(self.ids[row] for row in chosen.tolist()),
             group=self.group,
@@ -92,7 +92,7 @@ class Batch:
             context=None if self.context is None else self.context.to(device),
         )
 
-    # Tensors of the groups that ship, for the heads that read them. None if the batch has no such inputs.
+    # Tensors of the built-in groups, for the heads that read them; None if the batch has no such inputs.
 
     @property
     def features(self) -> Tensor | None:
@@ -105,7 +105,7 @@ class Batch:
 
     @property
     def spoken(self) -> TTSBatch | None:
-        """Phones of the recordings; see PhoneGroup."""
+        """Phones of the recordings."""
         inputs = self.inputs.get(PHONES)
         return inputs if isinstance(inputs, TTSBatch) else None
 
@@ -125,7 +125,7 @@ class Batch:
 
     @property
     def words(self) -> Tensor:
-        """(B, L) of sentences, and of recordings with a transcript."""
+        """(B, L)."""
         words: Tensor = getattr(self.inputs[TEXT], "words")  # noqa: B009 (TextInputs: text.py imports this file)
         return words
 
@@ -145,10 +145,10 @@ def collate(
 ) -> Batch:
     """Pads examples of one group into a batch.
 
-    features: (T, F) of any float type, of each recording. waves (N,) int16 and hertz (T,): empty where not known.
+    features: log-mels (T, F) of recordings, of any float type. waves (N,) int16, hertz (T,): empty where unknown.
 
     Raises:
-        ValueError: no examples, another number of features, or examples of different groups.
+        ValueError: no examples, as many features as examples expected, or examples of different groups.
     """
     if not examples:
         raise ValueError("collate was given no examples; a batch holds at least one")
@@ -172,12 +172,12 @@ def collate(
 
 
 def _group_of(example: Example) -> str:
-    """The group of an example without features."""
+    """Group of an example without features."""
     return next((one.name for one in row_groups() if one.name in example.inputs), TEXT)
 
 
 def _collated(name: str, examples: Sequence[Example], features: Mapping[str, Sequence[Any]]) -> dict[str, Inputs]:
-    """Inputs of the named group, of those beside it, and words; features: arrays that examples do not hold."""
+    """Inputs of the named group, of groups beside it, and words; features: arrays that examples do not hold."""
     arrays = dict(features)
     for other in dict.fromkeys(other for example in examples for other in example.inputs):
         if other in (name, TEXT) or group(other).beside == name:
@@ -195,9 +195,9 @@ def _context(contexts: Sequence[Any]) -> Inputs | None:
 
 
 def chunks(lengths: Mapping[int, int], most: int) -> list[list[int]]:
-    """Inputs of similar length together, the longest first, padded to at most `most` in each chunk; a longer one alone.
+    """Chunks of inputs of similar length, the longest first, of at most `most` padded items; longer inputs alone.
 
-    lengths: of each input by its number.
+    lengths: by the number of the input.
     """
     members: list[list[int]] = []
     for i in sorted(lengths, key=lambda i: -lengths[i]):

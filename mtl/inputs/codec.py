@@ -1,9 +1,9 @@
-"""Words, characters, units of transcripts and of translations: the one place where text becomes numbers and back.
+"""Vocabularies: text, labels and domains as numbers.
 
     codec = Codec.build(rows, tasks=("transcript", "intent", "slots"))
     example = codec.encode({"text": "turn on the light", "intent": "light_on"})
 
-`Codec` holds every vocabulary of a model. It is JSON, so that a packaged model needs no pickle.
+A codec is stored as JSON, so that a packaged model needs no pickle.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from mtl.text.units import Units, units_from, units_from_json
 from mtl.text.words import tokens_of
 
 PADDING, UNKNOWN = 0, 1  # of words and characters; known ones begin at 2
-TURN = "|"  # the word that each turn of a context begins with; no normalised text holds it
-CONTEXT_WORDS = 64  # of the turns before, the latest
+TURN = "|"  # first word of each turn of a context; normalised text does not contain it
+CONTEXT_WORDS = 64  # of the previous turns, the latest
 MAX_WORD_CHARACTERS = 20
 
 
@@ -36,15 +36,14 @@ MAX_WORD_CHARACTERS = 20
 class Codec:
     """Every vocabulary of a model.
 
+    units, targets: of transcripts and of translations; targets is None without such a task.
     words, characters: of the text front-end, without padding and unknown.
-    counts: how often training has each of the words; () where that is not known.
+    counts: of each word in the training rows; () if unknown.
     labels: class names of each classification task, BIO tags of each task that tags words.
     scales: mean and deviation of the labels of each numeric task.
-    context: how many words of the turns before are read, the latest; 0 where no task asks for them.
-    targets: units of translations; None without such a task.
-    speech: what a model that speaks reads and foretells; None for one that does not.
-    domains: of the training recordings, by the column `domain_by` (see mtl.models.domains); none where they do
-    not matter.
+    context: number of words that are read of the previous turns, the latest; 0 if no task reads them.
+    speech: vocabularies and scales of synthesis; None without.
+    domains: of the training recordings, by the column `domain_by` (see mtl.models.domains).
     """
 
     units: Units
@@ -71,16 +70,15 @@ class Codec:
         target_pieces: int = 500,
         domain_by: str | None = None,
     ) -> Codec:
-        """From the training rows alone.
+        """Vocabularies of training rows.
 
-        domain_by: the column that names a recording's domain, where that matters.
+        domain_by: the column that names a recording's domain, if the model is conditioned on it.
         """
         context = context if with_context(tasks) else 0
+        specs = [spec.task(name) for name in tasks]
         texts: list[str] = []
         translations: list[str] = []
         words: Counter[str] = Counter()
-        specs = [spec.task(name) for name in tasks]
-        translated = {one.label for one in specs if one.answer == "translation"}
         labels: dict[str, set[str]] = {one.name: set() for one in specs if one.answer == "label"}
         tags: dict[str, set[str]] = {one.name: set() for one in specs if one.answer == "tags"}
         numbers: dict[str, list[float]] = {one.name: [] for one in specs if is_numeric(one)}
@@ -90,25 +88,27 @@ class Codec:
                 domains.add(row[domain_by])
             if row.get("text"):
                 texts.append(row["text"])
-            translations += [row[column] for column in translated if row.get(column)]
             words.update(tokens_of(row))
             if context:
                 words.update(context_of(row))
-            for task, known in labels.items():
-                if (label := row.get(spec.task(task).label)) is not None:
-                    known.add(label)
-            for task, known in tags.items():
-                known.update(row.get(spec.task(task).label) or ())
-            for task, values in numbers.items():
-                if (value := row.get(spec.task(task).label)) is not None:
-                    values.append(value)
+            for one in specs:
+                if (label := row.get(one.label)) is None:
+                    continue
+                if one.name in labels:
+                    labels[one.name].add(label)
+                elif one.name in tags:
+                    tags[one.name].update(label)
+                elif one.name in numbers:
+                    numbers[one.name].append(label)
+                elif one.answer == "translation" and label:
+                    translations.append(label)
         names = {task: tuple(sorted(known)) for task, known in labels.items()}
         names |= {task: ("O", *sorted(known - {"O"})) for task, known in tags.items()}
         known_words = tuple(sorted(words))
         return cls(
             units=units_from(kind, texts, pieces),
             words=known_words,
-            characters=tuple(sorted({character for word in known_words for character in word})),
+            characters=tuple(sorted(set("".join(known_words)))),
             labels=names,
             context=context,
             targets=units_from(target_kind, translations, target_pieces) if translations else None,
@@ -138,7 +138,7 @@ class Codec:
 
     @cached_property
     def _encodings(self) -> list[tuple[TaskSpec, Encoding]]:
-        """The tasks that rows are encoded for."""
+        """Tasks that rows are encoded for."""
         known = [(one, ENCODINGS[one.answer]) for one in spec.tasks() if one.answer in ENCODINGS]
         return [(one, encoding) for one, encoding in known if encoding.applies(one, self)]
 
@@ -151,11 +151,11 @@ class Codec:
         return {name: position + 1 for position, name in enumerate(self.domains)}
 
     def domain(self, name: str | None) -> int:
-        """Number of a domain; 0 for one that training never saw."""
+        """Number of a domain; 0 for an unknown one."""
         return self._domain_ids.get(name or "", 0)
 
     def encode(self, row: Mapping[str, Any]) -> Example:
-        """One row of the utterance table as numbers. A label that training never saw counts as not labelled."""
+        """Encodes one row of the utterance table. An unknown label counts as not labelled."""
         arrays = {one.name: one.encode(row, self) for one in self._groups}
         turns = context_of(row)[-self.context :] if self.context else None
         return Example(
@@ -167,11 +167,11 @@ class Codec:
         )
 
     def number(self, tokens: Sequence[str]) -> np.ndarray:
-        """Words as numbers (L,)."""
+        """Numbers of words, (L,)."""
         return np.asarray([self._word_ids.get(token, UNKNOWN) for token in tokens], dtype=np.int64)
 
     def spell(self, tokens: Sequence[str]) -> np.ndarray:
-        """Characters of each word, (L, MAX_WORD_CHARACTERS), padded; a longer word loses its end."""
+        """Characters of each word, (L, MAX_WORD_CHARACTERS), padded or truncated."""
         spelled = np.zeros((len(tokens), MAX_WORD_CHARACTERS), dtype=np.int64)
         for position, token in enumerate(tokens):
             ids = [self._character_ids.get(character, UNKNOWN) for character in token[:MAX_WORD_CHARACTERS]]
@@ -211,10 +211,10 @@ class Codec:
 
 
 def context_of(row: Mapping[str, Any]) -> list[str]:
-    """Words of the turns before a row's own, oldest first, each turn behind the word TURN."""
+    """Words of the previous turns, oldest first, each turn preceded by TURN."""
     return [word for turn in row.get("context") or () for word in (TURN, *turn.split())]
 
 
 def scale_of(values: Sequence[float]) -> Scale:
-    """Mean and standard deviation of labels, 1 where they do not vary."""
+    """Mean and standard deviation of labels; a deviation of 0 becomes 1."""
     return Scale(float(np.mean(values)), float(np.std(values)) or 1.0)

@@ -1,4 +1,4 @@
-"""Base classes of input groups: rows become arrays, arrays padded tensors, and tensors states for the trunk.
+"""Base classes of input groups, which turn rows into arrays, arrays into padded tensors, and tensors into states.
 
     class PictureGroup(InputGroup):
         def encode(self, row, codec): ...        # arrays of one row, kept in memory between epochs
@@ -10,7 +10,6 @@ A new group is a file with such a class, and `mtl.groups.register_group`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl.groups import GroupSpec, group
+from mtl.spec import resolve
 
 if TYPE_CHECKING:
     from mtl.inputs.batch import Batch
@@ -42,12 +42,12 @@ class Inputs:
         return replace(self, **{name: x.to(device, non_blocking=True) for name, x in self.tensors().items()})
 
     def select(self, rows: Tensor) -> Self:
-        """Those rows (N,) alone, padded as they are."""
+        """Selects rows (N,); the padding stays."""
         return replace(self, **{name: x[rows] for name, x in self.tensors().items()})
 
 
 class FrontendStates(NamedTuple):
-    """What a front-end makes of a batch: states (B, T, D), lengths (B,).
+    """Output of a front-end: hidden (B, T, D), lengths (B,).
 
     spectrum (B, 2F): of recordings, mean and deviation of each mel bin. style (B, D): of phones, speaker and emotion.
     """
@@ -59,30 +59,30 @@ class FrontendStates(NamedTuple):
 
 
 class InputGroup:
-    """How a model reads the inputs of one group. Has no state of its own."""
+    """How a model reads the inputs of one group; stateless."""
 
     def __init__(self, spec: GroupSpec) -> None:
         self.spec, self.name = spec, spec.name
 
     def encode(self, row: Mapping[str, Any], codec: Codec) -> Any:
-        """Arrays of one row of the utterance table; None if it has no input of this group."""
+        """Arrays of one row of the utterance table; None without an input of this group."""
         return None
 
     def collate(self, arrays: Sequence[Any]) -> Inputs | None:
-        """Arrays of each row of a batch, padded. None for a row without; a group beside another one may return None."""
+        """Pads the arrays of a batch; None for a row without inputs. A group beside another one may return None."""
         raise NotImplementedError
 
     def modules(self, config: Any, codec: Codec) -> dict[str, nn.Module]:
-        """Parts of the model by attribute name, which is their prefix in the weights. The front-end has the group's.
+        """Modules by their name in the model, also their prefix in the weights; the front-end has the group's name.
 
-        config: a mtl.models.config.ModelConfig.
+        config: a mtl.config.model.ModelConfig.
         """
         return {}
 
     def states(self, model: Any, batch: Batch) -> FrontendStates:
-        """States of the batch's inputs, before the trunk of the SpeechModel.
+        """States of a batch before the trunk of the SpeechModel.
 
-        By default the front-end, called with the fields of the inputs, returns the fields of FrontendStates.
+        By default the front-end is called with the fields of the inputs, and returns the fields of FrontendStates.
         """
         return FrontendStates(*model.front_end(self.name)(**batch.inputs[self.name].tensors()))
 
@@ -94,17 +94,13 @@ class InputGroup:
 def input_group(name: str) -> InputGroup:
     """The group with this name. Raises KeyError."""
     spec = group(name)
-    kind = spec.implementation
-    if isinstance(kind, str):
-        module, _, attribute = kind.partition(":")
-        kind = getattr(importlib.import_module(module), attribute)
-    implementation: InputGroup = kind(spec)
+    implementation: InputGroup = resolve(spec.implementation)(spec)
     return implementation
 
 
 def pad_frames(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Arrays (T, ...) as one (B, T, ...) of the same type, padded with 0, and their lengths (B,)."""
-    # Only the tail of each row is zeroed: the rest is written once, by the copy itself.
+    # Only the tail of each row is zeroed; the rest is written once, by the copy.
     lengths = [len(array) for array in arrays]
     padded = np.empty((len(arrays), max(lengths), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
     for row, array in zip(padded, arrays, strict=True):

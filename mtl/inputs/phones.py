@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class PhoneGroup(InputGroup):
-    """Its inputs are a TTSBatch, in which a row without phones has length 0."""
+    """Inputs are a TTSBatch, in which a row without phones has length 0."""
 
     def encode(self, row: Mapping[str, Any], codec: Codec) -> TTSExample | None:
         return codec.speech.encode(row) if codec.speech is not None else None
@@ -29,18 +29,19 @@ class PhoneGroup(InputGroup):
             return {}
         return {
             self.name: PhoneFrontend(len(codec.speech.phones), config.width, config.dropout),
+            # The name in stored weights.
             "manner": StyleEmbedding(len(codec.speech.speakers), len(codec.speech.emotions), config.width),
         }
 
     def states(self, model: Any, batch: Batch) -> FrontendStates:
         inputs = batch.inputs[self.name]
         assert isinstance(inputs, TTSBatch)
-        manner = model.manner(inputs.speakers, inputs.emotions)
-        return FrontendStates(model.phones(inputs.phones), inputs.lengths, style=manner)
+        style = model.manner(inputs.speakers, inputs.emotions)
+        return FrontendStates(model.phones(inputs.phones), inputs.lengths, style=style)
 
 
 class PhoneFrontend(nn.Module):
-    """Phones to the trunk's states: (B, P) -> (B, P, D)."""
+    """Embedding of phones: (B, P) -> (B, P, D)."""
 
     def __init__(self, phones: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class PhoneFrontend(nn.Module):
 
 
 class StyleEmbedding(nn.Module):
-    """Who speaks and with which emotion, as a vector (B, D); number 0 of either is nobody in particular."""
+    """Embedding (B, D) of speaker and emotion; number 0 of either means unknown."""
 
     def __init__(self, speakers: int, emotions: int, width: int) -> None:
         super().__init__()

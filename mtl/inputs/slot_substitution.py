@@ -3,8 +3,8 @@
     values = SlotValues(examples, "slots", codec.labels["slots"])
     other = values.exchange(example, 0.3, generator)
 
-"flights to boston" teaches one city; with substitution it teaches every city of the training rows. Only for sentences
-of text: a recording cannot be changed so.
+"flights to boston" teaches one city; with substitution it teaches every city of the training rows. Only sentences of
+text are changed, not recordings.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mtl.spec import TEXT, task
 
 
 class SlotValues:
-    """The slot values in `examples` by kind. A value is drawn in proportion to the square root of its count.
+    """Slot values of `examples` by kind, drawn in proportion to the square root of their counts.
 
-    A kind is what follows the last dot of a name: fromloc.city_name and toloc.city_name share their values.
+    The kind of a slot follows the last dot of its name: fromloc.city_name and toloc.city_name share their values.
 
-    tagger: the task whose targets are the BIO tags. tags: their names by number, as in Codec.labels.
+    tagger: task whose targets are the BIO tags. tags: names of the tags by number, as in Codec.labels.
     """
 
     def __init__(self, examples: Iterable[Example], tagger: str, tags: Sequence[str]) -> None:
@@ -41,21 +41,22 @@ class SlotValues:
                 key = value.characters.tobytes()  # not the words: all unknown words have one number
                 if key not in counts.setdefault(kind, Counter()):
                     self._values.setdefault(kind, []).append(value)
-                counts[kind][key] += 1  # in the order in which they first come, as the values are
-        self._chances = {kind: _shares(list(of_values.values())) for kind, of_values in counts.items()}
+                counts[kind][key] += 1  # in the order of first occurrence, as the values
+        roots = {kind: np.sqrt(list(of_values.values())) for kind, of_values in counts.items()}
+        self._chances = {kind: root / root.sum() for kind, root in roots.items()}
 
     def exchange(self, example: Example, share: float, generator: np.random.Generator) -> Example:
-        """The example with about `share` of its slots replaced; itself if none is.
+        """The example with about `share` of its slots replaced; the same object if none is.
 
-        A slot stays if its kind is unknown, or if the value drawn has several words and training has no I- tag of the
-        slot. A sentence with a translation stays, because the translation would no longer fit.
+        A slot is not replaced if its kind is unknown, or if the new value has several words and training has no I- tag
+        of the slot. A sentence with a translation is not changed, because the translation would no longer fit.
         """
         if any(task(name).answer == "translation" and len(units) for name, units in example.targets.items()):
             return example
         tagged = example.targets[self._tagger]
         parts: list[TextArrays] = []
         tags: list[np.ndarray] = []
-        done = 0  # words of the example that the parts account for
+        done = 0  # words of the example that are in the parts
         for start, end, begin in self._spans(tagged):
             values = self._values.get(self._kind(begin))
             if generator.random() >= share or values is None:
@@ -65,7 +66,8 @@ class SlotValues:
             if inside is None and len(value.words) > 1:
                 continue
             parts += [_part(example, done, start), value]
-            tags += [tagged[done:start], _tags(begin, inside, len(value.words))]
+            new_tags = np.asarray([begin] + [inside] * (len(value.words) - 1), dtype=np.int64)
+            tags += [tagged[done:start], new_tags]
             done = end
         if not done:
             return example
@@ -77,7 +79,7 @@ class SlotValues:
         )
 
     def _spans(self, tagged: np.ndarray) -> list[tuple[int, int, int]]:
-        """First word, last word + 1 and B- tag of each slot. A tag I- without its B- begins none, nor does IGNORE."""
+        """First word, last word + 1 and B- tag of each slot; an I- without its B- begins no slot."""
         spans: list[tuple[int, int, int]] = []
         tags = tagged.tolist()
         for start, tag in enumerate(tags):
@@ -95,13 +97,3 @@ class SlotValues:
 def _part(example: Example, start: int, end: int | None) -> TextArrays:
     words, characters = example.inputs[TEXT]
     return TextArrays(words[start:end], characters[start:end])
-
-
-def _tags(begin: int, inside: int | None, length: int) -> np.ndarray:
-    return np.asarray([begin] + [inside] * (length - 1), dtype=np.int64)
-
-
-def _shares(counts: Sequence[int]) -> np.ndarray:
-    roots = np.sqrt(counts)
-    shares: np.ndarray = roots / roots.sum()
-    return shares

@@ -19,17 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SoundInputs(Inputs):
-    """waves (B, N) int16, lengths (B,) in samples: of the same first sample as the features; length 0 if not known.
-
-    hertz (B, T): pitch of each frame, 0 where unvoiced.
-    """
+    """waves (B, N) int16, aligned with the features; lengths (B,) in samples, 0 if unknown; hertz (B, T): pitch of each
+    frame, 0 where unvoiced."""
 
     waves: Tensor
     hertz: Tensor
 
 
 class SoundGroup(InputGroup):
-    """The arrays of a row are its waveform (N,) and pitch (T,). Its states are the log-mels themselves."""
+    """Arrays of a row: waveform (N,) and pitch (T,). The states are the log-mels."""
 
     def collate(self, arrays: Sequence[tuple[np.ndarray, np.ndarray]]) -> SoundInputs:
         waves, lengths = pad_frames([wave for wave, _ in arrays])

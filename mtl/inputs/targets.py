@@ -1,11 +1,11 @@
-"""Training targets: from a row's label to numbers, and from several rows' numbers to a padded tensor.
+"""Training targets: the label of a row as numbers, and the numbers of several rows as a padded tensor.
 
     encoding = ENCODINGS[task("intent").answer]
     encoding.encode(spec, row, codec)       # a class, IGNORE where the row is not labelled
     encoding.collate([...])                 # Target: values (B,)
 
-One encoding for each kind of answer that is trained on labels of the utterance table. Tasks that are trained on inputs
-themselves (phones with their prosody, waveforms) have none.
+There is an encoding for each kind of answer that is trained on labels of the utterance table. Tasks that are trained on
+inputs (phones with prosody, waveforms) have none.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ IGNORE = -100  # the label that torch's cross_entropy leaves out
 class Target:
     """Targets of one task in a batch.
 
-    values: (B,) a class or a number of each row, or (B, U) a sequence of each, padded.
-    lengths (B,): of sequences that are padded with 0; 0 where a row is not labelled. None where missing labels are
-        marked in the values: IGNORE, or NaN among numbers.
+    values: a class or a number of each row (B,), or a padded sequence of each (B, U).
+    lengths (B,): of sequences padded with 0; 0 where a row is not labelled. None if missing labels are marked in the
+        values: with IGNORE, or NaN among numbers.
     """
 
     values: Tensor
@@ -47,11 +47,11 @@ class Target:
         return known if known.ndim == 1 else known.any(dim=1)
 
     def select(self, rows: Tensor) -> Target:
-        """Those rows (N,) alone, padded as they are."""
+        """Selects rows (N,); the padding stays."""
         return Target(self.values[rows], None if self.lengths is None else self.lengths[rows])
 
     def only(self, rows: Tensor) -> Target:
-        """The labels of rows (B,) bool alone; all others are not labelled."""
+        """Keeps the labels of rows (B,) bool; all others become not labelled."""
         if self.lengths is not None:
             return Target(self.values, self.lengths * rows)
         unknown = torch.nan if self.values.is_floating_point() else IGNORE
@@ -67,7 +67,7 @@ class Encoding(Protocol):
     """How the labels of one kind of answer become numbers."""
 
     def applies(self, spec: TaskSpec, codec: Codec) -> bool:
-        """Whether the codec has the vocabulary of the task: that of a model that was trained on it."""
+        """Whether the codec has the vocabulary of the task."""
 
     def encode(self, spec: TaskSpec, row: Mapping[str, Any], codec: Codec) -> np.ndarray:
         """The row's label as an array; see `collate`."""
@@ -76,7 +76,7 @@ class Encoding(Protocol):
 
 
 class _Units:
-    """Text as units: of the recogniser, or of translations. (U,), empty where the row has no text."""
+    """Text as units (U,) of the recogniser or of translations; empty if the row has no text."""
 
     def __init__(self, attribute: str) -> None:
         self.attribute = attribute
@@ -93,7 +93,7 @@ class _Units:
 
 
 class _Tags:
-    """A tag for each word (L,), IGNORE where the row has none or training never saw it."""
+    """Tags of the words (L,), IGNORE where missing or unknown."""
 
     def applies(self, spec: TaskSpec, codec: Codec) -> bool:
         return spec.name in codec.labels
@@ -109,7 +109,7 @@ class _Tags:
 
 
 class _Class:
-    """The number of a label, (), IGNORE where the row has none or training never saw it."""
+    """Number of a label, (), IGNORE if missing or unknown."""
 
     def applies(self, spec: TaskSpec, codec: Codec) -> bool:
         return spec.name in codec.labels
@@ -122,7 +122,7 @@ class _Class:
 
 
 class _Number:
-    """A number, (), NaN where the row has none. Only of tasks that have a column of numbers: see `is_numeric`."""
+    """A number, (), NaN if missing, of tasks with a numeric column (`is_numeric`)."""
 
     def applies(self, spec: TaskSpec, codec: Codec) -> bool:
         return spec.name in codec.scales
@@ -145,7 +145,7 @@ ENCODINGS: dict[AnswerKind, Encoding] = {
 
 
 def is_numeric(spec: TaskSpec) -> bool:
-    """Whether the label is a numeric column of the task, as opposed to a number measured from phones."""
+    """Whether the label is a numeric column of the task, not a number measured from phones."""
     return any(column.name == spec.label and column.kind == "number" for column in spec.columns)
 
 

@@ -1,4 +1,4 @@
-"""The input group "text": words of a sentence, through embeddings of the words and of their letters."""
+"""The input group "text": words of a sentence, through embeddings of words and characters."""
 
 from __future__ import annotations
 
@@ -47,12 +47,10 @@ class TextGroup(InputGroup):
 
 
 def drop_shares(words: int, counts: Sequence[int], least: float, rare: float) -> Tensor:
-    """Word dropout: probability with which training reads each word as unknown, (words + 2,).
+    """Word dropout probability of each word, (words + 2,): max(least, rare / (rare + count)).
 
-    It is max(least, rare / (rare + count)) (Kiperwasser and Goldberg 2016, alpha = 0.25): unknown words resemble rare
-    words, so rare words are dropped more often.
-
-    counts: of each of the `words` in training; () if not known: then `least` for all of them.
+    Unknown words resemble rare words, so rare words are dropped more often (Kiperwasser and Goldberg 2016, alpha =
+    0.25). counts: of the `words` in training; () if unknown, which means `least` for all words.
     """
     shares = torch.full((words + 2,), least, device="cpu")  # read below, whatever the model's device
     if counts and rare:
@@ -65,8 +63,8 @@ class TextFrontend(nn.Module):
     """Word embedding plus a character CNN (Ma and Hovy 2016).
 
     drops (words + 2,): see drop_shares.
-    lstm: layers of a bidirectional LSTM over the sentence, which learns from few thousand sentences better than
-    attention alone. Its input is the concatenation of embedding and characters. 0: none.
+    lstm: layers of a bidirectional LSTM over the concatenation of both, which learns better than attention alone from a
+        few thousand sentences; 0 for the sum of both, without LSTM.
     """
 
     drops: Tensor
@@ -87,7 +85,7 @@ class TextFrontend(nn.Module):
         if self.training and self.drops_words:
             words = words.masked_fill(torch.rand(words.shape, device=words.device) < self.drops[words], UNKNOWN)
         exists = padding_mask(lengths, words.shape[1])  # (B, L)
-        # Each spelling once: most words of a batch are repeated, and the convolution is a fifth of a step of text.
+        # Each spelling once: most words of a batch occur repeatedly, and the convolution takes a fifth of a text step.
         spellings, which = torch.unique(characters[exists], dim=0, return_inverse=True)  # (N, C), no padding
         letters = self.character(spellings)  # (N, C, D/2)
         convolved = self.convolution(letters.transpose(1, 2)).amax(dim=2)[which]  # one row per word, (words, D)
@@ -100,9 +98,9 @@ class TextFrontend(nn.Module):
 
 
 class SentenceReader(nn.Module):
-    """A bidirectional LSTM over the words that exist: (B, L, E) -> (B, L, D).
+    """A bidirectional LSTM over the words: (B, L, E) -> (B, L, D).
 
-    Without dropout and norm behind it: the next layer begins with its own. With dropout at every step, ATIS was learned
+    Without dropout and norm behind it, which the next layer begins with. With dropout at every step, ATIS was learned
     half as fast and exact match was two points lower (tests/bench/LOG.md).
     """
 
@@ -113,7 +111,7 @@ class SentenceReader(nn.Module):
         self.merge = nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        # Packed, or the backward direction would begin in the padding. Lengths on the CPU is what cuDNN asks for.
+        # Packed, or the backward direction would begin in the padding. cuDNN needs the lengths on the CPU.
         packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
         read, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
         return self.merge(read)

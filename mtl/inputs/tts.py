@@ -21,17 +21,15 @@ from torch import Tensor
 
 from mtl.inputs.group import Inputs
 
-PADDING, UNKNOWN = 0, 1  # of phones; known ones begin at 2
-NOBODY = 0  # no speaker or emotion, or one that training lacks; known ones begin at 1
+PADDING, UNKNOWN = 0, 1  # phones; known ones begin at 2
+NOBODY = 0  # an unknown speaker or emotion; known ones begin at 1
 LEAST_DEVIATION = 1e-3
 
 
 @dataclass(frozen=True)
 class TTSExample:
-    """One utterance: phones (P,), durations (P,) in frames, pitch and energy (P,) on the code's scales.
-
-    speaker, emotion: numbers of the code; NOBODY where not known.
-    """
+    """One utterance: phones (P,), durations (P,) in frames, standardised pitch and energy (P,), numbers of speaker and
+    emotion, NOBODY if unknown."""
 
     phones: np.ndarray
     durations: np.ndarray
@@ -59,7 +57,7 @@ class TTSBatch(Inputs):
         return len(self.lengths)
 
     def select(self, rows: Tensor) -> TTSBatch:
-        """Those rows (N,), without columns that are padding in all of them."""
+        """Selects rows (N,), without columns that are padding in all of them."""
         longest = max(1, int(self.lengths[rows].max())) if len(rows) else 1
         picked = {name: x[rows, :longest] if x.ndim == 2 else x[rows] for name, x in self.tensors().items()}
         return replace(self, **picked)
@@ -67,16 +65,17 @@ class TTSBatch(Inputs):
 
 @dataclass(frozen=True)
 class Scale:
-    """A quantity's mean and deviation over the training rows."""
+    """Mean and standard deviation of a quantity over the training rows."""
 
     mean: float
     deviation: float
 
     def down(self, values: np.ndarray) -> np.ndarray:
-        """To zero mean and unit deviation; NaN, which is unknown, becomes the mean."""
+        """Standardises values; NaN (unknown) becomes the mean."""
         return np.nan_to_num((np.asarray(values, dtype=np.float32) - self.mean) / self.deviation)
 
     def up(self, values: np.ndarray) -> np.ndarray:
+        """Inverse of `down`."""
         return np.asarray(values) * self.deviation + self.mean
 
 
@@ -84,7 +83,7 @@ class Scale:
 class SpeechCode:
     """Vocabularies and scales of synthesis.
 
-    phonemes: the phonemiser of texts (mtl.tts.phonemes.Phonemiser). mel, hertz: scale and centre of each mel bin.
+    phonemes: kind of the phonemiser (mtl.tts.phonemes.Phonemiser). mel, hertz: scale and centre of each mel bin.
     voicing: share of voiced frames of each phone.
     """
 
@@ -107,32 +106,29 @@ class SpeechCode:
         hertz: Sequence[float] | np.ndarray,
     ) -> SpeechCode:
         """rows: training rows with `phones`, `pitch`, `energy`, `voiced`. features: log-mels (T, F) for the scales of
-        the bins. hertz (F,): their mtl.audio.features.bin_centres."""
-        phones: set[str] = set()
-        speakers: set[str] = set()
-        emotions: set[str] = set()
-        pitch, energy = _Moments(), _Moments()
+        the bins. hertz (F,): mtl.audio.features.bin_centres."""
+        speakers: set[str | None] = set()
+        emotions: set[str | None] = set()
+        pitch, energy, mel = _Moments(), _Moments(), _Moments()
         voiced: dict[str, list[float]] = {}
         for row in rows:
             for phone, share in zip(row["phones"], row["voiced"], strict=True):
                 voiced.setdefault(phone, []).append(share)
-            phones.update(row["phones"])
-            speakers.update(filter(None, [row.get("speaker")]))
-            emotions.update(filter(None, [row.get("emotion")]))
+            speakers.add(row.get("speaker"))
+            emotions.add(row.get("emotion"))
             pitch.add(np.asarray(row["pitch"], dtype=np.float64)[:, None])
             energy.add(np.asarray(row["energy"], dtype=np.float64)[:, None])
-        mel = _Moments()
         for array in features:
             mel.add(np.asarray(array, dtype=np.float64))
         return cls(
             phonemes=phonemes,
-            phones=tuple(sorted(phones)),
-            speakers=tuple(sorted(speakers)),
-            emotions=tuple(sorted(emotions)),
+            phones=tuple(sorted(voiced)),
+            speakers=tuple(sorted(filter(None, speakers))),
+            emotions=tuple(sorted(filter(None, emotions))),
             pitch=pitch.scales()[0],
             energy=energy.scales()[0],
             mel=mel.scales(),
-            voicing=tuple(_known_mean(voiced[phone]) for phone in sorted(phones)),
+            voicing=tuple(_known_mean(voiced[phone]) for phone in sorted(voiced)),
             hertz=tuple(round(float(centre), 3) for centre in hertz),
         )
 
@@ -141,20 +137,18 @@ class SpeechCode:
         return {phone: position + 2 for position, phone in enumerate(self.phones)}
 
     def number(self, phones: Sequence[str]) -> np.ndarray:
-        """Phones as numbers (P,). A phone that training lacks becomes its unstressed form, if that is known."""
-        return np.asarray([self._number(phone) for phone in phones], dtype=np.int64)
+        """Numbers (P,) of phones. An unknown phone is replaced by its form with another stress, if that is known."""
+        ids = self._phone_ids
+        numbers = [ids.get(one) or ids.get(one.lstrip("',")) or ids.get(f"'{one}") or UNKNOWN for one in phones]
+        return np.asarray(numbers, dtype=np.int64)
 
     def voiced(self, numbers: np.ndarray) -> np.ndarray:
-        """(P,) bool of phones by number: those of which most frames are voiced."""
+        """(P,) bool: numbers of phones most of whose frames are voiced."""
         return np.append([False, False], np.asarray(self.voicing) > 0.5)[numbers]
 
     def named(self, numbers: Sequence[int] | np.ndarray) -> tuple[str, ...]:
-        """Numbers (P,) as phones, without padding and unknown ones."""
+        """Phones of numbers (P,), without padding and unknown ones."""
         return tuple(self.phones[number - 2] for number in map(int, numbers) if number > UNKNOWN)
-
-    def _number(self, phone: str) -> int:
-        ids = self._phone_ids
-        return ids.get(phone) or ids.get(phone.lstrip("',")) or ids.get(f"'{phone}") or UNKNOWN
 
     def speaker(self, name: str | None) -> int:
         return self.speakers.index(name) + 1 if name in self.speakers else NOBODY
@@ -163,7 +157,7 @@ class SpeechCode:
         return self.emotions.index(name) + 1 if name in self.emotions else NOBODY
 
     def encode(self, row: Mapping[str, Any]) -> TTSExample | None:
-        """A row with phones and durations as numbers; None for any other."""
+        """Encodes a row; None if it has no phones or durations."""
         if not row.get("phones") or row.get("durations") is None:
             return None
         return TTSExample(
@@ -202,7 +196,7 @@ def _known_mean(shares: Sequence[float]) -> float:
 
 
 class _Moments:
-    """Sums over rows of arrays (N, F), NaN left out."""
+    """Sums of arrays (N, F) over N, without NaN."""
 
     def __init__(self) -> None:
         self.count: Any = 0.0
@@ -226,7 +220,7 @@ class _Moments:
 
 
 def pad(examples: Sequence[TTSExample | None]) -> TTSBatch | None:
-    """A batch of utterances; None if none has phones."""
+    """Pads utterances into a batch; None if none has phones."""
     if not any(example is not None for example in examples):
         return None
     lengths = [len(example.phones) if example is not None else 0 for example in examples]

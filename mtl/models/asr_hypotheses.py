@@ -1,10 +1,9 @@
-"""Training on ASR hypotheses: recognised words, with their errors, under the tags of the true words.
+"""Training on ASR hypotheses: recognised words, with their errors, and the projected tags of the true words.
 
-A head that is trained on true words alone fails on recognised ones. So a share of the recordings is trained on the
-recogniser's current best path, if its word error rate is within a limit; the others on the true words. Each row is
-drawn on its own, so nothing depends on the batching.
+Heads that are trained only on true words fail on recognised ones. So a share of the recordings, drawn row by row, is
+trained on the recogniser's greedy path if its word error rate is within a limit; the others on the true words.
 
-The count of a task is that of the true words, because it must be known before the forward pass.
+The count of a task is always that of the true words, because it must be known before the forward pass.
 """
 
 from __future__ import annotations
@@ -25,34 +24,32 @@ Span = tuple[str, int, int]  # a word with its first frame and one past its last
 
 
 @dataclass(frozen=True)
-class Heard:
-    """Words that one recording is trained on, with their frames, and their tags (None: the row has none).
-
-    recognised: whether they are the recogniser's words, not the true ones.
-    """
+class TrainingWords:
+    """Words that one recording is trained on, with their frames. tags: None if the row has none. recognised: whether
+    they are an ASR hypothesis."""
 
     spans: list[Span]
     tags: list[str | None] | None
     recognised: bool
 
 
-def choose(true: Heard, spans: list[Span], limit: float) -> Heard:
-    """The recognised words with the true tags, or the true words where the two are too far apart.
-
-    limit: word errors per true word. A row without any labelled word among the recognised keeps its true words too.
-    """
+def choose(true: TrainingWords, spans: list[Span], limit: float) -> TrainingWords:
+    """The recognised words with projected tags; the true words if there are more than `limit` errors per true word, or
+    if no labelled word was recognised."""
     reference, hypothesis = [word for word, _, _ in true.spans], [word for word, _, _ in spans]
     if not reference or not hypothesis:
         return true
     pairs, errors = aligned(reference, hypothesis)
     if errors > limit * len(reference):
         return true
-    if true.tags is None or len(true.tags) != len(reference):
-        return Heard(spans, None, True) if true.tags is None else true
+    if true.tags is None:
+        return TrainingWords(spans, None, True)
+    if len(true.tags) != len(reference):
+        return true
     tags = projected(true.tags, pairs)
     if all(tag is None for tag in tags) and any(tag is not None for tag in true.tags):
         return true
-    return Heard(spans, tags, True)
+    return TrainingWords(spans, tags, True)
 
 
 def aligned(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[list[tuple[int | None, int]], int]:
@@ -73,10 +70,10 @@ def aligned(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[list[t
 
 
 def projected(tags: Sequence[str | None], pairs: Sequence[tuple[int | None, int]]) -> list[str | None]:
-    """BIO tags of the recognised words. A word has the tag of the true word that it is aligned with; an inserted word
-    continues the slot around it, and is O elsewhere.
+    """BIO tags of the recognised words, None where not labelled.
 
-    A slot whose first word was deleted begins with its next word. None: not labelled.
+    A word has the tag of the true word that it is aligned with; an inserted word continues the slot around it, else it
+    is O. A slot whose first word was deleted begins with its next word.
     """
     slots = _slots(tags)
     projection: list[str | None] = []
@@ -96,7 +93,7 @@ def projected(tags: Sequence[str | None], pairs: Sequence[tuple[int | None, int]
 
 
 def _slots(tags: Sequence[str | None]) -> list[tuple[int, str] | None]:
-    """Each word's slot, as its number in the sentence and its name."""
+    """Number and name of the slot of each word."""
     slots: list[tuple[int, str] | None] = []
     number, previous = 0, None
     for tag in tags:
@@ -110,8 +107,8 @@ def _slots(tags: Sequence[str | None]) -> list[tuple[int, str] | None]:
     return slots
 
 
-def tags_of(rows: Sequence[Heard], names: Sequence[str], width: int) -> Tensor:
-    """(B, width) tags of each row's words as numbers, IGNORE where there is none; names: of the tags by number."""
+def tags_of(rows: Sequence[TrainingWords], names: Sequence[str], width: int) -> Tensor:
+    """Tags (B, width) of each row's words as numbers, padded with IGNORE; names: of the tags by number."""
     ids = {tag: number for number, tag in enumerate(names)}
     numbers = torch.full((len(rows), width), IGNORE)
     for row, words in enumerate(rows):
@@ -120,20 +117,20 @@ def tags_of(rows: Sequence[Heard], names: Sequence[str], width: int) -> Tensor:
     return numbers
 
 
-def readable(batch: Batch, rows: Tensor) -> Batch:
-    """A batch of recordings as one of sentences: their true words, and the labels of `rows` (B,) alone."""
+def as_sentences(batch: Batch, rows: Tensor) -> Batch:
+    """A batch of recordings as a batch of their transcripts, with the labels of `rows` (B,) bool only."""
     return replace(
         batch,
         group=TEXT,
-        inputs={name: inputs for name, inputs in batch.inputs.items() if name != batch.group},
+        inputs={TEXT: batch.inputs[TEXT]},
         targets={task: target.only(rows) for task, target in batch.targets.items()},
     )
 
 
-def read(batch: Batch, rows: Tensor, words_of: Sequence[Heard], codec: Codec, tagger: str | None) -> Batch:
-    """Those rows (B,) of a batch of recordings as sentences, in the words that they are trained on.
+def read(batch: Batch, rows: Tensor, words_of: Sequence[TrainingWords], codec: Codec, tagger: str | None) -> Batch:
+    """The chosen rows (B,) bool of a batch of recordings as sentences of their training words.
 
-    words_of: words of each row. tagger: the task that tags words, whose targets follow them; None without one.
+    words_of: words of each row. tagger: the task that tags words, if any.
     """
     sentences = batch.inputs[TEXT].to("cpu")
     assert isinstance(sentences, TextInputs)
@@ -152,19 +149,19 @@ def read(batch: Batch, rows: Tensor, words_of: Sequence[Heard], codec: Codec, ta
             own = {} if tagger is None or tags is None else {tagger: tags[row, :end]}
             example = Example(batch.ids[row], {TEXT: TextArrays(words[row, :end], characters[row, :end])}, own)
         examples.append(example)
-    collated = collate(examples).to(batch.words.device).remembering(batch, chosen)
+    collated = collate(examples).to(batch.words.device).with_context_of(batch, chosen)
     others = {name: target.select(chosen) for name, target in batch.targets.items()}
     return replace(collated, targets={**others, **collated.targets})
 
 
 def tags_at(tags: Tensor, words: int, names: Sequence[str]) -> list[str | None] | None:
-    """Names of a row's tags (L,), None for one that is not labelled; None for a row without any."""
+    """Names of a row's tags (L,), None where not labelled; None for a row without tags."""
     tagged = [names[tag] if tag != IGNORE else None for tag in tags[:words].tolist()]
     return tagged if any(tag is not None for tag in tagged) else None
 
 
-def placed(rows: list[list[Span]], width: int, device: torch.device) -> Words:
-    """Frames of the words of each row; width: words of the longest row."""
+def word_frames(rows: list[list[Span]], width: int, device: torch.device) -> Words:
+    """Frames of the words of each row, padded to `width` words."""
     spans = torch.full((len(rows), width, 2), -1)
     for row, words in enumerate(rows):
         for position, (_, start, end) in enumerate(words[:width]):

@@ -2,8 +2,8 @@
 
     consistency_loss(model, mels, lengths, batch)      # (B, T, F), (B,) -> (B,): to be added to the loss of the mels
 
-Front-end, trunk and heads are frozen while they classify, so that the gradient reaches the log-mels alone. After the
-speaker and emotion consistency of Cai et al. 2021, with one model in place of two.
+The weights are frozen while they classify, so that the gradient reaches only the log-mels. After the speaker and
+emotion consistency of Cai et al. 2021, with one model in place of two.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def held(model: SpeechModel) -> Iterator[None]:
+def frozen_weights(model: SpeechModel) -> Iterator[None]:
     """Freezes the model's weights within the block; gradients still flow to its inputs."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.listening = True
+    model.frozen = True
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        model.listening = False
+        model.frozen = False
         for parameter in trained:
             parameter.requires_grad_(True)
 
@@ -43,14 +43,13 @@ def consistency_loss(model: SpeechModel, mels: Tensor, lengths: Tensor, batch: B
 
     mels (B, T, F), lengths (B,): synthesised for the rows of the batch.
     """
-    conveyed = [name for task in model.config.tasks if task_spec(task).makes_frames for name in task_spec(task).conveys]
-    tasks = [name for name in conveyed if name in model.config.tasks]
+    specs = [spec for spec in map(task_spec, model.config.tasks) if spec.makes_frames]
+    tasks = [name for spec in specs for name in spec.conveys if name in model.config.tasks]
     synthesised = batch.with_inputs(AUDIO, features=mels, lengths=lengths)
     total = mels.new_zeros(len(mels))
-    with held(model):
+    with frozen_weights(model):
         for name, states in model.encode(synthesised, tasks).items():
             logits = cast(Classification, model.task(name)).logits(states).float()
-            total = total + nn.functional.cross_entropy(
-                logits, batch.targets[name].values, ignore_index=IGNORE, reduction="none"
-            )
+            labels = batch.targets[name].values
+            total = total + nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
     return total / max(1, len(tasks))

@@ -2,7 +2,7 @@
 
 model = build_model(config, codec)
 losses = model.losses(batch)             # {task: (sum, count)}, of the tasks that the batch is labelled for
-paths = model.predict(batch)             # {task: one prediction per row}
+outputs = model.predict(batch)           # {task: one output per row}
 """
 
 from __future__ import annotations
@@ -29,21 +29,20 @@ from mtl.inputs.batch import IGNORE, Batch, collate
 from mtl.inputs.codec import Codec
 from mtl.inputs.group import FrontendStates, Inputs, input_group
 from mtl.inputs.text import TextFrontend
-from mtl.inputs.tts import TTSBatch
 from mtl.layers.encoder import Encoder
 from mtl.layers.gradient_reversal import reverse
-from mtl.models.asr_hypotheses import Heard, choose, placed, read, readable, tags_at, tags_of
+from mtl.models.asr_hypotheses import TrainingWords, as_sentences, choose, read, tags_at, tags_of, word_frames
 from mtl.models.consistency import consistency_loss
 from mtl.models.domains import Domains
 from mtl.sharing.base import Trunk
-from mtl.spec import AUDIO, PHONES, TEXT, first_with_answer, with_context
+from mtl.spec import AUDIO, TEXT, first_with_answer, with_context
 from mtl.spec import task as task_spec
 
 Recogniser = Callable[[Tensor, Tensor], list[Path]]  # log-probabilities (B, T, V) and lengths (B,) to one Path a row
 
 
 class SpeechModel(nn.Module):
-    """The front-end of an input group is the attribute with the group's name, as in the stored weights."""
+    """The front-end of an input group is the attribute with its name, which is also its prefix in the weights."""
 
     audio: AudioFrontend
     text: TextFrontend
@@ -73,7 +72,7 @@ class SpeechModel(nn.Module):
         self.tasks = build_heads(config, codec)
         self.recogniser = first_with_answer(config.tasks, "text")  # name of the task, None where there is none
         self.tagger = first_with_answer(config.tasks, "tags")
-        self.listening = False  # while the consistency loss is computed; see mtl.models.consistency
+        self.frozen = False  # set by mtl.models.consistency.frozen_weights
         self.domains: Domains | None = None
         if config.domains.on:  # last, so that all other parameters are initialised as without them
             self.domains = Domains(len(codec.domains), config.width, config.domains, config.dropout)
@@ -103,47 +102,46 @@ class SpeechModel(nn.Module):
         """Labelled items per task, known before any forward pass."""
         lengths = self.lengths(batch)
         counts = {name: self.task(name).count(batch, lengths) for name in self._tasks_of(batch)}
-        if self._reads(batch):  # each recording with a transcript counts once more, as a sentence
-            sentences = readable(batch, self._recogniser().alignable(batch, lengths))
+        if self._reads(batch):  # a recording with a transcript counts again, as a sentence
+            sentences = as_sentences(batch, self._recogniser().alignable(batch, lengths))
             for name in self._tasks_of(sentences):
                 counts[name] = counts[name] + self.task(name).count(sentences, sentences.word_lengths)
         return counts
 
     def _tasks_of(self, batch: Batch) -> list[str]:
-        present = {batch.group, *self._beside(batch)}
+        present = {batch.group, *self.groups_beside(batch)}
         return [name for name in self.config.tasks if present.intersection(self.task(name).groups)]
 
-    def _beside(self, batch: Batch) -> list[str]:
-        """Groups of the batch whose inputs accompany those of its rows."""
+    def groups_beside(self, batch: Batch) -> list[str]:
+        """Groups whose inputs accompany those of the batch's own group, such as the phones of recordings."""
         return [name for name in batch.inputs if name in self.groups and self.groups[name].spec.beside]
 
     def _reads(self, batch: Batch) -> bool:
         return self.config.read and batch.group == AUDIO and self.recogniser is not None
 
     def _recogniser(self) -> Transcript:
-        assert self.recogniser is not None, "asked for where words are recognised"
+        assert self.recogniser is not None, "callers check that there is one"
         return cast(Transcript, self.task(self.recogniser))
 
     def encode(self, batch: Batch, tasks: Iterable[str], group: str | None = None) -> dict[str, States]:
-        """States of one input group for the named tasks, behind the trunk where the group goes through it.
+        """States of one input group for the named tasks, behind the trunk if the group goes through it.
 
-        group: that of the batch, or one beside it; every row has some of its inputs.
+        group: that of the batch, or one beside it of which every row has inputs.
         """
         reader = self.groups[group or batch.group]
-        entering = reader.states(self, batch)
-        hidden = self._shared(entering, batch, tuple(tasks), reader.spec)
-        states = entering._asdict()
-        of_tasks = {name: States(**{**states, "hidden": state}) for name, state in hidden.items()}
+        front = reader.states(self, batch)
+        hidden = self._shared(front, batch, tuple(tasks), reader.spec)
+        of_tasks = {name: States(**front._replace(hidden=state)._asdict()) for name, state in hidden.items()}
         if batch.context is not None:
             for name, turns in self._contexts(batch, batch.context, tuple(with_context(hidden))).items():
                 of_tasks[name] = replace(of_tasks[name], context=turns, context_lengths=batch.context.lengths)
         return of_tasks
 
     def _shared(
-        self, entering: FrontendStates, batch: Batch, tasks: tuple[str, ...], group: GroupSpec
+        self, front: FrontendStates, batch: Batch, tasks: tuple[str, ...], group: GroupSpec
     ) -> dict[str, Tensor]:
         """States (B, T, D) of each task behind the trunk."""
-        x, lengths = entering.hidden, entering.lengths
+        x, lengths = front.hidden, front.lengths
         if not group.trunk:
             return dict.fromkeys(tasks, x)
         if self.domains is None or not group.has_domain:
@@ -151,16 +149,10 @@ class SpeechModel(nn.Module):
         domains = self.domains.with_dropout(batch.domains)
         return self.domains.leave(self.trunk(self.domains.enter(x, domains), lengths, tasks), domains)
 
-    def encode_phones(self, spoken: TTSBatch, tasks: Iterable[str]) -> dict[str, States]:
-        """The trunk's states of phones, for tasks of synthesis; every row has some."""
-        none = torch.zeros(len(spoken), dtype=torch.int64, device=spoken.lengths.device)
-        batch = Batch(("",) * len(spoken), AUDIO, {PHONES: spoken}, {}, none)
-        return self.encode(batch, tasks, PHONES)
-
     def _contexts(self, batch: Batch, context: Inputs, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """The trunk's states (B, C, D) of the words of the previous turns, for the tasks that attend to them.
 
-        Rows without context are left out of the trunk, which takes no row of length zero; theirs are zeros.
+        They are zeros in rows without context, which do not enter the trunk: it accepts no row of length 0.
         """
         if not tasks:
             return {}
@@ -173,7 +165,7 @@ class SpeechModel(nn.Module):
         }
 
     def losses(self, batch: Batch, labelled: Sequence[str] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Summed loss and count of each task that has labels in this batch; labelled: these tasks, if known."""
+        """Summed loss and count of each task with labels in this batch; labelled: these tasks, if known."""
         if labelled is None:
             labelled = [name for name, count in self.counts(batch).items() if count > 0]
         reads = self._reads(batch) and any(TEXT in self.task(name).groups for name in labelled)
@@ -181,7 +173,8 @@ class SpeechModel(nn.Module):
         recogniser = self.recogniser if reads or tagged else None
         if tagged and recogniser is None:
             raise ValueError(f"{self.tagger} in audio needs a task that recognises words and aligns them")
-        beside = {name: [one for one in labelled if name in self.task(one).groups] for name in self._beside(batch)}
+        groups = self.groups_beside(batch)
+        beside = {group: [name for name in labelled if group in self.task(name).groups] for group in groups}
         labelled = [name for name in labelled if not any(name in names for names in beside.values())]
         # The recogniser's states are needed without its loss too: a stage of a curriculum may leave it out.
         needed = [*labelled, recogniser] if recogniser is not None and recogniser not in labelled else labelled
@@ -197,8 +190,8 @@ class SpeechModel(nn.Module):
         return losses
 
     def _losses_beside(self, group: str, tasks: list[str], batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Losses of tasks that read inputs beside those of the batch's own group, of the rows that have some."""
-        if self.groups[group].spec.trunk:  # which takes no row of length zero
+        """Losses of tasks that read a group beside the batch's own, of the rows with inputs of it."""
+        if self.groups[group].spec.trunk:  # which accepts no row of length 0
             batch = batch.rows(batch.inputs[group].lengths.nonzero()[:, 0])
         return {
             name: self._loss_with_consistency(name, states, batch)
@@ -212,21 +205,21 @@ class SpeechModel(nn.Module):
         return self.task(name).loss(states, batch)
 
     def _loss_with_consistency(self, name: str, states: States, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of a task beside the batch's own; of log-mels with the consistency loss, where that is set."""
+        """The loss of a task; for log-mels with the consistency loss, if the model uses it."""
         mel = self.task(name)
         if not isinstance(mel, Mel) or not self.config.consistency or batch.spoken is None:
             return mel.loss(states, batch)
         mels, lengths = mel(states, batch.spoken)
         loss, count = mel.error(mels, lengths, batch)
-        wrong = consistency_loss(self, mel.raised(mels), lengths, batch)
-        return loss + self.config.consistency * (wrong * lengths).sum(), count
+        error = consistency_loss(self, mel.raised(mels), lengths, batch)
+        return loss + self.config.consistency * (error * lengths).sum(), count
 
     def _add_losses_of_words(
-        self, losses: dict[str, tuple[Tensor, Tensor]], batch: Batch, states: States, words: list[Heard]
+        self, losses: dict[str, tuple[Tensor, Tensor]], batch: Batch, states: States, words: list[TrainingWords]
     ) -> None:
-        """Adds the losses of the recordings' words, read as sentences, to those of the recordings."""
+        """Adds the losses of the recordings' words, encoded as sentences, to those of the recordings."""
         rows = self._recogniser().alignable(batch, states.lengths)
-        sentences = readable(batch, rows)
+        sentences = as_sentences(batch, rows)
         names = [name for name in losses if name in self._tasks_of(sentences)]
         counts = {name: self.task(name).count(sentences, sentences.word_lengths) for name in names}
         if not names or not rows.any():
@@ -236,8 +229,8 @@ class SpeechModel(nn.Module):
             loss, count = losses[name]
             losses[name] = loss + self._loss(name, state, text)[0], count + counts[name]
 
-    def training_words(self, states: States, batch: Batch) -> list[Heard]:
-        """Words that each recording is trained on: the true ones by Viterbi alignment, or those of the best path."""
+    def training_words(self, states: States, batch: Batch) -> list[TrainingWords]:
+        """Words that each recording is trained on: the true ones by Viterbi alignment, or those of the greedy path."""
         recogniser = self._recogniser()
         with torch.no_grad():
             log_probs = recogniser.log_probs(states)
@@ -249,7 +242,7 @@ class SpeechModel(nn.Module):
         for row, (numbers, length) in enumerate(zip(units.cpu(), lengths.tolist(), strict=True)):
             spans = word_spans(self.codec.units.pieces(numbers[:length].tolist()), frames[row, :length])
             tags = None if tagged is None else tags_at(tagged.values[row], int(batch.word_lengths[row]), names)
-            rows.append(Heard(spans, tags, False))
+            rows.append(TrainingWords(spans, tags, False))
         if not self.config.recognised:
             return rows
         drawn = torch.rand(len(rows)) < self.config.recognised
@@ -259,14 +252,14 @@ class SpeechModel(nn.Module):
             rows[row] = choose(rows[row], word_spans(pieces, paths[row].frames), self.config.error_limit)
         return rows
 
-    def _tagged(self, rows: list[Heard], batch: Batch, tagger: str) -> Words:
-        """Frames of the words; with their tags, if some words are recognised ones."""
+    def _tagged(self, rows: list[TrainingWords], batch: Batch, tagger: str) -> Words:
+        """Frames of the words, with their tags if some words are recognised ones."""
         true = batch.targets[tagger].values
         spans, width = [row.spans for row in rows], true.shape[1]
         if not any(row.recognised for row in rows):
-            return placed(spans, width, true.device)
+            return word_frames(spans, width, true.device)
         width = max(width, *map(len, spans))
-        words = placed(spans, width, true.device)
+        words = word_frames(spans, width, true.device)
         alignable = self._recogniser().alignable(batch, self.lengths(batch))
         tags = tags_of(rows, self.codec.labels[tagger], width).to(true.device)
         return replace(words, tags=tags.masked_fill(~alignable[:, None], IGNORE))
@@ -277,8 +270,8 @@ class SpeechModel(nn.Module):
     ) -> dict[str, list[Any]]:
         """Decoded predictions of every task that reads this batch's input group.
 
-        recogniser: decoder of the transcript; by default the best path. reread: labels of recordings are predicted from
-        the product of two probabilities: of the recording, and of its recognised words. search: beam search for
+        recogniser: decoder of the transcript; greedy by default. reread: labels of recordings are predicted from the
+        product of two probabilities: of the recording, and of its recognised words. search: beam search for
         translations, in place of greedy decoding.
 
         "transcript": Paths; "words": (word, first frame, last frame) lists; "slots": (tags, probabilities);
@@ -289,20 +282,17 @@ class SpeechModel(nn.Module):
         outputs: dict[str, list[Any]] = {}
         if (transcript := self.recogniser) in states and transcript is not None:
             head, state = self._recogniser(), states[transcript]
-            if recogniser is None:
-                outputs[transcript] = head.decode(state)
-            else:
-                outputs[transcript] = recogniser(head.log_probs(state), state.lengths)
-            outputs["words"] = [
-                word_spans(self.codec.units.pieces(path.units.tolist()), path.frames) for path in outputs[transcript]
-            ]
+            paths = recogniser(head.log_probs(state), state.lengths) if recogniser else head.decode(state)
+            pieces = [self.codec.units.pieces(path.units.tolist()) for path in paths]
+            outputs[transcript] = paths
+            outputs["words"] = [word_spans(one, path.frames) for one, path in zip(pieces, paths, strict=True)]
         second = self._reread(outputs["words"], batch) if reread and "words" in outputs else {}
         for name in tasks:
             if name == self.tagger and batch.group == AUDIO:
                 if "words" not in outputs:
                     continue
-                most = max(1, *(len(row) for row in outputs["words"]))
-                words = placed(outputs["words"], most, self.device)
+                width = max(1, *map(len, outputs["words"]))
+                words = word_frames(outputs["words"], width, self.device)
                 states[name] = replace(states[name], words=words)
             if name != self.recogniser:
                 outputs[name] = self.task(name).decode(states[name], Decoding(second.get(name), search))
@@ -312,26 +302,23 @@ class SpeechModel(nn.Module):
         return outputs
 
     def _reread(self, rows: list[list[tuple[str, int, int]]], batch: Batch) -> dict[str, Tensor]:
-        """Logits (B, classes) of the recognised words, read as sentences; zeros for a row without any.
+        """Logits (B, classes) of the recognised words, encoded as sentences; zeros for a row without words.
 
-        batch: of the recordings, for their previous turns.
+        batch: of the recordings, with their previous turns.
         """
         members = [row for row, words in enumerate(rows) if words]
-        tasks = [
-            name
-            for name in self.config.tasks
-            if isinstance(head := self.task(name), Classification) and TEXT in head.groups
-        ]
+        heads = map(self.task, self.config.tasks)
+        tasks = [head.name for head in heads if isinstance(head, Classification) and TEXT in head.groups]
         if not members or not tasks:
             return {}
         tokens = [[word for word, _, _ in rows[row]] for row in members]
         sentences = collate([self.codec.encode({"tokens": words}) for words in tokens]).to(self.device)
-        places = torch.tensor(members, device=self.device)
-        sentences = sentences.remembering(batch, places)
+        indices = torch.tensor(members, device=self.device)
+        sentences = sentences.with_context_of(batch, indices)
         of_tasks = {}
         for name, states in self.encode(sentences, tasks).items():
             logits = cast(Classification, self.task(name)).logits(states).float()
-            of_tasks[name] = logits.new_zeros(len(rows), logits.shape[1]).index_copy(0, places, logits)
+            of_tasks[name] = logits.new_zeros(len(rows), logits.shape[1]).index_copy(0, indices, logits)
         return of_tasks
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -344,21 +331,21 @@ class SpeechModel(nn.Module):
 
     @contextmanager
     def entries(self) -> Iterator[list[Tensor]]:
-        """The trunk's inputs (B, T, D), one for each forward pass within the block, with their graphs.
+        """Collects the trunk's inputs (B, T, D) of each forward pass within the block, with their graphs.
 
-        Passes of the consistency loss are left out: they belong to the loss of another task.
+        Passes with frozen weights are left out: they belong to the consistency loss of another task.
         """
         inputs: list[Tensor] = []
 
         def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            if not self.listening:
+            if not self.frozen:
                 inputs.append(arguments[0])
 
         with self.trunk.register_forward_pre_hook(enter):
             yield inputs
 
     def shared_parts(self) -> dict[str, list[nn.Parameter]]:
-        """`shared_parameters` by part of the trunk: its blocks, the rest, then the adapters of domains behind it."""
+        """`shared_parameters` by part: blocks of the trunk, its other modules, adapters of domains behind it."""
         shared = {id(p) for p in self.trunk.shared_parameters()}
         parts: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.trunk.named_parameters():
@@ -369,7 +356,7 @@ class SpeechModel(nn.Module):
         return {**ordered, "domains": behind} if behind else ordered
 
     def front_parts(self) -> dict[str, list[nn.Parameter]]:
-        """`front_parameters` by input group; those of domains before the trunk belong to recordings."""
+        """`front_parameters` by input group; those of domains before the trunk count as audio."""
         parts = {name: list(self.front_end(name).parameters()) for name in self.groups if name in self._modules}
         if self.domains is not None:
             parts[AUDIO] += self.domains.entry_parameters()
@@ -381,5 +368,5 @@ class SpeechModel(nn.Module):
 
 
 def build_model(config: ModelConfig, codec: Codec) -> SpeechModel:
-    """A freshly initialised model; seed torch before for the same weights again."""
+    """A newly initialised model; its weights follow from torch's seed."""
     return SpeechModel(config, codec)

@@ -11,7 +11,7 @@ BLANK = 0  # CTC's blank; units begin at 1
 
 
 class Characters:
-    """Units that are single characters, the space among them."""
+    """Single characters, including the space."""
 
     def __init__(self, symbols: Sequence[str]) -> None:
         self.symbols = tuple(symbols)
@@ -26,14 +26,14 @@ class Characters:
         return len(self.symbols) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Units of a normalised text; a character never seen in training is left out."""
+        """Units of a normalised text; unknown characters are left out."""
         return [self._ids[character] for character in text if character in self._ids]
 
     def decode(self, units: Sequence[int]) -> str:
         return "".join(self.symbols[unit - 1] for unit in units)
 
     def pieces(self, units: Sequence[int]) -> list[str]:
-        """The text of each unit, a space standing for the border between two words."""
+        """Text of each unit, with a space at the boundary between two words."""
         return [self.symbols[unit - 1] for unit in units]
 
     def to_json(self) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class Characters:
 
 
 class SentencePieces:
-    """Units from a SentencePiece unigram model (Kudo and Richardson 2018), kept as its serialised proto."""
+    """Pieces of a SentencePiece unigram model (Kudo and Richardson 2018), stored as its serialised proto."""
 
     def __init__(self, proto: bytes) -> None:
         import sentencepiece
@@ -51,7 +51,7 @@ class SentencePieces:
 
     @classmethod
     def build(cls, texts: Iterable[str], size: int) -> SentencePieces:
-        """Trains on the texts; a size that the texts cannot fill is reduced by SentencePiece (hard_vocab_limit off).
+        """Trains on texts; SentencePiece reduces a size that is too large for them.
 
         Raises:
             ValueError: fewer pieces than the texts have characters.
@@ -99,7 +99,7 @@ Units = Characters | SentencePieces
 
 
 def units_from(kind: str, texts: Sequence[str], pieces: int) -> Units:
-    """A vocabulary of the texts; kind: "characters" or "sentencepiece"."""
+    """A vocabulary of texts; kind: "characters" or "sentencepiece"."""
     return Characters.build(texts) if kind == "characters" else SentencePieces.build(texts, pieces)
 
 

@@ -1,10 +1,10 @@
-"""Written text as it is read aloud: numbers, money, times, abbreviations become words.
+"""Verbalisation of written text: numbers, money, times and abbreviations as words.
 
     spoken("Dr. Lee paid $3.50 at 8:05.", "en")       # "doctor Lee paid three dollars fifty at eight oh five."
 
-Text normalisation for synthesis (Sproat et al. 2001), by rules: English and German in full; in every other language
-that num2words knows, numbers alone. Case and punctuation stay, for the phonemiser hears phrases by them. What no rule
-knows stays as it is written.
+Text normalisation for synthesis (Sproat et al. 2001) by rules: complete for English and German, only numbers for other
+languages of num2words. Case and punctuation stay, because the phonemiser finds phrases by them; so does text that no
+rule matches.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from num2words import CONVERTER_CLASSES, num2words
 
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2026": "..."})
 _DASH = re.compile(r"\s*[\u2013\u2014]\s*|\s+-+\s+")
-LONGEST = 12  # digits of a number that is read as one; a longer one is read digit by digit
+LONGEST = 12  # digits; longer numbers are read digit by digit
 Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
 
 
 @dataclass(frozen=True)
 class Language:
-    """What the rules say in one language.
+    """Words of the rules in one language.
 
-    units: sign or abbreviation behind a number -> (one, several); money: sign before or behind it -> (one, several).
-    point, thousands: how numbers are written. decimal: how the point is read; to: the dash between two numbers.
+    units: symbol behind a number -> (singular, plural). money: symbol before or behind a number -> (singular, plural).
+    point, thousands: separators in numbers. decimal, to: the words for the point, and for a dash between two numbers.
     """
 
     code: str
@@ -92,18 +92,18 @@ _MONTHS = "Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|Nov
 
 
 def spoken(text: str, language: str = "en") -> str:
-    """The text in words; `language` is a BCP 47 tag, of which the first part counts ("en-us" is English)."""
+    """The verbalised text; language: a BCP 47 tag, of which only the first part is used ("en-us" is English)."""
     text = unicodedata.normalize("NFC", text).translate(_QUOTES)
     text = _DASH.sub(", ", text)
     code = language.lower().partition("-")[0]
     rules = _RULES.get(code) or _plain(code)
-    for pattern, say in rules:
-        text = pattern.sub(say, text)
+    for pattern, replacement in rules:
+        text = pattern.sub(replacement, text)
     return " ".join(text.split())
 
 
 def cardinal(digits: str, code: str) -> str:
-    """A whole number in words; one that begins with 0, or is longer than LONGEST, digit by digit."""
+    """A whole number in words, digit by digit if it begins with 0 or is longer than LONGEST."""
     if (digits.startswith("0") and len(digits) > 1) or len(digits) > LONGEST:
         return " ".join(_words(int(digit), code) for digit in digits)
     return _words(int(digits), code)
@@ -114,7 +114,7 @@ def ordinal(number: int, code: str) -> str:
 
 
 def year(number: int, code: str) -> str:
-    """As years are read: nineteen eighty four, twenty ten, two thousand and five."""
+    """A year in words: nineteen eighty four, twenty ten, two thousand and five."""
     return str(num2words(number, lang=code, to="year")).replace("-", " ")
 
 
@@ -123,21 +123,21 @@ def _words(number: int, code: str) -> str:
 
 
 def _number(written: str, language: Language) -> str:
-    """A number as its language writes it, thousands and decimals and all."""
+    """A number with separators and decimals, in words."""
     whole, _, decimals = written.replace(language.thousands, "").partition(language.point)
-    said = cardinal(whole, language.code)
+    words = cardinal(whole, language.code)
     if not decimals:
-        return said
-    return f"{said} {language.decimal} {' '.join(_words(int(digit), language.code) for digit in decimals)}"
+        return words
+    return f"{words} {language.decimal} {' '.join(_words(int(digit), language.code) for digit in decimals)}"
 
 
 def _counted(written: str, language: Language) -> str:
-    """A number before what it counts: German counts "ein Euro", not "eins"."""
+    """A number before a noun: "ein Euro" in German, not "eins"."""
     return "ein" if language.code == "de" and written == "1" else _number(written, language)
 
 
 def _shared(language: Language) -> tuple[str, list[Rule]]:
-    """The pattern of a number, and the rules that differ in nothing but their words."""
+    """Pattern of a number, and the rules that all languages have."""
     thousands, point = re.escape(language.thousands), re.escape(language.point)
     number = rf"\d{{1,3}}(?:{thousands}\d{{3}})+(?:{point}\d+)?|\d+(?:{point}\d+)?"
     signs = "|".join(map(re.escape, language.money))
@@ -152,8 +152,8 @@ def _shared(language: Language) -> tuple[str, list[Rule]]:
         whole, _, rest = amount.partition(language.point)
         if len(rest) != 2:
             return f"{_counted(amount, language)} {one if amount == '1' else several}"
-        said = f"{_counted(whole, language)} {one if whole == '1' else several}"
-        return said if rest == "00" else f"{said} {_words(int(rest), language.code)}"
+        words = f"{_counted(whole, language)} {one if whole == '1' else several}"
+        return words if rest == "00" else f"{words} {_words(int(rest), language.code)}"
 
     def unit(match: re.Match[str]) -> str:
         one, several = language.units[match[2].lower()]
@@ -161,7 +161,7 @@ def _shared(language: Language) -> tuple[str, list[Rule]]:
 
     def span(match: re.Match[str]) -> str:
         first, last = match.groups()
-        # 555-1234 is no span, nor is 2-1.
+        # Neither 555-1234 nor 2-1 is a range.
         spans = int(first) < int(last) and (len(last) < 4 or len(last) == len(first)) and first[0] != "0"
         return f"{first} {language.to} {last}" if spans else f"{first} {last}"
 
@@ -169,21 +169,15 @@ def _shared(language: Language) -> tuple[str, list[Rule]]:
         (re.compile(r"(?<![\w.,])[-\u2212](?=\d)"), lambda m: "minus "),
         (re.compile(r"(?<![\w.,-])(\d+)-(\d+)(?![\w-]|[.,]\d)"), span),
         (re.compile(rf"(?<!\w)({short})\.(?!\w)", re.I), lambda m: language.abbreviations[m[1].lower()]),
-        (
-            re.compile(rf"({signs})\s?({number})(?:\s({magnitudes})\b)?"),
-            lambda m: money(m[1], m[2], m[3]),
-        ),
-        (
-            re.compile(rf"(?<![\w.,])({number})(?:\s({magnitudes}))?\s?({signs})"),
-            lambda m: money(m[3], m[1], m[2]),
-        ),
+        (re.compile(rf"({signs})\s?({number})(?:\s({magnitudes})\b)?"), lambda m: money(m[1], m[2], m[3])),
+        (re.compile(rf"(?<![\w.,])({number})(?:\s({magnitudes}))?\s?({signs})"), lambda m: money(m[3], m[1], m[2])),
         (re.compile(rf"(?<![\w.,])({number})\s?({units})(?![\w/])", re.I), unit),
     ]
     return number, rules
 
 
 def _last(number: str, language: Language) -> list[Rule]:
-    """What is left of numbers and signs."""
+    """Rules for the remaining numbers and signs, applied last."""
     return [
         (re.compile(rf"(?<!\d)(?:{number})"), lambda m: f" {_number(m[0], language)} "),
         (re.compile("|".join(map(re.escape, language.signs))), lambda m: f" {language.signs[m[0]]} "),
@@ -196,16 +190,16 @@ def _english() -> list[Rule]:
 
     def clock(match: re.Match[str]) -> str:
         hour, minute, half = int(match[1]), int(match[2]), match[3]
-        said = _words(hour, "en")
+        words = _words(hour, "en")
         if minute:
-            said += f" {'oh ' if minute < 10 else ''}{_words(minute, 'en')}"
+            words += f" {'oh ' if minute < 10 else ''}{_words(minute, 'en')}"
         elif not half:
-            said += " o'clock" if 0 < hour <= 12 else " hundred"
-        return f"{said} {half[0].upper()} M" if half else said
+            words += " o'clock" if 0 < hour <= 12 else " hundred"
+        return f"{words} {half[0].upper()} M" if half else words
 
     def decade(match: re.Match[str]) -> str:
-        said = year(int(match[1]), "en")
-        return f"{said[:-1]}ies" if said.endswith("y") else f"{said}s"
+        words = year(int(match[1]), "en")
+        return f"{words[:-1]}ies" if words.endswith("y") else f"{words}s"
 
     return [
         (re.compile(r"\b([01]?\d|2[0-4]):([0-5]\d)(?:\s?([ap])\.?m\b(?:\.(?!\s*$))?)?", re.I), clock),
@@ -227,11 +221,11 @@ def _german() -> list[Rule]:
 
     def clock(match: re.Match[str]) -> str:
         hour, minute = int(match[1]), int(match[2])
-        said = "ein" if hour == 1 else _words(hour, "de")
-        return f"{said} Uhr" + (f" {_words(minute, 'de')}" if minute else "")
+        words = "ein" if hour == 1 else _words(hour, "de")
+        return f"{words} Uhr" + (f" {_words(minute, 'de')}" if minute else "")
 
     def date(match: re.Match[str]) -> str:
-        return f"{ordinal(int(match[1]), 'de')}n {match[2]}"  # am dritten Mai: after a preposition, as dates mostly are
+        return f"{ordinal(int(match[1]), 'de')}n {match[2]}"  # am dritten Mai: the form after a preposition
 
     return [
         (re.compile(r"\b([01]?\d|2[0-4])[:.]([0-5]\d)\s?Uhr\b"), clock),
@@ -245,7 +239,7 @@ def _german() -> list[Rule]:
 
 
 def _plain(code: str) -> list[Rule]:
-    """Whole numbers alone, where num2words has the language."""
+    """Rules for whole numbers only, for the languages of num2words."""
     if code not in CONVERTER_CLASSES:
         return []
     return [(re.compile(r"(?<![\w.,])\d+(?![\w]|[.,]\d)"), lambda m: cardinal(m[0], code))]

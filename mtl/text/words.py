@@ -7,7 +7,7 @@ from typing import Any
 
 
 def tokens_of(row: Mapping[str, Any]) -> list[str]:
-    """The row's words: its own tokens, or its text at the spaces."""
+    """Words of the row: its tokens, or else its text, split at spaces."""
     tokens = row.get("tokens")
     if tokens is not None:
         return list(tokens)
@@ -15,7 +15,7 @@ def tokens_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def bio_values(tokens: Sequence[str], tags: Sequence[str]) -> list[tuple[str, str]]:
-    """(slot, value) pairs of a tagged sentence; an I- that follows no part of its own slot begins one (CoNLL 2000)."""
+    """(slot, value) pairs of a tagged sentence; an I- that does not continue its own slot begins one (CoNLL 2000)."""
     pairs: list[tuple[str, list[str]]] = []
     previous = "O"
     for token, tag in zip(tokens, tags, strict=True):
@@ -30,5 +30,5 @@ def bio_values(tokens: Sequence[str], tags: Sequence[str]) -> list[tuple[str, st
 
 
 def bio_spans(tags: Sequence[str]) -> list[tuple[str, str]]:
-    """(slot, positions of its words) of each chunk, by the conlleval rule for a stray I-."""
+    """(slot, positions of its words) of each chunk, with the same rule for I-."""
     return bio_values([str(position) for position in range(len(tags))], tags)

@@ -1,9 +1,9 @@
-"""From phones to frames: the parts of which the tasks `prosody` and `mel` are made.
+"""Layers of the tasks `prosody` and `mel`: from phones to frames.
 
-After FastSpeech 2 (Ren et al. 2021): how long, how high and how loud each phone is said is foretold for phones, phones
-are stretched to frames by their durations, and frames become log-mels all at once. Who speaks, and with which emotion,
-scales and shifts every layer (conditional layer normalisation, Chen et al. 2021). Blocks are ConvNeXt's (Liu et al.
-2022, for speech Siuzdak 2023): on a CPU several times faster than attention over frames.
+After FastSpeech 2 (Ren et al. 2021): duration, pitch and energy are predicted for phones, phones are stretched to
+frames by their durations, and all log-mel frames are computed at once. Speaker and emotion scale and shift every layer
+(conditional layer normalisation, Chen et al. 2021). Blocks are ConvNeXt's (Liu et al. 2022, for speech Siuzdak 2023),
+on a CPU several times faster than attention over frames.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from torch import Tensor, nn
 
 from mtl.layers.encoder import padding_mask
 
-KERNEL = 7  # phones or frames that a block sees at once
+KERNEL = 7  # phones or frames
 
 
 class ConditionalLayerNorm(nn.Module):
-    """LayerNorm whose scale and shift come from the manner: (B, T, D), (B, D) -> (B, T, D)."""
+    """LayerNorm with scale and shift from a style embedding: (B, T, D), (B, D) -> (B, T, D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.scale_shift = nn.Linear(width, 2 * width)
 
-    def forward(self, x: Tensor, manner: Tensor) -> Tensor:
-        scale, shift = self.scale_shift(manner)[:, None].chunk(2, dim=-1)
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        scale, shift = self.scale_shift(style)[:, None].chunk(2, dim=-1)
         return self.norm(x) * (1 + scale) + shift
 
 
 class ConvBlock(nn.Module):
-    """x + what a convolution over neighbours and two layers make of it; (B, T, D), mask (B, T) of what exists."""
+    """Residual block of a depthwise convolution and two linear layers: (B, T, D), mask (B, T) -> (B, T, D)."""
 
     def __init__(self, width: int, expansion: int, dropout: float) -> None:
         super().__init__()
@@ -40,31 +40,31 @@ class ConvBlock(nn.Module):
         self.narrow = nn.Linear(expansion * width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, manner: Tensor) -> Tensor:
-        seen = self.neighbours((x * mask[..., None]).transpose(1, 2)).transpose(1, 2)
-        return x + self.dropout(self.narrow(nn.functional.gelu(self.widen(self.norm(seen, manner)))))
+    def forward(self, x: Tensor, mask: Tensor, style: Tensor) -> Tensor:
+        convolved = self.neighbours((x * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+        return x + self.dropout(self.narrow(nn.functional.gelu(self.widen(self.norm(convolved, style)))))
 
 
 class ConvStack(nn.Module):
-    """Blocks, and a last norm: (B, T, D) with lengths (B,) -> (B, T, D)."""
+    """Blocks and a final norm: (B, T, D) with lengths (B,) -> (B, T, D)."""
 
     def __init__(self, blocks: int, width: int, expansion: int, dropout: float) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ConvBlock(width, expansion, dropout) for _ in range(blocks))
         self.norm = ConditionalLayerNorm(width)
 
-    def forward(self, x: Tensor, lengths: Tensor, manner: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor, style: Tensor) -> Tensor:
         mask = padding_mask(lengths, x.shape[1])
         for block in self.blocks:
-            x = block(x, mask, manner)
-        return self.norm(x, manner)
+            x = block(x, mask, style)
+        return self.norm(x, style)
 
 
 def stretch(x: Tensor, durations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each phone's state once for each of its frames.
+    """Repeats the state of each phone for each of its frames.
 
-    x (B, P, D), durations (B, P) whole frames, 0 for padding -> (B, T, D), lengths (B,), and where in its phone a frame
-    lies, (B, T) within (0, 1); T is the longest sum of durations, at least 1.
+    x (B, P, D), durations (B, P) whole frames, 0 for padding -> (B, T, D), lengths (B,), and the relative position of
+    each frame in its phone, (B, T) within (0, 1); T is the longest sum of durations, at least 1.
     """
     ends = durations.cumsum(dim=1)
     lengths = ends[:, -1]
@@ -73,13 +73,13 @@ def stretch(x: Tensor, durations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     stretched = x.gather(1, phone[..., None].expand(-1, -1, x.shape[2]))
     own = durations.gather(1, phone).clamp(min=1)
     first = ends.gather(1, phone) - own
-    place = (frames - first + 0.5) / own
+    position = (frames - first + 0.5) / own
     exists = padding_mask(lengths, len(frames))
-    return stretched * exists[..., None], lengths, place.clamp(0, 1) * exists
+    return stretched * exists[..., None], lengths, position.clamp(0, 1) * exists
 
 
 def contour(values: Tensor, durations: Tensor, lengths: Tensor, frames: int) -> Tensor:
-    """(B, T) in straight lines between the middles of phones, and level before the first and behind the last.
+    """Values of phones as values of frames (B, T): linear between the middles of phones, constant at either end.
 
     values, durations (B, P), lengths (B,) phones, at least one each; T = frames.
     """
@@ -95,10 +95,10 @@ def contour(values: Tensor, durations: Tensor, lengths: Tensor, frames: int) -> 
 
 
 def harmonics(pitch: Tensor, hertz: Tensor) -> Tensor:
-    """(B, T, F) of ln Hz (B, T) and the centres of mel bins (F,): 1 on a harmonic, -1 between two, 0 where bins are too
-    wide to tell.
+    """(B, T, F) from pitch (B, T) in ln Hz and centres (F,) of mel bins in Hz: 1 on a harmonic, -1 between two,
+    0 where bins are too wide to resolve harmonics.
 
-    A triangle as wide as to its neighbours, laid over cos(2 pi f / f0), keeps sinc^2(width / f0) of it.
+    It is cos(2 pi f / f0), smoothed by the triangle of each mel filter, which multiplies it by sinc^2(width / f0).
     """
     width = torch.gradient(hertz)[0]
     ratio = (-pitch)[..., None].exp()

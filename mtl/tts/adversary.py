@@ -1,12 +1,11 @@
-"""Adversarial losses: a network that learns to tell what was made from what is true, and what the maker learns from it.
+"""Adversarial losses: discriminators learn to tell generated from real inputs, and the generator learns from them.
 
-    adversary = Adversary([PatchDiscriminator(8)], [view])     # a module: its parameters are trained beside the maker's
-    loss = adversary(made, true)                       # (B,): what is to be made smaller, by both at once
+    adversary = Adversary([PatchDiscriminator(8)], [transform])     # a module, trained beside the generator
+    loss = adversary(generated, real)                               # (B,), to be minimised by both at once
 
-One backward pass and one optimiser serve both sides: the judges see what was made without its graph, and the maker is
-led by copies of the judges whose weights have none, so that each side's gradient is its own: both move at once, where
-Goodfellow et al. (2014) take turns. Hinge losses (Lim and Ye 2017), and the distance of what the judges' layers see
-(feature matching, Larsen et al. 2016).
+One backward pass and one optimiser train both sides: the discriminators read detached generated inputs, and the
+generator's loss comes from copies of the discriminators with detached weights, so each side has its own gradient.
+Goodfellow et al. (2014) take turns instead. Hinge losses (Lim and Ye 2017) and feature matching (Larsen et al. 2016).
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 SLOPE = 0.1  # of LeakyReLU below zero
-MATCHING = 1.0  # of the features' distance, beside the hinge
+MATCHING = 1.0  # weight of feature matching, relative to the hinge loss
 
-Judged = tuple[Tensor, list[Tensor]]  # a verdict (B, …) on many places, positive for true, and what each layer saw
+Scored = tuple[Tensor, list[Tensor]]  # scores (B, …) of patches, positive for real, and the output of each layer
 
 
 class PatchDiscriminator(nn.Module):
-    """Convolutions over a picture (B, C, T, F) that judge patches of it; every second layer halves F."""
+    """2-D convolutions that score patches of (B, C, T, F); all layers but the first halve F."""
 
     def __init__(self, channels: int, planes: int = 1, layers: int = 4, kernel: tuple[int, int] = (3, 9)) -> None:
         super().__init__()
@@ -38,32 +37,32 @@ class PatchDiscriminator(nn.Module):
         )
         self.verdict = nn.utils.parametrizations.weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
 
-    def forward(self, picture: Tensor) -> Judged:
-        seen, x = [], picture
+    def forward(self, x: Tensor) -> Scored:
+        outputs = []
         for layer in self.layers:
             x = nn.functional.leaky_relu(layer(x), SLOPE)
-            seen.append(x)
-        return self.verdict(x), seen
+            outputs.append(x)
+        return self.verdict(x), outputs
 
 
 class Adversary(nn.Module):
-    """Several judges, each of its own view of what is made: view (B, …) -> (B, C, T, F)."""
+    """Discriminators, each with the transform (B, …) -> (B, C, T, F) of its inputs."""
 
-    def __init__(self, judges: Sequence[nn.Module], views: Sequence[Callable[[Tensor], Tensor]]) -> None:
+    def __init__(self, judges: Sequence[nn.Module], transforms: Sequence[Callable[[Tensor], Tensor]]) -> None:
         super().__init__()
-        self.judges, self.views = nn.ModuleList(judges), tuple(views)
+        self.judges, self.transforms = nn.ModuleList(judges), tuple(transforms)
 
-    def forward(self, made: Tensor, true: Tensor) -> Tensor:
-        """(B,): means over judges of the judges' own loss, which is of no weight to the maker, and of the maker's."""
-        total = made.new_zeros(len(made))
-        for judge, view in zip(self.judges, self.views, strict=True):
-            right, wanted = judge(view(true))
-            wrong, _ = judge(view(made.detach()))
-            total = total + _mean(torch.relu(1 - right)) + _mean(torch.relu(1 + wrong))
-            held = {name: weight.detach() for name, weight in judge.named_parameters()}
-            believed, seen = torch.func.functional_call(judge, held, (view(made),))
-            far = [_mean((one - other.detach()).abs()) for one, other in zip(seen, wanted, strict=True)]
-            total = total + _mean(torch.relu(1 - believed)) + MATCHING * torch.stack(far).mean(dim=0)
+    def forward(self, generated: Tensor, real: Tensor) -> Tensor:
+        """(B,): means over discriminators of their own loss plus the loss of the generator."""
+        total = generated.new_zeros(len(generated))
+        for judge, transform in zip(self.judges, self.transforms, strict=True):
+            score, features = judge(transform(real))
+            total = total + _mean(torch.relu(1 - score))
+            total = total + _mean(torch.relu(1 + judge(transform(generated.detach()))[0]))
+            weights = {name: weight.detach() for name, weight in judge.named_parameters()}
+            score, outputs = torch.func.functional_call(judge, weights, (transform(generated),))
+            distances = [_mean((one - other.detach()).abs()) for one, other in zip(outputs, features, strict=True)]
+            total = total + _mean(torch.relu(1 - score)) + MATCHING * torch.stack(distances).mean(dim=0)
         return total / len(self.judges)
 
 

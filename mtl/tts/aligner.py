@@ -1,12 +1,13 @@
-"""Where each phone of a recording lies, learned from recordings and their phones alone.
+"""Forced alignment of phones, learned from recordings and their phones alone.
 
     aligner = fit_aligner(utterances, phones=60, bins=80)       # [(phones (P,), log-mel (T, F))], a minute or two
     durations = aligner.durations(phones, logmel)               # (P,) frames, each at least one, their sum T
 
-Each phone, knowing its neighbours, foretells the frames that it is heard as; the likelihood of all monotonic alignments
-together is raised (the forward sum of hidden Markov models, as in Shih et al. 2021 and Badlani et al. 2022), and the
-likeliest is read off by dynamic programming. Those papers score a frame by a softmax over the utterance's phones; of
-an hour of speech that learned to give nearly all frames to one phone. Frames that have to be foretold cannot be.
+The model predicts the log-mel frames of each phone from the phone and its neighbours. Training maximises the total
+likelihood of all monotonic alignments (the forward sum of hidden Markov models, as in Shih et al. 2021 and Badlani et
+al. 2022); the most likely alignment is found by dynamic programming. Those papers score a frame by a softmax over the
+phones of the utterance; on an hour of speech that collapsed, with nearly all frames on one phone. Predicting the frames
+does not.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from mtl.layers.encoder import padding_mask
 
 Utterance = tuple[np.ndarray, np.ndarray]  # phones (P,) by number, log-mel (T, F)
 NEVER = -1e9
-# Training begins near the diagonal with every frame of little weight, and ends where frames decide (deterministic
-# annealing, Ueda and Nakano 1998): begun as it ends, it stays at the first alignment it comes across.
+# Deterministic annealing (Ueda and Nakano 1998): training begins near the diagonal with a low weight of the frames, and
+# ends with a high one. With the final values from the start it stays at the first alignment it finds.
 SPREAD = (0.08, 0.3)  # standard deviation of the prior around the diagonal, as a share of the utterance
-SHARP = (2.0, 20.0)  # independent measurements that a frame counts as: its bins say much the same
-ANNEALED = 0.6  # share of the steps after which it is as in the end
-Report = Callable[[int, int], None]  # steps done, steps to do
+SHARP = (2.0, 20.0)  # independent measurements that a frame counts as: its bins are strongly correlated
+ANNEALED = 0.6  # share of the steps until the final values
+Report = Callable[[int, int], None]  # steps done, steps in all
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """How an aligner learns. frames: of a batch, padding counted; steps: after which it is done."""
+    """Training settings. steps: in all. frames: of a batch, padding counted."""
 
     steps: int = 800
     frames: int = 3000
@@ -43,7 +44,7 @@ class Fitting:
 
 
 class Aligner(nn.Module):
-    """What each phone sounds like between its neighbours, as a normalised log-mel frame."""
+    """Predicts the normalised log-mel frame of each phone from the phone and its neighbours."""
 
     def __init__(self, phones: int, bins: int, width: int) -> None:
         super().__init__()
@@ -53,42 +54,41 @@ class Aligner(nn.Module):
         self.sharp, self.spread = SHARP[1], SPREAD[1]
 
     def forward(self, phones: Tensor, lengths: Tensor, mels: Tensor, frames: Tensor) -> Tensor:
-        """phones (B, P), lengths (B,), log-mels (B, T, F), frames (B,) -> scores (B, T, P): how well each frame is
-        foretold by each phone, NEVER where there is no such phone."""
-        there = padding_mask(lengths, phones.shape[1])
-        x = self.phone(phones) * there[..., None]
+        """Log-likelihoods (B, T, P) of each frame for each phone, NEVER in the padding of phones.
+
+        phones (B, P), lengths (B,), log-mels (B, T, F), frames (B,).
+        """
+        exists = padding_mask(lengths, phones.shape[1])
+        x = self.phone(phones) * exists[..., None]
         x = x + torch.relu(self.context(x.transpose(1, 2))).transpose(1, 2)
-        off = torch.cdist(normalise_bins(mels, frames), self.sound(x)).square() / mels.shape[-1]  # (B, T, P)
-        near = prior(lengths, frames, off.shape, self.spread)
-        return (-0.5 * self.sharp * off + near).masked_fill(~there[:, None], NEVER)
+        error = torch.cdist(normalise_bins(mels, frames), self.sound(x)).square() / mels.shape[-1]  # (B, T, P)
+        log_prior = prior(lengths, frames, error.shape, self.spread)
+        return (-0.5 * self.sharp * error + log_prior).masked_fill(~exists[:, None], NEVER)
 
     @torch.no_grad()
     def durations(self, phones: np.ndarray, logmel: np.ndarray) -> np.ndarray:
-        """(P,) frames of each phone; T must be at least P.
+        """Frames (P,) of each phone.
 
         Raises:
             ValueError: fewer frames than phones.
         """
         if len(logmel) < len(phones):
             raise ValueError(f"{len(logmel)} frames for {len(phones)} phones; each needs one at least")
-        one = torch.from_numpy(np.asarray(phones, dtype=np.int64))[None]
-        mel = torch.from_numpy(np.array(logmel, dtype=np.float32))[None]
-        found = self(one, torch.tensor([len(phones)]), mel, torch.tensor([len(logmel)]))
-        return likeliest(found[0].numpy())
+        return likeliest(self(*_padded([(phones, logmel)]))[0].numpy())
 
 
 def prior(lengths: Tensor, frames: Tensor, shape: torch.Size, spread: float) -> Tensor:
-    """(B, T, P) log-weights that fall with the distance from the straight line through an utterance."""
-    place = torch.arange(shape[1], device=frames.device)[None, :, None] / frames[:, None, None].clamp(min=1)
+    """Gaussian log-prior (B, T, P) around the diagonal of each utterance."""
+    position = torch.arange(shape[1], device=frames.device)[None, :, None] / frames[:, None, None].clamp(min=1)
     phone = (torch.arange(shape[2], device=frames.device)[None, None] + 0.5) / lengths[:, None, None].clamp(min=1)
-    return -0.5 * ((place - phone) / spread).square()
+    return -0.5 * ((position - phone) / spread).square()
 
 
 def forward_sum(scores: Tensor, lengths: Tensor, frames: Tensor) -> Tensor:
-    """(B,) log of the sum over all monotonic alignments of exp of their scores' sum.
+    """Log-likelihood (B,) of all monotonic alignments together.
 
-    scores (B, T, P): of each phone for each frame; an alignment begins with the first phone, ends with the last, and
-    goes on to the next or stays.
+    scores (B, T, P): log-likelihoods. An alignment begins with the first phone, ends with the last, and at each frame
+    stays or goes on to the next.
     """
     first = torch.arange(scores.shape[2], device=scores.device) == 0
     reached = torch.where(first, scores[:, 0], NEVER)  # (B, P)
@@ -99,7 +99,7 @@ def forward_sum(scores: Tensor, lengths: Tensor, frames: Tensor) -> Tensor:
 
 
 def likeliest(scores: np.ndarray) -> np.ndarray:
-    """(P,) frames of each phone on the best monotonic path through (T, P), every phone once, in order."""
+    """Frames (P,) of each phone on the best monotonic path through scores (T, P)."""
     frames, phones = scores.shape
     best = np.full(phones, -np.inf)
     best[0] = scores[0, 0]
@@ -119,9 +119,9 @@ def likeliest(scores: np.ndarray) -> np.ndarray:
 def fit_aligner(
     utterances: Sequence[Utterance], phones: int, bins: int, fitting: Fitting = Fitting(), report: Report | None = None
 ) -> Aligner:
-    """An aligner of these utterances; those with fewer frames than phones are passed over.
+    """Trains an aligner; utterances with fewer frames than phones are skipped.
 
-    phones: how many there are, beside padding and unknown.
+    phones: number of phones, without padding and unknown.
 
     Raises:
         ValueError: no utterance is long enough for its phones.
@@ -156,18 +156,19 @@ def fit_aligner(
 
 
 def _batches(lengths: Sequence[int], frames: int, generator: np.random.Generator) -> list[list[int]]:
-    """Every utterance once, those of similar length together, in an order drawn anew."""
+    """Numbers of all utterances in batches of similar length, in random order."""
     order = np.argsort(np.asarray(lengths) * generator.uniform(0.9, 1.1, len(lengths)))
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     for i in order.tolist():
-        if found and lengths[i] * (len(found[-1]) + 1) <= frames:
-            found[-1].append(i)
+        if batches and lengths[i] * (len(batches[-1]) + 1) <= frames:
+            batches[-1].append(i)
         else:
-            found.append([i])
-    return [found[i] for i in generator.permutation(len(found))]
+            batches.append([i])
+    return [batches[i] for i in generator.permutation(len(batches))]
 
 
 def _padded(utterances: Sequence[Utterance]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Arguments of Aligner.forward."""
     lengths = torch.tensor([len(phones) for phones, _ in utterances])
     frames = torch.tensor([len(mel) for _, mel in utterances])
     texts = torch.zeros(len(utterances), int(lengths.max()), dtype=torch.int64)

@@ -1,6 +1,6 @@
-"""How a recording says its phones: the mean pitch, power and voicing of each, from frames.
+"""Prosody of a recording: mean pitch, energy and voicing of each phone.
 
-said = phrasing(logmel, hertz, durations)       # said.pitch (P,) ln Hz, said.energy (P,) ln power, said.voiced (P,)
+features = prosody_features(logmel, hertz, durations)       # pitch (P,) ln Hz, energy (P,) ln power, voiced (P,)
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ProsodyFeatures:
-    """pitch (P,): mean ln Hz over a phone's voiced frames, in a straight line across phones without any (Łańcucki
-    2021), NaN where no frame at all has a voice. energy (P,): mean ln power. voiced (P,): share of voiced frames, NaN
-    of a phone without frames."""
+    """pitch (P,): mean ln Hz over a phone's voiced frames, interpolated across phones without any (Łańcucki 2021),
+    NaN if no frame is voiced. energy (P,): mean ln power. voiced (P,): share of voiced frames, NaN without frames."""
 
     pitch: np.ndarray
     energy: np.ndarray
@@ -24,14 +23,14 @@ class ProsodyFeatures:
 def prosody_features(logmel: np.ndarray, hertz: np.ndarray, durations: np.ndarray) -> ProsodyFeatures:
     """logmel (T, F), hertz (T,) 0 where unvoiced, durations (P,) whole frames that sum to T."""
     voiced = hertz > 0
-    heights = over_phones(np.log(np.where(voiced, hertz, 1.0)), durations, voiced)
+    pitch = over_phones(np.log(np.where(voiced, hertz, 1.0)), durations, voiced)
     peak = logmel.max(axis=1)
     power = peak + np.log(np.exp(logmel - peak[:, None]).mean(axis=1))
-    return ProsodyFeatures(bridged(heights), bridged(over_phones(power, durations)), over_phones(voiced, durations))
+    return ProsodyFeatures(bridged(pitch), bridged(over_phones(power, durations)), over_phones(voiced, durations))
 
 
 def over_phones(values: np.ndarray, durations: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
-    """(P,) mean of (T,) values over each phone's frames, of those frames that are `known`; NaN for a phone of none."""
+    """Mean (P,) of values (T,) over the `known` frames of each phone; NaN for a phone without any."""
     known = np.ones(len(values), dtype=bool) if known is None else known
     phone = np.repeat(np.arange(len(durations)), durations)
     counts = np.bincount(phone[known], minlength=len(durations))
@@ -40,7 +39,7 @@ def over_phones(values: np.ndarray, durations: np.ndarray, known: np.ndarray | N
 
 
 def bridged(values: np.ndarray) -> np.ndarray:
-    """(P,) with a straight line across what is NaN, and the nearest value beyond the ends; all NaN stays so."""
+    """Replaces NaN in values (P,) by linear interpolation, at the ends by the nearest value; all NaN stays NaN."""
     known = np.flatnonzero(~np.isnan(values))
     if not len(known):
         return values

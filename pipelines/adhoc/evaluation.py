@@ -62,7 +62,7 @@ def evaluate_on(
     """
     registry = Registry(root)
     uri = model_uri(registry, model)
-    predictor = registry.load(uri).listening(greedy=greedy, domain=domain)
+    predictor = registry.load(uri).with_options(greedy=greedy, domain=domain)
     code = predictor.codec.speech
     corpus = {**corpus, **({"phonemes": code.phonemes} if code else {})}
     recipe = as_recipe(corpus, settings)

@@ -148,7 +148,7 @@ def answer(
     registry = Registry(root)
     uri = model_uri(registry, model)
     chosen = load_personal(registry, uri, personal) if personal else registry.load(uri)
-    predictor = chosen.listening(hot_words, hot_weight, n_best, domain=domain)
+    predictor = chosen.with_options(hot_words, hot_weight, n_best, domain=domain)
     rate = predictor.features.sample_rate
     inputs: list[Any] = [_other_input(file) or decode(file, rate) for file in files]
     if context and not predictor.codec.context:

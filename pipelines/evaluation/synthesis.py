@@ -199,7 +199,7 @@ def sounds_of(
     """
     true = [torch.from_numpy(np.asarray(mel, dtype=np.float32)) for mel in features]
     pairs = [(mel, torch.from_numpy(line)) for mel, line in zip(true, hertz, strict=True)]
-    sounding = voice.sounding if isinstance(voice, Synthesizer) else voice
+    sounding = voice.vocoder if isinstance(voice, Synthesizer) else voice
     made = {RECORDING: recordings, COPY: [sounding(*pair) for pair in pairs]}
     if sounding.learned is not None:
         made[GRIFFIN_LIM] = [sounding.griffin_lim(*pair) for pair in pairs]
@@ -214,7 +214,7 @@ def synthesized_of(voice: Synthesizer, rows: Sequence[Mapping[str, Any]]) -> lis
     """The rows' phones, said by their speakers, with their emotions."""
     phones = [voice.code.number(row["phones"]) for row in rows]
     speakers = [voice.code.speaker(row["speaker"]) for row in rows]
-    return voice.uttered(phones, speakers, [voice.code.emotion(row["emotion"]) for row in rows])
+    return voice.synthesize_encoded(phones, speakers, [voice.code.emotion(row["emotion"]) for row in rows])
 
 
 def counts(said: pa.Table, tasks: Collection[str]) -> dict[str, RowCounts]:

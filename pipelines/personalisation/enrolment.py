@@ -156,7 +156,7 @@ def _some_of_each(dataset: Dataset) -> list[int]:
 def mean_voice(predictor: Predictor, features: Sequence[Any]) -> torch.Tensor:
     """The mean of the recordings' embeddings, (E,)."""
 
-    greedy, embeddings = predictor.listening(greedy=True), []
+    greedy, embeddings = predictor.with_options(greedy=True), []
     for array in features:  # one at a time: no padding to pay for
         batch = collate([predictor.codec.encode({})], [array])
         voice = greedy.predict_batch(batch)[0].voice

@@ -79,7 +79,7 @@ class SpeechService(PythonModel):
         """
         rate = self.predictor.features.sample_rate
         params = {name: value for name, value in (params or {}).items() if value is not None}
-        predictor = self.predictor.listening(
+        predictor = self.predictor.with_options(
             [str(phrase) for phrase in params.get("hot_words", ())],
             float(params.get("hot_weight", WEIGHT)),
             int(params.get("n_best", 1)),

@@ -84,7 +84,7 @@ def one_speaker(
     before = personalise.predict_rows(predictor, heard.utterances)
     decision = personalise.compare(cross, before, heard, predictor)
     seconds = time.process_time() - began
-    mine, greedy = PersonalPredictor(predictor, made.personal), predictor.listening(greedy=True)
+    mine, greedy = PersonalPredictor(predictor, made.personal), predictor.with_options(greedy=True)
     hot, words = made.personal.about.hot_words, errors(rest, mine)
     made.personal.about = replace(made.personal.about, hot_words=())
     wordless = errors(rest, PersonalPredictor(predictor, made.personal)) if hot else words
@@ -107,7 +107,7 @@ def one_speaker(
         "mine": {
             "beam": words,
             "beam, no hot words": wordless,
-            "greedy": errors(rest, mine.listening(greedy=True)),
+            "greedy": errors(rest, mine.with_options(greedy=True)),
             "cross": counted(heard, cross),
         },
     }

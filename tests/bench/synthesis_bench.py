@@ -73,7 +73,7 @@ def main() -> None:
             began = time.perf_counter()
             phones = speaker.phones(text)
             said = time.perf_counter()
-            (uttered,) = speaker.said([phones])
+            (uttered,) = speaker.synthesize([phones])
             shown = time.perf_counter()
             samples = speaker.sound(uttered.mel, uttered.hertz)
             heard = time.perf_counter()

@@ -241,12 +241,16 @@ def test_gradients_reach_the_words_of_the_turns_before(method: str) -> None:
 
 
 def test_recordings_read_as_sentences_keep_the_turns_before_them() -> None:
-    from mtl.models.asr_hypotheses import Heard, read
+    from mtl.models.asr_hypotheses import TrainingWords, read
 
     model = model_of(Codec.build(ROWS, TASKS))
     frames = [np.zeros((40, 8), dtype=np.float32)] * 3
     batch = collate([model.codec.encode(row) for row in ROWS[:3]], frames)
-    heard = [Heard([("kitchen", 0, 1)], None, True), Heard([], None, False), Heard([("yes", 0, 1)], None, False)]
+    heard = [
+        TrainingWords([("kitchen", 0, 1)], None, True),
+        TrainingWords([], None, False),
+        TrainingWords([("yes", 0, 1)], None, False),
+    ]
     sentences = read(batch, torch.tensor([True, False, True]), heard, model.codec, None)
     assert batch.context is not None
     assert sentences.context is not None

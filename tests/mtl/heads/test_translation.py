@@ -156,7 +156,7 @@ def test_a_package_translates_as_the_model_does(kind, tmp_path):
     said = [p.to_json() for p in one.predict([sound, "set alarm"])]
     assert said == [p.to_json() for p in other.predict([sound, "set alarm"])]
     assert all(0 < answer["translation"]["confidence"] <= 1 for answer in said)
-    assert not other.listening(greedy=True).search
+    assert not other.with_options(greedy=True).search
 
 
 def test_units_come_from_translations_alone():
@@ -261,6 +261,6 @@ def test_a_personal_model_searches_as_its_base_does():
     personal = Personal.beside(made, about, voice, mean, usual, rank=2, bottleneck=3)
     shipped = PersonalPredictor(Predictor(made, SPEC, search=True), personal)
     assert shipped.search
-    assert shipped.listening(n_best=2).search
-    assert not shipped.listening(greedy=True).search
+    assert shipped.with_options(n_best=2).search
+    assert not shipped.with_options(greedy=True).search
     assert not PersonalPredictor(Predictor(made, SPEC), personal).search

@@ -14,7 +14,7 @@ from torch import Tensor
 from mtl.config.features import FeatureSpec
 from mtl.inference.adaptation import (
     LIMIT,
-    USUAL_FRAMES,
+    STATISTICS_FRAMES,
     About,
     Personal,
     PersonalError,
@@ -102,9 +102,9 @@ def test_off_is_the_base_bit_for_bit(model: SpeechModel) -> None:
     untrained, trained = adapter(model, trained=False), adapter(model)
     with untrained.on(model):  # the user's statistics, and nothing else
         found = states(model, batch)
-    model.audio.usual = SpeakerStatistics(USUAL[0], USUAL[1], USUAL_FRAMES)
+    model.audio.speaker = SpeakerStatistics(USUAL[0], USUAL[1], STATISTICS_FRAMES)
     assert torch.equal(states(model, batch), found)
-    model.audio.usual = None
+    model.audio.speaker = None
     with trained.on(model):
         assert not torch.allclose(states(model, batch), before, atol=1e-2)
     assert torch.equal(states(model, batch), before)
@@ -258,15 +258,15 @@ def test_the_users_statistics_are_pooled_with_a_recordings_own(model: SpeechMode
     before = states(model, batch)
     personal = Personal.beside(model, ABOUT, voice, mean, measured + torch.tensor([[2.0], [0.0]]))
     with personal.on(model):
-        assert model.audio.usual is not None
-        assert model.audio.usual.frames == USUAL_FRAMES
+        assert model.audio.speaker is not None
+        assert model.audio.speaker.frames == STATISTICS_FRAMES
         assert not torch.allclose(states(model, batch), before, atol=1e-3)
     with personal.on(model, voice=torch.tensor([2.0, 1.0])):  # half as far from the mean voice: half the weight
-        assert model.audio.usual is not None
-        assert model.audio.usual.frames == USUAL_FRAMES / 2
+        assert model.audio.speaker is not None
+        assert model.audio.speaker.frames == STATISTICS_FRAMES / 2
     with personal.on(model, voice=mean):
         assert torch.equal(states(model, batch), before)
-    assert model.audio.usual is None
+    assert model.audio.speaker is None
     assert torch.equal(states(model, batch), before)
 
 
@@ -282,7 +282,7 @@ def test_the_statistics_are_kept_with_the_adapter(model: SpeechModel, tmp_path: 
     measured = statistics_of(utterances(model))
     personal = Personal.beside(model, ABOUT, torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]), measured)
     personal.save(tmp_path / "ana.safetensors")
-    assert torch.equal(Personal.load(tmp_path / "ana.safetensors").usual, measured)
+    assert torch.equal(Personal.load(tmp_path / "ana.safetensors").statistics, measured)
 
 
 def test_the_predictor_hears_through_it(model: SpeechModel) -> None:
@@ -310,6 +310,6 @@ def test_own_hot_words_are_expected(model: SpeechModel) -> None:
     mine = PersonalPredictor(base, personal)
     assert mine.recogniser.hot.phrases == ("zanzibar",)  # type: ignore[union-attr]
     assert mine.recogniser.hot.weight == 2.0  # type: ignore[union-attr]
-    assert mine.listening(["jazz"], 0.5, 3).recogniser.hot.phrases == ("zanzibar", "jazz")  # type: ignore[union-attr]
-    assert mine.listening(greedy=True).recogniser is None
-    assert mine.listening(greedy=True).personal is personal
+    assert mine.with_options(["jazz"], 0.5, 3).recogniser.hot.phrases == ("zanzibar", "jazz")  # type: ignore[union-attr]
+    assert mine.with_options(greedy=True).recogniser is None
+    assert mine.with_options(greedy=True).personal is personal

@@ -132,7 +132,7 @@ def test_to_its_own_emotion_a_recording_is_itself(converter: Converter) -> None:
 
 def test_another_emotion_is_what_the_model_knows_of_it(converter: Converter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loud is one nat above calm, in every bin; everything else stays."""
-    monkeypatch.setattr(conversion, "BELIEVED", 1.0)
+    monkeypatch.setattr(conversion, "TRUSTED", 1.0)
     (loud,) = converter.convert([wave(0)], "loud", hertz=[hertz(0)])
     assert loud.emotion == "calm"  # what was heard
     true = mel({**rows()[0], "emotion": "loud"})
@@ -140,7 +140,7 @@ def test_another_emotion_is_what_the_model_knows_of_it(converter: Converter, mon
     assert float(loud.samples.mean()) == pytest.approx(float(true.mean()), abs=0.3)
     whole = float(loud.samples.mean() - mel(rows()[0]).mean())
     assert whole > 0.6
-    monkeypatch.setattr(conversion, "BELIEVED", 0.5)
+    monkeypatch.setattr(conversion, "TRUSTED", 0.5)
     (half,) = converter.convert([wave(0)], "loud", hertz=[hertz(0)])
     assert float(half.samples.mean() - mel(rows()[0]).mean()) == pytest.approx(whole / 2, abs=0.1)
 

@@ -5,6 +5,7 @@ import socket
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,10 +14,12 @@ import torch.multiprocessing as mp
 from mtl.config.training import Stage
 from mtl.heads.slots import pool_words
 from mtl.inputs.batch import IGNORE, collate
-from mtl.models.asr_hypotheses import Heard, aligned, choose, projected
+from mtl.inputs.codec import Codec
+from mtl.models.asr_hypotheses import TrainingWords, aligned, choose, projected
+from mtl.models.joint import build_model
 from mtl.training import checkpoint
 from tests.mtl.training.test_backward import assert_same, fresh, train
-from tests.support import tiny
+from tests.support import tiny, tiny_voice
 
 EAR = {"recognised": 1.0, "error_limit": 50.0, "read": True}  # whatever the recogniser hears
 STILL = {"dropout": 0.0, "word_dropout": 0.0}
@@ -59,14 +62,14 @@ def spans(text):
 
 
 def test_a_recording_keeps_its_true_words_beyond_the_limit():
-    true = Heard(spans("play soft rock now"), ["O", "B-g", "I-g", "O"], False)
+    true = TrainingWords(spans("play soft rock now"), ["O", "B-g", "I-g", "O"], False)
     heard = spans("play soft frog")  # a substitution and a deletion: 2 errors of 4 words
-    assert choose(true, heard, 0.5) == Heard(heard, ["O", "B-g", "I-g"], True)
+    assert choose(true, heard, 0.5) == TrainingWords(heard, ["O", "B-g", "I-g"], True)
     assert choose(true, heard, 0.49) is true
     assert choose(true, [], 50.0) is true
-    unlabelled = Heard(spans("play rock"), None, False)
-    assert choose(unlabelled, spans("play rocks"), 0.5) == Heard(spans("play rocks"), None, True)
-    partly = Heard(spans("play rock"), [None, "B-g"], False)
+    unlabelled = TrainingWords(spans("play rock"), None, False)
+    assert choose(unlabelled, spans("play rocks"), 0.5) == TrainingWords(spans("play rocks"), None, True)
+    partly = TrainingWords(spans("play rock"), [None, "B-g"], False)
     assert choose(partly, spans("play"), 0.5) is partly  # its one labelled word was not heard
 
 
@@ -143,6 +146,20 @@ def test_a_recording_that_is_read_counts_twice_for_what_words_can_tell():
     torch.testing.assert_close(both["speaker"][0], sound["speaker"][0])
 
 
+def test_only_tasks_of_words_count_twice():
+    """Phones and waveforms accompany the recordings, not their transcripts."""
+    tasks = ("transcript", "intent", "prosody", "mel", "waveform")
+    rows = [{**row, "text": "play", "intent": "play"} for row in tiny_voice.rows()]
+    codec = replace(Codec.build(rows, tasks), speech=tiny_voice.code())
+    features = [tiny_voice.mel(row) for row in rows]
+    waves, hertz = [np.ones(40, np.int16)] * len(rows), [np.ones(len(one), np.float32) for one in features]
+    batch = collate([codec.encode(row) for row in rows], features, waves, hertz)
+    plain, twice = (build_model(tiny.config(tasks=tasks, read=read), codec).counts(batch) for read in (False, True))
+    assert int(twice["intent"]) == 2 * int(plain["intent"]) == 2 * len(rows)
+    assert {name: int(twice[name]) for name in tasks[2:]} == {name: int(plain[name]) for name in tasks[2:]}
+    assert int(plain["prosody"]) == sum(len(row["phones"]) for row in rows)
+
+
 def test_what_is_read_is_what_was_heard(monkeypatch):
     model = fresh(recognised=1.0, read=True, **STILL)
     codec, example = model.codec, tiny.HEARD[2]
@@ -165,7 +182,9 @@ def test_rows_that_cannot_be_placed_are_neither_tagged_nor_read():
     assert model.counts(batch)["slots"] == 0
     assert model.counts(batch)["intent"] == 1
     assert set(model.losses(batch)) == {"intent", "speaker"}
-    assert (model._tagged([Heard(spans("play rock"), ["O", "B-genre"], True)], batch, "slots").tags == IGNORE).all()
+    assert (
+        model._tagged([TrainingWords(spans("play rock"), ["O", "B-genre"], True)], batch, "slots").tags == IGNORE
+    ).all()
 
 
 @pytest.mark.parametrize("method", ["static", "pcgrad"])

@@ -16,8 +16,9 @@ from mtl.heads.classification import Classification
 from mtl.heads.mel import Mel
 from mtl.inputs.batch import Batch
 from mtl.layers.gradient_reversal import reverse
-from mtl.models.consistency import consistency_loss, held
+from mtl.models.consistency import consistency_loss, frozen_weights
 from mtl.models.joint import SpeechModel, build_model
+from mtl.spec import PHONES
 from mtl.training.backward import Backward
 from pipelines.recipe import RecipeError, load
 from tests.support import tiny
@@ -65,7 +66,7 @@ def test_the_mel_is_led_and_the_heads_are_not() -> None:
     assert all(parameter.requires_grad for parameter in led.parameters())
     loss, count = led.eval().losses(batch, ["mel"])["mel"]
     bare, _ = plain.eval().losses(batch, ["mel"])["mel"]
-    states = led.encode_phones(cast(Any, batch.spoken), ("mel",))["mel"]
+    states = led.encode(batch, ("mel",), PHONES)["mel"]
     task = cast(Mel, led.task("mel"))
     made, lengths = task(states, cast(Any, batch.spoken))
     wrong = consistency_loss(led, task.raised(made), lengths, batch)
@@ -78,14 +79,14 @@ def test_weights_are_held_and_let_go_even_by_an_error() -> None:
     next(model.parameters()).requires_grad_(False)  # a stage of a curriculum
 
     def fail() -> None:
-        with held(model):
+        with frozen_weights(model):
             assert not any(parameter.requires_grad for parameter in model.parameters())
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert [parameter.requires_grad for parameter in model.parameters()].count(False) == 1
-    assert not model.listening
+    assert not model.frozen
 
 
 def test_it_follows_the_front_ends_once_under_every_method() -> None:

@@ -234,14 +234,14 @@ def test_a_package_keeps_its_domains_and_may_be_told_of_one(tmp_path: Path) -> N
     assert again.model.config == model.config
     assert again.codec.domains == ("car", "home", "street")
     sound = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
-    unknown, home = (again.listening(domain=name).predict([sound])[0] for name in (None, "home"))
+    unknown, home = (again.with_options(domain=name).predict([sound])[0] for name in (None, "home"))
     base = Predictor(made(DomainConfig()), spec).predict([sound])[0]
     assert unknown.labels["intent"].confidence == pytest.approx(base.labels["intent"].confidence, abs=1e-6)
     assert abs(home.labels["intent"].confidence - unknown.labels["intent"].confidence) > 1e-4
     with pytest.raises(ValueError, match="no domain 'moon': it knows car, home, street"):
-        again.listening(domain="moon")
+        again.with_options(domain="moon")
     with pytest.raises(ValueError, match="it is told of none"):
-        Predictor(build_model(tiny.config(), tiny.codec()), spec).listening(domain="home")
+        Predictor(build_model(tiny.config(), tiny.codec()), spec).with_options(domain="home")
 
 
 def test_a_model_that_is_told_nothing_is_written_as_before() -> None:

@@ -142,10 +142,10 @@ def test_greedy_is_the_recogniser_without_its_language_model():
     model, spec = build_model(tiny.config(), tiny.codec()), FeatureSpec(bins=tiny.BINS)
     fluent = Predictor(model, spec, NGram.train(["soft jazz", "stop now"], 2), BeamConfig(width=8, weight=3.0))
     wave = np.random.default_rng(0).normal(size=16000).astype(np.float32)
-    (heard,), (alone,) = fluent.listening(greedy=True).predict([wave]), Predictor(model, spec).predict([wave])
+    (heard,), (alone,) = fluent.with_options(greedy=True).predict([wave]), Predictor(model, spec).predict([wave])
     assert heard.text == alone.text != fluent.predict([wave])[0].text
     with pytest.raises(ValueError, match="the best path knows neither hot words nor alternatives"):
-        fluent.listening(["jazz"], greedy=True)
+        fluent.with_options(["jazz"], greedy=True)
 
 
 def test_weights_of_another_shape_are_told(tmp_path):

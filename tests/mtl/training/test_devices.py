@@ -30,7 +30,7 @@ from mtl.inference.adaptation import About, Personal, PersonalPredictor
 from mtl.inference.enrolment import Fitting, Utterance
 from mtl.inference.enrolment import fit as fit_adapter
 from mtl.inference.predictor import Predictor
-from mtl.inference.speech_synthesis import speak
+from mtl.inference.speech_synthesis import synthesize
 from mtl.inference.vocoding import VocoderWrapper
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
@@ -196,7 +196,7 @@ def test_a_recipe_trains_resumes_and_predicts(name: str, changes: dict[str, Any]
             predictor.predict_batch(read, [["a"]] * 3)
         diagnostics(model, [batch for group in batches for batch in group])
         if codec.speech is not None and config.speaks:
-            (uttered,) = speak(model, [codec.speech.number(["a", "b"])], [1], [1])
+            (uttered,) = synthesize(model, [codec.speech.number(["a", "b"])], [1], [1])
             VocoderWrapper(spec)(uttered.mel, uttered.hertz)
         if "waveform" in recipe.tasks:
             VocoderWrapper.of(predictor)(torch.zeros(20, spec.bins), torch.full((20,), 120.0))

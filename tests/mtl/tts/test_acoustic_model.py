@@ -17,7 +17,7 @@ from mtl.balancing import Balancer
 from mtl.config.features import FeatureSpec
 from mtl.config.training import FitConfig
 from mtl.inference.predictor import Predictor, PredictorError
-from mtl.inference.speech_synthesis import speak, whole
+from mtl.inference.speech_synthesis import synthesize, whole
 from mtl.inference.synthesizer import Synthesizer, sentences
 from mtl.inputs.batch import Batch, collate
 from mtl.inputs.codec import Codec
@@ -214,14 +214,14 @@ def test_speaking_follows_speaker_emotion_and_rate(trained: SpeechModel) -> None
     found = trained.codec.speech
     assert found is not None
     phones = found.number(list("_ab_"))
-    quick, slow, loud = (said.mel for said in speak(trained, [phones] * 3, [1, 2, 1], [1, 1, 2]))
+    quick, slow, loud = (said.mel for said in synthesize(trained, [phones] * 3, [1, 2, 1], [1, 1, 2]))
     true = {(row["speaker"], row["emotion"]): row for row in rows()}
     assert len(quick) == pytest.approx(2 + 5 + 3 + 2, abs=1)
     assert len(slow) == pytest.approx(2 * len(quick), abs=2)
     assert float(slow.mean() - quick.mean()) == pytest.approx(1.5, abs=0.4)
     assert float(loud.mean() - quick.mean()) == pytest.approx(1.0, abs=0.4)
     assert ("x", "calm") in true
-    (twice,) = speak(trained, [phones], [1], [1], rates=[2.0])
+    (twice,) = synthesize(trained, [phones], [1], [1], rates=[2.0])
     assert len(twice.mel) == int(twice.durations.sum()) == pytest.approx(len(quick) / 2, abs=1)
     assert len(twice.durations) == len(phones)
 
@@ -229,7 +229,7 @@ def test_speaking_follows_speaker_emotion_and_rate(trained: SpeechModel) -> None
 def test_a_model_that_does_not_speak_says_so() -> None:
     listener = build_model(tiny.config(), tiny.codec())
     with pytest.raises(ValueError, match="no task prosody, mel"):
-        speak(listener, [np.array([2])], [1], [1])
+        synthesize(listener, [np.array([2])], [1], [1])
     with pytest.raises(PredictorError, match="does not speak"):
         Synthesizer(Predictor(listener, SPEC))
     with pytest.raises(ValueError, match="needs training recordings with phones"):
@@ -274,15 +274,15 @@ def test_sentences_come_one_by_one(voice: Synthesizer) -> None:
 
 def test_many_texts_are_as_each_alone(voice: Synthesizer) -> None:
     texts = ["ab", "cab a bac", "c"]
-    together = voice.said([voice.phones(text) for text in texts])
+    together = voice.synthesize([voice.phones(text) for text in texts])
     for text, found in zip(texts, together, strict=True):
-        (alone,) = voice.said([voice.phones(text)])
+        (alone,) = voice.synthesize([voice.phones(text)])
         torch.testing.assert_close(found.mel, alone.mel, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(found.hertz, alone.hertz)
 
 
 def test_the_melody_is_foretold_and_silent_in_pauses(voice: Synthesizer) -> None:
-    (found,) = voice.said([["_", "a", "b", "_"]])
+    (found,) = voice.synthesize([["_", "a", "b", "_"]])
     frames = found.durations.tolist()
     assert len(found.hertz) == len(found.mel) == sum(frames)
     assert (found.hertz[: frames[0]] == 0).all()

@@ -259,8 +259,8 @@ def test_a_model_may_speak_and_sound() -> None:
     grown = [name for name, p in one.named_parameters() if name.startswith("tasks.waveform") and p.grad is not None]
     assert len(grown) == len(list(one.task("waveform").parameters()))
     voice = Synthesizer(Predictor(one, tiny_voice.SPEC))
-    assert voice.sounding.learned is one.task("waveform")
-    (said,) = voice.said([["_", "a", "b", "_"]], "x", "calm")
+    assert voice.vocoder.learned is one.task("waveform")
+    (said,) = voice.synthesize([["_", "a", "b", "_"]], "x", "calm")
     assert len(voice.sound(said.mel, said.hertz)) == 400 + 160 * (len(said.mel) - 1)
 
 

@@ -159,7 +159,7 @@ def test_serves_a_request(predictor: Predictor, package: Path, recordings: list[
         body = {"dataframe_records": records[:1], "params": asked}
         reply = httpx.post(f"{url}/invocations", json=body, timeout=60)
         assert reply.status_code == 200, reply.text
-        (heard,) = predictor.listening(["soft jazz"], 9.0, 2).predict([decode(recordings[0], 16000)])
+        (heard,) = predictor.with_options(["soft jazz"], 9.0, 2).predict([decode(recordings[0], 16000)])
         texts = [other["text"] for other in json.loads(reply.json()["predictions"][0]["n_best"])]
         assert texts == [other.text for other in heard.alternatives]
         assert len(texts) == 2
