@@ -44,7 +44,7 @@ class Pair:
         """A warning for readers of scores by domain, if the channel differs."""
         if self.channel is None or self.channel.low <= SUSPICIOUS:
             return None
-        words = f"; their words alone tell {100 * self.words.accuracy:.0f} %" if self.words else ""
+        words = f"; by their words alone {100 * self.words.accuracy:.0f} %" if self.words else ""
         return (
             f"domains {self.one!r} and {self.other!r} can be told apart by the microphone alone: "
             f"{100 * self.channel.accuracy:.0f} % ({100 * self.channel.low:.0f}-{100 * self.channel.high:.0f}) of "

@@ -15,7 +15,7 @@ RECIPE_TAG = "motet.recipe_key"  # of a registered version: key of the recipe th
 
 
 def training_name(store: Store, name: str, again: bool) -> str:
-    """Name of the training run, which a resumed night finds again; with `again`, one that has not finished yet."""
+    """Name of the training run; a resumed night continues it. again: the first name without a finished run."""
     attempt = 1
     while again and finished(store, f"{name}-{attempt}") is not None:
         attempt += 1
