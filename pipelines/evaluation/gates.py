@@ -117,8 +117,9 @@ class Decision:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Decision:
         fields = {**content, **{key: tuple(content[key]) for key in ("objections", "caveats")}}
-        comparisons = tuple(Comparison(**row) for row in content["comparisons"])
-        return cls(**{**fields, "n_comparisons": fields.pop("looks"), "comparisons": comparisons})
+        fields["comparisons"] = tuple(Comparison(**row) for row in content["comparisons"])
+        fields["n_comparisons"] = fields.pop("looks")
+        return cls(**fields)
 
 
 def decide(
@@ -186,8 +187,9 @@ def _compare(
         verdict = _verdict(interval, rows, tolerance, alpha)
         if (value is None and champion_value is None) if current else floor_value is None:
             verdict = "inconclusive"  # the rows contain nothing that this metric counts
-        if not current:
-            verdict = _over_floor(verdict, models[1])
+        if not current:  # compared with the floor
+            new = "better" if models[1] is None else "new"
+            verdict = {"better": new, "worse": "worse"}.get(verdict, "at_floor")
     return Comparison(
         metric=name,
         better=metric.better,
@@ -195,9 +197,7 @@ def _compare(
         champion=champion_value,
         rows=rows,
         unpaired=unpaired,
-        gain=_finite(interval.gain) if interval else None,
-        low=_finite(interval.low) if interval else None,
-        high=_finite(interval.high) if interval else None,
+        **{bound: _finite(getattr(interval, bound)) if interval else None for bound in ("gain", "low", "high")},
         p=interval.p if interval else None,
         tolerance=tolerance,
         minimum=minimum,
@@ -216,13 +216,6 @@ def _verdict(interval: Interval | None, rows: int, tolerance: float, alpha: floa
     if interval.low > 0 and interval.p <= alpha:
         return "better"
     return "not_worse" if rows >= MIN_ROWS and interval.low >= -tolerance else "inconclusive"
-
-
-def _over_floor(verdict: str, champion: ScoredModel | None) -> str:
-    """The verdict of a metric that is compared with its floor."""
-    if verdict == "better":
-        return "better" if champion is None else "new"
-    return "worse" if verdict == "worse" else "at_floor"
 
 
 def _merit(primary: Comparison, candidate: ScoredModel, champion: ScoredModel | None) -> tuple[bool, str]:

@@ -41,7 +41,7 @@ class PersonaliseError(ValueError):
 
 @dataclass(frozen=True)
 class Enrolled:
-    """A user's utterances: rows of the utterance table, and the same as inputs of the recogniser."""
+    """A user's utterances: as rows of the utterance table, and as inputs of the recogniser."""
 
     speaker: str
     manifest: Manifest
@@ -109,15 +109,15 @@ def voices(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The user's voice and the mean voice of the base's training speakers, (E,) each.
 
-    (1,) and (0,) if the base embeds no voices, or if its training rows are no longer in this store.
+    (1,) and (0,) if the base has no speaker embeddings, or the store no longer has its training rows.
     """
-    mean = strangers(registry, base, predictor)
+    mean = training_mean(registry, base, predictor)
     if mean is None:
         return torch.ones(1), torch.zeros(1)
     return mean_voice(predictor, [utterance.features for utterance in utterances]), mean
 
 
-def strangers(registry: Registry, base: Version, predictor: Predictor) -> torch.Tensor | None:
+def training_mean(registry: Registry, base: Version, predictor: Predictor) -> torch.Tensor | None:
     """The mean voice (E,) of the base's training speakers."""
     training = _training_rows(registry, base) if first_open_set(predictor.model.config.tasks) else None
     if training is None:
@@ -127,7 +127,7 @@ def strangers(registry: Registry, base: Version, predictor: Predictor) -> torch.
 
 
 def _training_rows(registry: Registry, base: Version) -> Dataset | None:
-    """Training rows of the base with a voice; None if they are gone."""
+    """Training rows of the base with audio and speaker; None if the store no longer has them."""
     refs = list(base.datasets.items())
     try:
         tables = manifests(registry.store, [ref for ref in refs if ref[0].startswith("utterances/")])
@@ -137,8 +137,8 @@ def _training_rows(registry: Registry, base: Version) -> Dataset | None:
         return None
     if dataset is None:
         return None
-    voiced = pc.and_(pc.is_valid(dataset.rows["audio"]), pc.is_valid(dataset.rows["speaker"])).to_numpy()
-    return dataset.select(voiced.nonzero()[0]) if voiced.any() else None
+    spoken = pc.and_(pc.is_valid(dataset.rows["audio"]), pc.is_valid(dataset.rows["speaker"])).to_numpy()
+    return dataset.select(spoken.nonzero()[0]) if spoken.any() else None
 
 
 def _some_of_each(dataset: Dataset) -> list[int]:
