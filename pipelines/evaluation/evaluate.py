@@ -236,13 +236,14 @@ def evaluate(
         scored += len(indices)
         if progress:
             progress(scored, len(rows), "evaluating")
+    device = predictor.model.device
     cost = Cost(
         parameters=sum(parameter.numel() for parameter in predictor.model.parameters()),
         rows=len(rows),
         seconds=seconds,
         audio_seconds=audio_seconds,
         real_time=seconds / audio_seconds if audio_seconds else None,
-        device=_device(predictor),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )
     known = predictor.codec.open_set_labels
     return Scores(rows_identity(dataset), cost, _table(rows, cast(list[Prediction], predictions), expected, known))
@@ -312,7 +313,8 @@ def _table(
             counts[index][metric] = row
     shown = [name for name in _reference() if name != "trials"]
     reference = [{name: row[name] for name in shown if row.get(name) is not None} for row in rows]
-    columns = {name: pa.array([row.get(name) for row in rows], _kind(name)) for name in COPIED}
+    types = {"start": pa.float64(), "duration": pa.float64()}
+    columns = {name: pa.array([row.get(name) for row in rows], types.get(name, pa.string())) for name in COPIED}
     columns["reference"] = pa.array([json.dumps(row, ensure_ascii=False) for row in reference], pa.string())
     columns["prediction"] = pa.array([json.dumps(_answer(p), ensure_ascii=False) for p in predictions], pa.string())
     columns["counts"] = pa.array([json.dumps(row) for row in counts], pa.string())
@@ -323,10 +325,6 @@ def _answer(prediction: Prediction) -> dict[str, Any]:
     content = prediction.to_json()
     content.pop("words")  # times and confidences of words: three times the size, and not scored
     return content
-
-
-def _kind(name: str) -> pa.DataType:
-    return pa.float64() if name in ("start", "duration") else pa.string()
 
 
 def _gather(table: pa.Table) -> dict[str, RowCounts]:
@@ -350,8 +348,3 @@ def _error_share(metric: str, counts: list[float]) -> float:
     if not np.isfinite(value) or not METRICS[metric].by_row:
         return 0.0
     return value / 100 if METRICS[metric].better == "lower" else 1 - value / 100
-
-
-def _device(predictor: Predictor) -> str:
-    device = predictor.model.device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

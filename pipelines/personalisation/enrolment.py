@@ -54,7 +54,7 @@ def base_of(registry: Registry, model: str) -> tuple[Version, Predictor]:
     """A registered model that transcribes, by its name, models:/NAME/3 and the like. Raises PersonaliseError."""
     uri = model_uri(registry, model)
     if not uri.startswith("models:/"):
-        raise PersonaliseError(f"{model} is a folder; expected a registered model, because an adapter names its base")
+        raise PersonaliseError(f"{model} is a folder; expected a model of the registry as the base")
     base = registry.named(uri)
     if registry.adapter(uri) is not None:
         raise PersonaliseError(f"{model} is itself an adapter; name its base, {base.tags.get(BASE_TAG)}")

@@ -8,7 +8,7 @@ decision, rows = held_out.compare(4, current_champion(context.registry, "assista
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,8 @@ class HeldOutScores:
             MissingJudge: a judge model has no champion.
         """
         folder, rows = self._folder(version), self._rows(version)
-        scores = evaluated(
-            self.store, version.address, lambda: Predictor.load(folder), rows, self.recipe.loader, report
-        )
+        load = partial(Predictor.load, folder)
+        scores = evaluated(self.store, version.address, load, rows, self.recipe.loader, report)
         if not self._makes_sound:
             return scores
         return scores.with_counts(counts(self._judged(version, rows, report), self.recipe.tasks))
@@ -92,17 +91,9 @@ class HeldOutScores:
 
     def _judged(self, version: Version, rows: Dataset, report: Report | None = None) -> pa.Table:
         """See `judged_speech`. Raises MissingJudge."""
-        folder, speaks = self._folder(version), self.recipe.speaks
-        return judged_speech(
-            self.store,
-            version.address,
-            lambda: Predictor.load(folder),
-            self._judges,
-            rows,
-            self.recipe.judges.rows,
-            report,
-            speaks,
-        )
+        folder, n_rows, speaks = self._folder(version), self.recipe.judges.rows, self.recipe.speaks
+        load = partial(Predictor.load, folder)
+        return judged_speech(self.store, version.address, load, self._judges, rows, n_rows, report, speaks)
 
     @cached_property
     def _judges(self) -> dict[str, Judge]:

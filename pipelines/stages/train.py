@@ -42,15 +42,8 @@ def _claim(context: Context) -> tuple[str, None]:
 def _train(context: Context, report: Report) -> tuple[str, str]:
     """Trains the joint model. Value: the run's name, under which the store holds its result."""
     recipe = context.recipe
-    result = training.train(
-        recipe,
-        context.utterances,
-        context.features,
-        context.store,
-        context.name,
-        tracking=context.run,
-        progress=report,
-    )
+    data = (context.utterances, context.features)
+    result = training.train(recipe, *data, context.store, context.name, tracking=context.run, progress=report)
     metric = recipe.gates.primary
     value = result.metrics.get(f"valid/{metric}")
     score = "" if value is None else f", valid {metric} {in_unit(metric, value)}"
