@@ -1,1 +1,1 @@
-"""Requests between nights: predict, evaluate, synthesise."""
+"""Commands outside a night: predict, evaluate, synthesise."""

@@ -24,7 +24,7 @@ from pipelines.evaluation import domains
 from pipelines.evaluation.evaluate import EvaluationError, Expected, Scores, evaluate
 from pipelines.evaluation.gates import RowCounts
 from pipelines.evaluation.judges import judges_of
-from pipelines.evaluation.synthesis import counts, figures, spoken_rows, synthesized_by
+from pipelines.evaluation.synthesis import counts, figures, judge_speech, spoken_rows
 from pipelines.recipe import Corpus, Features, Judges, Loader, Recipe, RecipeError
 from pipelines.registry.registry import Registry
 from pipelines.report import summary
@@ -47,14 +47,13 @@ def evaluate_on(
     expected: Expected | None = None,
     greedy: bool = False,
     domain: str | None = None,
-    listeners: Mapping[str, str] | None = None,
+    judges: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Scores of a model on a split of any corpus, in percent, each with its 95 % interval and its number of rows.
 
-    split: train, valid, test or all. If left out, the test rows of a corpus that has splits of its own (or is dealt
-    into splits by `split_by`), and all rows of one that has none.
+    split: train, valid, test or all; by default test, or all for a corpus without splits (see `split_by`).
     expected: hot words; the result then has every score with and without them. greedy: greedy decoding.
-    domain: of all recordings; by default each one's own, if the model knows it. listeners: task -> registered model
+    domain: of all recordings; by default each recording's own, if the model knows it. judges: task -> registered model
     that judges synthesised speech; by default those of the model's recipe.
 
     Raises:
@@ -67,7 +66,7 @@ def evaluate_on(
     corpus = {**corpus, **({"phonemes": code.phonemes} if code else {})}
     recipe = as_recipe(corpus, settings)
     table = ingest_one(root, corpus, settings)
-    split = split or usual_split(recipe.corpora[0])
+    split = split or default_split(recipe.corpora[0])
     evaluated_rows = row_counts(table, split)
     dataset = _dataset(registry.store, recipe, one_split(registry.store, table, split), predictor)
     scores = _evaluated(predictor, dataset, recipe.loader, rows_line(evaluated_rows, split), expected)
@@ -77,7 +76,7 @@ def evaluate_on(
         without = _evaluated(predictor, dataset, recipe.loader, text, expected, boosted=False).metrics
     speech: dict[str, Any] = {}
     if predictor.model.config.speaks or makes_sound(predictor.model.config.tasks):
-        speech, speech_counts = speech_on(registry, uri, predictor, dataset, listeners)
+        speech, speech_counts = speech_on(registry, uri, predictor, dataset, judges)
         scores = scores.with_counts(speech_counts)
     rows = summary.table(scores)
     by_domain = [row for some in domains.figures(scores).values() for row in some]
@@ -99,7 +98,7 @@ def evaluate_on(
 
 
 def _dataset(store: Store, recipe: Recipe, table: Manifest, predictor: Predictor) -> Dataset:
-    """The rows with everything that the model reads or is compared with."""
+    """The rows with all features that the model or its metrics need."""
     spec = Features(**asdict(predictor.features))
     context = Context(store, recipe.model_copy(update={"features": spec}), [table])
     stages = [FEATURES]
@@ -119,9 +118,8 @@ def _evaluated(
     boosted: bool = True,
 ) -> Scores:
     with timed("evaluate") as line, progress.current().bar("evaluate", "utt") as report:
-        scores = evaluate(predictor, dataset, loader, report, expected, boosted=boosted)
         line.text = text
-    return scores
+        return evaluate(predictor, dataset, loader, report, expected, boosted=boosted)
 
 
 def _interval(row: domains.Row) -> dict[str, Any]:
@@ -130,25 +128,23 @@ def _interval(row: domains.Row) -> dict[str, Any]:
 
 def _lines(rows: Sequence[domains.Row], without: Mapping[str, float], expected: bool) -> list[dict[str, Any]]:
     """Rows of the printed table; expected: with a column for the scores without hot words."""
-    printed = [{key: line[key] for key in COLUMNS} for line in summary.plain(list(rows))]
+    lines = [{key: line[key] for key in COLUMNS} for line in summary.plain(list(rows))]
     if not expected:
-        return printed
-    return [
-        {**line, "without": f"{without[line['metric']]:.2f}" if line["metric"] in without else ""} for line in printed
-    ]
+        return lines
+    rounded = {name: f"{value:.2f}" for name, value in without.items()}
+    return [{**line, "without": rounded.get(line["metric"], "")} for line in lines]
 
 
-def usual_split(corpus: Corpus) -> str:
+def default_split(corpus: Corpus) -> str:
     """The test rows of a corpus with splits; all rows of a corpus without."""
     return "test" if corpus.split_by != "release" or has_own_splits(corpus) else "all"
 
 
 def row_counts(manifest: Manifest, split: str) -> dict[str, Any]:
     """How many of a corpus's usable rows are evaluated, and how many of each other split are not."""
-    splits = {name: count for name, count in manifest.meta["splits"].items() if count}
-    left_out = {name: count for name, count in splits.items() if split not in (name, "all")}
-    total = manifest.meta["rows"]
-    quarantined = manifest.meta.get("quarantined", 0)
+    counts = {name: count for name, count in manifest.meta["splits"].items() if count}
+    left_out = {name: count for name, count in counts.items() if split not in (name, "all")}
+    total, quarantined = manifest.meta["rows"], manifest.meta.get("quarantined", 0)
     evaluated = total - sum(left_out.values())
     return {"evaluated": evaluated, "of": total, "left_out": left_out, "quarantined": quarantined}
 
@@ -175,11 +171,11 @@ def speech_on(
         key = registry.named(uri).tags.get(RECIPE_TAG)
         settings = stored_recipe(registry.store, key).judges if key and registry.store.exists(key) else settings
     load = partial(Predictor.load, registry.folder(uri))  # Ray cannot pickle a vocoder
-    with timed("listen") as line, progress.current().bar("listening", "utt") as report:
+    with timed("judge") as line, progress.current().bar("judging", "utt") as report:
         judges = judges_of(registry, settings)
         rows = spoken_rows(dataset, settings.rows, predictor.model.config.speaks)
-        table = synthesized_by(load, rows, dataset, judges, settings.rows, report)
-        line.text = f"{len(rows):,} recordings said again"
+        table = judge_speech(load, rows, dataset, judges, settings.rows, report)
+        line.text = f"{len(rows):,} recordings synthesised again"
     by_kind = figures(table)
     plain = {kind: {name: figure._asdict() for name, figure in of_kind.items()} for kind, of_kind in by_kind.items()}
     content = {"figures": plain, "listeners": settings.models, "lines": lines(by_kind)}

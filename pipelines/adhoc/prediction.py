@@ -1,4 +1,4 @@
-"""Requests between nights: read one corpus, or ask a model about recordings and sentences.
+"""Commands on one corpus or one model: ingest, channel probe, prediction.
 
 answers = answer("motet-root", None, [Path("kitchen.wav")], ["play some jazz"])
 """
@@ -33,7 +33,7 @@ CONFIDENT = 0.5  # answers below it are dimmed in the table
 
 
 class ContextError(ValueError):
-    """Turns of a dialogue were passed to a model that reads none."""
+    """Previous turns of a dialogue were passed to a model that takes none."""
 
 
 def ingest_one(root: str, corpus: Mapping[str, Any], settings: Sequence[str]) -> Manifest:
@@ -109,7 +109,7 @@ def model_uri(registry: Registry, name: str | None) -> str:
         RegistryError: no model, or several and none was named.
     """
     if name is None:
-        # Only names of users' adapters contain a dot, and those are no models by themselves.
+        # A name with a dot is that of a user's adapter, which is not a model by itself.
         names = [known for known in registry.models() if "." not in known and registry.champion(known)]
         if len(names) != 1:
             hint = f"there are {', '.join(names)}; name one" if names else "`motet nightly RECIPE` makes one"
@@ -134,21 +134,21 @@ def answer(
     context: Sequence[str] = (),
     domain: str | None = None,
 ) -> list[dict[str, Any]]:
-    """A model's answers about recordings and sentences: one mapping per input, with the keys `input` and `model`.
+    """Predictions for recordings and sentences: one mapping per input, with the keys `input` and `model`.
 
-    personal: the user whose adapter is applied. context: the earlier turns of the dialogue, oldest first. domain: that
-    the recordings come from.
+    personal: the user whose adapter is applied. context: previous turns of the dialogue, oldest first. domain: of the
+    recordings.
 
     Raises:
-        ContextError: a context for a model that reads none.
+        ContextError: a context for a model that takes none.
         RegistryError: no such model or adapter. PersonalError: the adapter was made for another version of the model.
         SoundError: a recording that cannot be read; it names the file.
         HotWordError: a hot word without a letter. PredictorError: a domain that the model does not know.
     """
     registry = Registry(root)
     uri = model_uri(registry, model)
-    chosen = load_personal(registry, uri, personal) if personal else registry.load(uri)
-    predictor = chosen.with_options(hot_words, hot_weight, n_best, domain=domain)
+    loaded = load_personal(registry, uri, personal) if personal else registry.load(uri)
+    predictor = loaded.with_options(hot_words, hot_weight, n_best, domain=domain)
     rate = predictor.features.sample_rate
     inputs: list[Any] = [_other_input(file) or decode(file, rate) for file in files]
     if context and not predictor.codec.context:
@@ -171,7 +171,7 @@ def _other_input(file: Path) -> dict[str, str] | None:
 
 
 def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
-    """A block of lines for each input: task, answer, confidence."""
+    """A block of lines per input, with the columns task, answer, confidence."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for answered in answers:
         table.add_row("[bold]input[/]", answered["input"], "")

@@ -1,7 +1,7 @@
 """Text to speech: by a registered model, or by eSpeak NG.
 
 with Sound(Path("out.wav"), rate=16000) as sound:
-    for samples in spoken(root, "expressive", "A long text. In sentences.", speaker=None, emotion="sad", rate=1.0):
+    for samples in sentences_spoken(voice, "A long text. In sentences.", None, emotion="sad", rate=1.0):
         sound.write(samples)
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import soundfile
@@ -30,11 +29,11 @@ STDOUT = Path("-")
 
 
 class SayError(ValueError):
-    """A text or an output that cannot be used; the message says what was expected."""
+    """The text has nothing to synthesise."""
 
 
 class Sound:
-    """A 16-bit WAV file, or, for the path "-", samples alone on standard output; written piece by piece."""
+    """A 16-bit WAV file that is written in pieces; the path "-" writes raw samples to standard output."""
 
     def __init__(self, path: Path, rate: int) -> None:
         self.rate, self.seconds = rate, 0.0
@@ -49,16 +48,14 @@ class Sound:
         if self.file is not None:
             self.file.write(samples)
         else:
-            whole = np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2")  # as libsndfile does
-            sys.stdout.buffer.write(whole.tobytes())
+            integers = np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2")  # as libsndfile does
+            sys.stdout.buffer.write(integers.tobytes())
             sys.stdout.buffer.flush()
 
     def __enter__(self) -> Sound:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.file is not None:
             self.file.close()
 
@@ -67,17 +64,14 @@ def voice_of(root: str, model: str, vocoder: str | None = None) -> Synthesizer:
     """The synthesiser of a registered model. vocoder: another registered model; None: the model's own, or Griffin-Lim.
 
     Raises:
-        RegistryError: no such model. PredictorError: it does not speak, or the vocoder does not fit.
+        RegistryError: no such model. PredictorError: it has no acoustic model, or the vocoder does not fit.
     """
     return Synthesizer(*_loaded(root, model, vocoder))
 
 
 def _loaded(root: str, model: str, vocoder: str | None) -> tuple[Predictor, Predictor | None]:
     registry = Registry(root)
-    return (
-        registry.load(model_uri(registry, model)),
-        registry.load(model_uri(registry, vocoder)) if vocoder else None,
-    )
+    return registry.load(model_uri(registry, model)), registry.load(model_uri(registry, vocoder)) if vocoder else None
 
 
 def converted(
@@ -107,10 +101,10 @@ def sentences_spoken(
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a file that are not empty. Raises SayError if there are none."""
+    """The non-empty lines of a file. Raises SayError if there are none."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
-        raise SayError(f"{path} holds no text to be said")
+        raise SayError(f"{path} has no text to synthesise")
     return lines
 
 

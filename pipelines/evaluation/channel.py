@@ -44,7 +44,7 @@ class Pair:
         """A warning for readers of scores by domain, if the channel differs."""
         if self.channel is None or self.channel.low <= SUSPICIOUS:
             return None
-        words = f"; their words alone tell {100 * self.words.accuracy:.0f} %" if self.words else ""
+        words = f"; by their words alone {100 * self.words.accuracy:.0f} %" if self.words else ""
         return (
             f"domains {self.one!r} and {self.other!r} can be told apart by the microphone alone: "
             f"{100 * self.channel.accuracy:.0f} % ({100 * self.channel.low:.0f}-{100 * self.channel.high:.0f}) of "
@@ -74,7 +74,7 @@ def probe(dataset: Dataset, by: str) -> list[Pair]:
 
 
 def chosen(dataset: Dataset, by: str) -> dict[str, list[dict[str, Any]]]:
-    """Rows of recordings of each domain, with their `position`: those with the smallest hash of their id."""
+    """Rows of each domain's recordings with the smallest hash of their id, with their `position` in the dataset."""
     table = dataset.rows.select(COLUMNS).to_pylist()
     recordings = [{**row, "position": position} for position, row in enumerate(table) if row["frames"] > 0 and row[by]]
     sizes = Counter(row[by] for row in recordings)
@@ -85,33 +85,20 @@ def chosen(dataset: Dataset, by: str) -> dict[str, list[dict[str, Any]]]:
 
 def _probe(dataset: Dataset, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Pair]:
     statistics = {}
-    for domain, some in rows.items():
-        features = dataset.features([row["position"] for row in some])
-        statistics[domain] = torch.stack(
-            [channel_statistics(torch.from_numpy(logmel.astype(np.float32))) for logmel in features]
-        )
-    return [
-        _pair(one, other, {name: rows[name] for name in (one, other)}, statistics)
-        for one, other in combinations(rows, 2)
-    ]
-
-
-def _pair(
-    one: str,
-    other: str,
-    rows: Mapping[str, Sequence[Mapping[str, Any]]],
-    statistics: Mapping[str, torch.Tensor],
-) -> Pair:
-    both = [*rows[one], *rows[other]]
-    labels = [False] * len(rows[one]) + [True] * len(rows[other])
-    channel = separability(torch.cat([statistics[one], statistics[other]]), labels, [_speaker(row) for row in both])
-    with_text = [position for position, row in enumerate(both) if row["text"]]
-    words = separability(
-        word_presence([both[position]["text"] for position in with_text]),
-        [labels[position] for position in with_text],
-        [_speaker(both[position]) for position in with_text],
-    )
-    return Pair(one, other, channel, words)
+    for domain, recordings in rows.items():
+        features = dataset.features([row["position"] for row in recordings])
+        logmels = [torch.from_numpy(logmel.astype(np.float32)) for logmel in features]
+        statistics[domain] = torch.stack([channel_statistics(logmel) for logmel in logmels])
+    pairs = []
+    for one, other in combinations(rows, 2):
+        both = [*rows[one], *rows[other]]
+        labels, speakers = [False] * len(rows[one]) + [True] * len(rows[other]), [_speaker(row) for row in both]
+        channel = separability(torch.cat([statistics[one], statistics[other]]), labels, speakers)
+        texts = [number for number, row in enumerate(both) if row["text"]]
+        presence = word_presence([both[number]["text"] for number in texts])
+        words = separability(presence, [labels[number] for number in texts], [speakers[number] for number in texts])
+        pairs.append(Pair(one, other, channel, words))
+    return pairs
 
 
 def _speaker(row: Mapping[str, Any]) -> str:

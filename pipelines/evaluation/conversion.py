@@ -1,9 +1,9 @@
-"""What a conversion is worth, where the test split has the same sentence by the same speaker with several emotions.
+"""Evaluation of emotional voice conversion on sentences that a speaker recorded with several emotions.
 
-    for table in conversions(converter, test, listeners, most=200): …      # of speech.SAID, two rows a pair
+    for table in conversions(converter, test, judges, most=200): ...      # of SPEECH_SCHEMA, two rows per pair
 
-Each recording in the usual emotion is said again with each other one that its speaker said the sentence with, and
-compared with that recording; beside it stands what doing nothing would have given.
+Each recording with the neutral emotion is converted to each other emotion in which the speaker recorded the sentence,
+and compared with that recording. The baseline is the source without conversion.
 """
 
 from __future__ import annotations
@@ -18,93 +18,98 @@ from mtl.inference.conversion import ConversionError, Converter
 from mtl.inference.synthesizer import USUAL_EMOTION
 from pipelines.core.progress import Report
 from pipelines.data.dataset import Dataset, by_hash
-from pipelines.evaluation.judges import CHUNK, SAID, Judge, Measured, answers_of, distance, judged_by, recording_of
+from pipelines.evaluation.judges import (
+    CHUNK,
+    SPEECH_SCHEMA,
+    Judge,
+    Measured,
+    answers_of,
+    distance,
+    judged_by,
+    recording_of,
+)
 
-NOTHING, CONVERTED = "left as it is", "converted"
+SOURCE, CONVERTED = "left as it is", "converted"
+TARGET = "target"  # kind of the recordings that conversions are compared with
 Row = Mapping[str, Any]
 
 
 def pairs_of(dataset: Dataset, most: int) -> list[tuple[Row, Row]]:
-    """Recordings in the usual emotion, each with the same speaker's recording of the same text with another one.
+    """Recordings with the neutral emotion, each with the same speaker's recording of the text with another emotion.
 
     At most so many, those of the sources with the smallest hash of their id.
     """
     columns = ("id", "corpus", "audio", "start", "duration", "speaker", "emotion", "text")
-    rows = [row for row in dataset.rows.select(columns).to_pylist() if row["audio"] and row["text"] and row["speaker"]]
-    said: dict[tuple[str, str, str], dict[str, Row]] = {}
-    for row in rows:
-        said.setdefault((row["corpus"], row["speaker"], row["text"]), {}).setdefault(row["emotion"] or "", row)
-    usual = [emotions for emotions in said.values() if USUAL_EMOTION in emotions]
-    ordered = by_hash([emotions[USUAL_EMOTION]["id"] for emotions in usual])
-    found = [
-        (usual[place][USUAL_EMOTION], usual[place][emotion])
-        for place in ordered
-        for emotion in sorted(usual[place])
+    by_sentence: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in dataset.rows.select(columns).to_pylist():
+        if row["audio"] and row["text"] and row["speaker"]:
+            by_emotion = by_sentence.setdefault((row["corpus"], row["speaker"], row["text"]), {})
+            by_emotion.setdefault(row["emotion"] or "", row)
+    neutral = [by_emotion for by_emotion in by_sentence.values() if USUAL_EMOTION in by_emotion]
+    ordered = [neutral[position] for position in by_hash([rows[USUAL_EMOTION]["id"] for rows in neutral])]
+    pairs = [
+        (rows[USUAL_EMOTION], rows[emotion])
+        for rows in ordered
+        for emotion in sorted(rows)
         if emotion not in ("", USUAL_EMOTION)
     ]
-    return found[:most]
+    return pairs[:most]
 
 
-def kind_of(what: str, emotion: str) -> str:
-    """How a row is called in SAID: "converted, sad"."""
-    return f"{what}, {emotion}"
+def kind_of(kind: str, emotion: str) -> str:
+    """Value of the column `kind`: "converted, sad"."""
+    return f"{kind}, {emotion}"
 
 
 def conversions(
     converter: Converter,
     dataset: Dataset,
-    listeners: Mapping[str, Judge],
+    judges: Mapping[str, Judge],
     most: int,
     progress: Report | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[pa.Table]:
-    """Tables of SAID, some pairs at a time: each pair's source as it is, and converted. part: of the pairs, its
-    number from 0 and of how many."""
-    (number, parts), known = part, converter.voice.code.emotions
-    pairs = [
-        (source, target_row)
-        for source, target_row in pairs_of(dataset, most)[number::parts]
-        if target_row["emotion"] in known
-    ]
-    spec = converter.voice.features
+    """Yields tables of SPEECH_SCHEMA for some pairs at a time: each pair's source, and the converted source.
+
+    part: (number from 0, count) of the share of the pairs.
+    """
+    (number, parts), known, spec = part, converter.voice.code.emotions, converter.voice.features
+    pairs = [pair for pair in pairs_of(dataset, most)[number::parts] if pair[1]["emotion"] in known]
     for start in range(0, len(pairs), CHUNK):
-        some = pairs[start : start + CHUNK]
-        sources, true = (
-            [recording_of(row, dataset.store, spec.sample_rate) for row in rows] for rows in zip(*some, strict=True)
+        chunk = pairs[start : start + CHUNK]
+        sources, targets = (
+            [recording_of(row, dataset.store, spec.sample_rate) for row in rows] for rows in zip(*chunk, strict=True)
         )
-        before, after = ([Measured.of(wave, spec) for wave in waves] for waves in (sources, true))
-        emotions = [target_row["emotion"] for _, target_row in some]
-        sounds = {NOTHING: sources, CONVERTED: _converted(converter, sources, emotions, [one.hertz for one in before])}
-        measured = {NOTHING: before, CONVERTED: [Measured.of(wave, spec) for wave in sounds[CONVERTED]]}
-        heard = judged_by(listeners, {**sounds, "true": true}, spec.sample_rate)
-        found = []
-        for number, (source, target_row) in enumerate(some):
-            own = {task: predictions["true"][number] for task, predictions in heard.items()}
-            for what in sounds:
-                answers = {task: predictions[what][number] for task, predictions in heard.items()}
-                found.append(
-                    {
-                        "id": source["id"],
-                        "kind": kind_of(what, target_row["emotion"]),
-                        **{name: target_row[name] for name in ("speaker", "emotion", "text")},
-                        **distance(measured[what][number], after[number]),
-                        **answers_of(answers, own),
-                    }
-                )
+        before, after = ([Measured.of(wave, spec) for wave in waves] for waves in (sources, targets))
+        emotions = [target["emotion"] for _, target in chunk]
+        sounds = {SOURCE: sources, CONVERTED: _converted(converter, sources, emotions, [one.hertz for one in before])}
+        measured = {SOURCE: before, CONVERTED: [Measured.of(wave, spec) for wave in sounds[CONVERTED]]}
+        judged = judged_by(judges, {**sounds, TARGET: targets}, spec.sample_rate)
+        rows = [
+            {
+                "id": source["id"],
+                "kind": kind_of(kind, target["emotion"]),
+                **{name: target[name] for name in ("speaker", "emotion", "text")},
+                **distance(measured[kind][number], after[number]),
+                **answers_of(judged, kind, TARGET, number),
+            }
+            for number, (source, target) in enumerate(chunk)
+            for kind in sounds
+        ]
         if progress:
             progress(min(start + CHUNK, len(pairs)), len(pairs), "converting")
-        yield pa.Table.from_pylist(found, schema=SAID)
+        yield pa.Table.from_pylist(rows, schema=SPEECH_SCHEMA)
 
 
 def _converted(
     converter: Converter, sources: Sequence[np.ndarray], emotions: Sequence[str], hertz: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """Each source in the emotion that it is to be said with; where nothing is heard in it, as it is."""
-    found = []
+    """Each source converted to its emotion; unchanged where no phone is recognised in it."""
+    waves = []
     for wave, emotion, pitch in zip(sources, emotions, hertz, strict=True):
         try:
-            (one,) = converter.convert([wave], emotion, hertz=[pitch])
-            found.append(one.samples)
-        except ConversionError:  # a model in its first epochs hears no phone; an evaluation is not to end by it
-            found.append(wave)
-    return found
+            (conversion,) = converter.convert([wave], emotion, hertz=[pitch])
+            waves.append(conversion.samples)
+        except ConversionError:  # a model in its first epochs may recognise no phone; the evaluation continues
+            waves.append(wave)
+    return waves

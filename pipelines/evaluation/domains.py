@@ -1,10 +1,10 @@
-"""Error rates of each domain alone: for the report, with intervals, and for the gate, if a recipe asks for it.
+"""Error rates by domain: for the report, with intervals, and for the gate, if the recipe has such a tolerance.
 
     figures(scores)                                        # "transcript/wer@an4" … by corpus, and by the label `domain`
     gates, names = gated(recipe.gates, counts_of(scores, recipe.domains.by))
 
-`gates: {tolerance: {"transcript/wer@*": 1.0}}` requires that a candidate is worse by more than one point in no domain:
-a mean over domains can improve while one of them becomes worse.
+`gates: {tolerance: {"transcript/wer@*": 1.0}}` requires that no domain becomes worse by more than one point; a mean
+over domains can improve while one of them becomes worse.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLUMNS = ("corpus", "domain")
 class Row:
     """One line of the table of metrics, in percent.
 
-    low, high: 95 % bootstrap interval. limit: the gate's minimum. floor: value of a model that knows nothing; None
+    low, high: 95 % bootstrap interval. limit: the gate's minimum. floor: value of a model without knowledge; None
     without a decision of the gate, or if the decision has no floors.
     """
 
@@ -43,10 +43,6 @@ class Row:
     limit: float | None = None
     verdict: str = ""
     floor: float | None = None
-
-    @property
-    def task(self) -> str:
-        return self.metric.split("/")[0]
 
 
 def counts_of(scores: Scores, by: str) -> dict[str, RowCounts]:
@@ -86,7 +82,7 @@ def _row(name: str, rows: RowCounts) -> Row:
 
 
 def gated(gates: Gates, counts: Mapping[str, RowCounts]) -> tuple[Gates, list[str]]:
-    """The gates with EVERY replaced by the domains, and the names in them that stand for one domain.
+    """The gates with EVERY replaced by the domains, and the metrics of single domains in them.
 
     Raises:
         GateError: a gate names a domain without test rows.

@@ -3,11 +3,10 @@
     scores = evaluate(predictor, dataset.split("test"), recipe.loader)
     scores.metrics["transcript/wer"], scores.cost.parameters
     scores.save(store, "evaluations/1f0c.parquet")
-    decision = decide(scores.contender("assistant/4"), …)
+    decision = decide(scores.scored_model("assistant/4"), ...)
 
-Decoded predictions are compared with the raw labels of the utterance table, so a label that training never saw
-counts as an error. Counts are kept per row: the gate pairs two models' rows by id, and any part
-of the rows can be summed again (`by_corpus`).
+Predictions are compared with the raw labels of the utterance table, so a label that was not in the training data counts
+as an error. Counts are stored per row: the gate pairs rows of two models by id, and `by_corpus` sums parts of the rows.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from random import Random
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +39,7 @@ from mtl.models.joint import Recogniser
 from mtl.spec import AUDIO, label_columns
 from mtl.spec import task as task_spec
 from pipelines import recipe
+from pipelines.core.progress import Report
 from pipelines.data import features
 from pipelines.data.dataset import Dataset
 from pipelines.data.loader import evaluation_batches
@@ -47,17 +47,14 @@ from pipelines.evaluation.gates import RowCounts, ScoredModel
 from pipelines.storage.store import Store, fingerprint
 from pipelines.utterances.schema import hashed_values
 
-if TYPE_CHECKING:
-    from pipelines.core.progress import Report
-
 VERSION = 4  # bump when the same model on the same rows would get other figures
 # Core columns that predictions are scored against; those of labels are in mtl.spec.
 REFERENCE = ("text", "tokens", "slots", "speaker", "language", "context", "trials")
-KEPT = ("id", "corpus", "audio", "start", "duration", "digest")
+COPIED = ("id", "corpus", "audio", "start", "duration", "digest")
 
 
 class EvaluationError(ValueError):
-    """A model and rows that do not go together; the message says what differs."""
+    """A model cannot be scored on these rows; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ class Cost:
 class Scores:
     """Scores of one model on one set of rows.
 
-    rows: identity of the test rows and their labels, whatever else their dataset holds.
-    table: a row each: KEPT, `reference` and `prediction` as JSON, `counts` as JSON {metric: [counts]}.
+    rows: see `rows_identity`.
+    table: COPIED, `reference` and `prediction` as JSON, `counts` as JSON {metric: [counts]}; a row per test row.
     """
 
     rows: str
@@ -96,29 +93,26 @@ class Scores:
 
     @cached_property
     def by_corpus(self) -> dict[str, dict[str, float]]:
-        """The same for each corpus."""
-        names = self.table["corpus"].to_pylist()
-        return {
-            name: _summarise(_gather(self.table.filter(pa.array([other == name for other in names]))))
-            for name in sorted(set(names))
-        }
+        """Values over the rows of each corpus."""
+        return self._by(self.table["corpus"].to_pylist())
 
     @cached_property
     def by_language(self) -> dict[str, dict[str, float]]:
-        """The same for each language, of rows that name theirs."""
-        rows = map(json.loads, self.table["reference"].to_pylist())
-        names = [row.get("language") for row in rows]
+        """Values over the rows of each language, of the rows with a known language."""
+        return self._by([reference.get("language") for reference, _ in self.answers()])
+
+    def _by(self, groups: Sequence[str | None]) -> dict[str, dict[str, float]]:
         return {
-            name: _summarise(_gather(self.table.filter(pa.array([other == name for other in names]))))
-            for name in sorted(set(names) - {None})
+            name: _summarise(_gather(self.table.filter(pa.array([group == name for group in groups]))))
+            for name in sorted({group for group in groups if group is not None})
         }
 
-    def contender(self, name: str, more: Mapping[str, RowCounts] | None = None) -> ScoredModel:
-        """This model as the gate compares it; more: further counts, such as those of one domain."""
+    def scored_model(self, name: str, more: Mapping[str, RowCounts] | None = None) -> ScoredModel:
+        """Input of the gate. more: further counts, such as those of one domain."""
         return ScoredModel(name, {**self.counts, **(more or {})}, self.cost.parameters)
 
     def with_counts(self, more: Mapping[str, RowCounts]) -> Scores:
-        """These scores with other metrics of their rows beside their own."""
+        """These scores with further metrics of the same rows."""
         positions = {id_: position for position, id_ in enumerate(self.table["id"].to_pylist())}
         counts = [json.loads(text) for text in self.table["counts"].to_pylist()]
         for metric, rows in more.items():
@@ -147,29 +141,20 @@ class Scores:
         return [(json.loads(reference), json.loads(prediction)) for reference, prediction in zip(*columns, strict=True)]
 
     def wrong(self, most: int = 50) -> list[dict[str, Any]]:
-        """Rows with an error, the worst first: KEPT, `reference`, `prediction`, `errors` {metric: share}."""
+        """Rows with an error, the worst first: COPIED, `reference`, `prediction`, `errors` {metric: share}."""
         wrong = []
-        for row in self.table.to_pylist():
-            errors = {
-                metric: share
-                for metric, counts in json.loads(row["counts"]).items()
-                if (share := _fault(metric, counts))
-            }
+        for row, (reference, prediction) in zip(self.table.to_pylist(), self.answers(), strict=True):
+            shares = {metric: _error_share(metric, counts) for metric, counts in json.loads(row["counts"]).items()}
+            errors = {metric: share for metric, share in shares.items() if share}
             if errors:
-                columns = {name: row[name] for name in KEPT}
-                answer = {name: json.loads(row[name]) for name in ("reference", "prediction")}
-                wrong.append({**columns, **answer, "errors": errors})
+                columns = {name: row[name] for name in COPIED}
+                wrong.append({**columns, "reference": reference, "prediction": prediction, "errors": errors})
         return sorted(wrong, key=lambda row: (-sum(row["errors"].values()), row["id"]))[:most]
 
     def to_json(self) -> dict[str, Any]:
         """Values without the rows."""
-        return {
-            "rows": self.rows,
-            "metrics": self.metrics,
-            "by_corpus": self.by_corpus,
-            "by_language": self.by_language,
-            "cost": asdict(self.cost),
-        }
+        names = ("rows", "metrics", "by_corpus", "by_language")
+        return {**{name: getattr(self, name) for name in names}, "cost": asdict(self.cost)}
 
     def save(self, store: Store, key: str) -> None:
         """One Parquet file; values that are not per row are in its metadata."""
@@ -192,7 +177,10 @@ def interval_of(
 
 @dataclass(frozen=True)
 class Expected:
-    """Hot words to evaluate with. distractors: so many more for each row, words of other rows that it does not hold."""
+    """Hot words of an evaluation.
+
+    distractors: number of additional hot words of each row, drawn from words of other rows that the row lacks.
+    """
 
     phrases: tuple[str, ...]
     weight: float = WEIGHT
@@ -200,14 +188,14 @@ class Expected:
     seed: int = 0
 
     def rows(self, texts: Sequence[str]) -> list[list[str]]:
-        """Each row's list: the phrases and its distractors, the same for the same seed, texts and row."""
+        """The hot words of each row; deterministic for a seed and these texts."""
         hot = HotWords(self.phrases).words
         words = sorted({word for text in texts for word in text.split()} - hot)
         lists = []
         for number, text in enumerate(texts):
-            held = set(text.split())
-            others = [word for word in words if word not in held]
-            drawn = Random(f"{self.seed}/{number}").sample(others, min(self.distractors, len(others)))
+            own = set(text.split())
+            absent = [word for word in words if word not in own]
+            drawn = Random(f"{self.seed}/{number}").sample(absent, min(self.distractors, len(absent)))
             lists.append([*self.phrases, *drawn])
         return lists
 
@@ -220,10 +208,10 @@ def evaluate(
     expected: Expected | None = None,
     boosted: bool = True,
 ) -> Scores:
-    """Scores a model on every row of a dataset, by its features where a row has audio, else by its words.
+    """Scores a model on every row of a dataset: on its features if it has audio, else on its text.
 
-    expected: hot words; they and all other words then have separate error rates. boosted: false to count them
-    without passing them to the recogniser.
+    expected: hot words, whose error rates are then reported separately. boosted: False to report them without giving
+    the hot words to the recogniser.
 
     Raises:
         EvaluationError: no rows, or features other than those that the model was trained on.
@@ -248,13 +236,14 @@ def evaluate(
         scored += len(indices)
         if progress:
             progress(scored, len(rows), "evaluating")
+    device = predictor.model.device
     cost = Cost(
         parameters=sum(parameter.numel() for parameter in predictor.model.parameters()),
         rows=len(rows),
         seconds=seconds,
         audio_seconds=audio_seconds,
         real_time=seconds / audio_seconds if audio_seconds else None,
-        device=_device(predictor),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )
     known = predictor.codec.open_set_labels
     return Scores(rows_identity(dataset), cost, _table(rows, cast(list[Prediction], predictions), expected, known))
@@ -295,13 +284,11 @@ def check(predictor: Predictor, dataset: Dataset) -> None:
         raise EvaluationError(f"{dataset!r} has no rows to score a model on; is the split empty?")
     if dataset.spec is None:
         return
-    theirs, ours = asdict(dataset.spec), asdict(predictor.features)
-    different = {name: (theirs[name], ours[name]) for name in ours if theirs.get(name) != ours[name]}
+    stored, expected = asdict(dataset.spec), asdict(predictor.features)
+    different = {name: (stored[name], value) for name, value in expected.items() if stored.get(name) != value}
     if different:
-        settings = ", ".join(f"{name} is {one} and the model wants {own}" for name, (one, own) in different.items())
-        raise EvaluationError(
-            f"the features differ from those of the model: {settings}; extract them with its settings"
-        )
+        settings = ", ".join(f"{name} is {value}, the model expects {own}" for name, (value, own) in different.items())
+        raise EvaluationError(f"the features differ from those of the model: {settings}; extract them again")
 
 
 def _reference() -> tuple[str, ...]:
@@ -310,7 +297,7 @@ def _reference() -> tuple[str, ...]:
 
 
 def rows_identity(dataset: Dataset) -> str:
-    """Equal for equal rows with equal labels, in any order and whatever the rest of their dataset: frozen test rows."""
+    """Identity of the rows and their labels; their order and the other rows of their dataset do not matter."""
     columns = ["id", "digest", *_reference(), *(column.name for column in input_columns())]
     rows = [hashed_values(row) for row in dataset.rows.select(columns).to_pylist()]
     return fingerprint(sorted([json.dumps(row, sort_keys=True) for row in rows]))
@@ -326,7 +313,8 @@ def _table(
             counts[index][metric] = row
     shown = [name for name in _reference() if name != "trials"]
     reference = [{name: row[name] for name in shown if row.get(name) is not None} for row in rows]
-    columns = {name: pa.array([row.get(name) for row in rows], _kind(name)) for name in KEPT}
+    types = {"start": pa.float64(), "duration": pa.float64()}
+    columns = {name: pa.array([row.get(name) for row in rows], types.get(name, pa.string())) for name in COPIED}
     columns["reference"] = pa.array([json.dumps(row, ensure_ascii=False) for row in reference], pa.string())
     columns["prediction"] = pa.array([json.dumps(_answer(p), ensure_ascii=False) for p in predictions], pa.string())
     columns["counts"] = pa.array([json.dumps(row) for row in counts], pa.string())
@@ -337,10 +325,6 @@ def _answer(prediction: Prediction) -> dict[str, Any]:
     content = prediction.to_json()
     content.pop("words")  # times and confidences of words: three times the size, and not scored
     return content
-
-
-def _kind(name: str) -> pa.DataType:
-    return pa.float64() if name in ("start", "duration") else pa.string()
 
 
 def _gather(table: pa.Table) -> dict[str, RowCounts]:
@@ -358,14 +342,9 @@ def _summarise(counts: Mapping[str, RowCounts]) -> dict[str, float]:
     return {metric: value for metric, value in values.items() if np.isfinite(value)}
 
 
-def _fault(metric: str, counts: list[float]) -> float:
+def _error_share(metric: str, counts: list[float]) -> float:
     """Error of a row on a metric, 0 to about 1; 0 where the row alone has no value."""
     value = float(METRICS[metric].value(np.asarray(counts)))
     if not np.isfinite(value) or not METRICS[metric].by_row:
         return 0.0
     return value / 100 if METRICS[metric].better == "lower" else 1 - value / 100
-
-
-def _device(predictor: Predictor) -> str:
-    device = predictor.model.device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,25 +1,23 @@
-"""The floor of every metric that a candidate was scored on, as a model that the gate compares it with.
+"""The floor: a scored model without knowledge, which the gate compares a first model with.
 
     floor = floor_of(scores.counts, test_rows)
     decision = decide(candidate, None, recipe.gates, METRICS, floor=floor)
 
-The floors are declared beside the metrics (mtl.metrics.floors); here they are applied to the rows of the test split.
+The floors are declared with the metrics (mtl.metrics.floors) and applied here to the rows of the test split.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mtl.metrics.floors import ScoredRows
 from mtl.metrics.scoring import metric_of
+from pipelines.data.dataset import Dataset
 from pipelines.evaluation.gates import RowCounts, ScoredModel
-
-if TYPE_CHECKING:
-    from pipelines.data.dataset import Dataset
 
 NAME = "the floor"
 
@@ -27,14 +25,14 @@ NAME = "the floor"
 def floor_of(counts: Mapping[str, RowCounts], dataset: Dataset) -> ScoredModel:
     """Counts of the floor for each metric in `counts`, on the same rows in the same order.
 
-    counts: of the candidate, "<metric>@<domain>" among them. dataset: the rows that it was scored on.
+    counts: of the candidate, including "<metric>@<domain>". dataset: the rows that it was scored on.
     """
     positions = {id_: position for position, id_ in enumerate(dataset.rows["id"].to_pylist())}
     rows = dataset.rows.to_pylist()
     floors = {}
     for name, scored in counts.items():
         chosen = [positions[id_] for id_ in scored.ids]
-        asked = ScoredRows(
+        scored_rows = ScoredRows(
             rows=[rows[position] for position in chosen],
             counts=np.asarray(scored.counts, dtype=np.float64),
             other=_others(counts, scored),
@@ -42,7 +40,7 @@ def floor_of(counts: Mapping[str, RowCounts], dataset: Dataset) -> ScoredModel:
             waveforms=partial(dataset.waveforms, chosen),
             hop_ms=dataset.hop_ms if dataset.spec else 0.0,
         )
-        floors[name] = RowCounts(scored.ids, metric_of(name).floor.counts(asked))
+        floors[name] = RowCounts(scored.ids, metric_of(name).floor.counts(scored_rows))
     return ScoredModel(NAME, floors, parameters=0)
 
 

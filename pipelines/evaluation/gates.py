@@ -3,29 +3,25 @@
     decision = decide(candidate, champion, recipe.gates, METRICS, floor=floor_of(counts, rows))
     print(decision.promote, decision.reason)
 
-The rule. A candidate is promoted when
+A candidate is promoted if
   1. its primary metric is significantly better, or it is shown to be not worse while the model is at least 5 % smaller;
   2. no metric is worse than the champion's by more than its tolerance;
-  3. no absolute `minimum` is missed.
+  3. it misses no absolute `minimum`.
 
-The floor of a metric is the value that a model without knowledge reaches on the same rows (mtl.metrics.floors). Without
-a champion the floor takes its place: a first model must be significantly better than the floor on the primary metric,
-on no metric worse than the floor by more than its tolerance, and must miss no minimum. The same holds for a metric that
-the champion does not have. A metric other than the primary that is not shown to be better than the floor is a caveat
-only, so that a small test set of one task does not block a first model.
+The floor of a metric is the value of a model without knowledge on the same rows (mtl.metrics.floors). Without a
+champion, the candidate is compared with the floor instead; so is a metric that the champion does not have. Of metrics
+other than the primary, one that is not shown to be better than the floor is only a caveat.
 
-The statistics (bootstrap.py). `low` and `high` are one-sided bounds of the gain at the gate's confidence.
-"Significantly better" requires a lower bound above zero, and p <= alpha in the paired permutation test, which is exact
-at any size.
+`low` and `high` are one-sided bounds of the gain at the gate's confidence (mtl.metrics.bootstrap). "Significantly
+better" requires a lower bound above zero and p <= alpha in the paired permutation test, which is exact at any size.
 
-Multiple comparisons. Rule 2 requires that every metric passes, so it needs no correction: more metrics make a false
-promotion less likely. Only the primary metric can earn a promotion, so it is one test. But the same champion is
-compared on the same rows night after night: on the primary metric, the n-th comparison is tested at alpha / n.
+Multiple comparisons: rule 2 requires that every metric passes, so it needs no correction, and only the primary metric
+can earn a promotion. But a champion is compared on the same rows every night, so the n-th comparison of the primary
+metric is tested at alpha / n.
 
-Small test sets. Rule 2 uses the estimate: a test set too small to distinguish 0.5 points from nothing can block a
-candidate, and the champion stays. A metric that passes without its interval passing is "inconclusive", and below 30
-rows nothing counts as shown. Rows are resampled as if they were independent; rows of one speaker are not, so intervals
-over few speakers are too narrow.
+Small test sets: rule 2 uses the estimate, so that noise can block a candidate. A metric within its tolerance whose
+interval is not is "inconclusive"; below 30 rows nothing counts as shown. Rows are resampled as if they were
+independent; rows of one speaker are not, so intervals over few speakers are too narrow.
 """
 
 from __future__ import annotations
@@ -33,30 +29,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from mtl.metrics.bootstrap import GateError, Interval, Metric, enough, paired_bootstrap
+from pipelines.recipe import Gates
 
 TOLERANCE = 0.5  # points of percent, where neither the recipe nor the metric gives one
 SMALLER = 0.95  # at most this share of the champion's parameters counts as smaller; new words alone change a few
 MIN_ROWS = 30  # below this, a bootstrap interval shows nothing
-
-
-class Settings(Protocol):
-    """The recipe's `gates` section."""
-
-    @property
-    def primary(self) -> str: ...
-    @property
-    def tolerance(self) -> dict[str, float]: ...
-    @property
-    def minimum(self) -> dict[str, float]: ...
-    @property
-    def confidence(self) -> float: ...
-    @property
-    def resamples(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -118,7 +100,7 @@ class Decision:
     primary: str
     confidence: float
     alpha: float
-    looks: int
+    n_comparisons: int  # of this champion (or the floor) on these rows, this one included
     resamples: int
     seed: int
     candidate_parameters: int
@@ -128,48 +110,41 @@ class Decision:
     caveats: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        content = asdict(self)
+        content["looks"] = content.pop("n_comparisons")  # the key in ledgers
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Decision:
-        lists = {key: tuple(content[key]) for key in ("objections", "caveats")}
-        comparisons = tuple(Comparison(**row) for row in content["comparisons"])
-        return cls(**{**content, **lists, "comparisons": comparisons})
+        fields = {**content, **{key: tuple(content[key]) for key in ("objections", "caveats")}}
+        fields["comparisons"] = tuple(Comparison(**row) for row in content["comparisons"])
+        fields["n_comparisons"] = fields.pop("looks")
+        return cls(**fields)
 
 
 def decide(
     candidate: ScoredModel,
     champion: ScoredModel | None,
-    gates: Settings,
+    gates: Gates,
     metrics: Mapping[str, Metric],
-    looks: int = 1,
+    n_comparisons: int = 1,
     seed: int = 0,
     floor: ScoredModel | None = None,
 ) -> Decision:
     """Applies the rule above.
 
-    looks: number, from 1, of this comparison with the same champion (or floor) on these rows.
+    n_comparisons: with the same champion (or floor) on these rows, this one included.
     floor: a model without knowledge; a first model cannot be promoted without it.
 
     Raises:
         GateError: the candidate was not scored on the primary metric or one with a minimum, or a metric is unknown.
     """
     _check(candidate, gates, metrics)
-    alpha = (1 - gates.confidence) / max(1, looks)
+    alpha = (1 - gates.confidence) / max(1, n_comparisons)
     names = [name for name in metrics if name in candidate.counts or (champion and name in champion.counts)]
-    comparisons = tuple(
-        _compare(
-            name,
-            metrics[name],
-            candidate,
-            champion,
-            floor,
-            gates,
-            alpha if name == gates.primary else 1 - gates.confidence,
-            seed,
-        )
-        for name in names
-    )
+    models = (candidate, champion, floor)
+    alphas = {name: alpha if name == gates.primary else 1 - gates.confidence for name in names}
+    comparisons = tuple(_compare(name, metrics[name], models, gates, alphas[name], seed) for name in names)
     by_name = {comparison.metric: comparison for comparison in comparisons}
     objections = _objections(comparisons)
     merit, reason = _merit(by_name[gates.primary], candidate, champion)
@@ -182,7 +157,7 @@ def decide(
         primary=gates.primary,
         confidence=gates.confidence,
         alpha=alpha,
-        looks=looks,
+        n_comparisons=n_comparisons,
         resamples=enough(gates.resamples, alpha),
         seed=seed,
         candidate_parameters=candidate.parameters,
@@ -194,21 +169,15 @@ def decide(
 
 
 def _compare(
-    name: str,
-    metric: Metric,
-    candidate: ScoredModel,
-    champion: ScoredModel | None,
-    floor: ScoredModel | None,
-    gates: Settings,
-    alpha: float,
-    seed: int,
+    name: str, metric: Metric, models: Sequence[ScoredModel | None], gates: Gates, alpha: float, seed: int
 ) -> Comparison:
-    own, current, lowest = (model.counts.get(name) if model else None for model in (candidate, champion, floor))
+    """models: candidate, champion, floor."""
+    own, current, lowest = (model.counts.get(name) if model else None for model in models)
     value, champion_value, floor_value = (_overall(metric, counts) for counts in (own, current, lowest))
     minimum = gates.minimum.get(name)
     tolerance = gates.tolerance.get(name, getattr(metric, "tolerance", TOLERANCE))
     interval, rows, unpaired = None, len(own.ids) if own else 0, 0
-    verdict = "missing" if own is None else "first" if champion is None else "new"
+    verdict = "missing" if own is None else "first" if models[1] is None else "new"
     reference = current or lowest
     if own and reference:
         left, right = _pair(own, reference)
@@ -218,8 +187,9 @@ def _compare(
         verdict = _verdict(interval, rows, tolerance, alpha)
         if (value is None and champion_value is None) if current else floor_value is None:
             verdict = "inconclusive"  # the rows contain nothing that this metric counts
-        if not current:
-            verdict = _over_floor(verdict, champion)
+        if not current:  # compared with the floor
+            new = "better" if models[1] is None else "new"
+            verdict = {"better": new, "worse": "worse"}.get(verdict, "at_floor")
     return Comparison(
         metric=name,
         better=metric.better,
@@ -227,9 +197,7 @@ def _compare(
         champion=champion_value,
         rows=rows,
         unpaired=unpaired,
-        gain=_finite(interval.gain) if interval else None,
-        low=_finite(interval.low) if interval else None,
-        high=_finite(interval.high) if interval else None,
+        **{bound: _finite(getattr(interval, bound)) if interval else None for bound in ("gain", "low", "high")},
         p=interval.p if interval else None,
         tolerance=tolerance,
         minimum=minimum,
@@ -248,13 +216,6 @@ def _verdict(interval: Interval | None, rows: int, tolerance: float, alpha: floa
     if interval.low > 0 and interval.p <= alpha:
         return "better"
     return "not_worse" if rows >= MIN_ROWS and interval.low >= -tolerance else "inconclusive"
-
-
-def _over_floor(verdict: str, champion: ScoredModel | None) -> str:
-    """The verdict of a metric that is compared with its floor."""
-    if verdict == "better":
-        return "better" if champion is None else "new"
-    return "worse" if verdict == "worse" else "at_floor"
 
 
 def _merit(primary: Comparison, candidate: ScoredModel, champion: ScoredModel | None) -> tuple[bool, str]:
@@ -374,7 +335,7 @@ def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
-def _check(candidate: ScoredModel, gates: Settings, metrics: Mapping[str, Metric]) -> None:
+def _check(candidate: ScoredModel, gates: Gates, metrics: Mapping[str, Metric]) -> None:
     for name in (gates.primary, *gates.tolerance, *gates.minimum):
         if name not in metrics:
             raise GateError(f"the gates name the metric {name!r}; there are {', '.join(sorted(metrics))}")

@@ -1,19 +1,18 @@
-"""What a voice or a vocoder is worth: its sound beside the true one, and what other models, trained apart, hear in it.
+"""Evaluation of synthesised speech: distances from the recording, and what judge models recognise in it.
 
-    said = listened(store, address, load, listeners, test, 200)      # a row a recording and KIND
-    for line in figures(said): …                                                   # a line a KIND, for people
-    scores.with_counts(counts(said, tasks))                                        # "mel/wer" …, for the gate
+    table = judged_speech(store, address, load, judges, test, 200)    # SPEECH_SCHEMA: a row per recording and kind
+    figures(table)                                                    # means with intervals by kind, for people
+    scores.with_counts(counts(table, tasks))                          # "mel/wer" and so on, for the gate
 
-Test recordings are said again from their phones, by their speaker, with their emotion; durations and pitch are the
-model's own. Each stands beside the recording itself, beside its own log-mel and pitch turned back into sound (which no
-model can beat that ends in this vocoder), and beside the mean log-mel of training, which says nothing at all. A trained
-vocoder's sound stands beside that of Griffin-Lim.
+Test recordings are synthesised again from their phones, with their speaker and emotion; the model predicts durations
+and pitch. The result is compared with the recording, with copy-synthesis of the recording's log-mel and pitch (the
+upper limit of any model with this vocoder), and with the mean log-mel of the training rows (no information). A trained
+vocoder is compared with Griffin-Lim.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,7 +36,16 @@ from pipelines.core.progress import Report
 from pipelines.data.dataset import Dataset, by_hash
 from pipelines.evaluation.conversion import conversions, pairs_of
 from pipelines.evaluation.gates import RowCounts
-from pipelines.evaluation.judges import CHUNK, SAID, Judge, Measured, answers_of, distance, judged_by, recording_of
+from pipelines.evaluation.judges import (
+    CHUNK,
+    SPEECH_SCHEMA,
+    Judge,
+    Measured,
+    answers_of,
+    distance,
+    judged_by,
+    recording_of,
+)
 from pipelines.sources.segments import one_thread
 from pipelines.storage.store import Store, fingerprint
 
@@ -45,105 +53,105 @@ VERSION = 3  # bump when the same models on the same rows would get other figure
 RECORDING, GRIFFIN_LIM, COPY, SYNTHESIS, MEAN = KINDS = (
     *("recording", "copy by Griffin-Lim", "copy-synthesis", "synthesis", "mean log-mel"),
 )
-AS_LONG = (GRIFFIN_LIM, COPY, MEAN)  # as the recording, sample by sample
+SAME_LENGTH = (GRIFFIN_LIM, COPY, MEAN)  # as the recording, sample by sample
 PART = 32  # recordings, or pairs of them, in one Ray task
-MADE = {"mel": SYNTHESIS, "waveform": COPY}  # task -> what it makes, to be heard
+KIND_OF_TASK = {"mel": SYNTHESIS, "waveform": COPY}  # the kind of sound that a task is judged by
 Voice = Synthesizer | VocoderWrapper
+Judges = Mapping[str, Judge]  # by task
 
 
-def listened(
+def judged_speech(
     store: Store,
     address: str,
     load: Callable[[], Predictor],
-    listeners: Mapping[str, Judge],
+    judges: Judges,
     dataset: Dataset,
     rows: int,
     progress: Report | None = None,
     speaks: bool = True,
 ) -> pa.Table:
-    """SAID of the model with this address on these rows, `rows` of them at most: read if it was made before.
+    """`judge_speech` for the model with this address on at most `rows` recordings; the result is cached in the store.
 
-    speaks: as of `spoken_rows`.
+    speaks: see `spoken_rows`.
     """
     chosen = spoken_rows(dataset, rows, speaks)
-    ears = sorted((task, listener.address) for task, listener in listeners.items())
+    addresses = sorted((task, judge.address) for task, judge in judges.items())
     ids = chosen.rows["id"].to_pylist()
-    key = f"evaluations/speech-{fingerprint(address, ears, dataset.identity, ids, VERSION)}.parquet"
+    key = f"evaluations/speech-{fingerprint(address, addresses, dataset.identity, ids, VERSION)}.parquet"
     if not store.exists(key):
-        store.write_table(key, synthesized_by(load, chosen, dataset, listeners, rows, progress))
+        store.write_table(key, judge_speech(load, chosen, dataset, judges, rows, progress))
     return store.read_table(key)
 
 
-def synthesized_by(
+def judge_speech(
     load: Callable[[], Predictor],
     chosen: Dataset,
     dataset: Dataset,
-    listeners: Mapping[str, Judge],
+    judges: Judges,
     pairs: int,
     progress: Report | None = None,
 ) -> pa.Table:
-    """SAID of the chosen recordings and, of a voice that hears phones, of conversions within the dataset.
+    """Table of SPEECH_SCHEMA for the chosen recordings and, if the model converts voices, for at most `pairs`
+    conversions within the dataset.
 
-    PART rows in a Ray task, where a cluster is up; else in this process.
-
-    Raises:
-        ClusterError: the cluster cannot be used.
+    With a connected cluster, each Ray task takes PART rows. Raises ClusterError.
     """
     predictor = load()
     config = predictor.model.config
-    converted = len(pairs_of(dataset, pairs)) if config.speaks and first_with_answer(config.tasks, "phones") else 0
-    rows, parts = range(len(chosen)), -(-converted // PART)
-    work = [Work(chosen.select(rows[start : start + PART])) for start in rows[::PART]]
+    converts = config.speaks and first_with_answer(config.tasks, "phones")
+    parts = -(-len(pairs_of(dataset, pairs)) // PART) if converts else 0
+    work = [Work(chosen.select(range(len(chosen))[start : start + PART])) for start in range(0, len(chosen), PART)]
     work += [Work(dataset, pairs, (number, parts)) for number in range(parts)]
     if not cluster.connected() or len(work) < 2:
-        whole = [Work(chosen), *([Work(dataset, pairs)] if converted else [])]
-        tables = [table for one in whole for table in worked(predictor, listeners, one, progress)]
-        return pa.concat_tables(tables) if tables else SAID.empty_table()
-    unloaded = {id(listener): Judge(listener.address, listener.load) for listener in listeners.values()}
-    ears = {task: unloaded[id(listener)] for task, listener in listeners.items()}
-    found: dict[int, pa.Table] = {}
-    for number, table in cluster.run_tasks([(load, ears, one) for one in work], work_part):
-        found[number] = table
+        whole = [Work(chosen), *([Work(dataset, pairs)] if parts else [])]
+        return _joined(table for one in whole for table in _judged(predictor, judges, one, progress))
+    unloaded = {id(judge): Judge(judge.address, judge.load) for judge in judges.values()}
+    remote_judges = {task: unloaded[id(judge)] for task, judge in judges.items()}
+    tables: dict[int, pa.Table] = {}
+    for number, table in cluster.run_tasks([(load, remote_judges, one) for one in work], judge_part):
+        tables[number] = table
         if progress:
-            progress(len(found), len(work), "listening")
-    return pa.concat_tables([found[number] for number in sorted(found)])
+            progress(len(tables), len(work), "judging")
+    return pa.concat_tables([tables[number] for number in sorted(tables)])
 
 
 @dataclass(frozen=True)
 class Work:
-    """Recordings to be said again or, with `pairs`, conversions within them, so many at most; part: of these, its
-    number from 0 and of how many."""
+    """Recordings to synthesise or, with `pairs`, at most so many conversions within them.
+
+    part: (number from 0, count) of the share of the pairs.
+    """
 
     dataset: Dataset
     pairs: int = 0
     part: tuple[int, int] = (0, 1)
 
 
-def work_part(load: Callable[[], Predictor], listeners: Mapping[str, Judge], work: Work) -> pa.Table:
-    """SAID of some work: one Ray task."""
+def judge_part(load: Callable[[], Predictor], judges: Judges, work: Work) -> pa.Table:
+    """A Ray task."""
     with one_thread():
-        tables = list(worked(load(), listeners, work))
-        return pa.concat_tables(tables) if tables else SAID.empty_table()
+        return _joined(_judged(load(), judges, work))
 
 
-def worked(
-    predictor: Predictor, listeners: Mapping[str, Judge], work: Work, progress: Report | None = None
-) -> Iterator[pa.Table]:
-    """Tables of SAID, some rows at a time."""
+def _judged(predictor: Predictor, judges: Judges, work: Work, progress: Report | None = None) -> Iterator[pa.Table]:
     if work.pairs:
-        return conversions(Converter(predictor), work.dataset, listeners, work.pairs, progress, work.part)
-    return resynthesized(voice_of(predictor), work.dataset, listeners, progress)
+        return conversions(Converter(predictor), work.dataset, judges, work.pairs, progress, work.part)
+    return resynthesized(voice_of(predictor), work.dataset, judges, progress)
+
+
+def _joined(tables: Iterable[pa.Table]) -> pa.Table:
+    return pa.concat_tables([SPEECH_SCHEMA.empty_table(), *tables])
 
 
 def voice_of(predictor: Predictor) -> Voice:
-    """A model that speaks, or one that has a vocoder alone."""
+    """The synthesiser of a model that speaks; else its vocoder."""
     return Synthesizer(predictor) if predictor.model.config.speaks else VocoderWrapper.of(predictor)
 
 
 def spoken_rows(dataset: Dataset, most: int, speaks: bool = True) -> Dataset:
-    """The recordings whose phones are known, at most so many, those with the smallest hash of their id.
+    """At most so many recordings with known phones, those with the smallest hash of their id.
 
-    speaks: False for a vocoder alone, which needs to know their waveforms.
+    speaks: False for a vocoder without an acoustic model, which needs waveforms instead of phones.
     """
     column = "durations" if speaks else "wave_part"
     known = np.flatnonzero(dataset.rows[column].is_valid().to_numpy(zero_copy_only=False))
@@ -151,39 +159,30 @@ def spoken_rows(dataset: Dataset, most: int, speaks: bool = True) -> Dataset:
     return dataset.select(sorted(known[by_hash(ids)[:most]]))
 
 
-def resynthesized(
-    voice: Voice, dataset: Dataset, listeners: Mapping[str, Judge], progress: Report | None = None
-) -> Iterator[pa.Table]:
-    """Tables of SAID, some recordings at a time, each with those of KINDS that there are one below the other."""
-    rows = dataset.rows.to_pylist()
+def resynthesized(voice: Voice, dataset: Dataset, judges: Judges, progress: Report | None = None) -> Iterator[pa.Table]:
+    """Yields tables of SPEECH_SCHEMA for some recordings at a time, with one row per recording and kind."""
+    rows, spec = dataset.rows.to_pylist(), voice.features
     for start in range(0, len(rows), CHUNK):
         part = range(start, min(start + CHUNK, len(rows)))
-        some = [rows[index] for index in part]
-        recordings = [recording_of(row, dataset.store, voice.features.sample_rate) for row in some]
-        true = [Measured.of(wave, voice.features) for wave in recordings]
-        sounds = sounds_of(voice, some, recordings, dataset.features(part), [one.hertz for one in true])
-        heard = judged_by(listeners, sounds, voice.features.sample_rate)
-        found = []
-        for number, row in enumerate(some):
-            for kind in sounds:
-                answers = {task: predictions[kind][number] for task, predictions in heard.items()}
-                own = {task: predictions[RECORDING][number] for task, predictions in heard.items()}
-                off = {}
+        chunk = [rows[index] for index in part]
+        recordings = [recording_of(row, dataset.store, spec.sample_rate) for row in chunk]
+        measured = [Measured.of(wave, spec) for wave in recordings]
+        sounds = sounds_of(voice, chunk, recordings, dataset.features(part), [one.hertz for one in measured])
+        judged = judged_by(judges, sounds, spec.sample_rate)
+        judgements = []
+        for number, row in enumerate(chunk):
+            for kind, waves in sounds.items():
+                distances = {}
                 if kind != RECORDING:
-                    off = distance(Measured.of(sounds[kind][number], voice.features), true[number])
-                if kind in AS_LONG:
-                    off["lsd"] = spectral_distance(sounds[kind][number], recordings[number])
-                found.append(
-                    {
-                        **{name: row.get(name) for name in ("id", "speaker", "emotion", "text")},
-                        "kind": kind,
-                        **off,
-                        **answers_of(answers, own),
-                    }
-                )
+                    distances = distance(Measured.of(waves[number], spec), measured[number])
+                if kind in SAME_LENGTH:
+                    distances["lsd"] = spectral_distance(waves[number], recordings[number])
+                labels = {name: row.get(name) for name in ("id", "speaker", "emotion", "text")}
+                answers = answers_of(judged, kind, RECORDING, number)
+                judgements.append({**labels, "kind": kind, **distances, **answers})
         if progress:
-            progress(part.stop, len(rows), "listening")
-        yield pa.Table.from_pylist(found, schema=SAID)
+            progress(part.stop, len(rows), "judging")
+        yield pa.Table.from_pylist(judgements, schema=SPEECH_SCHEMA)
 
 
 def sounds_of(
@@ -193,47 +192,47 @@ def sounds_of(
     features: Sequence[np.ndarray],
     hertz: Sequence[np.ndarray],
 ) -> dict[str, list[np.ndarray]]:
-    """KIND -> the sound (N,) of each row at the voice's sample rate, of the kinds that there are, in their order.
+    """Kind -> the sound (N,) of each row at the voice's sample rate, in the order of KINDS; only kinds that apply.
 
     recordings (N,), features (T, F), hertz (T,): of each row's recording.
     """
-    true = [torch.from_numpy(np.asarray(mel, dtype=np.float32)) for mel in features]
-    pairs = [(mel, torch.from_numpy(line)) for mel, line in zip(true, hertz, strict=True)]
-    sounding = voice.vocoder if isinstance(voice, Synthesizer) else voice
-    made = {RECORDING: recordings, COPY: [sounding(*pair) for pair in pairs]}
-    if sounding.learned is not None:
-        made[GRIFFIN_LIM] = [sounding.griffin_lim(*pair) for pair in pairs]
+    mels = [torch.from_numpy(np.asarray(mel, dtype=np.float32)) for mel in features]
+    pairs = [(mel, torch.from_numpy(contour)) for mel, contour in zip(mels, hertz, strict=True)]
+    vocoder = voice.vocoder if isinstance(voice, Synthesizer) else voice
+    sounds = {RECORDING: recordings, COPY: [vocoder(*pair) for pair in pairs]}
+    if vocoder.learned is not None:
+        sounds[GRIFFIN_LIM] = [vocoder.griffin_lim(*pair) for pair in pairs]
     if isinstance(voice, Synthesizer):
         mean = torch.tensor([scale.mean for scale in voice.code.mel])
-        made[SYNTHESIS] = [sounding(uttered.mel, uttered.hertz) for uttered in synthesized_of(voice, rows)]
-        made[MEAN] = [sounding(mean.expand(len(mel), -1)) for mel in true]
-    return {kind: made[kind] for kind in KINDS if kind in made}
+        sounds[SYNTHESIS] = [vocoder(speech.mel, speech.hertz) for speech in synthesized_of(voice, rows)]
+        sounds[MEAN] = [vocoder(mean.expand(len(mel), -1)) for mel in mels]
+    return {kind: sounds[kind] for kind in KINDS if kind in sounds}
 
 
 def synthesized_of(voice: Synthesizer, rows: Sequence[Mapping[str, Any]]) -> list[SynthesizedSpeech]:
-    """The rows' phones, said by their speakers, with their emotions."""
+    """Speech synthesised from the rows' phones, speakers and emotions."""
     phones = [voice.code.number(row["phones"]) for row in rows]
     speakers = [voice.code.speaker(row["speaker"]) for row in rows]
     return voice.synthesize_encoded(phones, speakers, [voice.code.emotion(row["emotion"]) for row in rows])
 
 
-def counts(said: pa.Table, tasks: Collection[str]) -> dict[str, RowCounts]:
-    """For the gate, of the synthesis mel/wer, mel/added_wer beyond the recordings' own, mel/emotion, mel/speaker, and
-    waveform/wer … of what a trained vocoder makes of the recordings."""
-    by_kind = {kind: {row["id"]: row for row in said.to_pylist() if row["kind"] == kind} for kind in KINDS}
-    found: dict[str, dict[str, tuple[float, float]]] = {}
-    made = [(name, row) for name, kind in MADE.items() if name in tasks for row in by_kind[kind].values()]
-    for name, row in made:
+def counts(table: pa.Table, tasks: Collection[str]) -> dict[str, RowCounts]:
+    """Metrics of the gate: for synthesis mel/wer, mel/added_wer (beyond the recording's own), mel/emotion and
+    mel/speaker; for copy-synthesis by a trained vocoder waveform/wer and so on."""
+    by_kind = {kind: {row["id"]: row for row in table.to_pylist() if row["kind"] == kind} for kind in KINDS}
+    by_metric: dict[str, dict[str, tuple[float, float]]] = {}
+    judged = [(name, row) for name, kind in KIND_OF_TASK.items() if name in tasks for row in by_kind[kind].values()]
+    for name, row in judged:
         id_ = row["id"]
         if row["heard"] is not None and row["text"]:
             words, errors = len(row["text"].split()), word_errors(row["text"], row["heard"])
             before = word_errors(row["text"], by_kind[RECORDING][id_]["heard"])
-            found.setdefault(f"{name}/wer", {})[id_] = (errors, words)
-            found.setdefault(f"{name}/added_wer", {})[id_] = (errors - before, words)
+            by_metric.setdefault(f"{name}/wer", {})[id_] = (errors, words)
+            by_metric.setdefault(f"{name}/added_wer", {})[id_] = (errors - before, words)
         for task in task_spec(name).conveys:
             if row[task] is not None and row[f"heard_{task}"] is not None:
-                found.setdefault(f"{name}/{task}", {})[id_] = (float(row[task] == row[f"heard_{task}"]), 1.0)
-    return {metric: RowCounts(list(rows), np.asarray(list(rows.values()))) for metric, rows in found.items()}
+                by_metric.setdefault(f"{name}/{task}", {})[id_] = (float(row[task] == row[f"heard_{task}"]), 1.0)
+    return {metric: RowCounts(list(rows), np.asarray(list(rows.values()))) for metric, rows in by_metric.items()}
 
 
 class Figure(NamedTuple):
@@ -244,7 +243,7 @@ class Figure(NamedTuple):
     high: float
 
 
-# Of a row of SAID: what is summed, and what it is divided by. Rows where either is not known are left out.
+# (numerator, denominator) of a row of SPEECH_SCHEMA, both summed over rows; rows without a numerator are left out.
 FIGURES = {
     "mcd, dB": lambda row: (row["mcd"], 1),
     "lsd, dB": lambda row: (row["lsd"], 1),
@@ -258,27 +257,23 @@ FIGURES = {
 }
 
 
-def figures(said: pa.Table) -> dict[str, dict[str, Figure]]:
-    """Kind -> what there is of FIGURES: KINDS, then those of conversions.
+def figures(table: pa.Table) -> dict[str, dict[str, Figure]]:
+    """Kind -> name of FIGURES -> figure: KINDS, then the kinds of conversions.
 
-    The pitch is a mean of the recordings' root mean squares.
+    The pitch is the mean of the recordings' root mean squares.
     """
-    rows = said.to_pylist()
-    found: dict[str, dict[str, Figure]] = {}
-    for kind in sorted(
-        {row["kind"] for row in rows}, key=lambda kind: (KINDS.index(kind) if kind in KINDS else 9, kind)
-    ):
-        for name, of in FIGURES.items():
-            pairs = [of(row) for row in rows if row["kind"] == kind]
-            known = np.array([pair for pair in pairs if pair[0] is not None and math.isfinite(pair[0])], dtype=float)
-            if len(known):
-                found.setdefault(kind, {})[name] = _figure(known)
-    return found
-
-
-def _figure(pairs: np.ndarray) -> Figure:
-    """Of (N, 2): the sum of the first over the sum of the second."""
-    return Figure(float(mean(pairs.sum(axis=0))), *bootstrap_interval(mean, pairs))
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        by_kind.setdefault(row["kind"], []).append(row)
+    results: dict[str, dict[str, Figure]] = {}
+    for kind in sorted(by_kind, key=lambda kind: (KINDS.index(kind) if kind in KINDS else len(KINDS), kind)):
+        for name, figure in FIGURES.items():
+            pairs = np.array([pair for pair in map(figure, by_kind[kind]) if pair[0] is not None], dtype=float)
+            pairs = pairs[np.isfinite(pairs[:, 0])] if len(pairs) else pairs
+            if len(pairs):
+                interval = bootstrap_interval(mean, pairs)
+                results.setdefault(kind, {})[name] = Figure(float(mean(pairs.sum(axis=0))), *interval)
+    return results
 
 
 def _percent(share: float | None) -> float | None:

@@ -29,8 +29,8 @@ from pipelines.registry.registry import Registry, Version
 from pipelines.stages.context import manifests
 from pipelines.storage.store import Manifest, Store, fingerprint
 
-FEWEST = 5  # utterances: of fewer, hardly anything is left to judge by
-VOICES = 60  # training speakers whose voices make the mean voice
+MIN_UTTERANCES = 5  # cross-fitting on fewer is not informative
+VOICES = 60  # training speakers in the mean voice
 VOICES_EACH = 2  # utterances of each
 _NAME = re.compile(r"[\w-][\w.-]*")
 
@@ -41,7 +41,7 @@ class PersonaliseError(ValueError):
 
 @dataclass(frozen=True)
 class Enrolled:
-    """A user's utterances: rows of the utterance table, and the same as inputs of the recogniser."""
+    """A user's utterances: as rows of the utterance table, and as inputs of the recogniser."""
 
     speaker: str
     manifest: Manifest
@@ -54,10 +54,10 @@ def base_of(registry: Registry, model: str) -> tuple[Version, Predictor]:
     """A registered model that transcribes, by its name, models:/NAME/3 and the like. Raises PersonaliseError."""
     uri = model_uri(registry, model)
     if not uri.startswith("models:/"):
-        raise PersonaliseError(f"{model} is a folder; an adapter names its base, so expected a model of the registry")
+        raise PersonaliseError(f"{model} is a folder; expected a model of the registry as the base")
     base = registry.named(uri)
     if registry.adapter(uri) is not None:
-        raise PersonaliseError(f"{model} is a user's adapter itself; name its base, {base.tags.get(BASE_TAG)}")
+        raise PersonaliseError(f"{model} is itself an adapter; name its base, {base.tags.get(BASE_TAG)}")
     predictor = registry.load(base.uri)
     tasks = predictor.model.config.tasks
     if first_with_answer(tasks, "text") is None:
@@ -67,8 +67,7 @@ def base_of(registry: Registry, model: str) -> tuple[Version, Predictor]:
 
 def enrol(store: Store, predictor: Predictor, source: str, speaker: str | None = None) -> Enrolled:
     """Reads a manifest (pipelines/corpora/manifest.py) of one user. Raises PersonaliseError, IngestError."""
-
-    # A name that no recipe's corpus has: nights must not train on what one user says.
+    # A name that no recipe's corpus has: nights must not train on the utterances of a user.
     corpus = {"name": f"personal-{fingerprint(str(source))}", "kind": "manifest", "source": str(source)}
     manifest = ingest_one(store.root, corpus, ["quality.max_quarantined=0"])
     features = extract([manifest], Features(**asdict(predictor.features)), store, parallel="local")
@@ -76,10 +75,10 @@ def enrol(store: Store, predictor: Predictor, source: str, speaker: str | None =
     rows = dataset.rows.to_pylist()
     chosen = [n for n, row in enumerate(rows) if row["audio"] is not None and row["text"]]
     name = _one_speaker(rows, source, speaker)
-    if len(chosen) < FEWEST:
+    if len(chosen) < MIN_UTTERANCES:
         raise PersonaliseError(
-            f"{source} holds {len(rows)} utterances, {len(chosen)} of them with sound and transcript; expected at "
-            f"least {FEWEST}, better 10 to 20"
+            f"{source} has {len(rows)} utterances, {len(chosen)} of them with audio and transcript; expected at "
+            f"least {MIN_UTTERANCES}, better 10 to 20"
         )
     dataset = dataset.select(chosen)
     arrays = [np.asarray(array, dtype=np.float32) for array in dataset.features(range(len(chosen)))]
@@ -93,14 +92,14 @@ def _one_speaker(rows: Sequence[dict[str, Any]], source: str, speaker: str | Non
     if len(names) > 1:
         raise PersonaliseError(
             f"{source} holds {len(names)} speakers ({', '.join(names[:5])}{' …' if names[5:] else ''}); an adapter is "
-            "one person's: give a manifest for each"
+            "for one speaker: pass a manifest for each"
         )
     name = speaker or (names[0] if names else None)
     if name is None:
-        raise PersonaliseError(f"{source} does not say who speaks; add a column 'speaker', or give --speaker NAME")
+        raise PersonaliseError(f"{source} does not name the speaker; add a column 'speaker' or pass --speaker NAME")
     if not _NAME.fullmatch(name):
         raise PersonaliseError(
-            f"the speaker {name!r} cannot be part of a model's name; give --speaker with letters, digits, '.', '_', '-'"
+            f"the speaker {name!r} cannot be part of a model's name; pass --speaker with letters, digits, '.', '_', '-'"
         )
     return name
 
@@ -110,16 +109,15 @@ def voices(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The user's voice and the mean voice of the base's training speakers, (E,) each.
 
-    (1,) and (0,) if the base embeds no voices, or if its training rows are no longer in this store.
+    (1,) and (0,) if the base has no speaker embeddings, or the store no longer has its training rows.
     """
-
-    mean = strangers(registry, base, predictor)
+    mean = training_mean(registry, base, predictor)
     if mean is None:
         return torch.ones(1), torch.zeros(1)
     return mean_voice(predictor, [utterance.features for utterance in utterances]), mean
 
 
-def strangers(registry: Registry, base: Version, predictor: Predictor) -> torch.Tensor | None:
+def training_mean(registry: Registry, base: Version, predictor: Predictor) -> torch.Tensor | None:
     """The mean voice (E,) of the base's training speakers."""
     training = _training_rows(registry, base) if first_open_set(predictor.model.config.tasks) else None
     if training is None:
@@ -129,8 +127,7 @@ def strangers(registry: Registry, base: Version, predictor: Predictor) -> torch.
 
 
 def _training_rows(registry: Registry, base: Version) -> Dataset | None:
-    """Training rows of the base with a voice; None if they are gone."""
-
+    """Training rows of the base with audio and speaker; None if the store no longer has them."""
     refs = list(base.datasets.items())
     try:
         tables = manifests(registry.store, [ref for ref in refs if ref[0].startswith("utterances/")])
@@ -140,12 +137,12 @@ def _training_rows(registry: Registry, base: Version) -> Dataset | None:
         return None
     if dataset is None:
         return None
-    voiced = pc.and_(pc.is_valid(dataset.rows["audio"]), pc.is_valid(dataset.rows["speaker"])).to_numpy()
-    return dataset.select(voiced.nonzero()[0]) if voiced.any() else None
+    spoken = pc.and_(pc.is_valid(dataset.rows["audio"]), pc.is_valid(dataset.rows["speaker"])).to_numpy()
+    return dataset.select(spoken.nonzero()[0]) if spoken.any() else None
 
 
 def _some_of_each(dataset: Dataset) -> list[int]:
-    """Positions of a few rows of each of some speakers, the same every time."""
+    """Positions of VOICES_EACH rows of each of VOICES speakers, the same every time."""
     positions: dict[str, list[int]] = {}
     for position, speaker in enumerate(dataset.rows["speaker"].to_pylist()):
         positions.setdefault(speaker, []).append(position)
@@ -155,9 +152,8 @@ def _some_of_each(dataset: Dataset) -> list[int]:
 
 def mean_voice(predictor: Predictor, features: Sequence[Any]) -> torch.Tensor:
     """The mean of the recordings' embeddings, (E,)."""
-
     greedy, embeddings = predictor.with_options(greedy=True), []
-    for array in features:  # one at a time: no padding to pay for
+    for array in features:  # one at a time, without padding
         batch = collate([predictor.codec.encode({})], [array])
         voice = greedy.predict_batch(batch)[0].voice
         assert voice is not None, "the model has a speaker task"

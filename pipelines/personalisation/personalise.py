@@ -22,14 +22,13 @@ from typing import Any
 import torch
 
 from mtl.address import folder_address
-from mtl.decoding.hot_words import HotWordError
+from mtl.decoding.hot_words import HotWords
 from mtl.decoding.ngram import NGram
 from mtl.inference.adaptation import About, Personal, PersonalPredictor
 from mtl.inference.enrolment import Fitting, Fold, Utterance, cross_fit, fit, statistics_of
 from mtl.inference.predictor import Prediction, Predictor
 from mtl.inputs.batch import collate
 from mtl.metrics.scoring import METRICS, score_rows
-from mtl.text.normalization import normalise
 from pipelines.core import progress
 from pipelines.core.stage import timed
 from pipelines.evaluation.gates import Decision, RowCounts, ScoredModel, decide
@@ -38,7 +37,7 @@ from pipelines.recipe import Gates
 from pipelines.registry.adapters import personal_name, register_adapter
 from pipelines.registry.registry import Registry, Version
 
-RARE = 1e-3  # probability of a word in its place, in the mean over a phrase, below which a phrase is a hot one
+RARE = 1e-3  # geometric mean of the word probabilities of a phrase, below which it becomes a hot word
 PRIMARY = "transcript/wer"
 
 
@@ -73,16 +72,15 @@ def personalise(
     significant: bool = False,
     fitting: Fitting | None = None,
 ) -> Personalised:
-    """An adapter for the speaker of a manifest, as a version of `<model>.<speaker>`.
+    """Trains an adapter for the speaker of a manifest and registers it as a version of `<model>.<speaker>`.
 
-    speaker: the user's name, if the manifest has none. words: phrases that the user says. steps: of a fit.
+    speaker: the user's name, if the manifest has none. words: phrases that the user says. steps: of each training.
     significant: promote only when the gain is significant at 95 %.
 
     Raises:
-        PersonaliseError: the model does not transcribe, or the manifest does not fit. IngestError: a recording cannot
-        be used; it names each. RegistryError: no such model, or the speaker's is another root's.
+        PersonaliseError: the model does not transcribe, or the manifest does not fit. IngestError: recordings that
+        cannot be used. RegistryError: no such model, or the adapter's name belongs to another root.
     """
-
     registry = Registry(root)
     base, predictor = base_of(registry, model)
     fitting = fitting or Fitting()
@@ -93,7 +91,7 @@ def personalise(
     with timed("voice") as line:
         voice, mean = voices(registry, base, predictor, user.utterances)
         known = len(voice) > 1
-        line.text = "from the speakers that the base was trained on" if known else "the base embeds no voices"
+        line.text = "from the training speakers of the base" if known else "the base has no speaker embeddings"
     about = about_of(base, registry.folder(base.uri), user)
     with timed("fit") as line, progress.current().bar("fit", "steps") as report:
         adapters = fitted(predictor, about, voice, mean, user, words, fitting, report)
@@ -157,32 +155,25 @@ def fitted(
 def hot_words(predictor: Predictor, texts: Sequence[str], phrases: Sequence[str] = ()) -> tuple[str, ...]:
     """Words of the texts, and the phrases, that the base's language model lacks or rates low; sorted.
 
-    Without a language model: those that training did not contain.
+    Without a language model: those that the training texts lack. Raises HotWordError for a phrase without a letter.
     """
-    for phrase in phrases:
-        if not normalise(phrase):
-            raise HotWordError(f"the hot word {phrase!r} has no letter or digit that could be heard")
     language, known = predictor.language, frozenset(predictor.codec.words)
-    candidates = {normalise(phrase) for phrase in phrases} | {word for text in texts for word in text.split()}
+    candidates = sorted({*HotWords(phrases).phrases, *(word for text in texts for word in text.split())})
     if language is None:
-        return tuple(sorted(phrase for phrase in candidates if not known.issuperset(phrase.split())))
-    return tuple(sorted(phrase for phrase in candidates if _surprise(language, phrase) > -math.log(RARE)))
+        return tuple(phrase for phrase in candidates if not known.issuperset(phrase.split()))
+    return tuple(phrase for phrase in candidates if _surprise(language, phrase) > -math.log(RARE))
 
 
 def _surprise(language: NGram, phrase: str) -> float:
     """Mean of -ln P over a phrase's words, infinite where one is not known."""
-    context: tuple[str, ...] = ()
-    total = 0.0
-    for word in phrase.split():
-        if word not in language.vocabulary:
-            return math.inf
-        total -= language.score(context, word)
-        context = (*context, word)
-    return total / len(context)
+    words = tuple(phrase.split())
+    if any(word not in language.vocabulary for word in words):
+        return math.inf
+    return -sum(language.score(words[:position], word) for position, word in enumerate(words)) / len(words)
 
 
 def held_back_predictions(predictor: Predictor, adapters: Fitted, user: Enrolled) -> list[Prediction]:
-    """Each utterance recognised by an adapter, and with hot words, that were made without it."""
+    """Predictions for each utterance by the adapter and the hot words of the fold that holds it out."""
     predictions: dict[int, Prediction] = {}
     for fold in adapters.folds:
         others = [row["text"] for n, row in enumerate(user.rows) if n not in fold.held_back]
@@ -194,15 +185,14 @@ def held_back_predictions(predictor: Predictor, adapters: Fitted, user: Enrolled
 
 
 def predict_rows(predictor: Predictor, utterances: Sequence[Utterance]) -> list[Prediction]:
-
     batch = collate([utterance.example for utterance in utterances], [utterance.features for utterance in utterances])
     return predictor.predict_batch(batch)
 
 
 def judge(predictor: Predictor, adapters: Fitted, user: Enrolled, significant: bool = False) -> Decision:
-    """The gate of a personal model: fewer word errors than the base, and no other task worse than its tolerance.
+    """The gate of an adapter: fewer word errors than the base, and no other task worse than its tolerance.
 
-    A few utterances seldom show a significant gain, so that it is required only with `significant`.
+    significant: require a significant gain, which a few utterances seldom show.
     """
     candidate = held_back_predictions(predictor, adapters, user)
     return compare(candidate, predict_rows(predictor, user.utterances), user, predictor, significant)
@@ -215,7 +205,7 @@ def compare(
     predictor: Predictor,
     significant: bool = False,
 ) -> Decision:
-    """`judge`, given the predictions of the adapter and of the base."""
+    """`judge` on predictions of the adapter and of the base."""
     decision = decide(
         _scored(f"the adapter of {user.speaker}", candidate, user, predictor),
         _scored("the base", base, user, predictor),

@@ -1,1 +1,1 @@
-"""What a person looks at after a night: its story, findings, charts and page."""
+"""The report of a night: its content, charts and page."""

@@ -1,10 +1,10 @@
-"""A voice in the report: what its speech is worth, and examples to hear and to look at.
+"""Synthesised speech in the report: its scores, and examples with audio players and log-mel plots.
 
-    shown = told(said, voice, test_rows, listening)       # plain data, for Night.speech
+    content = speech_content(table, voice, test_rows, judges)       # plain data, for Night.speech
 
-Each example has a player and a picture for the recording, for its log-mel turned back into sound, and for the
-synthesis; over the pictures lie the borders of the phones: measured or learned, and foretold. Of a vocoder alone there
-is its sound beside that of Griffin-Lim.
+Each example shows the recording, its copy-synthesis and the synthesis. The plots show the phone boundaries: those of
+the recording, or those that the model predicted. For a vocoder without an acoustic model, its copy-synthesis is shown
+next to that of Griffin-Lim.
 """
 
 from __future__ import annotations
@@ -38,89 +38,85 @@ from pipelines.sources.audio import flac
 
 EXAMPLES = 6
 SHOWN = (RECORDING, GRIFFIN_LIM, COPY, SYNTHESIS)
-FRAME, BAND, LABEL = 3, 2.5, 24  # pixels of a frame and of a mel bin, and of the line of phones
-QUIETEST = 9.0  # nats below the loudest frame: black
+FRAME, BAND, LABEL = 3, 2.5, 24  # SVG units: width of a frame, height of a mel bin, height of the line of phones
+DYNAMIC_RANGE = 9.0  # nats below the loudest frame that are drawn; anything below is black
 
 
-def told(said: pa.Table, voice: Voice, dataset: Dataset, listeners: Mapping[str, str]) -> dict[str, Any]:
-    """speaks: or is a vocoder alone. figures: kind -> figure -> (value, low, high). listeners: task -> model.
-    confusion: of the emotion, as it is heard in what the model makes: labels, counts. examples: what is heard and seen.
+def speech_content(table: pa.Table, voice: Voice, dataset: Dataset, judges: Mapping[str, str]) -> dict[str, Any]:
+    """Plain data for the page; table: of SPEECH_SCHEMA, judges: task -> model.
+
+    Keys: speaks (False for a vocoder alone), figures (kind -> name -> (value, low, high)), judges, confusion (of the
+    emotion that the judge recognises: labels, counts), examples.
     """
+    speaks = isinstance(voice, Synthesizer)
     return {
-        "speaks": isinstance(voice, Synthesizer),
-        "figures": figures(said),
-        "listeners": dict(listeners),
-        "confusion": _confusion(said, SYNTHESIS if isinstance(voice, Synthesizer) else COPY),
-        "examples": _examples(said, voice, dataset),
+        "speaks": speaks,
+        "figures": figures(table),
+        "judges": dict(judges),
+        "confusion": _confusion(table, SYNTHESIS if speaks else COPY),
+        "examples": _examples(table, voice, dataset),
     }
 
 
-def _confusion(said: pa.Table, kind: str) -> dict[str, Any]:
-    """Of one kind of sound; empty where nobody listened for the emotion."""
+def _confusion(table: pa.Table, kind: str) -> dict[str, Any]:
+    """Of one kind of sound; empty without a judge of emotions."""
     pairs = [
         (row["emotion"], row["heard_emotion"])
-        for row in said.to_pylist()
+        for row in table.to_pylist()
         if row["kind"] == kind and row["emotion"] and row["heard_emotion"]
     ]
     labels = sorted({label for pair in pairs for label in pair})
     return {"labels": labels, "counts": [[pairs.count((one, other)) for other in labels] for one in labels]}
 
 
-def _examples(said: pa.Table, voice: Voice, dataset: Dataset) -> list[dict[str, Any]]:
-    heard: dict[str, dict[str, Any]] = {}
-    for row in said.to_pylist():
-        heard.setdefault(row["id"], {})[row["kind"]] = row
-    places = {id_: place for place, id_ in enumerate(dataset.rows["id"].to_pylist())}
-    # A conversion's source need not be among the rows that were said again.
-    chosen = _chosen({id_: rows[RECORDING]["emotion"] for id_, rows in heard.items() if RECORDING in rows})
-    some = dataset.select([places[id_] for id_ in chosen])
-    rows = some.rows.to_pylist()
+def _examples(table: pa.Table, voice: Voice, dataset: Dataset) -> list[dict[str, Any]]:
+    judged: dict[str, dict[str, Any]] = {}
+    for row in table.to_pylist():
+        judged.setdefault(row["id"], {})[row["kind"]] = row
+    positions = {id_: position for position, id_ in enumerate(dataset.rows["id"].to_pylist())}
+    # Sources of conversions have no row of the kind RECORDING.
+    chosen = _chosen({id_: rows[RECORDING]["emotion"] for id_, rows in judged.items() if RECORDING in rows})
+    some = dataset.select([positions[id_] for id_ in chosen])
+    rows, spec = some.rows.to_pylist(), voice.features
     if not rows:
         return []
-    recordings = [recording_of(row, dataset.store, voice.features.sample_rate) for row in rows]
-    hertz = [pitch(wave, voice.features) for wave in recordings]
+    recordings = [recording_of(row, dataset.store, spec.sample_rate) for row in rows]
+    hertz = [pitch(wave, spec) for wave in recordings]
     sounds = sounds_of(voice, rows, recordings, some.features(range(len(rows))), hertz)
-    found = []
-    uttered = synthesized_of(voice, rows) if isinstance(voice, Synthesizer) else []
+    synthesized = synthesized_of(voice, rows) if isinstance(voice, Synthesizer) else []
+    examples = []
     for number, row in enumerate(rows):
-        measured = row["durations"] or ()
-        foretold = uttered[number].durations.tolist() if uttered else ()
-        views = []
-        for kind in SHOWN:
-            if kind not in sounds:
-                continue
-            wave = sounds[kind][number]
-            answer = heard[row["id"]][kind]
-            views.append(
-                {
-                    "kind": kind,
-                    "audio": base64.b64encode(flac(wave, voice.features.sample_rate)).decode(),
-                    "picture": picture(
-                        log_mel(wave, voice.features),
-                        row["phones"] if row["durations"] else (),
-                        foretold if kind == SYNTHESIS else measured,
-                    ),
-                    "heard": answer["heard"],
-                    "mcd": answer["mcd"],
-                }
-            )
-        found.append({**{name: row[name] for name in ("id", "text", "speaker", "emotion")}, "views": views})
-    return found
+        phones, durations = (row["phones"], row["durations"]) if row["durations"] else ((), ())
+        predicted = synthesized[number].durations.tolist() if synthesized else ()
+        shown = [
+            {
+                "kind": kind,
+                "audio": base64.b64encode(flac(sounds[kind][number], spec.sample_rate)).decode(),
+                "plot": spectrogram(
+                    log_mel(sounds[kind][number], spec), phones, predicted if kind == SYNTHESIS else durations
+                ),
+                **{name: judged[row["id"]][kind][name] for name in ("heard", "mcd")},
+            }
+            for kind in SHOWN
+            if kind in sounds
+        ]
+        examples.append({**{name: row[name] for name in ("id", "text", "speaker", "emotion")}, "sounds": shown})
+    return examples
 
 
 def _chosen(emotions: Mapping[str, str | None]) -> list[str]:
-    """Ids, those of one emotion after those of another, each emotion as often as any other."""
-    ordered = [list(emotions)[place] for place in by_hash(list(emotions))]
+    """Ids sorted by emotion, with each emotion equally often."""
+    ordered = [list(emotions)[position] for position in by_hash(list(emotions))]
     groups: dict[str, list[str]] = {}
     for id_ in ordered:
         groups.setdefault(emotions[id_] or "", []).append(id_)
-    turns = itertools.zip_longest(*(groups[name] for name in sorted(groups)))
-    taken = [id_ for turn in turns for id_ in turn if id_ is not None][:EXAMPLES]
-    return sorted(taken, key=lambda id_: (emotions[id_] or "", ordered.index(id_)))
+    rounds = itertools.zip_longest(*(groups[name] for name in sorted(groups)))
+    chosen = [id_ for one in rounds for id_ in one if id_ is not None][:EXAMPLES]
+    return sorted(chosen, key=lambda id_: (emotions[id_] or "", ordered.index(id_)))
 
 
-def picture(logmel: np.ndarray, phones: Sequence[str], durations: Sequence[int]) -> str:
-    """An SVG of (T, F), low pitches below, with the phones and their borders under it."""
+def spectrogram(logmel: np.ndarray, phones: Sequence[str], durations: Sequence[int]) -> str:
+    """An SVG of a log-mel (T, F), low frequencies at the bottom, above its phones with their boundaries."""
     frames, bins = logmel.shape
     width, height = FRAME * frames, BAND * bins
     parts = [
@@ -139,19 +135,19 @@ def picture(logmel: np.ndarray, phones: Sequence[str], durations: Sequence[int])
 
 
 def _png(logmel: np.ndarray) -> str:
-    """base64 of a picture, one pixel a frame and bin."""
+    """base64 of an image with one pixel per frame and bin."""
     from matplotlib.image import imsave
 
     loudest = float(logmel.max())
     file = io.BytesIO()
-    imsave(file, logmel.T[::-1], cmap="magma", vmin=loudest - QUIETEST, vmax=loudest, format="png")
+    imsave(file, logmel.T[::-1], cmap="magma", vmin=loudest - DYNAMIC_RANGE, vmax=loudest, format="png")
     return base64.b64encode(file.getvalue()).decode()
 
 
-def lines(drawn: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
-    """A line a kind, as it is printed, of what `figures` gives."""
-    names = list(dict.fromkeys(name for of_kind in drawn.values() for name in of_kind))  # that some kind has
-    return [{"kind": kind, **{name: _cell(of_kind.get(name)) for name in names}} for kind, of_kind in drawn.items()]
+def lines(by_kind: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
+    """`figures` as printed: a line per kind, a column per figure that some kind has."""
+    names = list(dict.fromkeys(name for of_kind in by_kind.values() for name in of_kind))
+    return [{"kind": kind, **{name: _cell(of_kind.get(name)) for name in names}} for kind, of_kind in by_kind.items()]
 
 
 def _cell(figure: Sequence[float] | None) -> str | None:

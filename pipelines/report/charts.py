@@ -2,10 +2,9 @@
 
     svg = line_chart({"train": [(1, 2.3), (2, 1.1)], "valid": [(1, 2.0), (2, 1.4)]}, x_label="epoch")
 
-Colours are CSS classes (`s0`, `s1`, … for series; `axis`, `grid`, `cell`), so a page may be light or dark. matplotlib
-3.11 was measured against this file (2 cores, SVG without embedded fonts): two lines of 10 epochs take 28 ms and 14 kB
-(here 0.1 ms and 3 kB), of 60 epochs 67 ms and 27 kB (0.5 ms, 12 kB), a 9 x 9 grid 58 ms and 47 kB (0.2 ms, 15 kB). It
-also writes colours into each chart, which cannot follow a dark page, and has no tooltips.
+Colours are CSS classes (`s0`, `s1`, ... for series; `grid`, `cell`), so a page may be light or dark. matplotlib 3.11
+writes fixed colours, has no tooltips, and is slower and larger (2 cores, SVG without embedded fonts): two lines of 10
+epochs take 28 ms and 14 kB (here 0.1 ms and 3 kB), a 9 x 9 grid 58 ms and 47 kB (here 0.2 ms and 15 kB).
 """
 
 from __future__ import annotations
@@ -78,9 +77,9 @@ def line(x1: float, y1: float, x2: float, y2: float, style: str = "grid") -> str
 def line_chart(
     series: Mapping[str, Sequence[Point]], x_label: str = "epoch", y_label: str = "", marks: Sequence[float] = ()
 ) -> str:
-    """One line a series, with a tooltip on each point and the last value in the legend; a vertical line at each mark.
+    """One line per series, with tooltips and the last value in the legend; a vertical line at each mark.
 
-    Points that are not finite are left out; a chart without any point is an empty string.
+    Non-finite points are left out; without points the result is an empty string.
     """
     lines = _finite(series)
     if not lines:
@@ -98,9 +97,9 @@ def line_chart(
 def interval_chart(
     series: Mapping[str, Sequence[Interval]], x_label: str, y_label: str, x_ticks: Mapping[float, str]
 ) -> str:
-    """One line a series over a logarithmic x, each point with its interval as a bar; x_ticks: labels by x.
+    """One line per series over a logarithmic x, with an interval bar at each point; x_ticks: labels by x.
 
-    Points that are not finite are left out; a chart without any point is an empty string.
+    Non-finite points are left out; without points the result is an empty string.
     """
     lines = _finite(series)
     if not lines:
@@ -115,8 +114,8 @@ def interval_chart(
         bars = "".join(
             line(x, axes.y(low), x, axes.y(high), "bar") for x, (_, _, low, high) in zip(xs, points, strict=True)
         )
-        places = [(x, axes.y(point[1])) for x, point in zip(xs, points, strict=True)]
-        drawn.append(_series(name, [point[:2] for point in points], places, position, x_label, bars))
+        dots = [(x, axes.y(point[1])) for x, point in zip(xs, points, strict=True)]
+        drawn.append(_series(name, [point[:2] for point in points], dots, position, x_label, bars))
     labels = {math.log(x): label for x, label in x_ticks.items()}
     values = {name: [point[:2] for point in points] for name, points in lines.items()}
     return axes.chart(drawn, labels, y_ticks, x_label, y_label) + _legend(values)
@@ -132,15 +131,16 @@ def _within(x: float, axes: Axes) -> bool:
 
 
 def _series(
-    name: str, points: Sequence[Point], places: Sequence[Point], position: int, x_label: str, more: str = ""
+    name: str, points: Sequence[Point], dots: Sequence[Point], position: int, x_label: str, more: str = ""
 ) -> str:
-    path = " ".join(f"{x},{y}" for x, y in places)
-    dots = "".join(
+    """The group of a series; dots: the points in the chart's coordinates."""
+    path = " ".join(f"{x},{y}" for x, y in dots)
+    circles = "".join(
         f'<circle cx="{x}" cy="{y}" r="{2.4 if len(points) <= 60 else 1.2}"><title>{escape(name)}, {escape(x_label)} '
         f"{number(at)}: {number(value)}</title></circle>"
-        for (x, y), (at, value) in zip(places, points, strict=True)
+        for (x, y), (at, value) in zip(dots, points, strict=True)
     )
-    return f'<g class="s{position % COLOURS}"><polyline points="{path}"/>{dots}{more}</g>'
+    return f'<g class="s{position % COLOURS}"><polyline points="{path}"/>{circles}{more}</g>'
 
 
 def _legend(series: Mapping[str, Sequence[Point]]) -> str:
@@ -153,7 +153,7 @@ def _legend(series: Mapping[str, Sequence[Point]]) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a grid. shade: from -1 (bad) over 0 to 1 (good, or simply much), beyond it more opaque."""
+    """A cell of a grid. shade: -1 (bad or negative) to 1 (good or large); its magnitude is the opacity."""
 
     shade: float
     text: str

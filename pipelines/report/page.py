@@ -1,55 +1,56 @@
 """The report of a night: one HTML page that needs neither a server nor a network.
 
-    html = render(night)                 # Night is plain data; night.to_json() goes into the store beside the page
+    html = render(night)                 # Night is plain data; pipelines/stages/report.py collects it
 
-Charts are inline SVG (charts.py), recordings of error examples are inline FLAC; the page follows the reader's light or
-dark setting. builder.py collects the content.
+Charts are inline SVG (charts.py, plots.py), recordings are inline FLAC (audio_examples.py), and the page follows the
+light or dark setting of the reader.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from html import escape
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from mtl.answers import SLOT_SEPARATOR
 from mtl.metrics.scoring import in_unit
 from pipelines.evaluation.domains import Row
 from pipelines.report import charts
 from pipelines.report.audio_examples import lines
-from pipelines.report.plots import drawings
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from pipelines.report.plots import plots
 
 TEMPLATES = Path(__file__).parent / "templates"
-SYNTHETIC = "synthetic speech (eSpeak NG): figures say that the system works, and nothing about real voices"
-MAX_CLASSES = 30  # of a confusion matrix; beyond it, those that were confused most
+SYNTHETIC = "synthetic speech (eSpeak NG): the scores show that the system works, not how well it does on real voices"
+MAX_CLASSES = 30  # of a confusion matrix; of more, those with the most errors are shown
 LOSSES = ("train", "valid")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A test row that the model got wrong. wanted, got: per task; audio: base64 of a FLAC file, or empty."""
+    """A test row with an error. expected, predicted: by task; audio: base64 of a FLAC file, or empty."""
 
     id: str
-    wanted: dict[str, str]
-    got: dict[str, str]
+    expected: dict[str, str]
+    predicted: dict[str, str]
     audio: str = ""
     seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Translated:
-    """A test row's translation. source: its transcript or sentence, where known; chrf: of this row alone, percent."""
+    """A test row's translation. source: its transcript or sentence, if known; chrf: of this row alone, percent."""
 
     id: str
     source: str
-    wanted: str
-    got: str
+    expected: str
+    predicted: str
     chrf: float
 
 
@@ -76,17 +77,15 @@ class Night:
     promoted: bool | None  # None: not offered to a gate
     reason: str
     model: str  # "assistant v3"
-    champion: str  # what it was compared with, or empty
+    champion: str  # that it was compared with, or empty
     metrics: list[Row]
-    by_corpus: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics of each, where there are several
+    by_corpus: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics of each, if there are several
     by_domain: dict[str, list[Row]] = field(default_factory=dict)  # error rates, by the column that names the domain
     channels: list[dict[str, Any]] = field(default_factory=list)  # channel.Pair of each two domains, and its warning
     by_language: dict[str, dict[str, float]] = field(default_factory=dict)
-    stages: list[tuple[str, str, float]] = field(default_factory=list)  # stage, what it did, seconds
+    stages: list[tuple[str, str, float]] = field(default_factory=list)  # stage, summary, seconds
     history: list[dict[str, float]] = field(default_factory=list)
-    curriculum: list[str] = field(
-        default_factory=list
-    )  # a line for each stage of the training, where there are several
+    curriculum: list[str] = field(default_factory=list)  # a line per stage of the training, if there are several
     confusions: list[Confusion] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     faulty_rows: int = 0
@@ -95,33 +94,13 @@ class Night:
     quarantine: list[dict[str, Any]] = field(default_factory=list)  # a sample of rows
     decision: dict[str, Any] | None = None
     lineage: dict[str, str] = field(default_factory=dict)
-    speech: dict[str, Any] = field(default_factory=dict)  # audio_examples.told, of a model that speaks
-    sharing: dict[str, Any] = field(default_factory=dict)  # of evaluation.inspection; empty in older reports
+    speech: dict[str, Any] = field(default_factory=dict)  # see audio_examples.speech_content
+    sharing: dict[str, Any] = field(default_factory=dict)  # see evaluation.inspection.interpret
     warnings: list[str] = field(default_factory=list)  # of the registry: a champion that was deleted
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Night:
-        return cls(
-            **{
-                **content,
-                "metrics": [Row(**row) for row in content["metrics"]],
-                "by_domain": {by: [Row(**row) for row in rows] for by, rows in content.get("by_domain", {}).items()},
-                "confusions": [Confusion(**item) for item in content["confusions"]],
-                "faults": [Fault(**item) for item in content["faults"]],
-                "translations": [Translated(**item) for item in content.get("translations", ())],
-                "stages": [tuple(item) for item in content["stages"]],
-            }
-        )
 
 
 def environment() -> Environment:
     """The Jinja environment of the pages; escapes all values."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -136,8 +115,6 @@ def environment() -> Environment:
 
 def render(night: Night) -> str:
     """The page."""
-    from markupsafe import Markup
-
     return (
         environment()
         .get_template("report.html.j2")
@@ -145,14 +122,11 @@ def render(night: Night) -> str:
             night=night,
             note=SYNTHETIC,
             intervals={row.metric: Markup(_interval(row)) for row in night.metrics},
-            curves={task: [Markup(chart) for chart in drawn] for task, drawn in curves(night.history).items()},
-            throughput=[(name, Markup(chart)) for name, chart in _throughput(night.history)],
-            spoken=lines(night.speech["figures"]) if night.speech else [],
-            heard=Markup(charts.confusion_chart(**night.speech["confusion"])) if night.speech else "",
-            drawings=[
-                {**asdict(item), "charts": [(caption, Markup(chart)) for caption, chart in item.charts]}
-                for item in drawings(night.history, night.sharing)
-            ],
+            curves={task: [Markup(chart) for chart in panels] for task, panels in curves(night.history).items()},
+            throughput=[Markup(chart) for chart in _throughput(night.history)],
+            speech_lines=lines(night.speech["figures"]) if night.speech else [],
+            emotions=Markup(charts.confusion_chart(**night.speech["confusion"])) if night.speech else "",
+            plots=plots(night.history, night.sharing),
             confusions=[(item.task, Markup(_confusion(item)), len(item.labels)) for item in night.confusions],
         )
     )
@@ -184,22 +158,15 @@ def _stage_borders(history: Sequence[Mapping[str, float]]) -> list[float]:
     return [after["epoch"] - 0.5 for before, after in pairwise(history) if before.get("stage") != after.get("stage")]
 
 
-def _throughput(history: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
+def _throughput(history: Sequence[Mapping[str, float]]) -> list[str]:
     names = {"utterances_per_second": "utterances per second", "padding": "padding, %", "seconds": "seconds per epoch"}
-    drawn = []
-    for key, name in names.items():
-        points = [
-            (float(epoch.get("epoch", position)), float(epoch[key]))
-            for position, epoch in enumerate(history, start=1)
-            if key in epoch
-        ]
-        if points:
-            drawn.append((name, charts.line_chart({name: points}, y_label=name)))
-    return drawn
+    epochs = [(float(epoch.get("epoch", position)), epoch) for position, epoch in enumerate(history, start=1)]
+    series = {name: [(n, float(epoch[key])) for n, epoch in epochs if key in epoch] for key, name in names.items()}
+    return [charts.line_chart({name: points}, y_label=name) for name, points in series.items() if points]
 
 
 def _interval(row: Row) -> str:
-    """On a scale of the whole percentage range, or near its good end when all is there."""
+    """An interval bar from 0 to 100 %, or on the best end of that range if all values are there."""
     shown = [value for value in (row.low, row.high, row.value, row.champion) if value is not None]
     if row.better == "higher":
         scale = (max(0.0, min(90.0, min(shown) - 1)), 100.0)
@@ -211,25 +178,19 @@ def _interval(row: Row) -> str:
 def _confusion(item: Confusion) -> str:
     if len(item.labels) <= MAX_CLASSES:
         return charts.confusion_chart(item.labels, item.counts)
-    wrong = [
-        sum(line) - line[row] + sum(other[row] for other in item.counts) - line[row]
-        for row, line in enumerate(item.counts)
-    ]
-    kept = sorted(sorted(range(len(wrong)), key=lambda row: -wrong[row])[:MAX_CLASSES])
-    return charts.confusion_chart(
-        [item.labels[row] for row in kept], [[item.counts[row][column] for column in kept] for row in kept]
-    )
+    columns = list(zip(*item.counts, strict=True))
+    errors = [sum(row) + sum(columns[i]) - 2 * row[i] for i, row in enumerate(item.counts)]
+    shown = sorted(sorted(range(len(errors)), key=lambda i: -errors[i])[:MAX_CLASSES])
+    return charts.confusion_chart([item.labels[i] for i in shown], [[item.counts[i][j] for j in shown] for i in shown])
 
 
-def diff(wanted: str, got: str) -> str:
-    """`got` with what is missing struck out and what was added marked, word by word, as HTML.
+def diff(expected: str, predicted: str) -> str:
+    """HTML of `predicted` with deletions and insertions relative to `expected`, word by word.
 
-    Slots ("room = kitchen · device = light") are compared whole, one by one.
+    Slots ("room = kitchen · device = light") are compared one by one.
     """
-    from html import escape
-
-    separator = SLOT_SEPARATOR if " = " in wanted + got else " "
-    left, right = ([part for part in text.split(separator) if part] for text in (wanted, got))
+    separator = SLOT_SEPARATOR if " = " in expected + predicted else " "
+    left, right = ([part for part in text.split(separator) if part] for text in (expected, predicted))
     parts = []
     for kind, i, j, k, m in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
         if kind == "equal":

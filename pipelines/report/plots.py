@@ -1,10 +1,10 @@
 """Plots of what tasks share: gradients, weights and losses over time, activations of the sharing mode, probes.
 
-    for drawing in drawings(night.history, night.sharing):
-        drawing.title, drawing.how, drawing.charts        # explanation in a sentence; (caption, SVG) pairs
+    for plot in plots(night.history, night.sharing):
+        plot.title, plot.how, plot.charts        # explanation in a sentence; (caption, SVG) pairs
 
-Plots without data are left out. See mtl.training.backward for the gradients, `picture` in mtl/sharing for the modes,
-and pipelines/evaluation/inspection.py for the probes.
+Plots without data are left out. See mtl.training.backward for the gradients, `Trunk.picture` in mtl/sharing for the
+activations, and pipelines/evaluation/inspection.py for the probes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from pipelines.report.charts import Cell, Point, grid_chart, line_chart
 
 Epoch = Mapping[str, float]
 Chart = tuple[str, str]  # caption, SVG
+Draw = Callable[[Any, Sequence[str], str], list[Chart]]
 WHOLE = "the trunk as a whole"
 PART_NAMES = {"audio": "audio front-end", "text": "text front-end"}
 CONSTANT = 1e-6  # weights that change less are constant
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A group of charts. name: its anchor. how: how to read it. wide: each chart on a line of its own."""
+class Plot:
+    """Charts with one explanation. name: of the anchor. how: how to read them. wide: one chart per line."""
 
     name: str
     title: str
@@ -34,50 +35,53 @@ class Drawing:
     wide: bool = False
 
 
-def drawings(history: Sequence[Epoch], sharing: Mapping[str, Any]) -> list[Drawing]:
+def plots(history: Sequence[Epoch], sharing: Mapping[str, Any]) -> list[Plot]:
     """All plots with data, in the order of the page."""
-    plots = [*_gradients(history), *_over_time(history)]
-    pictures: dict[str, dict[str, Any]] = sharing.get("pictures", {})
-    for name in {name: None for group in pictures.values() for name in group}:
-        if name in PICTURES:
-            charts: list[Chart] = []
-            for group, picture in pictures.items():
-                if name in picture and not (charts and name in OF_WEIGHTS):
-                    charts += PICTURES[name].charts(picture[name], sharing["tasks"], _heading(name, group, pictures))
-            plots.append(Drawing(name, PICTURES[name].title, PICTURES[name].how, charts))
-    return [*plots, *_probes(sharing)]
+    groups: dict[str, dict[str, Any]] = sharing.get("pictures", {})
+    activations = []
+    for name in [
+        name for name in dict.fromkeys(name for group in groups.values() for name in group) if name in ACTIVATION_PLOTS
+    ]:
+        title, how, draw = ACTIVATION_PLOTS[name]
+        drawn = {group: values[name] for group, values in groups.items() if name in values}
+        if name in OF_WEIGHTS:
+            charts = draw(next(iter(drawn.values())), sharing["tasks"], "")
+        else:
+            headings = {group: input_group(group).items if len(groups) > 1 else "" for group in drawn}
+            charts = [chart for group in drawn for chart in draw(drawn[group], sharing["tasks"], headings[group])]
+        activations.append(Plot(name, title, how, charts))
+    return [*_gradients(history), *_over_time(history), *activations, *_probes(sharing)]
 
 
 # --- gradients, weights, losses --------------------------------------------------------------------------------------
 
 
-def _gradients(history: Sequence[Epoch]) -> list[Drawing]:
+def _gradients(history: Sequence[Epoch]) -> list[Plot]:
     """Cosines by part of the last epoch that has them, and conflicts over all epochs."""
-    cosines = _by_part(next((epoch for epoch in reversed(history) if _has(epoch, "cosine/")), {}), "cosine")
+    last = next((epoch for epoch in reversed(history) if any(key.startswith("cosine/") for key in epoch)), {})
+    cosines, conflicts = _by_part(last, "cosine"), _by_part(last, "conflict")
     if not cosines:
         return []
-    conflicts = _by_part(next(epoch for epoch in reversed(history) if _has(epoch, "cosine/")), "conflict")
     tasks = list(dict.fromkeys(task for pairs in cosines.values() for pair in pairs for task in pair))
     maps = [(part, _cosine_map(tasks, pairs, conflicts.get(part, {}), part)) for part, pairs in cosines.items()]
-    lines: dict[str, list[Point]] = {}
-    for at, epoch in _numbered(history):
+    shares: dict[str, list[Point]] = {}
+    for number, epoch in _numbered(history):
         for part, pairs in _by_part(epoch, "conflict").items():
-            lines.setdefault(part, []).append((at, 100 * sum(pairs.values()) / len(pairs)))
-    over_time = line_chart(lines, y_label="pairs in conflict, %")
+            shares.setdefault(part, []).append((number, 100 * sum(pairs.values()) / len(pairs)))
     return [
-        Drawing(
+        Plot(
             "cosines",
             "Cosines of the tasks' gradients",
             "The cosine between two tasks' gradients in each part of the model, mean over the last epoch: +1 parallel, "
             "0 orthogonal, −1 opposite; a dash: one of the two has no gradient in that part.",
             maps,
         ),
-        Drawing(
+        Plot(
             "conflicts",
             "Conflicts over time",
             "The share of steps in which the cosine of two tasks' gradients is below 0, mean over the pairs. Unrelated "
             "tasks have 50 %; a part well above it has conflicting tasks.",
-            [("", over_time)],
+            [("", line_chart(shares, y_label="pairs in conflict, %"))],
         ),
     ]
 
@@ -107,42 +111,35 @@ def _cosine_map(
     return grid_chart(tasks, tasks, [[cell(one, other) for other in tasks] for one in tasks])
 
 
-def _over_time(history: Sequence[Epoch]) -> list[Drawing]:
+def _over_time(history: Sequence[Epoch]) -> list[Plot]:
     weights, losses = _series(history, "weight/", ""), _series(history, "train/", "/loss")
-    plots = []
-    if any(abs(value - points[0][1]) > CONSTANT for points in weights.values() for _, value in points):
-        plots.append(
-            Drawing(
-                "weights",
-                "Task weights over time",
-                "The weight of a task's loss (or gradient) in a step, mean of each epoch, including the recipe's own "
-                "weight.",
-                [("", line_chart(weights, y_label="weight"))],
-            )
-        )
     # A first loss of zero cannot be divided by.
     ratios = {
-        task: [(at, value / points[0][1]) for at, value in points] for task, points in losses.items() if points[0][1]
+        task: [(epoch, value / points[0][1]) for epoch, value in points]
+        for task, points in losses.items()
+        if points[0][1]
     }
+    over_time = []
+    if any(abs(value - points[0][1]) > CONSTANT for points in weights.values() for _, value in points):
+        how = "The weight of each task's loss or gradient, mean of each epoch, including the weight of the recipe."
+        chart = line_chart(weights, y_label="weight")
+        over_time.append(Plot("weights", "Task weights over time", how, [("", chart)]))
     if any(len(points) > 1 for points in ratios.values()):
-        plots.append(
-            Drawing(
-                "losses",
-                "Losses over time",
-                "Each task's training loss as a share of its own in the first epoch: a line that stays high while the "
-                "others fall belongs to a task that is not learned.",
-                [("", line_chart(ratios, y_label="share of the first epoch's loss"))],
-            )
+        how = (
+            "Each task's training loss divided by that of the first epoch. A line that stays high while the others "
+            "fall belongs to a task that is not learned."
         )
-    return plots
+        chart = line_chart(ratios, y_label="share of the first epoch's loss")
+        over_time.append(Plot("losses", "Losses over time", how, [("", chart)]))
+    return over_time
 
 
 def _series(history: Sequence[Epoch], head: str, tail: str) -> dict[str, list[Point]]:
     series: dict[str, list[Point]] = {}
-    for at, epoch in _numbered(history):
+    for number, epoch in _numbered(history):
         for key, value in epoch.items():
             if key.startswith(head) and key.endswith(tail):
-                series.setdefault(key.removeprefix(head).removesuffix(tail), []).append((at, value))
+                series.setdefault(key.removeprefix(head).removesuffix(tail), []).append((number, value))
     return series
 
 
@@ -150,25 +147,7 @@ def _numbered(history: Sequence[Epoch]) -> list[tuple[float, Epoch]]:
     return [(float(epoch.get("epoch", position)), epoch) for position, epoch in enumerate(history, start=1)]
 
 
-def _has(epoch: Epoch, head: str) -> bool:
-    return any(key.startswith(head) for key in epoch)
-
-
-# --- pictures of the sharing modes -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Plot of one entry of a mode's `picture`: charts(values, tasks, heading) -> (caption, SVG) pairs."""
-
-    title: str
-    how: str
-    charts: Callable[[Any, Sequence[str], str], list[Chart]]
-
-
-def _heading(name: str, group: str, pictures: Mapping[str, Any]) -> str:
-    """Which rows, if it matters."""
-    return "" if name in OF_WEIGHTS or len(pictures) < 2 else input_group(group).items
+# --- activations of the sharing modes ---------------------------------------------------------------------------------
 
 
 def _caption(*parts: str) -> str:
@@ -179,19 +158,17 @@ def _grid(
     values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str], scale: float, tooltip: str
 ) -> str:
     """Shaded by value over scale; tooltip: with {row}, {column} and {value}."""
-    return grid_chart(
-        rows,
-        columns,
-        [
-            [
-                None
-                if value is None
-                else Cell(value / scale, f"{value:.2f}", tooltip.format(row=row, column=column, value=f"{value:.3f}"))
-                for column, value in zip(columns, line, strict=True)
-            ]
-            for row, line in zip(rows, values, strict=True)
-        ],
-    )
+
+    def cell(value: float | None, row: str, column: str) -> Cell | None:
+        if value is None:
+            return None
+        return Cell(value / scale, f"{value:.2f}", tooltip.format(row=row, column=column, value=f"{value:.3f}"))
+
+    cells = [
+        [cell(value, row, column) for value, column in zip(line, columns, strict=True)]
+        for line, row in zip(values, rows, strict=True)
+    ]
+    return grid_chart(rows, columns, cells)
 
 
 def _largest(values: Any) -> float:
@@ -220,7 +197,7 @@ def _shared_gates(values: Any, tasks: Sequence[str], heading: str) -> list[Chart
     return [(heading, _grid(values, levels, experts, 1.0, "the shared path takes {value} from {column} at {row}"))]
 
 
-def _per_block(tooltip: str) -> Callable[[Any, Sequence[str], str], list[Chart]]:
+def _per_block(tooltip: str) -> Draw:
     """Of (blocks, K, K): a grid of tasks for each block, on one scale."""
 
     def charts(values: Any, tasks: Sequence[str], heading: str) -> list[Chart]:
@@ -233,7 +210,7 @@ def _per_block(tooltip: str) -> Callable[[Any, Sequence[str], str], list[Chart]]
     return charts
 
 
-def _by_block(tooltip: str) -> Callable[[Any, Sequence[str], str], list[Chart]]:
+def _by_block(tooltip: str) -> Draw:
     """Of (blocks, K): one grid, tasks by blocks."""
 
     def charts(values: Any, tasks: Sequence[str], heading: str) -> list[Chart]:
@@ -273,45 +250,46 @@ def _edges(values: Any, tasks: Sequence[str], heading: str) -> list[Chart]:
     return [(heading, _grid(edges, tasks, tasks, _largest(values), tooltip))]
 
 
-OF_WEIGHTS = ("units", "distances")  # pictures of weights, which do not depend on the input
-PICTURES = {
-    "gates": Picture(
+OF_WEIGHTS = ("units", "distances")  # which do not depend on the input group
+# name in `Trunk.picture` -> title, explanation, (values, tasks, heading) -> charts
+ACTIVATION_PLOTS: dict[str, tuple[str, str, Draw]] = {
+    "gates": (
         "Expert use by task",
         "A row is a task's gate, mean over the inspected inputs: weights of the experts, which sum to one. Tasks with "
         "similar rows share experts; a column that is pale throughout is an unused expert.",
         _gates,
     ),
-    "shared_gates": Picture(
+    "shared_gates": (
         "Expert use by the shared path",
         "Between two levels, the input of the shared experts is a mixture of all experts, those of the tasks included. "
         "One row for each level; weights sum to one.",
         _shared_gates,
     ),
-    "units": Picture(
+    "units": (
         "Cross-stitch units",
         "After each block, the states of the row's task become this combination of its own states (diagonal) and the "
         "column's. Training starts with 0.9 on the diagonal.",
         _per_block("{row} takes {value} of the states of {column}"),
     ),
-    "masks": Picture(
+    "masks": (
         "Attention masks",
         "The mean of a task's mask over the shared states after each block (initially 0.88), and its distance from the "
         "mean of all tasks' masks: 0 means that all tasks use the same channels.",
         _masks,
     ),
-    "edges": Picture(
+    "edges": (
         "Messages along the task graph",
         "Messages from the column's task to the row's: norm of the message over that of the states it is added to. "
         "A dash: no edge; near 0: an unused edge.",
         _edges,
     ),
-    "distances": Picture(
+    "distances": (
         "Distance between the tasks' encoders",
         "Distance between the weights of two tasks' encoders in each block, over their mean norm; initially 0. Large "
         "values mean that the tasks need different weights there, despite the penalty.",
         _per_block("{row} and {column}: {value}"),
     ),
-    "adapters": Picture(
+    "adapters": (
         "Contribution of the adapters",
         "Norm of the output of a task's adapter after each block over that of the states; initially 0. A task with "
         "large values needs states that the shared encoder does not provide.",
@@ -330,16 +308,14 @@ TESTED = {
 ON_CTC = "a frame in the middle of each {} on the model's own CTC path, tested on other speakers"
 
 
-def _probes(sharing: Mapping[str, Any]) -> list[Drawing]:
-    charts = [(_probe_caption(one), _probe_chart(one)) for one in sharing.get("probes", ())]
-    if not charts:
-        return []
+def _probes(sharing: Mapping[str, Any]) -> list[Plot]:
+    charts = [(_probe_caption(probe), _probe_chart(probe)) for probe in sharing.get("probes", ())]
     how = (
         "Accuracy in percent of a linear probe on the frozen states of each layer. The last two lines are controls: "
         "probes trained on shuffled labels, and always predicting the most frequent class. An accuracy near them means "
         "that the layer does not encode the label linearly."
     )
-    return [Drawing("probes", "Linear probes of each layer", how, charts, wide=True)]
+    return [Plot("probes", "Linear probes of each layer", how, charts, wide=True)] if charts else []
 
 
 def _probe_caption(probe: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""From a model's scores to what its report shows: the table of metrics, confusions, errors one can listen to."""
+"""Content of the report from a model's scores: table of metrics, confusions, translations, errors with audio."""
 
 from __future__ import annotations
 
@@ -32,38 +32,34 @@ AUDIO_BYTES = 2_500_000  # of all recordings in a report; base64 adds a third
 def table(
     scores: Scores, gates: Gates | None = None, champion: Scores | None = None, decision: Decision | None = None
 ) -> list[Row]:
-    """One line for each metric that the rows are labelled for, with its 95 % bootstrap interval."""
-    compared = {row.metric: row for row in decision.comparisons} if decision else {}
+    """One line per metric with labelled rows, with its 95 % bootstrap interval."""
+    comparisons = {row.metric: row for row in decision.comparisons} if decision else {}
     rows = []
     for metric, value in scores.metrics.items():
-        low, high = scores.interval(metric)
+        comparison = comparisons.get(metric)
         rows.append(
             Row(
-                metric=metric,
-                better=METRICS[metric].better,
-                value=value,
-                low=low,
-                high=high,
+                metric,
+                METRICS[metric].better,
+                value,
+                *scores.interval(metric),
                 rows=len(scores.counts[metric].ids),
                 champion=champion.metrics.get(metric) if champion else None,
                 limit=gates.minimum.get(metric) if gates else None,
-                verdict=compared[metric].verdict if metric in compared else "",
-                floor=compared[metric].floor if metric in compared else None,
+                verdict=comparison.verdict if comparison else "",
+                floor=comparison.floor if comparison else None,
             )
         )
     return rows
 
 
 def plain(rows: list[Row]) -> list[dict[str, Any]]:
-    """The table as it is printed: figures rounded as they are shown."""
+    """The table as printed, with rounded values."""
     return [
         {
             "metric": row.metric,
             "value": in_unit(row.metric, row.value),
-            "low": f"{row.low:.2f}",
-            "high": f"{row.high:.2f}",
-            "champion": None if row.champion is None else f"{row.champion:.2f}",
-            "floor": None if row.floor is None else f"{row.floor:.2f}",
+            **{name: _rounded(getattr(row, name)) for name in ("low", "high", "champion", "floor")},
             "limit": None if row.limit is None else f"{'≤' if row.better == 'lower' else '≥'} {row.limit:g}",
             "rows": f"{row.rows:,}",
             "verdict": row.verdict.replace("_", " "),
@@ -72,41 +68,45 @@ def plain(rows: list[Row]) -> list[dict[str, Any]]:
     ]
 
 
+def _rounded(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2f}"
+
+
 def confusions(scores: Scores) -> list[Confusion]:
-    """Of every classification task with labelled rows and more than one class."""
+    """Confusions of every classification task whose rows have more than one class."""
     shown = []
-    # Not of speakers: they are too many, and enrolled.
+    # Not of open sets such as speakers: these have too many classes.
     for task in (spec.name for spec in tasks() if spec.answer == "label" and not spec.open_set):
         pairs = scores.confusion(task)
         labels = sorted({label for pair in pairs for label in pair})
         if len(labels) > 1:
             shown.append(
-                Confusion(task, labels, [[pairs.get((wanted, got), 0) for got in labels] for wanted in labels])
+                Confusion(
+                    task, labels, [[pairs.get((label, predicted), 0) for predicted in labels] for label in labels]
+                )
             )
     return shown
 
 
 def faults(scores: Scores, store: Store) -> tuple[list[Fault], int]:
-    """The worst rows of each metric with their recordings, and how many rows have a fault at all."""
+    """The worst rows of each metric with their recordings, and the number of rows with an error."""
     wrong = scores.wrong(most=len(scores.table))
     chosen: dict[str, dict[str, Any]] = {}
-    for metric in METRICS:
-        if not METRICS[metric].examples:
-            continue
-        having = sorted((row for row in wrong if metric in row["errors"]), key=lambda row: -row["errors"][metric])
-        for row in [row for row in having if row["id"] not in chosen][:FAULTS_PER_METRIC]:
-            chosen[row["id"]] = row
-    room = AUDIO_BYTES
+    for metric in [name for name in METRICS if METRICS[name].examples]:
+        errors = [row for row in wrong if metric in row["errors"] and row["id"] not in chosen]
+        errors.sort(key=lambda row: -row["errors"][metric])
+        chosen |= {row["id"]: row for row in errors[:FAULTS_PER_METRIC]}
+    left = AUDIO_BYTES
     shown = []
     for row in list(chosen.values())[:FAULTS]:
-        audio = _recording(row, store, room)
-        room -= len(audio)
+        audio = _recording(row, store, left)
+        left -= len(audio)
         shown.append(_fault(row, audio))
     return shown, len(wrong)
 
 
 def translations(scores: Scores) -> list[Translated]:
-    """A fixed sample of the test rows that were translated: those with the smallest hash, so the same every night."""
+    """A sample of the translated test rows: those with the smallest hash of their id, so the same every night."""
     shown = []
     specs = [spec for spec in tasks() if spec.answer == "translation"]
     for row in scores.table.to_pylist():
@@ -123,31 +123,31 @@ def translations(scores: Scores) -> list[Translated]:
 
 
 def _fault(row: Mapping[str, Any], audio: str) -> Fault:
-    """The labels and answers of the tasks with an error; the transcript of a recording in any case."""
+    """Labels and answers of the tasks with an error, and always the transcript of a recording."""
     reference, recorded = row["reference"], row["audio"] is not None
     answers = Prediction.from_json(row["prediction"]).answers
-    wanted, got = {}, {}
+    expected, predicted = {}, {}
     if reference.get("context"):
-        wanted["before"] = got["before"] = f" {TURN} ".join(reference["context"])
+        expected["before"] = predicted["before"] = f" {TURN} ".join(reference["context"])
     if not recorded:
-        wanted["sentence"] = got["sentence"] = reference.get("text") or ""
+        expected["sentence"] = predicted["sentence"] = reference.get("text") or ""
     wrong = {metric.partition("/")[0] for metric in row["errors"]}
     for spec in tasks():
-        # Speakers of the test split are not those of training: the nearest known one is no answer to compare.
+        # Test speakers are not among the training speakers, so their predicted label means nothing.
         shown = recorded if spec.answer == "text" else spec.name in wrong and not spec.open_set
         label = KINDS[spec.answer].reference(spec, reference)
         if shown and spec.name in answers and label is not None:
-            wanted[spec.name], got[spec.name] = label, str(answers[spec.name])
-    return Fault(id=row["id"], wanted=wanted, got=got, audio=audio, seconds=row["duration"])
+            expected[spec.name], predicted[spec.name] = label, str(answers[spec.name])
+    return Fault(row["id"], expected, predicted, audio, row["duration"])
 
 
-def _recording(row: Mapping[str, Any], store: Store, room: int) -> str:
-    """base64 of a 16-bit FLAC of the recording; empty where there is none, or no room for it."""
+def _recording(row: Mapping[str, Any], store: Store, most: int) -> str:
+    """base64 of a 16-bit FLAC of the recording; empty if there is none, or it has more bytes than `most`."""
     if row["audio"] is None:
         return ""
     try:
         wave = recording_of(row, store, AUDIO_RATE)
     except (SoundError, OSError):
-        return ""  # a report is no reason to fail a night; the row is shown without its sound
+        return ""  # the report shows the row without audio instead of failing
     encoded = base64.b64encode(flac(wave, AUDIO_RATE)).decode()
-    return encoded if len(encoded) <= room else ""
+    return encoded if len(encoded) <= most else ""

@@ -1,1 +1,1 @@
-"""The stages of a night and what they share; `pipelines/nightly.py` lists them in order."""
+"""The stages of a night and their context; `pipelines/nightly.py` lists them in order."""

@@ -1,4 +1,4 @@
-"""What the stages of one run share: store, recipe, registry, the values of finished stages, and the MLflow run.
+"""Context of the stages of one run: store, recipe, registry, values of finished stages, and the MLflow run.
 
 context = Context("motet-root", load("assistant"))
 context.execute(INGEST)
@@ -21,7 +21,7 @@ from pipelines.registry.registry import Registry
 from pipelines.storage.store import Manifest, Store, fingerprint
 
 DatasetRef = tuple[str, str]  # dataset and address: names a manifest
-FEATURE_STAGES = ("features", "prosody", "waveforms")  # what training reads; the prosody contains the alignment
+FEATURE_STAGES = ("features", "prosody", "waveforms")  # inputs of training; the prosody contains the alignment
 
 
 class InProcess:
@@ -36,7 +36,7 @@ class InProcess:
 
 
 class Context:
-    """Opened once for a run of stages.
+    """State that is opened once for a run of stages.
 
     Not a dataclass: Prefect copies dataclasses that are passed to its tasks.
 
@@ -85,7 +85,7 @@ class Context:
 
     @property
     def features(self) -> list[Manifest]:
-        """Manifests of everything that training reads beside the utterance tables."""
+        """Manifests of all inputs of training except the utterance tables."""
         return [manifest for name in FEATURE_STAGES for manifest in self.values.get(name, ())]
 
     @property
@@ -133,12 +133,13 @@ def stored_recipe(store: Store, key: str) -> Recipe:
 
 
 def manifests(store: Store, refs: Sequence[DatasetRef]) -> list[Manifest]:
-    """Raises LookupError when a reference leads nowhere."""
-    rows = [(ref, store.find(*ref)) for ref in refs]
-    for (dataset, address), manifest in rows:
-        if manifest is None:
+    """Raises LookupError when a version does not exist."""
+    rows = []
+    for dataset, address in refs:
+        if (manifest := store.find(dataset, address)) is None:
             raise LookupError(f"{store.root} has no version {address} of {dataset}; was it deleted meanwhile?")
-    return [manifest for _, manifest in rows if manifest is not None]
+        rows.append(manifest)
+    return rows
 
 
 def corpus_of(manifest: Manifest) -> str:

@@ -1,8 +1,9 @@
-"""The data stages: utterance tables, features, waveforms, and for a model that speaks, alignment and prosody."""
+"""The data stages: utterance tables, features, waveforms and, for speech synthesis, alignment and prosody."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from pipelines.core.progress import Report
 from pipelines.core.stage import Stage
@@ -20,6 +21,7 @@ from pipelines.stages.context import Context, corpus_of
 from pipelines.storage.store import Manifest
 
 Text = tuple[str, list[Manifest]]
+PHRASED, SOUNDS = attrgetter("phrased"), attrgetter("sounds")  # whether a recipe has such tasks
 
 
 def _ingest(context: Context, corpus: str, report: Report) -> tuple[str, Manifest]:
@@ -32,7 +34,7 @@ def _ingest(context: Context, corpus: str, report: Report) -> tuple[str, Manifes
 
 
 def describe_corpus(manifest: Manifest, before: Manifest | None) -> str:
-    """'calls: 120 utterances, 0.25 h, +20 rows against version 3'"""
+    """'calls: 120 utterances, 0.25 h, +20 rows since version 3'"""
     meta = manifest.meta
     text = f"{corpus_of(manifest)}: {meta['rows']:,} utterances, {meta.get('hours') or 0:.2f} h"
     if meta.get("quarantined"):
@@ -41,7 +43,7 @@ def describe_corpus(manifest: Manifest, before: Manifest | None) -> str:
         return f"{text}, all new"
     if before.version == manifest.version:
         return f"{text}, unchanged since version {manifest.version}"
-    return f"{text}, {meta['rows'] - before.meta['rows']:+,} rows against version {before.version}"
+    return f"{text}, {meta['rows'] - before.meta['rows']:+,} rows since version {before.version}"
 
 
 def _features(context: Context, report: Report) -> Text:
@@ -64,7 +66,7 @@ def _extract(context: Context, report: Report, *kinds: Kind) -> Text:
 
 
 def _alignment(context: Context, report: Report) -> Text:
-    """The end of each phone in recordings whose corpus does not give it."""
+    """The end of each phone in recordings of corpora without phone times."""
     spec, tables, store = context.recipe.features, context.utterances, context.store
     before = [store.latest(alignment_name(spec, corpus_of(table))) for table in tables]
     manifests = align(tables, context.values["features"], spec, store, report)
@@ -85,22 +87,14 @@ def _prosody(context: Context, report: Report) -> Text:
     return f"{rows:,} recordings with phones, {_count_new('measured', manifests, before):,} measured", manifests
 
 
-def _count_new(count: str, manifests: Sequence[Manifest], before: Sequence[Manifest | None]) -> int:
-    """Sum of `meta[count]` over the manifests that are another version than before."""
+def _count_new(key: str, manifests: Sequence[Manifest], before: Sequence[Manifest | None]) -> int:
+    """Sum of `meta[key]` over the manifests with a new version."""
     pairs = zip(manifests, before, strict=True)
-    return sum(item.meta[count] for item, old in pairs if old is None or old.version != item.version)
+    return sum(item.meta[key] for item, old in pairs if old is None or old.version != item.version)
 
 
 def _corpora(recipe: Recipe) -> list[str]:
     return [corpus.name for corpus in recipe.corpora]
-
-
-def _phrased(recipe: Recipe) -> bool:
-    return recipe.phrased
-
-
-def _sounds(recipe: Recipe) -> bool:
-    return recipe.sounds
 
 
 INGEST = Stage("ingest", _ingest, kinds=("recordings", "utterances", "quarantine"), unit="utt", parts=_corpora)
@@ -114,7 +108,7 @@ ALIGNMENT = Stage(
     kinds=("alignment",),
     version=ALIGNMENT_VERSION,
     unit="step",
-    needed=_phrased,
+    needed=PHRASED,
 )
 PROSODY = Stage(
     "prosody",
@@ -123,9 +117,9 @@ PROSODY = Stage(
     kinds=("prosody",),
     version=PROSODY_VERSION,
     unit="rec",
-    needed=_phrased,
+    needed=PHRASED,
 )
 WAVEFORMS = Stage(
-    "waveforms", _waveforms, inputs=("ingest",), kinds=(WAVEFORM.name, PITCH.name), unit="rec", needed=_sounds
+    "waveforms", _waveforms, inputs=("ingest",), kinds=(WAVEFORM.name, PITCH.name), unit="rec", needed=SOUNDS
 )
 DATA = (FEATURES, ALIGNMENT, PROSODY, WAVEFORMS)

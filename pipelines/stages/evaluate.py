@@ -1,4 +1,4 @@
-"""The stages that measure a packaged model: its held-out scores, and what its tasks share."""
+"""The stages that evaluate a packaged model: held-out scores, and inspection of what its tasks share."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pipelines.stages.held_out import HeldOutScores, current_champion
 
 
 def check_judges(context: Context) -> None:
-    """Before training: raises MissingJudge when a model that is to judge the speech has no champion."""
+    """Raises MissingJudge, before training, if a judge model has no champion."""
     if context.recipe.judges.models:
         judges_of(context.registry, context.recipe.judges)
 
 
 def channel_pairs(context: Context) -> list[Pair]:
-    """How well each two of the recipe's domains can be told apart by their channel."""
+    """The channel probe of each two domains of the recipe."""
     recipe = context.recipe
     if recipe.domains.by == "corpus" and len(recipe.corpora) < 2:
         return []
@@ -56,7 +56,7 @@ def _by_corpus(scores: Scores, metric: str) -> str:
 
 
 def _interpret(context: Context, report: Report) -> tuple[str, str]:
-    """What the candidate's tasks share and its layers encode, on valid rows. Value: key of the result in the store."""
+    """Inspects activations and layers of the candidate on valid rows. Value: key of the result in the store."""
     store, recipe, registry = context.store, context.recipe, context.registry
     candidate = registry.version(recipe.name, context.values["register"])
     rows = open_dataset(store, context.utterances, context.features).split("valid")

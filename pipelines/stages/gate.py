@@ -11,13 +11,13 @@ from pipelines.stages.held_out import HeldOutScores, compared, current_champion,
 from pipelines.stages.outcome import state_of
 from pipelines.stages.train import RECIPE_TAG
 
-ATTEMPTS = 3  # at a decision, when the champion changes meanwhile
+ATTEMPTS = 3  # of a comparison, if the champion changes meanwhile
 
 
 def _gate(context: Context, by: str = "nightly", again: bool = False) -> tuple[str, dict[str, Any]]:
     """Decides on the registered version. Value: promoted, reason, champion (compared with), decision.
 
-    again: decide anew even though this version was decided on before.
+    again: ignore an earlier decision on this version.
 
     Raises:
         Overtaken: the champion changed faster than the comparison took, several times in a row.
@@ -45,10 +45,10 @@ def _gate(context: Context, by: str = "nightly", again: bool = False) -> tuple[s
 def _promote(
     context: Context, model: str, version: int, force: bool, reason: str, by: str
 ) -> tuple[str, dict[str, Any]]:
-    """Asks the gate again about a version, or with `force` promotes it. Value: as of the gate.
+    """Runs the gate again on a version, or with `force` promotes it. Value: as of the gate.
 
     Raises:
-        RegistryError: no such version, or it is the champion already, or its data are gone.
+        RegistryError: no such version, it is the champion already, or its data no longer exist.
     """
     registry = context.registry
     registry.check(model)
@@ -67,7 +67,7 @@ def _context_of(context: Context, number: int, candidate: Any) -> Context:
     store = context.store
     key = candidate.tags.get(RECIPE_TAG)
     if not key or not store.exists(key):
-        raise RegistryError(f"{candidate.uri} was not made by a night of {store.root}; use `--force` to promote it")
+        raise RegistryError(f"{candidate.uri} was not trained by a night of {store.root}; use `--force` to promote it")
     refs = list(candidate.datasets.items())
     tables = [ref for ref in refs if ref[0].startswith("utterances/")]
     features = [ref for ref in refs if ref not in tables]

@@ -1,4 +1,4 @@
-"""Scores of registered models on a recipe's held-out test rows, and the gate's comparison of two of them.
+"""Scores of registered models on a recipe's held-out test rows, and their comparison by the gate.
 
 held_out = HeldOutScores(context)
 scores = held_out.score(context.registry.version("assistant", 4))     # computed once, then read from the store
@@ -8,7 +8,7 @@ decision, rows = held_out.compare(4, current_champion(context.registry, "assista
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from pipelines.evaluation.evaluate import Scores, evaluated
 from pipelines.evaluation.floors import floor_of
 from pipelines.evaluation.gates import Decision, decide
 from pipelines.evaluation.judges import Judge, judges_of
-from pipelines.evaluation.synthesis import counts, listened, voice_of
+from pipelines.evaluation.synthesis import counts, judged_speech, voice_of
 from pipelines.recipe import Features
 from pipelines.registry.deleted_versions import StoredVersion, stored_copy
 from pipelines.registry.ledger import Line
 from pipelines.registry.registry import Registry, Version
-from pipelines.report.audio_examples import told
+from pipelines.report.audio_examples import speech_content
 from pipelines.stages.context import Context
 
 
@@ -41,25 +41,24 @@ class HeldOutScores:
         self.store, self.registry = context.store, context.registry
 
     def score(self, version: Version, report: Report | None = None) -> Scores:
-        """A model's scores, including those that judge models give to its speech.
+        """A model's scores, including those of its synthesised speech.
 
         Raises:
             MissingJudge: a judge model has no champion.
         """
         folder, rows = self._folder(version), self._rows(version)
-        scores = evaluated(
-            self.store, version.address, lambda: Predictor.load(folder), rows, self.recipe.loader, report
-        )
+        load = partial(Predictor.load, folder)
+        scores = evaluated(self.store, version.address, load, rows, self.recipe.loader, report)
         if not self._makes_sound:
             return scores
         return scores.with_counts(counts(self._judged(version, rows, report), self.recipe.tasks))
 
-    def voice(self, version: Version) -> dict[str, Any] | None:
-        """What a report shows of a model's sound; None for a model that makes none. Raises MissingJudge."""
+    def speech_content(self, version: Version) -> dict[str, Any] | None:
+        """Content of the report on synthesised speech; None for a model without. Raises MissingJudge."""
         if not self._makes_sound:
             return None
         rows, voice = self._rows(version), voice_of(Predictor.load(self._folder(version)))
-        return told(self._judged(version, rows), voice, rows, self.recipe.judges.models)
+        return speech_content(self._judged(version, rows), voice, rows, self.recipe.judges.models)
 
     def compare(self, number: int, champion: Version | None) -> tuple[Decision, str]:
         """The gate's decision on a version, and the identity of the test rows. champion: see `current_champion`."""
@@ -73,14 +72,14 @@ class HeldOutScores:
             champion_scores = self.score(champion)
             champion_domains = counts_of(champion_scores, by)
             common = {name: champion_domains[name] for name in names if name in champion_domains}
-            current = champion_scores.contender(f"{recipe.name}/{champion.version}", common)
-        candidate = scores.contender(f"{recipe.name}/{number}", {name: by_domain[name] for name in names})
+            current = champion_scores.scored_model(f"{recipe.name}/{champion.version}", common)
+        candidate = scores.scored_model(f"{recipe.name}/{number}", {name: by_domain[name] for name in names})
         decision = decide(
             candidate,
             current,
             gates,
             {**METRICS, **{name: metric_of(name) for name in names}},
-            looks=registry.looks(recipe.name, scores.rows, version=number),
+            n_comparisons=registry.looks(recipe.name, scores.rows, version=number),
             seed=recipe.seed,
             floor=floor_of(candidate.counts, self._rows(version)),
         )
@@ -91,18 +90,10 @@ class HeldOutScores:
         return self.recipe.speaks or self.recipe.sounds
 
     def _judged(self, version: Version, rows: Dataset, report: Report | None = None) -> pa.Table:
-        """What the judge models recognise in a model's speech, with the schema `judges.SAID`. Raises MissingJudge."""
-        folder, speaks = self._folder(version), self.recipe.speaks
-        return listened(
-            self.store,
-            version.address,
-            lambda: Predictor.load(folder),
-            self._judges,
-            rows,
-            self.recipe.judges.rows,
-            report,
-            speaks,
-        )
+        """See `judged_speech`. Raises MissingJudge."""
+        folder, n_rows, speaks = self._folder(version), self.recipe.judges.rows, self.recipe.speaks
+        load = partial(Predictor.load, folder)
+        return judged_speech(self.store, version.address, load, self._judges, rows, n_rows, report, speaks)
 
     @cached_property
     def _judges(self) -> dict[str, Judge]:
@@ -121,10 +112,10 @@ class HeldOutScores:
 
 
 def current_champion(registry: Registry, name: str, version: int, again: bool = False) -> Version | None:
-    """What a version is compared with: the current champion, or the one that it was compared with before.
+    """The champion that a version is compared with: the current one, or that of an earlier decision on the version.
 
-    A champion that was deleted from MLflow still counts as long as the store can score it, because its successor must
-    not be a worse model. again: ignore earlier decisions on this version.
+    A champion that was deleted from MLflow still counts if the store has a copy, so that no worse model can succeed it.
+    again: ignore earlier decisions on this version.
     """
     settled = None if again else judged(registry, name, version)
     state = registry.state(name).before(settled)
@@ -137,7 +128,7 @@ def current_champion(registry: Registry, name: str, version: int, again: bool = 
 
 
 def judged(registry: Registry, name: str, version: int) -> Line | None:
-    """The gate's last decision on a version: a night that was killed after it must not ask again."""
+    """The gate's last decision on a version, which a resumed night must not repeat."""
     decided = None
     for line in registry.state(name).current:
         if line.version == version and line.effective and (line.decision or line.action == "lost"):
@@ -146,6 +137,6 @@ def judged(registry: Registry, name: str, version: int) -> Line | None:
 
 
 def compared(line: Line) -> int | None:
-    """The version that a decision compared with: the champion at that time, or one that was deleted."""
+    """The version that a decision compared with: the champion at that time, even if it was deleted since."""
     champion = (line.decision or {}).get("champion")
     return int(champion.rpartition("/")[2]) if champion else None

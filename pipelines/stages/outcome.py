@@ -1,4 +1,4 @@
-"""The result of a night, and how it is printed."""
+"""The result of a night, and its text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mtl import spec
 from pipelines.core import environment
 from pipelines.storage.store import Store
 
+SYNTHETIC = "synthetic speech: the scores show that the system works, not how well it does on real voices"
 COLUMNS = ("metric", "value", "low", "high", "champion", "floor", "limit", "rows", "verdict")
 
 
@@ -24,7 +25,7 @@ class RunResult:
     model: str | None = None  # models:/assistant/3
     promoted: bool | None = None
     reason: str = ""
-    champion: str | None = None  # what it was compared with
+    champion: str | None = None  # that it was compared with
     metrics: dict[str, float] = field(default_factory=dict)
     table: list[dict[str, Any]] = field(default_factory=list)
     synthetic: bool = False
@@ -43,12 +44,12 @@ def nights_dataset(recipe: str) -> str:
 
 
 def location(store: Store, key: str) -> str:
-    """Where a person finds a key: a path in a folder, a URI otherwise."""
+    """Path or URI of a key."""
     return f"{store.root}/{key}" if "://" in store.root else str(Path(store.root) / key)
 
 
 def metrics_of(outcome: RunResult) -> list[dict[str, Any]]:
-    """The table of a night with its columns in order; a record in the store keeps no order."""
+    """The table of a night with its columns in order, which a record in the store does not keep."""
     return [{column: row.get(column) for column in COLUMNS} for row in outcome.table]
 
 
@@ -61,7 +62,7 @@ def headline(outcome: RunResult) -> str:
     state = state_of(outcome.promoted)
     if outcome.state == "nothing new":
         state = f"nothing new since the night of {outcome.name}, {state}"
-    label = "\nsynthetic speech: says that the system works, nothing about real voices" if outcome.synthetic else ""
+    label = f"\n{SYNTHETIC}" if outcome.synthetic else ""
     warnings = "".join(f"\nwarning: {warning}" for warning in outcome.warnings)
     return f"{outcome.model}: {state} ({outcome.reason}){label}{warnings}"
 
@@ -83,7 +84,7 @@ def next_steps(outcome: RunResult, root: str) -> str:
 def _trial(outcome: RunResult) -> str:
     """The command that tries the model, by the tasks that it was scored on.
 
-    The name alone stands for the champion, which need not exist when this model was not promoted.
+    The name without a version means the champion, which may not exist if this model was not promoted.
     """
     model = outcome.recipe if outcome.promoted or not outcome.model else outcome.model.removeprefix("models:/")
     tasks = {metric.partition("/")[0] for metric in outcome.metrics} & {task.name for task in spec.tasks()}

@@ -15,7 +15,7 @@ RECIPE_TAG = "motet.recipe_key"  # of a registered version: key of the recipe th
 
 
 def training_name(store: Store, name: str, again: bool) -> str:
-    """Name of the training run, which a resumed night finds again; with `again`, one that has not finished yet."""
+    """Name of the training run; a resumed night continues it. again: the first name without a finished run."""
     attempt = 1
     while again and finished(store, f"{name}-{attempt}") is not None:
         attempt += 1
@@ -42,15 +42,8 @@ def _claim(context: Context) -> tuple[str, None]:
 def _train(context: Context, report: Report) -> tuple[str, str]:
     """Trains the joint model. Value: the run's name, under which the store holds its result."""
     recipe = context.recipe
-    result = training.train(
-        recipe,
-        context.utterances,
-        context.features,
-        context.store,
-        context.name,
-        tracking=context.run,
-        progress=report,
-    )
+    data = (context.utterances, context.features)
+    result = training.train(recipe, *data, context.store, context.name, tracking=context.run, progress=report)
     metric = recipe.gates.primary
     value = result.metrics.get(f"valid/{metric}")
     score = "" if value is None else f", valid {metric} {in_unit(metric, value)}"

@@ -177,7 +177,7 @@ def main() -> None:
     tables = manifests(registry.store, [ref for ref in refs if ref[0].startswith("utterances/")])
     features = manifests(registry.store, [ref for ref in refs if ref[0].startswith("features/")])
     dataset = open_dataset(registry.store, tables, features)
-    mean = enrolment.strangers(registry, base, predictor)
+    mean = enrolment.training_mean(registry, base, predictor)
     done = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     for name, rows in speakers(dataset, given.splits.split(",")).items():
         if len(rows) <= given.heard or name in {row["speaker"] for row in done}:

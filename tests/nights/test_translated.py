@@ -156,13 +156,13 @@ def test_the_gate_wants_more_of_it(scores: Scores, dataset: Dataset) -> None:
     better = Scores(scores.rows, scores.cost, scores.table.from_pylist(right, schema=scores.table.schema))
     assert better.metrics["translation/chrf"] == pytest.approx(100)
     gates = changed().gates
-    up = decide(better.contender("b"), scores.contender("a"), gates, METRICS)
-    down = decide(scores.contender("a"), better.contender("b"), gates, METRICS)
+    up = decide(better.scored_model("b"), scores.scored_model("a"), gates, METRICS)
+    down = decide(scores.scored_model("a"), better.scored_model("b"), gates, METRICS)
     assert (up.promote, down.promote) == (True, False)
     assert next(row for row in down.comparisons if row.metric == "translation/chrf").verdict == "worse"
     floor = floor_of(scores.counts, dataset)  # one translation for every row
     assert 0 < METRICS["translation/chrf"].value(floor.counts["translation/chrf"].counts.sum(axis=0)) < 100
-    first = decide(better.contender("b"), None, gates, METRICS, floor=floor)
+    first = decide(better.scored_model("b"), None, gates, METRICS, floor=floor)
     assert next(row for row in first.comparisons if row.metric == "translation/chrf").verdict == "better"
     assert not decide(floor, None, gates, METRICS, floor=floor).promote
 
@@ -180,11 +180,11 @@ def test_the_report_shows_what_was_said_and_made_of_it(scores: Scores, store: St
     assert [row.id for row in shown] == [row.id for row in summary.translations(scores)]
     answers = {row["id"]: row for row in scores.table.to_pylist()}
     for row in shown:
-        assert row.got == json.loads(answers[row.id]["prediction"])["translation"]["value"]
+        assert row.predicted == json.loads(answers[row.id]["prediction"])["translation"]["value"]
         assert row.source == json.loads(answers[row.id]["reference"])["text"]
-        assert row.chrf == pytest.approx(CHRF().sentence_score(row.got, [row.wanted]).score)
+        assert row.chrf == pytest.approx(CHRF().sentence_score(row.predicted, [row.expected]).score)
     faults, _ = summary.faults(scores, store)
-    assert any("translation" in fault.wanted for fault in faults)
+    assert any("translation" in fault.expected for fault in faults)
 
 
 def test_a_package_and_the_command_line_say_it(predictor: Predictor, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_the_same_texts_through_two_channels_are(tmp_path: Path) -> None:
     assert pair.words.accuracy < 0.6
     assert pair.warning is not None
     assert pair.warning.startswith("domains 'phone' and 'room' can be told apart by the microphone alone: 100 %")
-    assert "of 80 recordings, chance 50 %; their words alone tell" in pair.warning
+    assert "of 80 recordings, chance 50 %; by their words alone" in pair.warning
     (line,) = channel_rows([pair])
     assert (line["domains"], line["channel, %"], line["speakers"]) == ("phone - room", "100.0", 20)
 

@@ -230,7 +230,7 @@ def test_pairs_are_of_one_speaker_and_text(tmp_path: Path) -> None:
     from pipelines.data.features import extract
     from pipelines.data.ingest import ingest
     from pipelines.data.prosody import measure
-    from pipelines.evaluation.conversion import CONVERTED, NOTHING, conversions, kind_of, pairs_of
+    from pipelines.evaluation.conversion import CONVERTED, SOURCE, conversions, kind_of, pairs_of
     from pipelines.evaluation.synthesis import figures
     from pipelines.recipe import parse
     from pipelines.storage.store import Store
@@ -259,7 +259,7 @@ def test_pairs_are_of_one_speaker_and_text(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_model(model_config(recipe), codec)
     found = figures(next(conversions(Converter(Predictor(model, recipe.features)), test, {}, 10)))
-    nothing = {emotion: found[kind_of(NOTHING, emotion)]["mcd, dB"].value for emotion in ("excited", "sad")}
+    nothing = {emotion: found[kind_of(SOURCE, emotion)]["mcd, dB"].value for emotion in ("excited", "sad")}
     assert 1 < nothing["sad"] < nothing["excited"] < 5  # as measured on other sentences: 2.4 and 3.3
     untrained = found[kind_of(CONVERTED, "sad")]["mcd, dB"].value
     assert untrained > 2 * nothing["sad"]
@@ -268,4 +268,4 @@ def test_pairs_are_of_one_speaker_and_text(tmp_path: Path) -> None:
         deaf.output.bias[0] = 100.0  # type: ignore[union-attr, index, operator]
     found = figures(next(conversions(Converter(Predictor(model, recipe.features)), test, {}, 10)))
     for emotion in ("excited", "sad"):  # where nothing is heard, a recording stays as it is
-        assert found[kind_of(CONVERTED, emotion)] == found[kind_of(NOTHING, emotion)]
+        assert found[kind_of(CONVERTED, emotion)] == found[kind_of(SOURCE, emotion)]

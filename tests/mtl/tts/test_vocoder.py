@@ -46,7 +46,7 @@ from pipelines.evaluation.synthesis import COPY, GRIFFIN_LIM, RECORDING, counts,
 from pipelines.recipe import Recipe, RecipeError, load, parse
 from pipelines.registry.package import requirements
 from pipelines.registry.packaged_model import SpeechService
-from pipelines.report.audio_examples import told
+from pipelines.report.audio_examples import speech_content
 from pipelines.sources.audio import decode
 from pipelines.storage.store import Manifest, Store
 from pipelines.training.prepare import Job, fit_config, prepare
@@ -375,8 +375,8 @@ def test_its_sound_stands_beside_griffin_lims(
     assert {"mcd, dB", "lsd, dB"} <= drawn[COPY].keys()
     assert drawn[GRIFFIN_LIM]["mcd, dB"].value < 3
     assert counts(said, ("waveform",)) == {}  # nobody listened
-    shown = told(said, voice, test, {})
-    assert [view["kind"] for view in shown["examples"][0]["views"]] == [RECORDING, GRIFFIN_LIM, COPY]
+    shown = speech_content(said, voice, test, {})
+    assert [sound["kind"] for sound in shown["examples"][0]["sounds"]] == [RECORDING, GRIFFIN_LIM, COPY]
 
 
 def test_a_vocoder_that_learned_is_better_than_the_mean_of_everything(
@@ -389,7 +389,7 @@ def test_a_vocoder_that_learned_is_better_than_the_mean_of_everything(
     for metric in ("waveform/lsd", "waveform/mcd"):
         np.testing.assert_array_equal(floor.counts[metric].counts[:, 1], scores.counts[metric].counts[:, 1])
     lowest = {name: float(METRICS[name].value(rows.counts.sum(axis=0))) for name, rows in floor.counts.items()}
-    decision = decide(scores.contender("a"), None, recipe().gates, METRICS, floor=floor)
+    decision = decide(scores.scored_model("a"), None, recipe().gates, METRICS, floor=floor)
     assert decision.promote, decision.reason
     assert {row.metric: row.floor for row in decision.comparisons} == pytest.approx(lowest)
     assert all(row.verdict == "better" for row in decision.comparisons)

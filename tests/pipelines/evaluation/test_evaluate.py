@@ -211,18 +211,20 @@ def test_interval_agrees_with_scipy(scores: Scores) -> None:
 
 def test_the_same_model_is_not_better_than_itself(scores: Scores, predictor: Predictor, dataset: Dataset) -> None:
     again = evaluate(predictor, dataset, CONFIG)
-    decision = decide(again.contender("b"), scores.contender("a"), recipe.Gates(resamples=200), METRICS)
+    decision = decide(again.scored_model("b"), scores.scored_model("a"), recipe.Gates(resamples=200), METRICS)
     assert not decision.promote
     assert {comparison.gain for comparison in decision.comparisons} == {0.0}
     other = evaluate(model(dataset, seed=5), dataset, CONFIG)
     assert other.rows == scores.rows
-    assert decide(other.contender("c"), scores.contender("a"), recipe.Gates(), METRICS).comparisons[0].unpaired == 0
+    assert (
+        decide(other.scored_model("c"), scores.scored_model("a"), recipe.Gates(), METRICS).comparisons[0].unpaired == 0
+    )
 
 
 def test_an_untrained_first_model_stays_at_the_floor_of_its_rows(scores: Scores, dataset: Dataset) -> None:
     floor = floor_of(scores.counts, dataset)
     assert floor.counts.keys() == scores.counts.keys()
-    decision = decide(scores.contender("a"), None, recipe.Gates(resamples=200), METRICS, floor=floor)
+    decision = decide(scores.scored_model("a"), None, recipe.Gates(resamples=200), METRICS, floor=floor)
     assert not decision.promote
     assert "is not significantly better than the floor of 100.00 % (empty transcript)" in decision.reason
     floors = {row.metric: row.floor for row in decision.comparisons}
@@ -248,7 +250,7 @@ def test_what_does_not_go_together_is_refused(dataset: Dataset, predictor: Predi
         evaluate(predictor, dataset.split("test"), CONFIG)
     manifest = [commit(store, "heard", rows["heard"])]
     coarse = open_dataset(store, manifest, extract(manifest, replace(SPEC, hop_ms=20.0), store, "local"))
-    with pytest.raises(EvaluationError, match=r"hop_ms is 20.0 and the model wants 10.0"):
+    with pytest.raises(EvaluationError, match=r"hop_ms is 20.0, the model expects 10.0"):
         evaluate(predictor, coarse, CONFIG)
 
 

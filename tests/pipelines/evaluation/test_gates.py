@@ -144,7 +144,7 @@ def test_chance_is_promoted_no_more_often_than_alpha(size: int) -> None:
 
 
 def test_clear_gain_promotes_and_records_every_number() -> None:
-    decision = decide(model("b", [0] * 40 + [1] * 20), model("a", [1] * 60), GATES, METRICS, looks=2)
+    decision = decide(model("b", [0] * 40 + [1] * 20), model("a", [1] * 60), GATES, METRICS, n_comparisons=2)
     assert decision.promote
     wer = decision.comparisons[0]
     # 60 errors in 600 words against 20 in 600.
@@ -213,7 +213,7 @@ def test_a_first_model_that_beats_the_floor_is_promoted_by_the_rule_for_champion
         assert decide(candidate, None, GATES, METRICS, floor=FLOOR).promote is promoted
     # The sixth attempt on the same rows needs more evidence, as against a champion.
     candidate = model("b", [9] * 6 + [10] * 54)
-    assert not decide(candidate, None, GATES, METRICS, looks=6, floor=FLOOR).promote
+    assert not decide(candidate, None, GATES, METRICS, n_comparisons=6, floor=FLOOR).promote
 
 
 def test_what_a_first_model_must_show_on_its_other_metrics() -> None:
@@ -288,8 +288,8 @@ def test_rows_are_paired_by_id_and_strangers_are_counted() -> None:
 def test_later_looks_need_more_evidence() -> None:
     # Six rows that all improve: p = 1/64 passes 0.05 and fails 0.05 / 5.
     contenders = (model("b", [0] * 6 + [1] * 34), model("a", [1] * 40))
-    assert decide(*contenders, GATES, METRICS, looks=1).promote
-    later = decide(*contenders, GATES, METRICS, looks=5)
+    assert decide(*contenders, GATES, METRICS, n_comparisons=1).promote
+    later = decide(*contenders, GATES, METRICS, n_comparisons=5)
     assert not later.promote
     assert later.resamples == 2000
 

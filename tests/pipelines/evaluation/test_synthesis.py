@@ -20,7 +20,7 @@ from mtl.inference.synthesizer import Synthesizer
 from mtl.models.joint import build_model
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.evaluation.judges import SAID, Judge, MissingJudge, judges_of
+from pipelines.evaluation.judges import SPEECH_SCHEMA, Judge, MissingJudge, judges_of
 from pipelines.evaluation.synthesis import (
     COPY,
     MEAN,
@@ -28,14 +28,14 @@ from pipelines.evaluation.synthesis import (
     SYNTHESIS,
     counts,
     figures,
-    listened,
+    judge_speech,
+    judged_speech,
     resynthesized,
     spoken_rows,
-    synthesized_by,
 )
 from pipelines.recipe import Judges, RecipeError, load
 from pipelines.registry.registry import Registry
-from pipelines.report.audio_examples import lines, picture, told
+from pipelines.report.audio_examples import lines, spectrogram, speech_content
 from pipelines.storage.store import Store
 from pipelines.training.prepare import labelled, model_config, prepare
 from tests.nights.test_expressive import made, recipe
@@ -51,7 +51,7 @@ def row(id_: str, kind: str, **more: Any) -> dict[str, Any]:
 
 
 def table(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=SAID)
+    return pa.Table.from_pylist(list(rows), schema=SPEECH_SCHEMA)
 
 
 SAID_BY_HAND = table(
@@ -109,7 +109,7 @@ def listener(voice: Synthesizer) -> Judge:
 def test_recordings_are_said_again_and_heard(voice: Synthesizer, valid: Dataset) -> None:
     ear = listener(voice)
     said = pa.concat_tables(resynthesized(voice, valid, {"emotion": ear, "speaker": ear}))
-    assert said.schema == SAID
+    assert said.schema == SPEECH_SCHEMA
     rows = said.to_pylist()
     assert [row["kind"] for row in rows] == [*SPOKEN] * len(valid)
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in SPOKEN}
@@ -132,12 +132,12 @@ def test_a_table_is_made_once(voice: Synthesizer, valid: Dataset, tmp_path: Path
         return made[-1]
 
     ear = listener(voice)
-    first = listened(store, "v1", load, {"emotion": ear}, valid, rows=2)
-    again = listened(store, "v1", load, {"emotion": ear}, valid, rows=2)
+    first = judged_speech(store, "v1", load, {"emotion": ear}, valid, rows=2)
+    again = judged_speech(store, "v1", load, {"emotion": ear}, valid, rows=2)
     assert len(first) == 2 * len(SPOKEN)
     assert first.equals(again)
     assert len(made) == 1
-    listened(store, "v1", load, {"emotion": replace(ear, address="another")}, valid, rows=2)
+    judged_speech(store, "v1", load, {"emotion": replace(ear, address="another")}, valid, rows=2)
     assert len(made) == 2
 
 
@@ -156,21 +156,21 @@ def test_scores_take_the_counts_in(voice: Synthesizer, valid: Dataset) -> None:
     joined = scores.with_counts(counts(said, TASKS))
     assert joined.metrics.keys() - scores.metrics.keys() == {"mel/emotion"}
     assert joined.metrics["mel/mcd"] == scores.metrics["mel/mcd"]
-    assert list(joined.contender("x").counts["mel/emotion"].ids) == valid.rows["id"].to_pylist()
+    assert list(joined.scored_model("x").counts["mel/emotion"].ids) == valid.rows["id"].to_pylist()
     assert figures(said)[SYNTHESIS]["emotion, %"].value == pytest.approx(joined.metrics["mel/emotion"])
 
 
 def test_a_report_shows_each_emotion(voice: Synthesizer, valid: Dataset) -> None:
     said = pa.concat_tables(resynthesized(voice, valid, {"emotion": listener(voice)}))
-    shown = told(said, voice, valid, {"emotion": "ear"})
+    shown = speech_content(said, voice, valid, {"emotion": "ear"})
     assert sum(map(sum, shown["confusion"]["counts"])) == len(valid)
-    assert told(SAID.empty_table(), voice, valid, {})["confusion"]["labels"] == []
+    assert speech_content(SPEECH_SCHEMA.empty_table(), voice, valid, {})["confusion"]["labels"] == []
     emotions = [example["emotion"] for example in shown["examples"]]
     assert set(emotions) == set(valid.rows["emotion"].to_pylist())
     assert emotions == sorted(emotions)
     for example in shown["examples"]:
-        assert [view["kind"] for view in example["views"]] == [RECORDING, COPY, SYNTHESIS]
-        assert all(view["audio"] and "<svg" in view["picture"] for view in example["views"])
+        assert [sound["kind"] for sound in example["sounds"]] == [RECORDING, COPY, SYNTHESIS]
+        assert all(sound["audio"] and "<svg" in sound["plot"] for sound in example["sounds"])
     printed = lines(shown["figures"])
     assert [line["kind"] for line in printed] == [*SPOKEN]
     assert all("(" in line["mcd, dB"] for line in printed[1:])
@@ -178,7 +178,7 @@ def test_a_report_shows_each_emotion(voice: Synthesizer, valid: Dataset) -> None
 
 
 def test_a_picture_has_the_borders_of_the_phones() -> None:
-    svg = picture(np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32), ["_", "'a", "<"], [4, 10, 6])
+    svg = spectrogram(np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32), ["_", "'a", "<"], [4, 10, 6])
     assert [f'x1="{3 * end}"' in svg for end in (4, 14, 20)] == [True] * 3
     assert "&lt;" in svg
     assert "data:image/png;base64,iVBOR" in svg
@@ -223,7 +223,7 @@ def test_many_rows_are_shared_out_over_the_cluster(
         return Predictor.load(folder)
 
     ears = {"emotion": Judge("ear", load)}
-    shared = synthesized_by(load, valid, valid, ears, 0)
+    shared = judge_speech(load, valid, valid, ears, 0)
     alone = pa.concat_tables(resynthesized(voice, valid, ears))
     assert len(shared) == len(alone) == len(SPOKEN) * len(valid) > 4 * len(SPOKEN)
     for name in ("id", "kind", "heard_emotion"):

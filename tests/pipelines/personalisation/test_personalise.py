@@ -179,7 +179,7 @@ def test_people_without_an_adapter_are_told_of(root: str, ana: dict[str, Any]) -
     assert isinstance(unknown.exception, RegistryError)
     assert "tones knows no 'ben'; it knows ana" in str(unknown.exception)
     itself = call("personalise", "tones.ana", str(ana["manifest"]), "--root", root)
-    assert "is a user's adapter itself; name its base, tones" in str(itself.exception)
+    assert "is itself an adapter; name its base, tones" in str(itself.exception)
     folder = Registry(root).folder("models:/tones/1")
     with pytest.raises(PersonaliseError, match="expected a model of the registry"):
         personalise(root, str(folder), str(ana["manifest"]))
@@ -290,10 +290,10 @@ def test_the_package_refuses_another_base(
 
 def test_manifests_that_do_not_fit(root: str, tmp_path: Path) -> None:
     few = manifest(tmp_path, "ana", TEXTS[:4], name="few")
-    with pytest.raises(PersonaliseError, match="4 of them with sound and transcript; expected at least 5"):
+    with pytest.raises(PersonaliseError, match="4 of them with audio and transcript; expected at least 5"):
         personalise(root, "tones", str(few))
     nobody = manifest(tmp_path, None, TEXTS, name="nobody")
-    with pytest.raises(PersonaliseError, match="does not say who speaks"):
+    with pytest.raises(PersonaliseError, match="does not name the speaker"):
         personalise(root, "tones", str(nobody))
     with pytest.raises(PersonaliseError, match="'a/b' cannot be part of a model's name"):
         personalise(root, "tones", str(nobody), speaker="a/b")
@@ -305,7 +305,7 @@ def test_manifests_that_do_not_fit(root: str, tmp_path: Path) -> None:
     silent = tmp_path / "silent.jsonl"
     rows = [{k: v for k, v in json.loads(line).items() if k != "text"} for line in nobody.read_text().splitlines()]
     silent.write_text("\n".join(json.dumps({**row, "speaker": "ana"}) for row in rows))
-    with pytest.raises(PersonaliseError, match="8 utterances, 0 of them with sound and transcript"):
+    with pytest.raises(PersonaliseError, match="8 utterances, 0 of them with audio and transcript"):
         personalise(root, "tones", str(silent))
     (tmp_path / "nobody3.wav").write_bytes(b"RIFF no more")
     with pytest.raises(IngestError, match=r"nobody3\.wav"):

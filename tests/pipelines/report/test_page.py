@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -175,17 +174,15 @@ def test_the_page_shows_verdict_numbers_and_label(night: Night) -> None:
     assert "4.20 % 3.60 – 4.90" in text
     assert "synthetic speech" in text
     assert "0.31 … 1.52" in text
-    assert "31 test rows with a fault" in text
+    assert "31 test rows with an error" in text
     assert "synthetic speech" not in " ".join(read(render(replace(night, synthetic=False))).text)
 
 
 def test_several_corpora_are_shown_apart(night: Night) -> None:
     apart = {"an4": {"transcript/wer": 20.8}, "atis": {"intent/accuracy": 98.0, "slots/f1": 97.17}}
     text = " ".join(" ".join(read(render(replace(night, by_corpus=apart))).text).split())
-    assert (
-        "Each corpus alone metric, % an4 atis transcript/wer 20.80 – intent/accuracy – 98.00 slots/f1 – 97.17" in text
-    )
-    assert "Each corpus alone" not in render(night)
+    assert "By corpus metric, % an4 atis transcript/wer 20.80 – intent/accuracy – 98.00 slots/f1 – 97.17" in text
+    assert "By corpus" not in render(night)
 
 
 def test_domains_are_shown_with_intervals_and_the_channels_warning(night: Night) -> None:
@@ -200,7 +197,6 @@ def test_domains_are_shown_with_intervals_and_the_channels_warning(night: Night)
     assert "by corpus metric, % this model 95 % interval rows transcript/wer@an4 12.50 9.00 – 16.25 115" in text
     assert "an4 – calls 92.0 85.0 – 97.1 – too few speakers 400 31 told apart by the <microphone>" in text
     assert "Recognition in each domain" not in render(night)
-    assert Night.from_json(json.loads(json.dumps(apart.to_json()))) == apart
 
 
 def test_translations_are_shown_with_what_was_said(night: Night) -> None:
@@ -230,16 +226,11 @@ def test_hostile_names_are_escaped(night: Night) -> None:
     assert "&lt;script&gt;" in page
 
 
-def test_a_night_survives_its_json(night: Night) -> None:
-    assert Night.from_json(json.loads(json.dumps(night.to_json()))) == night
-    assert render(Night.from_json(json.loads(json.dumps(night.to_json())))) == render(night)
-
-
 def test_an_empty_night_still_renders(night: Night) -> None:
     bare = replace(
         night, metrics=[], history=[], confusions=[], faults=[], corpora=[], quarantine=[], decision=None, stages=[]
     )
-    assert "No test row was answered wrongly" in render(bare)
+    assert "No test row has an error" in render(bare)
 
 
 def test_curves_put_losses_of_a_task_together() -> None:

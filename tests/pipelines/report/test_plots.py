@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from mtl.models.joint import build_model
 from pipelines.evaluation.inspection import _plain
 from pipelines.report.charts import Cell, grid_chart
 from pipelines.report.page import Night, render
-from pipelines.report.plots import drawings
+from pipelines.report.plots import plots
 from tests.pipelines.report.test_page import night, read  # noqa: F401  # a fixture
 from tests.support import tiny
 
@@ -65,12 +66,12 @@ def svgs(page: str) -> list[ElementTree.Element]:
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_every_picture_of_a_mode_is_on_the_page(night: Night, mode: str) -> None:  # noqa: F811
     content = sharing(mode)
-    page = render(Night.from_json({**night.to_json(), "history": [], "sharing": content}))
+    page = render(replace(night, history=[], sharing=content))
     read(page)
-    shown = re.findall(r'data-drawing="(\w+)"', page)
+    shown = re.findall(r'data-plot="(\w+)"', page)
     assert shown == EXPECTED[mode]
     assert ("What the tasks share" in page) is bool(shown)
-    for drawn in drawings([], content):
+    for drawn in plots([], content):
         assert drawn.how.endswith(".")
         for _, chart in drawn.charts:
             (svg,) = svgs(chart)
@@ -80,14 +81,14 @@ def test_every_picture_of_a_mode_is_on_the_page(night: Night, mode: str) -> None
 
 def test_the_figures_are_those_of_the_picture() -> None:
     content = sharing("cross_stitch")
-    (units,) = drawings([], content)
+    (units,) = plots([], content)
     assert [caption for caption, _ in units.charts] == ["block 1", "block 2"]  # once, though there are two groups
     shown = [text.text for text in svgs(units.charts[0][1])[0].findall("text") if text.attrib["class"] == "count"]
     assert shown == [f"{0.9 if row == column else 0.025:.2f}" for row in range(5) for column in range(5)]
 
 
 def test_gates_of_recordings_and_sentences_are_drawn_apart() -> None:
-    (gates,) = drawings([], sharing("mmoe"))
+    (gates,) = plots([], sharing("mmoe"))
     assert [caption for caption, _ in gates.charts] == ["recordings", "sentences"]
     read_only = svgs(gates.charts[1][1])[0]
     shown = [text.text for text in read_only.findall("text") if text.attrib["class"] == "count"]
@@ -96,7 +97,7 @@ def test_gates_of_recordings_and_sentences_are_drawn_apart() -> None:
 
 
 def test_gradients_weights_and_losses_over_time() -> None:
-    cosines, conflicts, weights, losses = drawings(HISTORY, {})
+    cosines, conflicts, weights, losses = plots(HISTORY, {})
     assert [drawn.name for drawn in (cosines, conflicts, weights, losses)] == [
         *("cosines", "conflicts", "weights", "losses")
     ]
@@ -115,20 +116,20 @@ def test_gradients_weights_and_losses_over_time() -> None:
 def test_what_is_not_there_is_not_drawn() -> None:
     plain = [{name: value for name, value in epoch.items() if name.startswith("train/")} for epoch in HISTORY]
     constant = [{**epoch, "weight/intent": 0.3} for epoch in plain]
-    assert [drawn.name for drawn in drawings(constant, {})] == ["losses"]
-    assert drawings([], {}) == []
+    assert [drawn.name for drawn in plots(constant, {})] == ["losses"]
+    assert plots([], {}) == []
 
 
 def test_probes_stand_beside_their_control(night: Night) -> None:  # noqa: F811
     content = {**sharing("hard"), "probes": [PROBE], "skipped": {"emotion": "no valid recording says it"}}
-    (drawn,) = drawings([], content)
+    (drawn,) = plots([], content)
     (svg,) = svgs(drawn.charts[0][1])
     labels = [text.text for text in svg.findall("text") if text.attrib["class"] == "tick"]
     assert labels == ["front-end", "block 1", "given", "shared", "intent", "shuffled labels", "chance"]
     shown = [text.text for text in svg.findall("text") if text.attrib["class"] == "count"]
     assert shown == ["40", "75", "–", "–", "–", "30", "21", "19", "20", "20", "20", "20"]
     assert "tested on other utterances of the training speakers" in drawn.charts[0][0]
-    page = render(Night.from_json({**night.to_json(), "sharing": content}))
+    page = render(replace(night, sharing=content))
     assert "No probe of the emotion: no valid recording says it." in page
 
 
