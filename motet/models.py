@@ -295,9 +295,8 @@ def load(
           parameters  1,204,881
           test        transcript/wer 4.21, intent/accuracy 97.90, slots/f1 95.02
     """
-    from pipelines.personalisation.adapters import load_personal
-
     from pipelines.adhoc.prediction import model_uri
+    from pipelines.registry.adapters import load_personal
     from pipelines.registry.registry import Registry
 
     root = environment.default_root() if root is None else str(root)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.registry.package import describe, save_adapter_package
+from pipelines.packaging.package import describe, save_adapter_package
 from pipelines.registry.registry import CHAMPION, Registry, RegistryError, Version, lineage
 from pipelines.registry.tracking import provenance
 from pipelines.storage.store import Manifest

@@ -120,7 +120,7 @@ class State:
     def challenges(self, rows: str | None, besides: int | None = None) -> int:
         """Number of candidates except `besides` that were rejected against this champion on these test rows.
 
-        A candidate that is judged twice on the same rows counts once. `gates.decide` takes it as `looks`.
+        A candidate that is judged twice on the same rows counts once.
         """
         rejected = [line for line in self.current if line.action == "keep" and line.expects == self.champion]
         return len({line.version for line in rejected if line.rows == rows} - {besides})

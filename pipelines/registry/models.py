@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipelines.core.environment import quiet_mlflow
 from pipelines.registry.ledger import Ledger, Line, State
-from pipelines.registry.tracking import client_of, is_embedded, quiet_mlflow, tracking_uri
+from pipelines.registry.tracking import client_of, is_embedded, tracking_uri
 from pipelines.registry.version import RegistryError, Version, is_absent, version_of
 from pipelines.storage.store import Store
 

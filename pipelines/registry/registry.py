@@ -18,24 +18,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.core import progress
-from pipelines.registry import deleted_versions, ownership
-from pipelines.registry.artifacts import Save, local_package, store_package
-from pipelines.registry.ledger import Action, Decision, Ledger, Line, State
-from pipelines.registry.models import RegisteredModels
-from pipelines.registry.package import (
+from pipelines.core.environment import quiet_mlflow
+from pipelines.packaging.package import (
     PackageError,
     adapter_file,
     describe,
     predictor_folder,
     save_package,
 )
+from pipelines.registry import deleted_versions, ownership
+from pipelines.registry.artifacts import Save, local_package, store_package
+from pipelines.registry.ledger import Action, Decision, Ledger, Line, State
+from pipelines.registry.models import RegisteredModels
 from pipelines.registry.tracking import (
     Run,
     as_default,
     experiment_named,
     home_folder,
     provenance,
-    quiet_mlflow,
 )
 from pipelines.registry.version import (
     CHALLENGER,
@@ -208,8 +208,8 @@ class Registry(RegisteredModels):
         champions = reversed(self.state(name).champions)
         return next((version for number in champions if (version := self.existing(name, number))), None)
 
-    def looks(self, name: str, rows: str | None, version: int | None = None) -> int:
-        """Which challenger of the champion on these test rows `version` is, from 1; for `gates.decide`."""
+    def n_comparisons(self, name: str, rows: str | None, version: int | None = None) -> int:
+        """Number of candidates, with `version`, that were compared with the champion on these test rows."""
         return self.state(name).challenges(rows, besides=version) + 1
 
     def record(self, version: Version, metrics: Mapping[str, float], run: Run | None = None) -> None:
@@ -229,7 +229,7 @@ class Registry(RegisteredModels):
 
     def load(self, uri: str, device: str | None = None) -> Predictor:
         """See `load`. A user's adapter comes with the base that it was made for."""
-        from pipelines.registry import loading
+        from pipelines.packaging import loading
 
         package = self._package(uri)
         adapter = adapter_file(package)
@@ -239,7 +239,7 @@ class Registry(RegisteredModels):
 
     def load_adapter(self, uri: str, base: str, device: str | None = None) -> Predictor:
         """The model `base` with the user's adapter `uri`. Raises PersonalError when it was made for another base."""
-        from pipelines.registry import loading
+        from pipelines.packaging import loading
 
         file = self.adapter(uri)
         if file is None:
@@ -329,7 +329,7 @@ def load(uri: str, root: str | None = None, device: str | None = None) -> Predic
     if root is None:
         if uri.startswith("models:/"):
             raise RegistryError(f"{uri} is looked up in the registry of a root, and none was given")
-        from pipelines.registry import loading
+        from pipelines.packaging import loading
 
         return loading.load_model(_inside(Path(uri)), device)
     return Registry(root).load(uri, device)

@@ -11,7 +11,6 @@ a crashed night leaves one run.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
@@ -25,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.environment import quiet_mlflow
 from pipelines.core.redaction import redact, scrub
 from pipelines.recipe import Recipe
 from pipelines.registry.connection import connection, registry_connection
@@ -201,19 +201,6 @@ def as_default(uri: str) -> Iterator[None]:
             mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None means none
             if before is None:
                 os.environ.pop("MLFLOW_TRACKING_URI", None)
-
-
-def quiet_mlflow() -> Any:
-    """The module mlflow, without telemetry, pickle, progress bars and the log of database migrations."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
-
-    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-    return mlflow
 
 
 def start(

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from mtl.training.fit import NonFiniteLoss, fit, with_settings
 from pipelines.recipe import Recipe
+from pipelines.search.proposals import Space
 from pipelines.search.scalar import Scalar
-from pipelines.search.space import Space
 from pipelines.search.state import SearchState, TrialRecord
 from pipelines.search.trial import (
     TrialState,

@@ -80,7 +80,7 @@ class HeldOutScores:
             current,
             gates,
             {**METRICS, **{name: metric_of(name) for name in names}},
-            looks=registry.looks(recipe.name, scores.rows, version=number),
+            looks=registry.n_comparisons(recipe.name, scores.rows, version=number),
             seed=recipe.seed,
             floor=floor_of(candidate.counts, self._rows(version)),
         )

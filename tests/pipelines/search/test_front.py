@@ -15,10 +15,10 @@ from pipelines.recipe import RecipeError, parse
 from pipelines.search.front import front_of
 from pipelines.search.front_charts import axis_label, parallel, scatter, steps
 from pipelines.search.front_table import PickError, front_lines, front_rows, picked, schedule_lines
-from pipelines.search.page import render
 from pipelines.search.pbt import Perturb, extended, ranges_of
 from pipelines.search.scalar import Scalar, costs
 from pipelines.search.search import SearchError, SearchResult, search
+from pipelines.search.stage import render
 from pipelines.search.trial import figures, not_finite, with_overrides
 from pipelines.storage.store import Store
 from tests.support import small_night

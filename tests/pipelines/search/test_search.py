@@ -17,9 +17,9 @@ from pipelines.core.cluster import ClusterError
 from pipelines.recipe import Recipe, parse
 from pipelines.registry import tracking
 from pipelines.search.baselines import single_task
+from pipelines.search.proposals import Space
 from pipelines.search.scalar import Scalar
 from pipelines.search.search import SearchError, SearchResult, search
-from pipelines.search.space import Space
 from pipelines.search.state import SearchState
 from pipelines.search.trial import TrialState, overrides_of, with_overrides
 from pipelines.storage.store import Store

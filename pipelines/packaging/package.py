@@ -25,7 +25,7 @@ from mtl.groups import groups_read_by
 from mtl.spec import TEXT, first_with_answer, makes_sound, speaks, with_context
 from mtl.spec import task as task_spec
 from mtl.tts.phonemes import CHARACTERS
-from pipelines.registry.tracking import quiet_mlflow
+from pipelines.core.environment import quiet_mlflow
 
 if TYPE_CHECKING:
     import pandas as pd
