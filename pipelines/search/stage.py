@@ -26,9 +26,7 @@ def _search(context: Context, trials: int | None, resume: bool, report: Report) 
     """Value: SearchResult as plain data, and the location of its page under `report`."""
     recipe, store = context.recipe, context.store
     with context.tracked(f"search {recipe.name} {identity(recipe, context.utterances)}") as run:
-        result = search(
-            recipe, context.utterances, context.features, store, trials, resume, tracking=run, progress=report
-        )
+        result = search(context, trials, resume, tracking=run, progress=report)
         content = result.to_json()
         key = f"reports/{recipe.name}/search-{fingerprint(content)}"
         page = render(content, recipe)

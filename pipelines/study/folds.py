@@ -1,6 +1,6 @@
 """Cross-validation over speakers: joint and single-task models on speakers that are held out, each of them once.
 
-    studies = study_by_folds(recipe, utterances, features, store, folds=0)     # 0: leave one speaker out
+    studies = study_by_folds(context, folds=0)    # 0: leave one speaker out
     result = result_of(studies)
 
 Speakers are dealt into folds (recipe.fold). Each fold is a study (study.py) of the joint model and of tasks alone,
@@ -24,7 +24,7 @@ from mtl.spec import task as task_spec
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.report.charts import confusion_chart
-from pipelines.storage.store import Manifest, Store
+from pipelines.stages.context import Context
 from pipelines.study.cells import Study, StudyError, closed, planned
 from pipelines.study.options import SEEDS
 from pipelines.study.result import Chart, Section, StudyResult, Table
@@ -39,10 +39,7 @@ JOINT, ALONE = "joint", "alone"
 
 
 def study_by_folds(
-    recipe: Recipe,
-    utterances: list[Manifest],
-    features: list[Manifest],
-    store: Store,
+    context: Context,
     folds: int = 0,
     seeds: int = SEEDS,
     tracking: Run | None = None,
@@ -55,19 +52,20 @@ def study_by_folds(
     Raises:
         StudyError: fewer speakers than folds, a single fold, or an error of `planned` or `train_missing`.
     """
-    speakers = speakers_of(open_dataset(store, utterances, features).rows)
+    recipe = context.recipe
+    speakers = speakers_of(open_dataset(context.store, context.utterances, context.features).rows)
     folds = folds or len(speakers)
     if not 2 <= folds <= len(speakers):
         raise StudyError(f"{folds} folds of {len(speakers)} speakers; expected at least 2, and no more than there are")
     alone = confusion_rows(str(task) for task in recipe.tasks)
     studies = [
         planned(
-            with_fold(recipe, number, folds), utterances, features, store, seeds, ("joint",), alone=alone,
+            context.with_recipe(with_fold(recipe, number, folds)), seeds, ("joint",), alone=alone,
             variant=f"fold-{number}",
         )
         for number in range(folds)
     ]  # fmt: skip
-    train_missing(studies, utterances, features, tracking, progress)
+    train_missing(studies, tracking, progress)
     return studies
 
 
