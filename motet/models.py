@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtl.decoding.hot_words import WEIGHT
-from mtl.spec import tasks as task_specs
 from pipelines.cli.results import Part, Prediction, Result
 from pipelines.core import environment
 
@@ -167,7 +166,9 @@ class Model(Result):
             >>> [one.text for one in model.predict_batch(["a.wav", "b.wav"], hot_words=["anna karenina"])]
             ['read anna karenina', 'play some jazz']
         """
-        self._check_context(context)
+        from pipelines.adhoc.prediction import check_context
+
+        check_context(self.uri, self.predictor, context)
         predictor = self.predictor.listening(hot_words, hot_weight, n_best, domain=domain)
         samples = [str(item) if isinstance(item, Text) else self._samples(item, rate) for item in inputs]
         predictions = predictor.predict(samples, [context] * len(samples))
@@ -244,15 +245,6 @@ class Model(Result):
         samples = samples.mean(axis=1) if samples.ndim == 2 else samples
         check(samples, rate)
         return resample(samples, rate, self.sample_rate)
-
-    def _check_context(self, context: Sequence[str]) -> None:
-        from pipelines.adhoc.prediction import ContextError
-
-        if context and not self.predictor.codec.context:
-            readers = ", ".join(spec.name for spec in task_specs() if spec.context)
-            raise ContextError(
-                f"{self.uri} reads no context: it has none of {readers}, or was trained with text.context=0"
-            )
 
     def _synthesizer(self, vocoder: str | None) -> Synthesizer:
         from mtl.inference.synthesizer import Synthesizer

@@ -276,9 +276,9 @@ def evaluate(
     from pipelines.evaluation.evaluate import Expected
 
     if greedy and hot_words:
-        raise OptionError("best-path decoding takes no hot words; leave out greedy or the hot words")
+        raise OptionError("--greedy takes no hot words; leave out one of them")
     if distractors and not hot_words:
-        raise OptionError("distractors go with hot words; give some")
+        raise OptionError("--distractors need hot words; give some")
     root = _root(root)
     expected = Expected(tuple(hot_words), hot_weight, distractors) if hot_words else None
     # A name of its own: another way of splitting must not become the newest version of what nights train on.

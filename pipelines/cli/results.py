@@ -6,13 +6,14 @@ emit(result.to_json(), as_json, *result.parts())
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
 
-from pipelines.adhoc.prediction import answer_table
+from mtl.answers import Label
+from mtl.answers import Prediction as Answers
 from pipelines.cli.console import NUMBERS, rendered, table_of
 from pipelines.core import environment
 from pipelines.search.front_table import front_lines, front_rows, picked, trial_row
@@ -21,6 +22,7 @@ from pipelines.storage.store import Manifest
 from pipelines.utterances.splits import described
 
 Part = Table | str
+CONFIDENT = 0.5  # answers below it are dimmed
 
 
 class Result:
@@ -246,3 +248,15 @@ class Promotion(Result):
 
     def parts(self) -> list[Part]:
         return [f"{self.model}: {outcome.state_of(self.promoted)} ({self.reason})"]
+
+
+def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
+    """A block of lines for each input: task, answer, confidence."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for answered in answers:
+        table.add_row("[bold]input[/]", answered["input"], "")
+        for task, answer in Answers.from_json(answered).answers.items():
+            for heading, text, confidence in answer.lines(task):
+                dim = "[dim]" if isinstance(answer, Label) and answer.confidence < CONFIDENT else ""
+                table.add_row(heading, f"{dim}{text}", "" if confidence is None else f"{confidence:.2f}")
+    return table

@@ -17,7 +17,7 @@ from mtl.metrics.scoring import METRICS
 from mtl.models.joint import build_model
 from mtl.text.units import Characters
 from pipelines import recipe
-from pipelines.adhoc.prediction import answer_table
+from pipelines.cli.results import answer_table
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.features import extract
 from pipelines.data.loader import Loader
