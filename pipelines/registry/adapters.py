@@ -59,7 +59,7 @@ def load_personal(registry: Registry, uri: str, speaker: str) -> Predictor:
     """A model with a user's promoted adapter.
 
     Raises:
-        RegistryError: that user has none for this model. PersonalError: theirs was made for another version.
+        RegistryError: the user has no promoted adapter. PersonalError: it was trained for another version.
     """
     base = registry.named(uri)
     name = personal_name(base.name, speaker)

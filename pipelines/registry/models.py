@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RegisteredModels:
-    """Base of `Registry`, without the operations that change something."""
+    """Base of `Registry` with the operations that only read."""
 
     def __init__(self, store: Store | str) -> None:
         self.store = store if isinstance(store, Store) else Store(store)
@@ -28,7 +28,7 @@ class RegisteredModels:
         return client_of(self.uri)
 
     def existing(self, name: str, number: int) -> Version | None:
-        """None where MLflow has no such version."""
+        """The version; None if MLflow has no such version."""
         return self.version(name, number) if self.exists(name, number) else None
 
     def state(self, name: str) -> State:
@@ -39,22 +39,22 @@ class RegisteredModels:
         return list(self.state(name).lines)
 
     def models(self) -> list[str]:
-        """Names that have a version; a name without one is reserved by a night that has not come to an end."""
+        """Names with a version; a name without one is reserved by an unfinished night."""
         return sorted(model.name for model in self.client.search_registered_models() if model.latest_versions)
 
     def version(self, name: str, number: int) -> Version:
-        """Raises RegistryError naming the versions there are."""
+        """Raises RegistryError with the existing versions."""
         mlflow = quiet_mlflow()
         try:
             return version_of(self.client.get_model_version(name, str(number)), self.aliases(name))
         except mlflow.exceptions.MlflowException as error:
             if not is_absent(error):
                 raise
-            there = ", ".join(str(version.version) for version in self.versions(name)) or "none"
-            raise RegistryError(f"{name} has no version {number}; there are: {there}") from None
+            existing = ", ".join(str(version.version) for version in self.versions(name)) or "none"
+            raise RegistryError(f"{name} has no version {number}; there are: {existing}") from None
 
     def versions(self, name: str) -> list[Version]:
-        """Newest first; none when the name is not known."""
+        """Versions, newest first; none for an unknown name."""
         quoted = name.replace("'", "")
         items = self.client.search_model_versions(f"name = '{quoted}'")
         aliases = self.aliases(name) if items else {}
