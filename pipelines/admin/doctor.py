@@ -1,7 +1,7 @@
 """Checks of this machine, each with a state, an observation and advice.
 
     for check in examine("motet-root"):
-        print(check.state, check.name, check.found, check.advice)
+        print(check.state, check.name, check.observation, check.advice)
 
 Changes nothing. Libraries are imported in child processes, since a broken one may end its process.
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -48,11 +48,11 @@ class Check:
 
     name: str
     state: str
-    found: str
+    observation: str
     advice: str = ""
 
     def to_json(self) -> dict[str, str]:
-        return asdict(self)
+        return {"name": self.name, "state": self.state, "found": self.observation, "advice": self.advice}
 
 
 def examine(root: str) -> list[Check]:
@@ -62,7 +62,7 @@ def examine(root: str) -> list[Check]:
         servers = pool.submit(configured_servers)
         first = [python(), cores(), memory(), disk(root), versions(), accelerator(), espeak(), store(root)]
         checks = [*first, *(check.result() for check in imports), *registry(root), *servers.result(), *ports()]
-    return [replace(check, found=redact(check.found), advice=redact(check.advice)) for check in checks]
+    return [replace(check, observation=redact(check.observation), advice=redact(check.advice)) for check in checks]
 
 
 def python() -> Check:

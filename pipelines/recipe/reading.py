@@ -74,7 +74,7 @@ def _check_sources(content: dict[str, Any], path: Path) -> None:
         if missing := undefined(source):
             raise RecipeError(
                 f"{path}: the source of corpus {name!r} is {redact(source)!r}, but that variable is not set; "
-                f"export {', '.join(missing)}, or set --set corpora.{name}.source=FOLDER"
+                f"export {', '.join(missing)}, or pass --set corpora.{name}.source=FOLDER"
             )
         corpus["source"] = hide_secrets(source, str(name))
 

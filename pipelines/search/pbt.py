@@ -156,8 +156,8 @@ def population(recipe: Recipe, scalar: Scalar, state: SearchState) -> Population
 
         def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
             super().on_trial_add(tune_controller, trial)
-            known = self._trial_state[trial]
-            known.last_perturbation_time = known.last_train_time = self.exchanged
+            progress = self._trial_state[trial]
+            progress.last_perturbation_time = progress.last_train_time = self.exchanged
             self._next_perturbation_sync = self.exchanged + interval
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -171,18 +171,18 @@ def population(recipe: Recipe, scalar: Scalar, state: SearchState) -> Population
             return str(decision)
 
         def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-            self._go_on_without(tune_controller, trial)
+            self._continue_without(tune_controller, trial)
 
         def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
             if not trial.is_finished():  # else Tune is about to start it again
-                self._go_on_without(tune_controller, trial)
+                self._continue_without(tune_controller, trial)
 
-        def _go_on_without(self, tune_controller: Any, ended: Any) -> None:
-            """Lets the others exchange if they wait for an ended member, for which Tune's own class waits forever."""
-            gone = self._trial_state[ended]
-            gone.last_score, gone.last_train_time = None, int(self._next_perturbation_sync)
+        def _continue_without(self, tune_controller: Any, ended: Any) -> None:
+            """Lets the others exchange if they wait for an ended member; Tune's own class waits forever."""
+            ended_state = self._trial_state[ended]
+            ended_state.last_score, ended_state.last_train_time = None, int(self._next_perturbation_sync)
             others = [one for one in tune_controller.get_live_trials() if one is not ended]
-            if others and all(self._trial_state[one].last_train_time >= gone.last_train_time for one in others):
+            if others and all(self._trial_state[one].last_train_time >= ended_state.last_train_time for one in others):
                 self.on_trial_result(tune_controller, others[0], self._trial_state[others[0]].last_result or {})
 
         def choose_trial_to_run(self, tune_controller: Any) -> Any:

@@ -147,11 +147,11 @@ def searcher(recipe: Recipe, scalar: Scalar, state: SearchState) -> Searcher:
             self.numbers: dict[str, int] = {}  # by Tune's trial id
 
         def suggest(self, trial_id: str) -> dict[str, Any]:
-            record = self.interrupted.pop(0) if self.interrupted else self._next()
+            record = self.interrupted.pop(0) if self.interrupted else self._new()
             self.numbers[trial_id] = record.number
             return {"trial": {"id": record.id, "point": record.point}}
 
-        def _next(self) -> TrialRecord:
+        def _new(self) -> TrialRecord:
             number, self.proposed = self.proposed, self.proposed + 1
             record = TrialRecord(state.trial_id(number), number, self.proposer.propose(number))
             state.save(record)  # before it runs, so that a resumed search knows every trial

@@ -6,7 +6,7 @@
 
 A trial calls `mtl.training.fit` on one device. One objective stops and ranks trials, whatever the task weights under
 search: the mean relative gain over single-task models of the same budget, or the mean error (scalar.py). Optuna's TPE
-models all tasks' errors at once unless configured otherwise, and takes a stopped trial as of its last report. front.py
+models the errors of all tasks at once by default; a stopped trial counts with its last report. front.py
 computes the Pareto front. The first trial is the unchanged recipe. Population based training is in pbt.py.
 
 With `resume=True` an interrupted search continues: finished trials are not repeated, and an unfinished trial continues
@@ -87,16 +87,16 @@ def search(
     `progress` counts epochs of all trials.
 
     Raises:
-        SearchError: nothing to resume, an unfinished search of an older version, another number of trials than the
-            search was started with, a task without labels, an unusable language model, fewer search.epochs than
-            trainer.curriculum needs, a cluster that is too small, an interruption, or no trial with a finished epoch.
+        SearchError: nothing to resume, a search of an older version, another number of trials than at the start, a task
+            without labels, an unusable language model, too few search.epochs for trainer.curriculum, a cluster that
+            is too small, an interruption, or no trial with a finished epoch.
     """
     recipe, store = context.recipe, context.store
     name = _name(context, resume)
     state = SearchState(store, name)
     result = _finished(store, name) if resume else None
     if result is None:
-        _has_room_for_stages(recipe)
+        _check_curriculum(recipe)
         trials = _planned(state, recipe, trials, resume)
         quiet_ray()
         try:
@@ -146,7 +146,7 @@ def _scalar(context: Context, progress: Report | None) -> Scalar:
         raise SearchError(str(error)) from error
 
 
-def _has_room_for_stages(recipe: Recipe) -> None:
+def _check_curriculum(recipe: Recipe) -> None:
     before = sum(stage.epochs for stage in recipe.trainer.curriculum)
     if before and before >= recipe.search.epochs:
         raise SearchError(
@@ -161,11 +161,13 @@ def _name(context: Context, resume: bool) -> str:
     space = recipe.search.model_dump(mode="json", exclude={"trials", "reference"})
     address = fingerprint(VERSION, recipe.address(), space, [manifest.address for manifest in context.data])
     stem = f"search/{recipe.name}-{address}-"
-    begun = [int(entry.key[len(stem) :].split("/")[0]) for entry in store.list(stem) if entry.key.endswith("plan.json")]
-    last = max(begun, default=0)
+    numbers = [
+        int(entry.key[len(stem) :].split("/")[0]) for entry in store.list(stem) if entry.key.endswith("plan.json")
+    ]
+    last = max(numbers, default=0)
     if resume and not last:
         raise SearchError(
-            f"no search of recipe {recipe.name!r} on these data was begun in {store.root}; start it without --resume "
+            f"no search of recipe {recipe.name!r} on these data was started in {store.root}; start it without --resume "
             "(another recipe, search space or version of the data is another search)"
         )
     number = last if resume else last + 1
@@ -186,7 +188,7 @@ def _planned(state: SearchState, recipe: Recipe, asked: int | None, resume: bool
     if plan.get("format") != FORMAT:
         raise SearchError(
             f"search {state.name} was interrupted under another version of Motet and cannot be resumed. Older versions "
-            "kept its state as pickle files, which can run code and are no longer read. Start the search again "
+            "stored its state as pickle files, which can run code and are no longer read. Start the search again "
             "without --resume; the trials that it had finished remain in MLflow"
         )
     planned = int(plan["trials"])
@@ -248,7 +250,7 @@ def _rank(records: list[TrialRecord], trials: int, recipe: Recipe, scalar: Scala
     rows.sort(key=lambda row: (row["state"] == "failed", scalar.key(row), row["trial"]))
     if not rows or rows[0]["state"] == "failed":
         errors = sorted({str(row["error"]) for row in rows})
-        raise SearchError(f"none of {len(rows)} trials of search {name} gave a model: {'; '.join(errors)[:2000]}")
+        raise SearchError(f"none of {len(rows)} trials of search {name} produced a model: {'; '.join(errors)[:2000]}")
     return SearchResult(name, rows, tuple(rows[0]["overrides"]), recipe.search.method, scalar.to_json())
 
 

@@ -1,12 +1,11 @@
-"""Cells of a study: sets of tasks that are trained together, and where their results are stored.
+"""Cells of a study: sets of tasks that are trained together, and the location of their results.
 
     plan = planned(context, seeds=3)
     [plan.name(cell) for cell in plan.cells]               # "transcript", ..., "transcript+intent+slots"
 
 Some tasks need another one for answers from audio (TaskSpec.needs): slots need the transcript, which aligns words with
-the audio. If a recipe's training rows have such labels, every cell with slots trains the transcript too, the
-"single-task" model of slots as well. The effect of the transcript on slots then cannot be measured, and the transcript
-cannot be left out.
+the audio. If training rows have such labels, every cell with slots trains the transcript too, including the
+"single-task" model of slots, so the effect of the transcript on slots cannot be measured.
 
 The result of a cell is <root>/study/<identity>/<tasks>-<seed>.json, with its scores beside it as .parquet. The
 identity is a hash of recipe, data, share of the rows, split and VERSION.
@@ -107,7 +106,7 @@ class CellRun:
 
 
 def needs_of(rows: Any, tasks: Sequence[str]) -> dict[str, Tasks]:
-    """What each task needs beside it, given the training rows: those of its spec, if any row is labelled for both."""
+    """Tasks that each task needs: those of its spec, if any training row is labelled for both."""
 
     def needed(task: str, other: str) -> bool:
         if other not in tasks:
@@ -118,7 +117,7 @@ def needs_of(rows: Any, tasks: Sequence[str]) -> dict[str, Tasks]:
 
 
 def closed(tasks: Tasks, needs: Mapping[str, Tasks]) -> Tasks:
-    """The tasks with those that they need."""
+    """The tasks and those that they need."""
     return tasks.union(*(needs[task] for task in tasks))
 
 
@@ -130,15 +129,15 @@ def cells_of(
 ) -> tuple[Tasks, ...]:
     """The distinct sets of tasks of these kinds, the smaller ones first."""
     everything = frozenset(tasks)
-    chosen = {closed(frozenset({task}), needs) for task in (tasks if alone is None else alone)}
+    cells = {closed(frozenset({task}), needs) for task in (tasks if alone is None else alone)}
     if "pairs" in kinds:
-        chosen |= {closed(frozenset(pair), needs) for pair in combinations(tasks, 2)}
+        cells |= {closed(frozenset(pair), needs) for pair in combinations(tasks, 2)}
     if "leave-one-out" in kinds:
-        chosen |= {closed(everything - {task}, needs) for task in tasks}
+        cells |= {closed(everything - {task}, needs) for task in tasks}
     if "joint" in kinds or "leave-one-out" in kinds:  # compared with the joint model
-        chosen.add(everything)
+        cells.add(everything)
     order = {task: position for position, task in enumerate(tasks)}
-    return tuple(sorted(chosen, key=lambda cell: (len(cell), sorted(order[task] for task in cell))))
+    return tuple(sorted(cells, key=lambda cell: (len(cell), sorted(order[task] for task in cell))))
 
 
 def cell_name(tasks: Sequence[str], cell: Tasks) -> str:
@@ -171,8 +170,8 @@ def planned(
     for task in tasks:
         if not pc.any(trainable(scored, task)).as_py():
             raise StudyError(
-                f"no row of the {split} split is labelled for the task {task!r}, so nothing could be compared; "
-                f"remove tasks.{task}, or take another split"
+                f"no row of the {split} split is labelled for the task {task!r}, so nothing can be compared; "
+                f"remove tasks.{task}, or choose another split"
             )
     data = sorted((manifest.dataset, manifest.address) for manifest in context.data)
     versions = [VERSION, train.VERSION, evaluate.VERSION]

@@ -1,10 +1,10 @@
-"""Few labels: joint and single-task models by the share of the labels that they are trained on.
+"""Few labels: joint and single-task models by their share of the training labels.
 
     studies = study_by_labels(context, labels=(0.01, 0.1, 1.0))
     result = result_of(studies)
 
-Each share is a study (study.py) of the recipe with that share of the labels of the sparse tasks, reduced together as
-if only so many utterances had been annotated; all other labels stay. Cells are shared with other studies of the same
+Each share is a study (study.py) of the recipe with that share of the labels of the sparse tasks, as if only so many
+utterances had been annotated; all other labels stay. Cells are shared with other studies of the same
 recipe, and an interrupted study resumes.
 """
 

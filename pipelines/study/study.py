@@ -5,8 +5,8 @@
 
 A cell is a set of tasks that one model trains, in one Ray task for each seed. All cells have the same budget: the same
 epochs of the same batches in the same order. A row that no task of a cell is labelled for stays in its batch and trains
-nothing there, so two cells differ in their tasks only. The weights of the last epoch are scored row by row, with greedy
-decoding. With `decoding.reread`, a cell with the transcript reads its transcript again.
+nothing there, so two cells differ only in their tasks. The weights of the last epoch are scored row by row, with greedy
+decoding.
 
 The valid split is scored by default: choosing task groups on the test rows would bias the gate.
 
@@ -98,7 +98,7 @@ def train_missing(studies: Sequence[Study], tracking: Run | None = None, progres
             progress(number, len(runs), run.name)
     if failed:
         raise StudyError(
-            f"{len(failed)} of {len(runs)} cells failed; the others are kept, and the same call trains these "
+            f"{len(failed)} of {len(runs)} cells failed; the others are stored, and the same call trains these "
             f"again: {'; '.join(failed)[:2000]}"
         )
     if tracking:
@@ -178,7 +178,7 @@ def run_cell(job: Job, identity: str, cell: Tasks, seed: int, split: Split) -> s
     job = replace(job, recipe=recipe)
     began = time.monotonic()
     model, loader, _ = job.open()
-    device = "cuda" if ray.get_gpu_ids() else "cpu"  # what Ray lent, not what the machine has
+    device = "cuda" if ray.get_gpu_ids() else "cpu"  # the GPUs that Ray assigned
     history: list[dict[str, float]] = []
     try:
         fit(
