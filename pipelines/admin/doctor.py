@@ -65,18 +65,19 @@ def examine(root: str) -> list[Check]:
     return [replace(check, observation=redact(check.observation), advice=redact(check.advice)) for check in checks]
 
 
+def check(name: str, passed: bool, observation: str, advice: str, state: str = WARN) -> Check:
+    """A passed check, or one with this state and advice."""
+    return Check(name, OK, observation) if passed else Check(name, state, observation, advice)
+
+
 def python() -> Check:
     version = f"{sys.version.split()[0]} at {sys.executable}"
-    if sys.version_info < MIN_PYTHON:
-        return Check("python", FAIL, version, "Motet needs Python 3.11 or later")
-    return Check("python", OK, version)
+    return check("python", sys.version_info >= MIN_PYTHON, version, "Motet needs Python 3.11 or later", FAIL)
 
 
 def cores() -> Check:
     count = available_cores()
-    if count < MIN_CORES:
-        return Check("cores", WARN, f"{count}", f"the demo's times are for {MIN_CORES} cores; it will take longer")
-    return Check("cores", OK, f"{count}")
+    return check("cores", count >= MIN_CORES, f"{count}", f"the demo takes longer than on {MIN_CORES} cores")
 
 
 def available_cores() -> int:
@@ -92,23 +93,15 @@ def memory() -> Check:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _read("/sys/fs/cgroup/memory.max").strip()
     gigabytes = min(total, int(limit) if limit.isdigit() else total) / 1e9
-    if gigabytes < MIN_MEMORY_GB:
-        return Check(
-            "memory", WARN, f"{gigabytes:.1f} GB", f"the demo needs {MIN_MEMORY_GB:g} GB; take a smaller recipe"
-        )
-    return Check("memory", OK, f"{gigabytes:.1f} GB")
+    advice = f"the demo needs {MIN_MEMORY_GB:g} GB; choose a smaller recipe"
+    return check("memory", gigabytes >= MIN_MEMORY_GB, f"{gigabytes:.1f} GB", advice)
 
 
 def disk(root: str) -> Check:
     folder = Path.cwd() if "://" in root else _nearest_existing(Path(root))
     free = shutil.disk_usage(folder).free / 1e9
-    state = OK if free >= MIN_DISK_GB else WARN
-    return Check(
-        "disk",
-        state,
-        f"{free:.0f} GB free at {folder}",
-        "" if state == OK else f"free {MIN_DISK_GB:g} GB, or give another --root",
-    )
+    advice = f"free {MIN_DISK_GB:g} GB, or choose another --root"
+    return check("disk", free >= MIN_DISK_GB, f"{free:.0f} GB free at {folder}", advice)
 
 
 def versions() -> Check:

@@ -156,14 +156,26 @@ class RunResult(Result, outcome.RunResult):
 
 
 @dataclass(frozen=True, repr=False)
-class SearchResult(Result):
-    """A hyperparameter search.
+class Reported(Result):
+    """A result with an HTML report.
 
     Attributes:
-        content: everything, as `motet search --json` prints it.
+        content: everything, as the command prints it with `--json`.
     """
 
     content: Mapping[str, Any]
+
+    @property
+    def report(self) -> str:
+        """Path or URI of the HTML report."""
+        return self.content["report"]
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.content)
+
+
+class SearchResult(Reported):
+    """A hyperparameter search. `content` is what `motet search --json` prints."""
 
     @property
     def leaderboard(self) -> list[dict[str, Any]]:
@@ -175,11 +187,6 @@ class SearchResult(Result):
         """The Pareto front over tasks: names of its trials, knee, hypervolume."""
         return self.content["front"]
 
-    @property
-    def report(self) -> str:
-        """Path or URI of the HTML report."""
-        return self.content["report"]
-
     def settings(self, trial: str = "best") -> list[str]:
         """Overrides of a trial: its name, "best" (by the objective) or "knee" (of the front).
 
@@ -187,9 +194,6 @@ class SearchResult(Result):
             PickError: no such trial.
         """
         return list(picked(self.content, trial)["overrides"])
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(self.content)
 
     def parts(self) -> list[Part]:
         rows = [trial_row(row) for row in self.leaderboard]
@@ -201,23 +205,11 @@ class SearchResult(Result):
         return [*parts, "\n".join(["", *(f"{name:<12}{text}" for name, text in lines)])]
 
 
-@dataclass(frozen=True, repr=False)
-class StudyResult(Result):
-    """A study: a comparison of models that were trained with different tasks, labels, methods or speakers.
+class StudyResult(Reported):
+    """A comparison of models that were trained with different tasks, labels, methods or speakers.
 
-    Attributes:
-        content: everything, as `motet study --json` prints it.
+    `content` is what `motet study --json` prints.
     """
-
-    content: Mapping[str, Any]
-
-    @property
-    def report(self) -> str:
-        """Path or URI of the HTML report."""
-        return self.content["report"]
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(self.content)
 
     def parts(self) -> list[Part]:
         table = table_of(self.content["table_title"], self.content["table"], NUMBERS)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.core.environment import quiet_mlflow
 from pipelines.registry.ledger import Ledger, Line, State
 from pipelines.registry.tracking import client_of, is_embedded, tracking_uri
-from pipelines.registry.version import RegistryError, Version, is_absent, version_of
+from pipelines.registry.version import RegistryError, Version, unless_absent, version_of
 from pipelines.storage.store import Store
 
 if TYPE_CHECKING:
@@ -44,14 +43,11 @@ class RegisteredModels:
 
     def version(self, name: str, number: int) -> Version:
         """Raises RegistryError with the existing versions."""
-        mlflow = quiet_mlflow()
-        try:
-            return version_of(self.client.get_model_version(name, str(number)), self.aliases(name))
-        except mlflow.exceptions.MlflowException as error:
-            if not is_absent(error):
-                raise
+        item = unless_absent(lambda: self.client.get_model_version(name, str(number)))
+        if item is None:
             existing = ", ".join(str(version.version) for version in self.versions(name)) or "none"
-            raise RegistryError(f"{name} has no version {number}; there are: {existing}") from None
+            raise RegistryError(f"{name} has no version {number}; there are: {existing}")
+        return version_of(item, self.aliases(name))
 
     def versions(self, name: str) -> list[Version]:
         """Versions, newest first; none for an unknown name."""
@@ -61,24 +57,11 @@ class RegisteredModels:
         return sorted((version_of(item, aliases) for item in items), key=lambda version: -version.version)
 
     def registered(self, name: str) -> RegisteredModel | None:
-        mlflow = quiet_mlflow()
-        try:
-            return self.client.get_registered_model(name)
-        except mlflow.exceptions.MlflowException as error:
-            if is_absent(error):
-                return None
-            raise
+        return unless_absent(lambda: self.client.get_registered_model(name))
 
     def aliases(self, name: str) -> dict[str, int]:
         model = self.registered(name)
         return {} if model is None else {alias: int(number) for alias, number in model.aliases.items()}
 
     def exists(self, name: str, number: int) -> bool:
-        mlflow = quiet_mlflow()
-        try:
-            self.client.get_model_version(name, str(number))
-        except mlflow.exceptions.MlflowException as error:
-            if not is_absent(error):
-                raise
-            return False
-        return True
+        return unless_absent(lambda: self.client.get_model_version(name, str(number))) is not None

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.core import progress
-from pipelines.core.environment import quiet_mlflow
 from pipelines.packaging.package import (
     PackageError,
     adapter_file,
@@ -43,10 +42,10 @@ from pipelines.registry.version import (
     Overtaken,
     RegistryError,
     Version,
-    is_absent,
     lineage,
     parse_uri,
     tag_json,
+    unless_absent,
 )
 from pipelines.storage.store import Manifest
 
@@ -269,15 +268,13 @@ class Registry(RegisteredModels):
         return local_package(self.uri, home_folder(self.store.root), self._find(parse_uri(uri)))
 
     def _find(self, match: re.Match[str]) -> ModelVersion:
-        mlflow = quiet_mlflow()
         name, alias, number = match["name"], match["alias"], match["version"]
-        try:
-            if alias:
-                return self.client.get_model_version_by_alias(name, alias)
-            return self.client.get_model_version(name, number)
-        except mlflow.exceptions.MlflowException as error:
-            if not is_absent(error, alias=bool(alias)):
-                raise
+        if alias:
+            item = unless_absent(lambda: self.client.get_model_version_by_alias(name, alias), alias=True)
+        else:
+            item = unless_absent(lambda: self.client.get_model_version(name, number))
+        if item is not None:
+            return item
         if alias == CHAMPION and (champion := self.champion(name)):
             note = f"{match[0]} is missing in MLflow: using version {champion.version}, the newest one left"
             progress.current().line("registry", note)

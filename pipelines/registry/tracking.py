@@ -101,9 +101,6 @@ class Run:
     def log_text(self, text: str, file: str) -> None:
         self.client.log_text(self.run_id, text, file)
 
-    def log_file(self, path: Path, folder: str | None = None) -> None:
-        self.client.log_artifact(self.run_id, str(path), folder)
-
     def log_datasets(self, root: str, manifests: Iterable[Manifest], context: str = "training") -> None:
         """Dataset lineage (`mlflow.log_input`): a manifest's address is the digest, its location the source."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
