@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +69,7 @@ class Model(Result):
 
     def __init__(self, uri: str, root: str, version: Version | None, predictor: Predictor) -> None:
         self.uri, self.root, self.version, self.predictor = uri, root, version, predictor
+        self._synthesizers: dict[str | None, Synthesizer] = {}  # by vocoder
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -249,15 +249,10 @@ class Model(Result):
     def _synthesizer(self, vocoder: str | None) -> Synthesizer:
         from mtl.inference.synthesizer import Synthesizer
 
-        if vocoder is None:
-            return self._own_synthesizer
-        return Synthesizer(self.predictor, load(vocoder, root=self.root).predictor)
-
-    @cached_property
-    def _own_synthesizer(self) -> Synthesizer:
-        from mtl.inference.synthesizer import Synthesizer
-
-        return Synthesizer(self.predictor)
+        if vocoder not in self._synthesizers:
+            vocoders = [load(vocoder, root=self.root).predictor] if vocoder else []
+            self._synthesizers[vocoder] = Synthesizer(self.predictor, *vocoders)
+        return self._synthesizers[vocoder]
 
 
 def load(

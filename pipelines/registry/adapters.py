@@ -75,4 +75,4 @@ def load_personal(registry: Registry, uri: str, speaker: str) -> Predictor:
             f"{base.name} knows no {speaker!r}; it knows {speakers or 'nobody'}; "
             f"`motet personalise {base.name} MANIFEST` makes an adapter"
         )
-    return registry.load_adapter(f"models:/{name}@{CHAMPION}", base.uri)
+    return registry.load(f"models:/{name}@{CHAMPION}", base=base.uri)

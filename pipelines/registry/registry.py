@@ -226,24 +226,19 @@ class Registry(RegisteredModels):
         sign = 1 if lower_is_better else -1
         return sorted(versions, key=lambda version: sign * version.metrics.get(metric, sign * float("inf")))
 
-    def load(self, uri: str, device: str | None = None) -> Predictor:
-        """See `load`. A user's adapter is applied to its base model."""
+    def load(self, uri: str, device: str | None = None, base: str | None = None) -> Predictor:
+        """See `load`. A user's adapter is applied to `base`, by default the version that it was trained for.
+
+        Raises:
+            PersonalError: the adapter was trained for another version than `base`.
+        """
         from pipelines.packaging import loading
 
         package = self._package(uri)
         adapter = adapter_file(package)
         if adapter is None:
             return loading.load_model(_inside(package), device)
-        return self.load_adapter(uri, loading.base_uri(adapter), device)
-
-    def load_adapter(self, uri: str, base: str, device: str | None = None) -> Predictor:
-        """The model `base` with the user's adapter `uri`. Raises PersonalError if it was trained for another base."""
-        from pipelines.packaging import loading
-
-        file = self.adapter(uri)
-        if file is None:
-            raise RegistryError(f"{uri} is a model, not a user's adapter; `motet personalise` makes adapters")
-        return loading.load_adapted(file, self.folder(base), device)
+        return loading.load_adapted(adapter, self.folder(base or loading.base_uri(adapter)), device)
 
     def adapter(self, uri: str) -> Path | None:
         """The file of a user's adapter at models:/name@alias, models:/name/3 or a package; None for a model."""
