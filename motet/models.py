@@ -57,12 +57,12 @@ class Speech:
 
 
 class Model(Result):
-    """A loaded model; `load` makes it.
+    """A loaded model, as returned by `load`.
 
     Attributes:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS, or the folder it was loaded from.
         root: root of the registry.
-        version: what the registry knows: `version`, `aliases`, `metrics` (percent, on test), `datasets`, `tags`;
+        version: of the registry: `version`, `aliases`, `metrics` (percent, on test), `datasets`, `tags`;
             None for a folder.
         predictor: the underlying mtl.inference.predictor.Predictor, for use with torch.
     """

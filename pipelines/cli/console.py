@@ -124,7 +124,7 @@ def hot_phrases(phrases: Sequence[str], file: Path | None) -> list[str]:
 
 
 def who() -> str:
-    """User who decides, for the ledger: MOTET_USER or the login name."""
+    """Name of the user for the ledger: MOTET_USER or the login name."""
     import getpass
 
     try:
