@@ -202,7 +202,7 @@ def predictor_folder(folder: Path) -> Path:
         return artifact
     if adapter_file(folder) is not None:
         raise PackageError(f"{folder} holds a user's adapter and no model; name its base model")
-    raise PackageError(f"{folder} is no model: it has neither model.json nor MLmodel")
+    raise PackageError(f"{folder} is no model: it holds neither model.json nor MLmodel")
 
 
 def adapter_file(folder: Path) -> Path | None:

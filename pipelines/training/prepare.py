@@ -237,7 +237,7 @@ def arpa_model(recipe: Recipe, codec: Codec) -> NGram:
     if isinstance(codec.units, Characters):
         letters = set(codec.units.symbols)
         if not any(letters.issuperset(word) for word in model.vocabulary):
-            raise LanguageModelError(f"decoding.arpa: no word in {path} consists of letters of the transcripts")
+            raise LanguageModelError(f"decoding.arpa: no word in {path} is made of the letters of the transcripts")
     return model
 
 
