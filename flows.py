@@ -2,11 +2,11 @@
 
     nightly    the stages of pipelines/nightly.py, in order
     search     Ray Tune over task weights, sharing mode and learning rate
-    study      the same training in many cells: tasks, shares of the labels, sharing modes, balancing
+    study      comparison of models by tasks, shares of the labels, sharing modes, balancing methods, speakers
     promote    the gate for one version, or a person's decision
 
-The stages are plain functions; here they become Prefect tasks, with retries where a fault may pass. Prefect caches
-nothing: the store caches by content, so that a task whose result is there does nothing, whichever run asks.
+The stages are plain functions; here they become Prefect tasks, with retries after transient errors. Prefect caches
+nothing: the store caches by content, so a task whose result exists does nothing.
 """
 
 from __future__ import annotations
@@ -147,10 +147,10 @@ def publish(outcome: RunResult) -> None:
         key=artifact_key("metrics", outcome.recipe),
         description=f"{outcome.model} on test, %",
     )
-    verdict = f"{state_of(outcome.promoted)}: {outcome.reason}"
+    decision = f"{state_of(outcome.promoted)}: {outcome.reason}"
     if outcome.state == "nothing new":
-        verdict = f"nothing new: the night before stands ({verdict})"
-    lines = [f"## {outcome.recipe}: {outcome.model}", "", verdict, "", f"night `{outcome.identity}`"]
+        decision = f"nothing new: the result of the earlier night stands ({decision})"
+    lines = [f"## {outcome.recipe}: {outcome.model}", "", decision, "", f"night `{outcome.identity}`"]
     create_markdown_artifact("\n".join(lines), key=artifact_key("night", outcome.recipe), description="verdict")
     if outcome.report:
         path = outcome.report
@@ -208,7 +208,7 @@ def study(
     balancing: Sequence[str] = (),
     folds: int | None = None,
 ) -> dict[str, Any]:
-    """Which tasks help which: the recipe's tasks alone, together, in pairs, each left out. Resumes where it was.
+    """Compares the recipe's tasks alone, together, in pairs, each left out; resumes an interrupted study.
 
     labels: instead, the tasks `sparse` alone and all together, with these shares of the labels of `sparse`.
     sharing, balancing: instead, the tasks alone, and together in each of these modes and methods.
@@ -224,9 +224,9 @@ def study(
     context = Context(_root(root), load(recipe, list(overrides)), tasks=PrefectTasks())
     with session(context.root, f"study of {context.recipe.name}", wait):
         with night.prepared(context, None if folds is not None else split):
-            findings: dict[str, Any] = context.execute(stage, *arguments)
-        publish_study(context.recipe.name, findings)
-    return findings
+            result: dict[str, Any] = context.execute(stage, *arguments)
+        publish_study(context.recipe.name, result)
+    return result
 
 
 def publish_study(recipe: str, result: dict[str, Any]) -> None:
@@ -241,7 +241,7 @@ def publish_study(recipe: str, result: dict[str, Any]) -> None:
 def promote(
     model: str, version: int, root: str | None = None, force: bool = False, reason: str = "by hand", by: str = "unknown"
 ) -> dict[str, Any]:
-    """Asks the gate about a registered version again, against the present champion; with `force`, promotes it."""
+    """Compares a registered version with the current champion at the gate; with `force`, promotes it."""
     context = Context(_root(root), tasks=PrefectTasks())
     with session(context.root, f"promotion of {model}", wait=True, resumable=False):
         result: dict[str, Any] = context.execute(PROMOTION, model, version, force, reason, by)
@@ -295,7 +295,7 @@ def mark_stale_runs() -> None:
     ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
     automation: Any = Automation(
         name="motet: a run without a heartbeat has crashed",
-        description=f"{SILENCE} s without a sign of life",
+        description=f"{SILENCE} s without a heartbeat",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *ends},

@@ -22,7 +22,7 @@ from typing import Annotated
 
 import typer
 
-from motet import runs
+from motet import corpus_commands, runs  # noqa: F401  (its commands join the app)
 from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
 from pipelines.admin.scheduler import MissingServer

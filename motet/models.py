@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mtl.decoding.hot_words import WEIGHT
-from mtl.spec import tasks as task_specs
 from pipelines.cli.results import Part, Prediction, Result
 from pipelines.core import environment
 
@@ -59,18 +57,19 @@ class Speech:
 
 
 class Model(Result):
-    """A loaded model; `load` makes it.
+    """A loaded model, as returned by `load`.
 
     Attributes:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS, or the folder it was loaded from.
         root: root of the registry.
-        version: entry in the registry with `version`, `aliases`, `metrics` (percent, on the test split), `datasets` and
+        version: entry of the registry with `version`, `aliases`, `metrics` (percent, on the test split), `datasets` and
             `tags`; None for a folder.
         predictor: the underlying mtl.inference.predictor.Predictor, for use with torch.
     """
 
     def __init__(self, uri: str, root: str, version: Version | None, predictor: Predictor) -> None:
         self.uri, self.root, self.version, self.predictor = uri, root, version, predictor
+        self._synthesizers: dict[str | None, Synthesizer] = {}  # by vocoder
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -167,7 +166,9 @@ class Model(Result):
             >>> [one.text for one in model.predict_batch(["a.wav", "b.wav"], hot_words=["anna karenina"])]
             ['read anna karenina', 'play some jazz']
         """
-        self._check_context(context)
+        from pipelines.adhoc.prediction import check_context
+
+        check_context(self.uri, self.predictor, context)
         predictor = self.predictor.with_options(hot_words, hot_weight, n_best, domain=domain)
         samples = [str(item) if isinstance(item, Text) else self._samples(item, rate) for item in inputs]
         predictions = predictor.predict(samples, [context] * len(samples))
@@ -245,27 +246,13 @@ class Model(Result):
         check(samples, rate)
         return resample(samples, rate, self.sample_rate)
 
-    def _check_context(self, context: Sequence[str]) -> None:
-        from pipelines.adhoc.prediction import ContextError
-
-        if context and not self.predictor.codec.context:
-            readers = ", ".join(spec.name for spec in task_specs() if spec.context)
-            raise ContextError(
-                f"{self.uri} reads no context: it has none of {readers}, or was trained with text.context=0"
-            )
-
     def _synthesizer(self, vocoder: str | None) -> Synthesizer:
         from mtl.inference.synthesizer import Synthesizer
 
-        if vocoder is None:
-            return self._own_synthesizer
-        return Synthesizer(self.predictor, load(vocoder, root=self.root).predictor)
-
-    @cached_property
-    def _own_synthesizer(self) -> Synthesizer:
-        from mtl.inference.synthesizer import Synthesizer
-
-        return Synthesizer(self.predictor)
+        if vocoder not in self._synthesizers:
+            vocoders = [load(vocoder, root=self.root).predictor] if vocoder else []
+            self._synthesizers[vocoder] = Synthesizer(self.predictor, *vocoders)
+        return self._synthesizers[vocoder]
 
 
 def load(

@@ -123,8 +123,8 @@ def nightly(
         ('models:/assistant/1', True, 4.2)
     """
     root, overrides = _root(root, verbose), hide_in_overrides(settings)
-    with _readable(recipe) as name:
-        load(name, with_workers(overrides, workers))  # report a mistake before Prefect starts
+    with _recipe_file(recipe) as name:
+        load(name, with_workers(overrides, workers))  # raises before Prefect starts
         with _flows(root, quiet) as flows:
             result = flows.nightly(name, root=root, overrides=overrides, workers=workers, again=again, wait=wait)
     return RunResult(**result, root=root)
@@ -150,7 +150,7 @@ def search(
         wait: as of `nightly`.
         verbose: as of `nightly`.
         trials: how many, instead of search.trials.
-        resume: go on with an interrupted search; a finished one is returned again.
+        resume: continue an interrupted search; a finished one is returned again.
         train_winner: then run a night of the picked trial.
         pick: "best" (by the objective), "knee" (of the Pareto front) or a trial's name.
 
@@ -164,7 +164,7 @@ def search(
         ['sharing.mode=mmoe', 'trainer.learning_rate=0.0011', 'tasks.intent.weight=0.42']
     """
     root, overrides = _root(root, verbose), hide_in_overrides(settings)
-    with _readable(recipe) as name:
+    with _recipe_file(recipe) as name:
         load(name, overrides)
         with _flows(root, quiet) as flows:
             return SearchResult(flows.search(name, root, overrides, trials, resume, train_winner, wait, pick))
@@ -187,7 +187,7 @@ def study(
     quiet: bool = False,
     verbose: bool = False,
 ) -> StudyResult:
-    """Compares joint models with single-task models; an interrupted study goes on where it was.
+    """Compares joint models with single-task models; an interrupted study is resumed.
 
     By default: every task alone, all together, in pairs, each left out. Instead with `labels`: on shares of the
     labels; with `sharing` or `balancing`: by sharing mode and balancing method; with `folds`: by cross-validation
@@ -222,7 +222,7 @@ def study(
         raise OptionError(f"--sparse {','.join(sparse)}: says whose labels are few, and needs --labels, as 0.01,0.1,1")
     if not all(0 < value <= 1 for value in labels):
         raise OptionError(f"--labels {','.join(f'{value:g}' for value in labels)}: expected shares above 0, up to 1")
-    with _readable(recipe) as name:
+    with _recipe_file(recipe) as name:
         tasks = load(name, overrides).tasks
         choices = {
             "cells": (cells, KINDS),
@@ -286,9 +286,9 @@ def evaluate(
     from pipelines.evaluation.evaluate import Expected
 
     if greedy and hot_words:
-        raise OptionError("best-path decoding takes no hot words; leave out greedy or the hot words")
+        raise OptionError("--greedy takes no hot words; leave out one of them")
     if distractors and not hot_words:
-        raise OptionError("distractors go with hot words; give some")
+        raise OptionError("--distractors need hot words; give some")
     root = _root(root)
     expected = Expected(tuple(hot_words), hot_weight, distractors) if hot_words else None
     # A name of its own: another way of splitting must not become the newest version of what nights train on.
@@ -350,7 +350,7 @@ def _flows(root: str, quiet: bool) -> Iterator[Any]:
 
 
 @contextmanager
-def _readable(recipe: str | Path | Recipe) -> Iterator[str]:
+def _recipe_file(recipe: str | Path | Recipe) -> Iterator[str]:
     """The name or path of a recipe; of a Recipe, a YAML file that lasts as long as the block."""
     if not isinstance(recipe, Recipe):
         yield str(recipe)

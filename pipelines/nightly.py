@@ -36,7 +36,7 @@ STAGES = (
     TRAIN,  # Ray Train -> the weights of the best epoch
     REGISTER,  # the packaged model -> a version in the registry
     EVALUATE,  # held-out scores of the candidate and of the champion
-    GATE,  # promotes the candidate, or not
+    GATE,  # promotes the candidate, or does not
     INTERPRET,  # what the tasks share; no promotion waits for it
     REPORT,  # the page, and the record that makes the night finished
 )
@@ -88,13 +88,13 @@ def prepared(context: Context, split: str | None) -> Iterator[Context]:
 
 
 def identity(recipe: Recipe, utterances: Sequence[Manifest]) -> str:
-    """Equal for two nights exactly when the second training could only give the same model."""
+    """Identity of a night: equal for two nights if the second would train the same model."""
     versions = {stage.name: stage.version for stage in STAGES if stage.version and stage.needed(recipe)}
     data = sorted((manifest.dataset, manifest.address) for manifest in utterances)
     return fingerprint(recipe.address(), data, {**versions, "night": VERSION})
 
 
 def nothing_new(context: Context, record: Manifest) -> RunResult:
-    """The result of a finished night, with the present location of its report."""
+    """The result of a finished night, with the current location of its report."""
     outcome = {**record.meta["outcome"], "state": "nothing new", "night": record.version, "seconds": 0.0}
     return RunResult(**{**outcome, "report": location(context.store, record.files[0])})

@@ -8,12 +8,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from rich.table import Table
 
-from mtl.answers import Label, Prediction
 from mtl.decoding.hot_words import WEIGHT
 from mtl.groups import groups
 from mtl.spec import tasks
@@ -29,7 +27,8 @@ from pipelines.stages.evaluate import channel_pairs
 from pipelines.storage.lock import writing
 from pipelines.storage.store import Manifest
 
-CONFIDENT = 0.5  # answers below it are dimmed in the table
+if TYPE_CHECKING:
+    from mtl.inference.predictor import Predictor
 
 
 class ContextError(ValueError):
@@ -96,12 +95,6 @@ def channel_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     return rows
 
 
-def hot_phrases(phrases: Sequence[str], file: Path | None) -> list[str]:
-    """The phrases, and those of a UTF-8 file, one per line."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file else []
-    return [*phrases, *(line.strip() for line in lines if line.strip())]
-
-
 def model_uri(registry: Registry, name: str | None) -> str:
     """URI of a model. name: NAME, NAME/3, NAME@challenger, a folder, a URI; None for the only registered model.
 
@@ -151,11 +144,7 @@ def answer(
     predictor = loaded.with_options(hot_words, hot_weight, n_best, domain=domain)
     rate = predictor.features.sample_rate
     inputs: list[Any] = [_other_input(file) or decode(file, rate) for file in files]
-    if context and not predictor.codec.context:
-        raise ContextError(
-            f"{uri} reads no context: it has none of {', '.join(spec.name for spec in tasks() if spec.context)}, "
-            "or was trained with text.context=0"
-        )
+    check_context(uri, predictor, context)
     predictions = predictor.predict([*inputs, *texts], [context] * (len(inputs) + len(texts)))
     names = [*map(str, files), *texts]
     return [
@@ -164,19 +153,14 @@ def answer(
     ]
 
 
+def check_context(uri: str, predictor: Predictor, context: Sequence[str]) -> None:
+    """Raises ContextError for a context, if the model reads none."""
+    if context and not predictor.codec.context:
+        readers = ", ".join(spec.name for spec in tasks() if spec.context)
+        raise ContextError(f"{uri} reads no context: it has none of {readers}, or was trained with text.context=0")
+
+
 def _other_input(file: Path) -> dict[str, str] | None:
     """A file of an input group other than audio, by its suffix."""
     known = (one for one in groups() if file.suffix.lower() in one.suffixes)
     return next(({one.source: base64.b64encode(file.read_bytes()).decode()} for one in known), None)
-
-
-def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
-    """A block of lines per input, with the columns task, answer, confidence."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for answered in answers:
-        table.add_row("[bold]input[/]", answered["input"], "")
-        for task, answer in Prediction.from_json(answered).answers.items():
-            for heading, text, confidence in answer.lines(task):
-                dim = "[dim]" if isinstance(answer, Label) and answer.confidence < CONFIDENT else ""
-                table.add_row(heading, f"{dim}{text}", "" if confidence is None else f"{confidence:.2f}")
-    return table

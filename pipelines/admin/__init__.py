@@ -1,1 +1,1 @@
-"""The machine and what a root holds: checks, listings, local servers."""
+"""Checks of this machine, listings of a root, local servers."""

@@ -1,7 +1,7 @@
 """Checks of this machine, each with a state, an observation and advice.
 
     for check in examine("motet-root"):
-        print(check.state, check.name, check.found, check.advice)
+        print(check.state, check.name, check.observation, check.advice)
 
 Changes nothing. Libraries are imported in child processes, since a broken one may end its process.
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -48,11 +48,11 @@ class Check:
 
     name: str
     state: str
-    found: str
+    observation: str
     advice: str = ""
 
     def to_json(self) -> dict[str, str]:
-        return asdict(self)
+        return {"name": self.name, "state": self.state, "found": self.observation, "advice": self.advice}
 
 
 def examine(root: str) -> list[Check]:
@@ -62,21 +62,22 @@ def examine(root: str) -> list[Check]:
         servers = pool.submit(configured_servers)
         first = [python(), cores(), memory(), disk(root), versions(), accelerator(), espeak(), store(root)]
         checks = [*first, *(check.result() for check in imports), *registry(root), *servers.result(), *ports()]
-    return [replace(check, found=redact(check.found), advice=redact(check.advice)) for check in checks]
+    return [replace(check, observation=redact(check.observation), advice=redact(check.advice)) for check in checks]
+
+
+def check(name: str, passed: bool, observation: str, advice: str, state: str = WARN) -> Check:
+    """A passed check, or one with this state and advice."""
+    return Check(name, OK, observation) if passed else Check(name, state, observation, advice)
 
 
 def python() -> Check:
     version = f"{sys.version.split()[0]} at {sys.executable}"
-    if sys.version_info < MIN_PYTHON:
-        return Check("python", FAIL, version, "Motet needs Python 3.11 or later")
-    return Check("python", OK, version)
+    return check("python", sys.version_info >= MIN_PYTHON, version, "Motet needs Python 3.11 or later", FAIL)
 
 
 def cores() -> Check:
     count = available_cores()
-    if count < MIN_CORES:
-        return Check("cores", WARN, f"{count}", f"the demo's times are for {MIN_CORES} cores; it will take longer")
-    return Check("cores", OK, f"{count}")
+    return check("cores", count >= MIN_CORES, f"{count}", f"the demo takes longer than on {MIN_CORES} cores")
 
 
 def available_cores() -> int:
@@ -92,23 +93,15 @@ def memory() -> Check:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _read("/sys/fs/cgroup/memory.max").strip()
     gigabytes = min(total, int(limit) if limit.isdigit() else total) / 1e9
-    if gigabytes < MIN_MEMORY_GB:
-        return Check(
-            "memory", WARN, f"{gigabytes:.1f} GB", f"the demo needs {MIN_MEMORY_GB:g} GB; take a smaller recipe"
-        )
-    return Check("memory", OK, f"{gigabytes:.1f} GB")
+    advice = f"the demo needs {MIN_MEMORY_GB:g} GB; choose a smaller recipe"
+    return check("memory", gigabytes >= MIN_MEMORY_GB, f"{gigabytes:.1f} GB", advice)
 
 
 def disk(root: str) -> Check:
     folder = Path.cwd() if "://" in root else _nearest_existing(Path(root))
     free = shutil.disk_usage(folder).free / 1e9
-    state = OK if free >= MIN_DISK_GB else WARN
-    return Check(
-        "disk",
-        state,
-        f"{free:.0f} GB free at {folder}",
-        "" if state == OK else f"free {MIN_DISK_GB:g} GB, or give another --root",
-    )
+    advice = f"free {MIN_DISK_GB:g} GB, or choose another --root"
+    return check("disk", free >= MIN_DISK_GB, f"{free:.0f} GB free at {folder}", advice)
 
 
 def versions() -> Check:

@@ -58,7 +58,7 @@ def plan(
         StackError: a given port is taken.
     """
     taken: set[int] = set()
-    home = (Path("~/.motet").expanduser() if "://" in root else Path(root)).resolve()
+    home = home_folder(root)
     return [
         prefect_service(home, _port("prefect", prefect, PREFECT_PORT, taken)),
         _mlflow(home, _port("mlflow", mlflow, MLFLOW_PORT, taken)),
@@ -248,7 +248,7 @@ def serve(root: str, prefect: int | None, mlflow: int | None, ray: int | None, c
     signal.signal(signal.SIGTERM, interrupt)  # supervisors send SIGTERM; the children must end too
     services = plan(root, prefect, mlflow, ray, cpus)
     relocate(home_folder(root))  # so that MLflow's page shows the files of a root that was moved
-    logs = (Path("~/.motet").expanduser() if "://" in root else Path(root)) / "logs"
+    logs = home_folder(root) / "logs"
     print(f"starting {', '.join(service.name for service in services)}; logs in {logs}", flush=True)
     try:
         with running(

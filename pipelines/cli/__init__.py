@@ -1,1 +1,1 @@
-"""What a person asks for at the command line in between nights, and what serves them."""
+"""The command line: commands, options and results."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 import yaml
 
+from pipelines.admin.doctor import FAIL, examine
 from pipelines.admin.listings import (
     fsck_lines,
     leaderboard_rows,
@@ -17,6 +18,7 @@ from pipelines.admin.listings import (
     short_time,
     version_rows,
 )
+from pipelines.admin.stack import serve
 from pipelines.cli.console import (
     NUMBERS,
     JsonOption,
@@ -32,7 +34,12 @@ from pipelines.cli.console import (
     who,
 )
 from pipelines.core import environment
+from pipelines.core.progress import display
 from pipelines.recipe import SHIPPED, Recipe, load, shipped
+from pipelines.registry.ledger import ACTION_WORDS
+from pipelines.registry.registry import Registry
+from pipelines.storage.lock import one_at_a_time
+from pipelines.storage.store import Store
 
 
 @app.command()
@@ -67,8 +74,6 @@ def rollback(
 
     Example: `motet rollback assistant --reason "confuses alarms and calls"`
     """
-    from pipelines.registry.registry import Registry
-
     environment.prepare(root)
     line = Registry(root).rollback(model, reason, who())
     emit(line.to_json(), as_json, f"{model} version {line.version} is champion again")
@@ -88,8 +93,6 @@ def adopt(
 
     Example: `motet adopt assistant --reason "restored from the backup of Monday"`
     """
-    from pipelines.registry.registry import Registry
-
     environment.prepare(root)
     line = Registry(root).adopt(model, reason, who())
     champion = f"version {line.version} is champion" if line.version else "it has no champion"
@@ -102,9 +105,6 @@ def history(model: NameArgument, root: RootOption = environment.ROOT, as_json: J
 
     Example: `motet history assistant`
     """
-    from pipelines.registry.ledger import ACTION_WORDS
-    from pipelines.registry.registry import Registry
-
     environment.prepare(root)
     lines = Registry(root).history(model)
     shown = [
@@ -166,7 +166,6 @@ def gc(
     Example: `motet gc` then `motet gc --delete`
     """
     from pipelines.storage.garbage import collect_garbage
-    from pipelines.storage.store import Store
 
     entries = collect_garbage(Store(root), not delete, older_than, lambda line: print(line, file=sys.stderr))
     rows = [{"key": entry.key, "MB": round(entry.size / 1e6, 2)} for entry in entries]
@@ -187,10 +186,7 @@ def fsck(
 
     Example: `motet fsck` then `motet fsck --repair`
     """
-    from pipelines.core.progress import display
     from pipelines.storage import fsck as checksums
-    from pipelines.storage.lock import one_at_a_time
-    from pipelines.storage.store import Store
 
     store = Store(root)
     with display(quiet=as_json) as screen, screen.bar("fsck", "file") as report:
@@ -218,8 +214,6 @@ def doctor(root: RootOption = environment.ROOT, as_json: JsonOption = False) -> 
 
     Example: `motet doctor --json`
     """
-    from pipelines.admin.doctor import FAIL, examine
-
     checks = examine(root)
     rows = [check.to_json() for check in checks]
     emit(rows, as_json, table_of("", rows))
@@ -239,8 +233,6 @@ def up(
 
     Example: `motet up`, then in another terminal the printed exports and `motet nightly assistant`
     """
-    from pipelines.admin.stack import serve
-
     serve(root, prefect_port, mlflow_port, ray_port, cpus)
 
 

@@ -117,8 +117,14 @@ def table_of(title: str, rows: Sequence[Mapping[str, Any]], right: Sequence[str]
     return table
 
 
+def hot_phrases(phrases: Sequence[str], file: Path | None) -> list[str]:
+    """The phrases, and those of a UTF-8 file, one per line."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    return [*phrases, *(line.strip() for line in lines if line.strip())]
+
+
 def who() -> str:
-    """User who decides, for the ledger: MOTET_USER or the login name."""
+    """Name of the user for the ledger: MOTET_USER or the login name."""
     import getpass
 
     try:

@@ -1,4 +1,4 @@
-"""Commands about corpora and models: ingest, predict, evaluate, personalise, domains."""
+"""Commands about models and recordings: predict, personalise, domains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from mtl.decoding.hot_words import WEIGHT
-from pipelines.adhoc.prediction import answer, answer_table, channel_rows, channels, hot_phrases, ingest_one
 from pipelines.cli.console import (
     NUMBERS,
     DomainOption,
@@ -22,49 +21,14 @@ from pipelines.cli.console import (
     SetOption,
     app,
     emit,
+    hot_phrases,
     table_of,
 )
-from pipelines.cli.results import Evaluation, IngestResult
+from pipelines.cli.results import answer_table
 from pipelines.core import environment
 from pipelines.core.progress import display
 from pipelines.recipe import load
-from pipelines.recipe.training import JUDGED
 from pipelines.storage.lock import writing
-
-KindArgument = Annotated[
-    str, typer.Argument(metavar="CORPUS", help="Kind of corpus, such as librispeech, manifest or espeak.")
-]
-SourceArgument = Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="Folder, archive, URL or s3://.")]
-SplitByOption = Annotated[str, typer.Option("--split-by", help="release, speaker or sentence.")]
-CorpusSetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="quality.* or options.* of the corpus.")
-]
-
-
-@app.command()
-def ingest(
-    kind: KindArgument,
-    source: SourceArgument = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name in tables and metrics; the kind if left out.")
-    ] = None,
-    root: RootOption = environment.ROOT,
-    checksum: Annotated[str | None, typer.Option("--checksum", help="sha256 of an archive or download.")] = None,
-    language: Annotated[str | None, typer.Option("--language", help="BCP 47 tag for rows without one.")] = None,
-    split_by: SplitByOption = "release",
-    settings: CorpusSetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Reads one corpus into the utterance table; unusable rows go to quarantine with a reason.
-
-    Example: `motet ingest manifest calls.jsonl --name calls --split-by speaker`
-    """
-    environment.prepare(root)
-    corpus = {"name": name or kind, "kind": kind, "source": source, "checksum": checksum}
-    corpus |= {"language": language, "split_by": split_by}
-    with display(quiet=as_json):
-        result = IngestResult.of(ingest_one(root, corpus, settings or []))
-    emit(result.to_json(), as_json, *result.parts())
 
 
 @app.command()
@@ -98,6 +62,8 @@ def predict(
     Example: `motet predict kitchen.wav --hot-word "anna karenina"` or `motet predict --text "play some jazz" --json`
     or `motet predict --context "wake me at seven" --context "for which day" --text "tomorrow"`
     """
+    from pipelines.adhoc.prediction import answer
+
     if not files and not text:
         raise typer.BadParameter('give a recording or --text "…"')
     environment.prepare(root)
@@ -149,79 +115,6 @@ def personalise(
 
 
 @app.command()
-def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="NAME, models:/NAME/3, models:/NAME@alias or a folder.")
-    ],
-    kind: KindArgument,
-    source: SourceArgument = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split", help="train, valid, test or all; test, or all of a corpus without splits, if left out."
-        ),
-    ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="The corpus's name, if it is not its kind.")] = None,
-    split_by: SplitByOption = "release",
-    settings: CorpusSetOption = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Best-path decoding, without a language model.")] = False,
-    hot_word: HotWordOption = None,
-    hot_words: HotWordsOption = None,
-    hot_weight: HotWeightOption = WEIGHT,
-    distractors: Annotated[
-        int, typer.Option("--distractors", min=0, help="For each row, so many more hot words that do not occur in it.")
-    ] = 0,
-    domain: DomainOption = None,
-    listener: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--listener", metavar="TASK=NAME", help="Judge model of synthesised speech; if left out, the recipe's."
-        ),
-    ] = None,
-    root: RootOption = environment.ROOT,
-    as_json: JsonOption = False,
-) -> None:
-    """Evaluates a model on a corpus: WER, CER, intent accuracy, slot F1 … with 95 % bootstrap intervals.
-
-    With hot words, also the error rate of these words (biased_wer) and of all others, and each metric without hot
-    words. A model that synthesises speaks the corpus: distances to the recordings, and scores of judge models.
-
-    Example: `motet evaluate assistant librispeech /data/LibriSpeech --split test --json`
-    """
-    from pipelines.adhoc.evaluation import evaluate_on
-    from pipelines.evaluation.evaluate import Expected
-
-    phrases = tuple(hot_phrases(hot_word or [], hot_words))
-    if greedy and phrases:
-        raise typer.BadParameter("best-path decoding takes no hot words; leave out --greedy or the hot words")
-    if distractors and not phrases:
-        raise typer.BadParameter("--distractors go with hot words; give --hot-word or --hot-words")
-    expected = Expected(phrases, hot_weight, distractors) if phrases else None
-    environment.prepare(root)
-    # A name of its own: another way of splitting must not become the newest version of what nights train on.
-    corpus = {"name": name or f"evaluation-{kind}", "kind": kind, "source": source, "split_by": split_by}
-    judges = _judges(listener)
-    with writing(root, f"evaluation of {model}"), display(quiet=as_json):
-        scores = evaluate_on(root, model, corpus, split, settings or [], expected, greedy, domain, judges)
-    result = Evaluation(**scores)
-    emit(result.to_json(), as_json, *result.parts())
-
-
-def _judges(options: list[str] | None) -> dict[str, str] | None:
-    """Task and model of each TASK=NAME; None where the option is missing."""
-    if options is None:
-        return None
-    judges = {}
-    for option in options:
-        task, _, name = option.partition("=")
-        if task not in JUDGED or not name:
-            expected = f"{', '.join(JUDGED)} = the name of a registered model"
-            raise typer.BadParameter(f"--listener {option}: expected {expected}")
-        judges[task] = name
-    return judges
-
-
-@app.command()
 def domains(
     recipe: RecipeArgument,
     root: RootOption = environment.ROOT,
@@ -232,6 +125,8 @@ def domains(
 
     Example: `motet domains assistant-real` or `motet domains mine.yaml --set domains.by=domain`
     """
+    from pipelines.adhoc.prediction import channel_rows, channels
+
     loaded = load(recipe, settings or [])
     environment.prepare(root)
     with writing(root, f"channels of {loaded.name}"), display(quiet=as_json):

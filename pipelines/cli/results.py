@@ -6,13 +6,14 @@ emit(result.to_json(), as_json, *result.parts())
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
 
-from pipelines.adhoc.prediction import answer_table
+from mtl.answers import Label
+from mtl.answers import Prediction as Answers
 from pipelines.cli.console import NUMBERS, rendered, table_of
 from pipelines.core import environment
 from pipelines.search.front_table import front_lines, front_rows, picked, trial_row
@@ -21,6 +22,7 @@ from pipelines.storage.store import Manifest
 from pipelines.utterances.splits import described
 
 Part = Table | str
+CONFIDENT = 0.5  # answers below it are dimmed
 
 
 class Result:
@@ -159,14 +161,26 @@ class RunResult(Result, outcome.RunResult):
 
 
 @dataclass(frozen=True, repr=False)
-class SearchResult(Result):
-    """A hyperparameter search.
+class Reported(Result):
+    """A result with an HTML report.
 
     Attributes:
-        content: everything, as `motet search --json` prints it.
+        content: everything, as the command prints it with `--json`.
     """
 
     content: Mapping[str, Any]
+
+    @property
+    def report(self) -> str:
+        """Path or URI of the HTML report."""
+        return self.content["report"]
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.content)
+
+
+class SearchResult(Reported):
+    """A hyperparameter search. `content` is what `motet search --json` prints."""
 
     @property
     def leaderboard(self) -> list[dict[str, Any]]:
@@ -178,11 +192,6 @@ class SearchResult(Result):
         """The Pareto front over tasks: names of its trials, knee, hypervolume."""
         return self.content["front"]
 
-    @property
-    def report(self) -> str:
-        """Path or URI of the HTML report."""
-        return self.content["report"]
-
     def settings(self, trial: str = "best") -> list[str]:
         """Overrides of a trial: its name, "best" (by the objective) or "knee" (of the front).
 
@@ -190,9 +199,6 @@ class SearchResult(Result):
             PickError: no such trial.
         """
         return list(picked(self.content, trial)["overrides"])
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(self.content)
 
     def parts(self) -> list[Part]:
         rows = [trial_row(row) for row in self.leaderboard]
@@ -204,23 +210,11 @@ class SearchResult(Result):
         return [*parts, "\n".join(["", *(f"{name:<12}{text}" for name, text in lines)])]
 
 
-@dataclass(frozen=True, repr=False)
-class StudyResult(Result):
-    """A study: a comparison of models that were trained with different tasks, labels, methods or speakers.
+class StudyResult(Reported):
+    """A comparison of models that were trained with different tasks, labels, methods or speakers.
 
-    Attributes:
-        content: everything, as `motet study --json` prints it.
+    `content` is what `motet study --json` prints.
     """
-
-    content: Mapping[str, Any]
-
-    @property
-    def report(self) -> str:
-        """Path or URI of the HTML report."""
-        return self.content["report"]
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(self.content)
 
     def parts(self) -> list[Part]:
         table = table_of(self.content["table_title"], self.content["table"], NUMBERS)
@@ -251,3 +245,15 @@ class Promotion(Result):
 
     def parts(self) -> list[Part]:
         return [f"{self.model}: {outcome.state_of(self.promoted)} ({self.reason})"]
+
+
+def answer_table(answers: Sequence[Mapping[str, Any]]) -> Table:
+    """A block of lines for each input: task, answer, confidence."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for answered in answers:
+        table.add_row("[bold]input[/]", answered["input"], "")
+        for task, answer in Answers.from_json(answered).answers.items():
+            for heading, text, confidence in answer.lines(task):
+                dim = "[dim]" if isinstance(answer, Label) and answer.confidence < CONFIDENT else ""
+                table.add_row(heading, f"{dim}{text}", "" if confidence is None else f"{confidence:.2f}")
+    return table

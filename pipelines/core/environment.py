@@ -7,10 +7,12 @@ Variables that the user has set are not changed.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines.core.redaction import install_log_redaction
 
@@ -73,3 +75,16 @@ def root_from(arguments: Sequence[str]) -> str:
         if argument.startswith("--root="):
             return argument.removeprefix("--root=")
     return default_root()
+
+
+def quiet_mlflow() -> Any:
+    """The module mlflow, without telemetry, pickle, progress bars and the log of database migrations."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+    return mlflow

@@ -23,8 +23,8 @@ from mtl.audio.pitch import pitch
 from mtl.config.features import FeatureSpec
 from mtl.inference.predictor import Predictor
 from mtl.metrics.distortion import compare
+from pipelines.packaging.package import describe
 from pipelines.recipe import Judges
-from pipelines.registry.package import describe
 from pipelines.registry.registry import Registry
 from pipelines.sources.audio import decode, resample
 from pipelines.sources.open import read_audio

@@ -2,8 +2,8 @@
 
     recipe = load("assistant", overrides=["trainer.epochs=3", "tasks.intent.weight=0.5"])
 
-A recipe is YAML, checked by pydantic; a shipped name or a path. An unknown or mistyped key names the
-nearest valid one. `Recipe.address()` is the hash under which its results are stored.
+A recipe is a YAML file that pydantic validates, named by its path or, if shipped, by its name. `Recipe.address()` is
+the hash under which its results are stored.
 """
 
 from mtl.config.features import FeatureSpec as Features

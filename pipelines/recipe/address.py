@@ -1,10 +1,10 @@
-"""What of a recipe enters an address, so that a new setting moves none.
+"""Settings of a recipe that enter its address.
 
     stated(recipe.features)        # {"sample_rate": 16000, ...}: hashed into the name of the features' dataset
 
 Version 0.1 hashed its settings with their defaults. Those settings still enter, whatever their value; each later one
-enters only where it differs from its default. So whoever adds a setting with a default adds one line to its section,
-and no user extracts or trains anything again.
+enters only if it differs from its default. So a new setting with a default changes no address, and no user has to
+extract or train anything again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pydantic_core import to_jsonable_python
 
 
 class Operational:
-    """Marks a setting that says how a recipe runs and not what comes out: `Annotated[int, Operational]`."""
+    """Marks a setting that does not change any result: `Annotated[int, Operational]`."""
 
 
-# Settings of version 0.1 that enter an address at their default as well, by section. Nothing is ever added here.
+# Settings of version 0.1, by section, which enter an address even at their default. Add none.
 FIRST_VERSION: dict[str, frozenset[str]] = {
     section: frozenset(names.split())
     for section, names in {
@@ -51,7 +51,7 @@ FIRST_VERSION: dict[str, frozenset[str]] = {
 
 
 def stated(section: Any) -> dict[str, Any]:
-    """The settings of a section that enter an address, as JSON values; sections within it alike."""
+    """The settings of a section and its subsections that enter an address, as JSON values."""
     first = FIRST_VERSION.get(type(section).__name__, frozenset())
     return {
         name: _json(value)
@@ -61,7 +61,7 @@ def stated(section: Any) -> dict[str, Any]:
 
 
 def _settings(section: Any) -> Iterator[tuple[str, Any, Any, bool]]:
-    """Name, value, default and whether it is operational, for every setting of a section."""
+    """Name, value, default and whether it is operational, of every setting of a section."""
     if isinstance(section, BaseModel):
         for name, info in type(section).model_fields.items():
             default = info.get_default(call_default_factory=True)

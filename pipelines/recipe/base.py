@@ -1,4 +1,4 @@
-"""Annotations that the sections of a recipe are made of: names that must be registered, and registries' sections."""
+"""Types of the sections of a recipe: names from a registry, and sections whose keys a registry defines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CORPUS_KINDS = (
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be read; the message says which key, what was expected and what is nearest."""
+    """An invalid recipe; the message names the key, what was expected, and the nearest valid key."""
 
 
 class Section(BaseModel):
@@ -36,7 +36,7 @@ def expected(names: Iterable[str]) -> str:
 
 
 class NameOf:
-    """Annotation of a string that names something registered when the recipe is read."""
+    """Annotation of a string that must be a registered name when the recipe is read."""
 
     def __init__(self, names: Callable[[], Iterable[str]]) -> None:
         self.names = names
@@ -54,7 +54,7 @@ class NameOf:
 
 
 class SectionOf:
-    """Annotation of a section whose keys are the settings of what is registered when the recipe is read."""
+    """Annotation of a section whose keys are the settings of all registered choices."""
 
     def __init__(self, choices: Choices) -> None:
         self.choices = choices

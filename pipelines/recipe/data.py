@@ -1,4 +1,4 @@
-"""Sections about data: where it comes from, what is let in, what is extracted, how it is batched."""
+"""Sections about data: corpora, quality limits, text, batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.recipe.variables import expand
 
 
 class Fractions(Section):
-    """Shares of speakers (or sentences) that go to each split where a corpus has no splits of its own."""
+    """Shares of speakers or sentences in each split, for a corpus without splits of its own."""
 
     train: float = Field(0.8, ge=0, le=1, description="Share of the training split.")
     valid: float = Field(0.1, ge=0, le=1, description="Share of the validation split.")
@@ -45,7 +45,7 @@ class Corpus(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="settings of this corpus kind")
 
     def location(self) -> str | None:
-        """The source with its variables expanded: what is opened. It may hold secrets, so it is never stored.
+        """The source with its variables expanded. It may contain secrets, so it is never stored.
 
         Raises:
             RecipeError: a variable that is not set.
@@ -54,7 +54,7 @@ class Corpus(Section):
 
 
 class Quality(Section):
-    """What is let in. Each rejected recording becomes a row of the quarantine table."""
+    """Limits of recordings. Each rejected recording becomes a row of the quarantine table."""
 
     min_seconds: float = Field(0.2, gt=0, description="Shortest recording, in seconds.")
     max_seconds: float = Field(35.0, gt=0, description="Longest recording, in seconds.")

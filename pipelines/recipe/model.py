@@ -1,4 +1,4 @@
-"""Sections about the model and its answers: the settings of mtl (mtl/config), and what only a recipe states."""
+"""Sections about the model and its answers: settings of mtl (mtl/config), and those that only a recipe has."""
 
 from __future__ import annotations
 

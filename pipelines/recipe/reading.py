@@ -1,4 +1,4 @@
-"""From a name or a YAML file to a recipe, with overrides; a fault is told with its key and the nearest valid one."""
+"""Reads recipes from YAML with overrides; errors name the key and the nearest valid one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _renamed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_sources(content: dict[str, Any], path: Path) -> None:
-    """Sources keep their `$NAME` and `~`; a password that one states literally moves into the environment."""
+    """Checks the variables of sources, which stay unexpanded; moves literal passwords into the environment."""
     for corpus in content.get("corpora") or ():
         if not isinstance(corpus, dict) or not isinstance(corpus.get("source"), str):
             continue
@@ -74,20 +74,20 @@ def _check_sources(content: dict[str, Any], path: Path) -> None:
         if missing := undefined(source):
             raise RecipeError(
                 f"{path}: the source of corpus {name!r} is {redact(source)!r}, but that variable is not set; "
-                f"export {', '.join(missing)}, or give --set corpora.{name}.source=FOLDER"
+                f"export {', '.join(missing)}, or pass --set corpora.{name}.source=FOLDER"
             )
         corpus["source"] = hide_secrets(source, str(name))
 
 
 def _find_arpa(content: dict[str, Any], path: Path) -> None:
-    """Fills in the checksum of `decoding.arpa`: another language model makes another recipe."""
+    """Fills in the checksum of `decoding.arpa`, since another language model is another recipe."""
     decoding = content.get("decoding")
     if not isinstance(decoding, dict) or not isinstance(decoding.get("arpa"), str):
         return
     arpa = Path(os.path.expanduser(os.path.expandvars(decoding["arpa"]))).resolve()
     if not arpa.is_file():
         raise RecipeError(f"{path}: decoding.arpa names {arpa}, which is no file; expected ARPA text, gzipped or not")
-    # With variables as it is written, else absolute: a deployment runs in another folder.
+    # Absolute unless it has variables, since a deployment runs in another folder.
     decoding["arpa"] = decoding["arpa"] if "$" in decoding["arpa"] else str(arpa)
     decoding.setdefault("arpa_checksum", sha256(arpa))
 
@@ -98,14 +98,14 @@ def _find(name_or_path: str) -> Path:
         if path.is_file():
             return path
         raise RecipeError(f"no recipe file {path}")
-    found = SHIPPED / f"{name_or_path}.yaml"
-    if not found.is_file():
+    path = SHIPPED / f"{name_or_path}.yaml"
+    if not path.is_file():
         near = difflib.get_close_matches(name_or_path, shipped(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise RecipeError(
             f"no recipe named {name_or_path!r}{hint} Shipped: {', '.join(shipped())}; or give a .yaml file."
         )
-    return found
+    return path
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -122,7 +122,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise RecipeError(f"--set {redact(override)!r}: {redact(value)!r} is not a YAML value") from None
     if isinstance(parsed, str):
-        # YAML 1.1 reads 1e-3 as a string; a person who types it means the number.
+        # YAML 1.1 reads 1e-3 as a string, but a number is meant.
         with contextlib.suppress(ValueError):
             parsed = float(parsed)
     if isinstance(node, list):
@@ -161,13 +161,13 @@ def _explain(fault: Any) -> str:
         near = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
         return f"{where}: unknown key; {hint}"
-    if fault["type"] in ("literal_error", "predicate_failed"):  # mtl.config's only predicate is that of a task's name
+    if fault["type"] in ("literal_error", "predicate_failed"):  # the only predicate of mtl.config is a task's name
         known = fault.get("ctx", {}).get("expected") or expected(spec.name for spec in tasks())
         near = difflib.get_close_matches(str(fault["input"]), _words(known), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{where}: {fault['input']!r}, expected {known}{hint}"
-    given = fault["input"] if isinstance(fault["input"], str | int | float | bool) else type(fault["input"]).__name__
-    return f"{where}: {fault['msg']} (given {given!r})"
+    value = fault["input"] if isinstance(fault["input"], str | int | float | bool) else type(fault["input"]).__name__
+    return f"{where}: {fault['msg']} (given {value!r})"
 
 
 def _words(expected: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The whole recipe: its sections, what must hold between them, and its address."""
+"""The recipe: its sections, checks across sections, and its address."""
 
 from __future__ import annotations
 
@@ -80,23 +80,23 @@ class Recipe(Section):
         return corpora
 
     @model_validator(mode="after")
-    def _refers_to_what_exists(self) -> Recipe:
+    def _check_references(self) -> Recipe:
         names = {corpus.name for corpus in self.corpora}
         for task, config in self.tasks.items():
             for corpus in config.corpora or ():
                 if corpus not in names:
                     raise ValueError(f"tasks.{task}.corpora names {corpus!r}; the recipe's corpora are {sorted(names)}")
             if config.reversal and (task_spec(task).answer != "label" or task_spec(task).context):
-                raise ValueError(f"tasks.{task}.reversal is of tasks with one label an utterance, without a context")
+                raise ValueError(f"tasks.{task}.reversal is for tasks with one label an utterance, without a context")
         for mode in MODES:
             self.sharing.settings_of(mode).check_tasks(self.tasks)
         if missing := set(self.search.reference) - set(self.tasks):
             raise ValueError(
                 f"search.reference names {', '.join(sorted(missing))}; the recipe's tasks are {sorted(self.tasks)}"
             )
-        self._has_its_stages()
-        self._has_its_phones()
-        self._has_its_domains()
+        self._check_curriculum()
+        self._check_speech()
+        self._check_domains()
         if (self.understanding.recognised or self.understanding.read) and first_with_answer(self.tasks, "text") is None:
             raise ValueError("understanding trains on what the recogniser hears; add tasks.transcript, or leave it out")
         if first_with_answer(self.tasks, "translation") and self.model.width % (2 * self.translation.heads):
@@ -105,7 +105,7 @@ class Recipe(Section):
             )
         modes = {self.sharing.mode, *self.search.modes}
         if not self.model.blocks:
-            self._does_without_blocks(modes)
+            self._check_no_blocks(modes)
         for mode in modes:
             self.sharing.settings_of(mode).check_blocks(self.model.blocks)
         for metric in (self.gates.primary, *self.gates.tolerance, *self.gates.minimum):
@@ -115,21 +115,21 @@ class Recipe(Section):
                 raise ValueError(f"gates name the metric {metric!r}; set judges.{JUDGED_BY[metric]}, or leave it out")
         return self
 
-    def _has_its_domains(self) -> None:
-        """Raises ValueError where `domains`, or a gate of one, cannot be meant."""
+    def _check_domains(self) -> None:
+        """Raises ValueError if `domains`, or a gate of a domain, is not valid."""
         if "@" in self.gates.primary:
             raise ValueError(f"gates.primary is {self.gates.primary!r}; expected a metric of all domains together")
         if not self.domains.on:
             return
         if self.domains.by == "corpus" and len(self.corpora) < 2:
             raise ValueError(
-                "domains.by is corpus and the recipe has one corpus, so there is nothing to tell the model; "
-                "take domains.by=domain, or add a corpus"
+                "domains.by is corpus and the recipe has one corpus, so all recordings have the same domain; "
+                "set domains.by=domain, or add a corpus"
             )
         if self.domains.by in [task_spec(task).label for task in self.tasks]:
             raise ValueError(
-                "domains.by is domain, and so is a task: the model would be told the answer; "
-                "remove tasks.domain, or take domains.by=corpus"
+                "domains.by is domain, which is also a task: the model would be told the answer; "
+                "remove tasks.domain, or set domains.by=corpus"
             )
 
     @property
@@ -138,16 +138,16 @@ class Recipe(Section):
 
     @property
     def phrased(self) -> bool:
-        """Whether some task needs to know which phones are said, and how."""
+        """Whether some task reads phones and their prosody."""
         return bool(set(reading_phones()) & set(self.tasks))
 
     @property
     def sounds(self) -> bool:
-        """Whether some task needs the recordings' waveforms."""
+        """Whether some task reads the waveforms of recordings."""
         return any(SOUND in task_spec(task).groups for task in self.tasks)
 
-    def _has_its_phones(self) -> None:
-        """Raises ValueError where tasks that need phones have none, or of two kinds, or sound that is not theirs."""
+    def _check_speech(self) -> None:
+        """Raises ValueError for tasks of synthesis without phones of one kind, or with augmented recordings."""
         if self.judges.models and not (self.speaks or self.sounds):
             raise ValueError(
                 "judges names models, but nothing makes sound; add tasks.prosody and tasks.mel, or tasks.waveform"
@@ -162,69 +162,65 @@ class Recipe(Section):
             raise ValueError("synthesis is about the task mel; add tasks.mel, or leave it out")
         conveyed = {name for task in self.tasks for name in task_spec(task).conveys}
         if self.synthesis.consistency and not conveyed & set(self.tasks):
-            raise ValueError(
-                "synthesis.consistency asks the tasks emotion and speaker what they hear; add one, or leave it out"
-            )
+            raise ValueError("synthesis.consistency needs the task emotion or speaker; add one, or leave it out")
         if not self.phrased:
             return
         (needing, *_) = sorted(set(reading_phones()) & set(self.tasks))
         kinds = sorted({corpus.phonemes for corpus in self.corpora if corpus.phonemes})
         if len(kinds) != 1:
-            found = f"corpora name {' and '.join(kinds)}" if kinds else "no corpus names any"
-            raise ValueError(f"tasks.{needing} needs phones of one kind, but {found}; set corpora.<name>.phonemes")
+            reason = f"corpora name {' and '.join(kinds)}" if kinds else "no corpus names any"
+            raise ValueError(f"tasks.{needing} needs phones of one kind, but {reason}; set corpora.<name>.phonemes")
         if self.loader.speed != (1.0, 1.0):
             raise ValueError(f"tasks.{needing} learns how long phones are; leave out loader.speed")
         if makes_frames(self.tasks) and (self.loader.time_masks or self.loader.freq_masks):
             raise ValueError("tasks.mel learns the recordings' own sound; leave out loader.time_masks and freq_masks")
 
-    def _does_without_blocks(self, modes: set[str]) -> None:
-        """Raises ValueError where model.blocks is 0 and something needs some."""
+    def _check_no_blocks(self, modes: set[str]) -> None:
+        """Raises ValueError if model.blocks is 0 and a task or a sharing mode needs blocks."""
         if not self.model.lstm and any(SOUND not in task_spec(task).groups for task in self.tasks):
             raise ValueError(
-                "model.blocks and model.lstm are both 0, so nothing would read what is said; raise one of them"
+                "model.blocks and model.lstm are both 0, so nothing would encode the text; raise one of them"
             )
         specs = [task_spec(task) for task in self.tasks]
-        if heard := sorted(spec.name for spec in specs if spec.from_recordings and SOUND not in spec.groups):
+        if readers := sorted(spec.name for spec in specs if spec.from_recordings and SOUND not in spec.groups):
             raise ValueError(
-                f"model.blocks is 0, and the tasks {', '.join(heard)} hear recordings, which nothing else would read"
+                f"model.blocks is 0, but the tasks {', '.join(readers)} hear recordings, which only blocks encode"
             )
         if others := sorted(mode for mode in modes if self.sharing.settings_of(mode).fewest_blocks):
             raise ValueError(
-                f"model.blocks is 0, and there is nothing that {', '.join(others)} could share; raise it, or take "
+                f"model.blocks is 0, and there is nothing that {', '.join(others)} could share; raise it, or set "
                 "sharing.mode: hard and search.modes: [hard]"
             )
 
-    def _has_its_stages(self) -> None:
-        """Raises ValueError where trainer.curriculum cannot be followed."""
+    def _check_curriculum(self) -> None:
+        """Raises ValueError if trainer.curriculum is not valid."""
         try:
             Curriculum(self.trainer.curriculum, tuple(self.tasks), self.trainer.epochs)
         except ValueError as error:
             raise ValueError(f"trainer.curriculum: {error} (trainer.epochs)") from None
 
     def address(self) -> str:
-        """Hash of everything in the recipe that can change a result: all but its operational settings, and sections
-        that nothing reads. See pipelines/recipe/address.py.
+        """Hash of everything that can change a result: all but operational settings and unused sections (address.py).
 
         Raises:
             RecipeError: a source names a variable that is not set.
         """
         content = stated(self)
+        # Of these sections all settings enter, or none if nothing reads the section.
+        used = {
+            "translation": first_with_answer(self.tasks, "translation") is not None,
+            "vocoder": self.sounds,
+            "domains": self.domains.on,
+        }
+        for name, is_used in used.items():
+            content.pop(name, None)
+            if is_used:
+                content[name] = stated(getattr(self, name))
         content["text"].pop("context", None)
         if with_context(self.tasks):
             content["text"]["context"] = self.text.context
-        if first_with_answer(self.tasks, "translation"):
-            content["translation"] = stated(self.translation)
-        else:
-            content.pop("translation", None)
-        if self.sounds:
-            content["vocoder"] = stated(self.vocoder)
-        else:
-            content.pop("vocoder", None)
-        content.pop("domains", None)
-        if self.domains.on:  # else it says how figures are shown
-            content["domains"] = stated(self.domains)
         for corpus, config in zip(content["corpora"], self.corpora, strict=True):
-            corpus["source"] = config.location()  # hashed as it is opened, since versions before stored it so
+            corpus["source"] = config.location()  # expanded, as in earlier versions
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

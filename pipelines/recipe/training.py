@@ -1,4 +1,4 @@
-"""Sections about training and what comes after it: budget, search, gates, what is looked at."""
+"""Sections about training and evaluation: budget, search, judges, gates, measurements."""
 
 from __future__ import annotations
 
@@ -38,51 +38,50 @@ class Trainer(Training):
 
 
 class Interpret(Section):
-    """What is looked at beside the scores, for the report's "What the tasks share". No result depends on it."""
+    """Measurements for the section "What the tasks share" of the report. No result depends on them."""
 
     gradients: int = Field(
         50,
         ge=0,
-        description="steps between two looks at the tasks' gradients, each of about three steps' time; 0: none",
+        description="Steps between two measurements of the tasks' gradients, each about as long as three; 0: none.",
     )
-    probes: bool = Field(True, description="read speaker, emotion and phones from every layer of the new model")
-    rows: int = Field(400, ge=10, le=10_000, description="recordings of the valid split, and as many sentences")
+    probes: bool = Field(True, description="Probe every layer of the new model for speaker, emotion and phones.")
+    rows: int = Field(400, ge=10, le=10_000, description="Number of recordings of the valid split, and of sentences.")
 
 
 class Search(Section):
-    """`motet search`: trials on one device each, compared by `objective`, drawn as a front over the tasks."""
+    """`motet search`: trials on one device each, ranked by `objective`, with a Pareto front over tasks."""
 
     method: Literal["asha", "pbt"] = Field(
         "asha",
-        description="asha: independent points, the poor ones stopped early. pbt: a population of `trials` models whose "
-        "poor ones go on with the weights of good ones, at a learning rate and task weights nearby; finds a schedule, "
-        "keeps the recipe's sharing mode",
+        description="asha: independent points; poor trials are stopped early. pbt: a population of `trials` models; "
+        "poor ones copy the weights of good ones, with perturbed learning rate and task weights; finds a schedule, "
+        "keeps the recipe's sharing mode.",
     )
     objective: Literal["gain", "mean"] = Field(
         "gain",
-        description="what stops and ranks trials. gain: mean over tasks of the change relative to the single-task "
-        "model of a trial's budget, in percent; asks of every task what it reaches alone, and trains these models "
-        "first (once: they are kept). mean: mean error in percent; needs no such models, and the task with the most "
-        "errors decides",
+        description="What stops and ranks trials. gain: mean over tasks of the change relative to single-task models "
+        "of the same budget, in percent; these are trained first, once. mean: mean error in percent; needs no such "
+        "models, but is dominated by the task with the most errors.",
     )
     proposals: Literal["tasks", "objective"] = Field(
         "tasks",
-        description="asha: what Optuna's TPE looks at. tasks: every task's error at once, which spreads trials along "
-        "the front; objective: the objective alone. Either way the objective decides who is stopped",
+        description="asha: what Optuna's TPE models. tasks: the errors of all tasks at once, which spreads trials "
+        "along the front. objective: only the objective. Trials are stopped by the objective in both cases.",
     )
     trials: int = Field(16, ge=1, description="Number of trials; with pbt, size of the population.")
-    epochs: int = Field(4, ge=1, description="budget of a trial that ASHA lets run to its end")
-    interval: int = Field(1, ge=1, description="pbt: epochs between two exchanges")
-    share: float = Field(1.0, gt=0, le=1, description="of the training rows, the same for every trial")
-    reduction: int = Field(3, ge=2, description="ASHA's reduction factor")
+    epochs: int = Field(4, ge=1, description="Epochs of a trial that is not stopped.")
+    interval: int = Field(1, ge=1, description="pbt: epochs between two exchanges.")
+    share: float = Field(1.0, gt=0, le=1, description="Share of the training rows, the same for every trial.")
+    reduction: int = Field(3, ge=2, description="Reduction factor of ASHA.")
     learning_rate: tuple[float, float] = Field((3e-4, 3e-3), description="Range of trainer.learning_rate.")
     task_weight: tuple[float, float] = Field((0.1, 10.0), description="Range of tasks.<task>.weight.")
     modes: tuple[ModeName, ...] = Field(("hard", "soft"), min_length=1, description="Sharing modes that are tried.")
     strength: tuple[float, float] = Field((1e-5, 1e-1), description="Range of sharing.strength.")
     reference: dict[TaskName, Annotated[float, Field(ge=0, le=100)]] = Field(
         default_factory=dict,
-        description="the hypervolume's reference point: a figure of each task's own metric in percent, which a trial "
-        "must beat to count; every answer wrong (WER 100, accuracy 0) if left out",
+        description="Reference point of the hypervolume: a value of each task's metric in percent, which a trial must "
+        "beat to count; all answers wrong (WER 100, accuracy 0) if left out.",
     )
 
     @model_validator(mode="after")
@@ -90,7 +89,7 @@ class Search(Section):
         if self.method == "pbt" and self.interval >= self.epochs:
             raise ValueError(
                 f"interval {self.interval} is not below epochs {self.epochs}: nothing would ever be exchanged; raise "
-                "epochs, or take method: asha"
+                "epochs, or set method: asha"
             )
         return self
 

@@ -1,6 +1,6 @@
-"""`$NAME`, `${NAME}` and `~` in a recipe: stored as they are written, expanded where they are used.
+"""`$NAME`, `${NAME}` and `~` in a recipe: stored as written, expanded when used.
 
-    expand("https://$USER:$TOKEN@host/calls.tar.gz")       # what is opened, never what is stored
+    expand("https://$USER:$TOKEN@host/calls.tar.gz")       # opened, never stored
     hide_secrets("https://ann:pw@host/calls.tar.gz", "calls")      # 'https://${MOTET_SOURCE_CALLS}@host/calls.tar.gz'
 
 `$$` stands for a dollar sign. A recipe is stored, logged and shown in reports; the values of its variables are not.
@@ -16,7 +16,7 @@ from pipelines.recipe.base import RecipeError
 
 _VARIABLE = re.compile(r"\$(?:\$|(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})", re.ASCII)
 _QUERY = re.compile(r"(?P<address>\bhttps?://[^\s?#\"'<>]*\?)(?P<query>[^\s#\"'<>]+)", re.IGNORECASE)
-HIDDEN_PREFIX = "MOTET_SOURCE_"  # variables that hold secrets which a recipe or an override states literally
+HIDDEN_PREFIX = "MOTET_SOURCE_"  # variables for secrets that a recipe or an override contains literally
 
 
 def expand(text: str) -> str:
@@ -43,15 +43,15 @@ def undefined(text: str) -> list[str]:
 
 
 def escape(text: str) -> str:
-    """The text such that `expand` gives its dollar signs back: for paths from a command line."""
+    """The text with its dollar signs escaped, for paths from a command line."""
     return text.replace("$", "$$")
 
 
 def hide_secrets(text: str, owner: str) -> str:
-    """The text with variables in the place of passwords and signatures in its URLs.
+    """The text with passwords and signatures in its URLs replaced by variables.
 
-    The variables are set in this process's environment, so that `expand` gives the text back. owner: the corpus,
-    which names the variables.
+    The variables are set in this process's environment, so that `expand` restores the text. owner: the corpus,
+    for names of variables.
     """
 
     def user(match: re.Match[str]) -> str:
@@ -61,14 +61,14 @@ def hide_secrets(text: str, owner: str) -> str:
         return f"{match['scheme']}{_moved(match['user'], owner)}@"
 
     def query(match: re.Match[str]) -> str:
-        literal = any(_VARIABLE.sub("", found["value"]) for found in PARAMETER.finditer(f"?{match['query']}"))
+        literal = any(_VARIABLE.sub("", parameter["value"]) for parameter in PARAMETER.finditer(f"?{match['query']}"))
         return f"{match['address']}{_moved(match['query'], f'{owner}_query')}" if literal else match[0]
 
     return _QUERY.sub(query, USER_INFORMATION.sub(user, text))
 
 
 def hide_in_overrides(overrides: list[str] | tuple[str, ...]) -> list[str]:
-    """Overrides (`corpora.calls.source=https://…`) as they may be stored, in Prefect's database for one."""
+    """Overrides (`corpora.calls.source=https://…`) without secrets, so that Prefect may store them."""
     hidden = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -78,7 +78,7 @@ def hide_in_overrides(overrides: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def _moved(secret: str, owner: str) -> str:
-    """A reference to a variable that holds the secret from now on."""
+    """Moves the secret into a variable and returns a reference to it."""
     base = HIDDEN_PREFIX + re.sub(r"\W", "_", owner, flags=re.ASCII).upper()
     value, name, number = expand(secret), base, 1
     while os.environ.get(name, value) != value:

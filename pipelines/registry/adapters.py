@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.registry.package import describe, save_adapter_package
+from pipelines.packaging.package import describe, save_adapter_package
 from pipelines.registry.registry import CHAMPION, Registry, RegistryError, Version, lineage
 from pipelines.registry.tracking import provenance
 from pipelines.storage.store import Manifest
@@ -59,7 +59,7 @@ def load_personal(registry: Registry, uri: str, speaker: str) -> Predictor:
     """A model with a user's promoted adapter.
 
     Raises:
-        RegistryError: that user has none for this model. PersonalError: theirs was made for another version.
+        RegistryError: the user has no promoted adapter. PersonalError: it was trained for another version.
     """
     base = registry.named(uri)
     name = personal_name(base.name, speaker)
@@ -75,4 +75,4 @@ def load_personal(registry: Registry, uri: str, speaker: str) -> Predictor:
             f"{base.name} knows no {speaker!r}; it knows {speakers or 'nobody'}; "
             f"`motet personalise {base.name} MANIFEST` makes an adapter"
         )
-    return registry.load_adapter(f"models:/{name}@{CHAMPION}", base.uri)
+    return registry.load(f"models:/{name}@{CHAMPION}", base=base.uri)

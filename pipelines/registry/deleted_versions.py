@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.registry.package import describe
+from pipelines.packaging.package import describe
 from pipelines.registry.version import Version
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The ledger: who was champion when, and why. An append-only list of lines in the store, one list per model name.
+"""The ledger: the history of champions with reasons, an append-only list of lines per model name.
 
     ledger = Ledger(store, "assistant")
     ledger.append("promote", version=4, expects=3, reason="significantly better: …", by="nightly")
@@ -49,7 +49,7 @@ class Line:
     Attributes:
         action: promote: `version` becomes champion. keep: candidate `version` is not promoted. rollback: `version`, the
             previous champion, is champion again. lost: `version`, a current or former champion, was deleted from
-            MLflow (ALL: the registered model was). adopt: this root takes over the registered model, whose champion
+            MLflow (ALL: the whole registered model). adopt: this root takes over the registered model, whose champion
             is `version` (0: none).
         expects: the champion that the decision was made against.
         rows: identity of the test rows.
@@ -120,7 +120,7 @@ class State:
     def challenges(self, rows: str | None, besides: int | None = None) -> int:
         """Number of candidates except `besides` that were rejected against this champion on these test rows.
 
-        A candidate that is judged twice on the same rows counts once. `gates.decide` takes it as `looks`.
+        A candidate that is judged twice on the same rows counts once.
         """
         rejected = [line for line in self.current if line.action == "keep" and line.expects == self.champion]
         return len({line.version for line in rejected if line.rows == rows} - {besides})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipelines.registry.ledger import Ledger, Line, State
-from pipelines.registry.tracking import client_of, is_embedded, quiet_mlflow, tracking_uri
-from pipelines.registry.version import RegistryError, Version, is_absent, version_of
+from pipelines.registry.tracking import client_of, is_embedded, tracking_uri
+from pipelines.registry.version import RegistryError, Version, unless_absent, version_of
 from pipelines.storage.store import Store
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RegisteredModels:
-    """Base of `Registry`, without the operations that change something."""
+    """Base of `Registry` with the operations that only read."""
 
     def __init__(self, store: Store | str) -> None:
         self.store = store if isinstance(store, Store) else Store(store)
@@ -27,7 +27,7 @@ class RegisteredModels:
         return client_of(self.uri)
 
     def existing(self, name: str, number: int) -> Version | None:
-        """None where MLflow has no such version."""
+        """The version; None if MLflow has no such version."""
         return self.version(name, number) if self.exists(name, number) else None
 
     def state(self, name: str) -> State:
@@ -38,46 +38,30 @@ class RegisteredModels:
         return list(self.state(name).lines)
 
     def models(self) -> list[str]:
-        """Names that have a version; a name without one is reserved by a night that has not come to an end."""
+        """Names with a version; a name without one is reserved by an unfinished night."""
         return sorted(model.name for model in self.client.search_registered_models() if model.latest_versions)
 
     def version(self, name: str, number: int) -> Version:
-        """Raises RegistryError naming the versions there are."""
-        mlflow = quiet_mlflow()
-        try:
-            return version_of(self.client.get_model_version(name, str(number)), self.aliases(name))
-        except mlflow.exceptions.MlflowException as error:
-            if not is_absent(error):
-                raise
-            there = ", ".join(str(version.version) for version in self.versions(name)) or "none"
-            raise RegistryError(f"{name} has no version {number}; there are: {there}") from None
+        """Raises RegistryError with the existing versions."""
+        item = unless_absent(lambda: self.client.get_model_version(name, str(number)))
+        if item is None:
+            existing = ", ".join(str(version.version) for version in self.versions(name)) or "none"
+            raise RegistryError(f"{name} has no version {number}; there are: {existing}")
+        return version_of(item, self.aliases(name))
 
     def versions(self, name: str) -> list[Version]:
-        """Newest first; none when the name is not known."""
+        """Versions, newest first; none for an unknown name."""
         quoted = name.replace("'", "")
         items = self.client.search_model_versions(f"name = '{quoted}'")
         aliases = self.aliases(name) if items else {}
         return sorted((version_of(item, aliases) for item in items), key=lambda version: -version.version)
 
     def registered(self, name: str) -> RegisteredModel | None:
-        mlflow = quiet_mlflow()
-        try:
-            return self.client.get_registered_model(name)
-        except mlflow.exceptions.MlflowException as error:
-            if is_absent(error):
-                return None
-            raise
+        return unless_absent(lambda: self.client.get_registered_model(name))
 
     def aliases(self, name: str) -> dict[str, int]:
         model = self.registered(name)
         return {} if model is None else {alias: int(number) for alias, number in model.aliases.items()}
 
     def exists(self, name: str, number: int) -> bool:
-        mlflow = quiet_mlflow()
-        try:
-            self.client.get_model_version(name, str(number))
-        except mlflow.exceptions.MlflowException as error:
-            if not is_absent(error):
-                raise
-            return False
-        return True
+        return unless_absent(lambda: self.client.get_model_version(name, str(number))) is not None

@@ -17,10 +17,10 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pipelines.core.environment import quiet_mlflow
 from pipelines.registry.deleted_versions import BY, stored_copy
 from pipelines.registry.ledger import ALL, Ledger, Line, State
 from pipelines.registry.models import RegisteredModels
-from pipelines.registry.tracking import quiet_mlflow
 from pipelines.registry.version import CHAMPION, RegistryError
 from pipelines.storage.roots import open_root
 from pipelines.storage.store import Store

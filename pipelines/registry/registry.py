@@ -6,8 +6,8 @@
     registry.rollback("assistant", reason="complaints", by="ana")
     predictor = registry.load("models:/assistant@champion")
 
-A model is a folder: the Predictor's safetensors and JSON, `mtl`, and packaged_model.py. MLflow keeps it and two
-aliases, @champion and @challenger; who was champion when stands in the ledger, and the aliases follow it.
+MLflow stores the package of a model (pipelines/packaging) and two aliases, @champion and @challenger. The ledger holds
+the history of champions; the aliases are set from it.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.core import progress
-from pipelines.registry import deleted_versions, ownership
-from pipelines.registry.artifacts import Save, local_package, store_package
-from pipelines.registry.ledger import Action, Decision, Ledger, Line, State
-from pipelines.registry.models import RegisteredModels
-from pipelines.registry.package import (
+from pipelines.packaging.package import (
     PackageError,
     adapter_file,
     describe,
     predictor_folder,
     save_package,
 )
+from pipelines.registry import deleted_versions, ownership
+from pipelines.registry.artifacts import Save, local_package, store_package
+from pipelines.registry.ledger import Action, Decision, Ledger, Line, State
+from pipelines.registry.models import RegisteredModels
 from pipelines.registry.tracking import (
     Run,
     as_default,
     experiment_named,
     home_folder,
     provenance,
-    quiet_mlflow,
 )
 from pipelines.registry.version import (
     CHALLENGER,
@@ -43,10 +42,10 @@ from pipelines.registry.version import (
     Overtaken,
     RegistryError,
     Version,
-    is_absent,
     lineage,
     parse_uri,
     tag_json,
+    unless_absent,
 )
 from pipelines.storage.store import Manifest
 
@@ -71,7 +70,7 @@ class Registry(RegisteredModels):
     ) -> Version:
         """Packages a Predictor folder as the next version of `name`; it becomes the challenger.
 
-        The same weights and vocabularies, registered again from the same run, are the version that is there.
+        Weights that the same run has registered before give the existing version.
         """
         folder = Path(folder)
         described = describe(folder)
@@ -95,16 +94,16 @@ class Registry(RegisteredModels):
         return self.version(name, number)
 
     def create(self, name: str, save: Save, run: Run | None, labels: Mapping[str, str]) -> int:
-        """A new version of `name`, without an alias, around a package that `save` writes.
+        """Number of a new version of `name`, without an alias, whose package `save` writes.
 
         Raises:
-            RegistryError: the name is another root's.
+            RegistryError: the name belongs to another root.
         """
         ownership.claim(self, name)
-        base, _, _ = name.partition(".")  # a user's adapter lies in its base's experiment
+        base, _, _ = name.partition(".")  # a user's adapter is in the experiment of its base
         experiment = run.experiment_id if run else experiment_named(self.client, base, self.store.root)
         model_id = store_package(self.client, experiment, name, save, run, labels)
-        with as_default(self.uri):  # where MLflow looks the model's id up
+        with as_default(self.uri):  # where MLflow looks up the model's id
             item = self.client.create_model_version(
                 name,
                 source=f"models:/{model_id}",
@@ -115,16 +114,16 @@ class Registry(RegisteredModels):
         return int(item.version)
 
     def check(self, name: str) -> None:
-        """Raises RegistryError when the name is another root's; changes nothing."""
+        """Raises RegistryError if the name belongs to another root; changes nothing."""
         ownership.check(self, name)
 
     def claim(self, name: str) -> list[str]:
-        """Reserves the name for this root and sets its aliases from the ledger; for whoever is about to train.
+        """Reserves the name for this root and sets its aliases from the ledger, before a training.
 
-        Returns what people should know: aliases that somebody moved, champions that somebody deleted.
+        Returns warnings: aliases that were moved, champions that were deleted.
 
         Raises:
-            RegistryError: the name is another root's.
+            RegistryError: the name belongs to another root.
         """
         before = self.aliases(name).get(CHAMPION)
         ownership.claim(self, name)
@@ -144,13 +143,13 @@ class Registry(RegisteredModels):
         rows: str | None = None,
         by: str = "gate",
     ) -> Line:
-        """Records the gate's decision and acts on it.
+        """Records the gate's decision and promotes the version if it says so.
 
-        expects: the champion it was made against. rows: identity of the test rows.
+        expects: the champion of the comparison. rows: identity of the test rows.
 
         Raises:
-            Overtaken: the champion changed since; nothing was promoted, the line is kept.
-            RegistryError: the name is another root's, or the version is not there.
+            Overtaken: the champion has changed; nothing is promoted, the line stays.
+            RegistryError: the name belongs to another root, or no such version.
         """
         action: Action = "promote" if decision.promote else "keep"
         self.version(name, version)
@@ -161,10 +160,10 @@ class Registry(RegisteredModels):
         return self._settled(name, line)
 
     def promote(self, name: str, version: int, reason: str, by: str) -> Line:
-        """A person's own promotion, gate or no gate.
+        """Promotes a version by the decision of a person, without the gate.
 
         Raises:
-            RegistryError: no such version, or it is the champion already. Overtaken: somebody else came first.
+            RegistryError: no such version, or it is the champion already. Overtaken: the champion has changed.
         """
         self.version(name, version)
         self.claim(name)
@@ -175,10 +174,10 @@ class Registry(RegisteredModels):
         return self._settled(name, ledger.append("promote", version, champion, reason, by))
 
     def rollback(self, name: str, reason: str, by: str) -> Line:
-        """Makes the champion before this one champion again; the one that leaves becomes the challenger.
+        """Makes the previous champion champion again; the current one becomes the challenger.
 
         Raises:
-            RegistryError: there was no champion before, or none whose version is still in MLflow.
+            RegistryError: no previous champion is in MLflow.
         """
         ownership.check(self, name)
         ledger = Ledger(self.store, name)
@@ -186,15 +185,15 @@ class Registry(RegisteredModels):
         if deleted_versions.record(ledger, state, lambda number: self.exists(name, number), spare=state.champion):
             state = ledger.state()
         if state.champion is None or state.previous is None:
-            had = f"version {state.champion} is its first champion" if state.champion else "it has no champion"
-            raise RegistryError(f"{name} cannot be rolled back: {had}; see `motet history`")
+            reason = f"version {state.champion} is its first champion" if state.champion else "it has no champion"
+            raise RegistryError(f"{name} cannot be rolled back: {reason}; see `motet history`")
         line = self._settled(name, ledger.append("rollback", state.previous, state.champion, reason, by))
         if self.exists(name, state.champion):
             self.client.set_registered_model_alias(name, CHALLENGER, str(state.champion))
         return line
 
     def adopt(self, name: str, reason: str, by: str) -> Line:
-        """Makes this root the owner of the name, and whoever is @champion in MLflow the ledger's champion.
+        """Makes this root the owner of the name, and @champion of MLflow the champion of the ledger.
 
         Raises:
             RegistryError: no such model.
@@ -204,65 +203,57 @@ class Registry(RegisteredModels):
         return line
 
     def champion(self, name: str) -> Version | None:
-        """By the ledger, which the alias follows: the newest champion whose version is still in MLflow."""
+        """The newest champion of the ledger whose version is in MLflow."""
         champions = reversed(self.state(name).champions)
         return next((version for number in champions if (version := self.existing(name, number))), None)
 
-    def looks(self, name: str, rows: str | None, version: int | None = None) -> int:
-        """Which challenger of the champion on these test rows `version` is, from 1; for `gates.decide`."""
+    def n_comparisons(self, name: str, rows: str | None, version: int | None = None) -> int:
+        """Number of candidates, with `version`, that were compared with the champion on these test rows."""
         return self.state(name).challenges(rows, besides=version) + 1
 
     def record(self, version: Version, metrics: Mapping[str, float], run: Run | None = None) -> None:
-        """Keeps the packaged model's own test figures with its version, and as test/<metric> with its run."""
+        """Stores test scores of the packaged model with its version, and as test/<metric> with its run."""
         numbers = {metric: round(float(value), 4) for metric, value in metrics.items()}
         self.client.set_model_version_tag(version.name, str(version.version), "motet.metrics", tag_json(numbers))
         if run:
             run.log({f"test/{metric}": value for metric, value in numbers.items()}, step=0)
 
     def leaderboard(self, name: str, metric: str | None = None, lower_is_better: bool = True) -> list[Version]:
-        """Versions by a recorded metric, best first, those without it last; the newest first without a metric."""
-        found = self.versions(name)
+        """Versions by a recorded metric, best first; newest first if no metric is given."""
+        versions = self.versions(name)
         if metric is None:
-            return found
+            return versions
         sign = 1 if lower_is_better else -1
-        return sorted(found, key=lambda version: sign * version.metrics.get(metric, sign * float("inf")))
+        return sorted(versions, key=lambda version: sign * version.metrics.get(metric, sign * float("inf")))
 
-    def load(self, uri: str, device: str | None = None) -> Predictor:
+    def load(self, uri: str, device: str | None = None, base: str | None = None) -> Predictor:
         """A Predictor from models:/name@champion, models:/name/3, or a folder.
 
-        A user's adapter comes with the base that it was made for.
+        A user's adapter is applied to `base`, by default the version that it was trained for.
 
         Raises:
-            RegistryError: nothing there, with what there is instead.
+            RegistryError: no such model; the message lists what exists.
+            PersonalError: the adapter was trained for another version than `base`.
         """
-        from pipelines.registry import loading
+        from pipelines.packaging import loading
 
         package = self._package(uri)
         adapter = adapter_file(package)
         if adapter is None:
             return loading.load_model(_inside(package), device)
-        return self.load_adapter(uri, loading.base_uri(adapter), device)
-
-    def load_adapter(self, uri: str, base: str, device: str | None = None) -> Predictor:
-        """The model `base` with the user's adapter `uri`. Raises PersonalError when it was made for another base."""
-        from pipelines.registry import loading
-
-        file = self.adapter(uri)
-        if file is None:
-            raise RegistryError(f"{uri} is a model and no user's adapter; `motet personalise` makes those")
-        return loading.load_adapted(file, self.folder(base), device)
+        return loading.load_adapted(adapter, self.folder(base or loading.base_uri(adapter)), device)
 
     def adapter(self, uri: str) -> Path | None:
-        """The file of a user's adapter behind models:/name@alias, models:/name/3 or a package, if it is one."""
+        """The file of a user's adapter at models:/name@alias, models:/name/3 or a package; None for a model."""
         return adapter_file(self._package(uri))
 
     def named(self, uri: str) -> Version:
-        """What the registry knows of models:/name@alias or models:/name/3. Raises RegistryError."""
-        found = self._find(parse_uri(uri))
-        return self.version(found.name, int(found.version))
+        """The version at models:/name@alias or models:/name/3. Raises RegistryError."""
+        item = self._find(parse_uri(uri))
+        return self.version(item.name, int(item.version))
 
     def folder(self, uri: str) -> Path:
-        """The Predictor folder behind models:/name@alias, models:/name/3, a packaged model's folder, or itself.
+        """The Predictor folder of models:/name@alias, models:/name/3, a package, or a Predictor folder.
 
         Raises:
             RegistryError: no such model, alias or folder.
@@ -275,18 +266,16 @@ class Registry(RegisteredModels):
         return local_package(self.uri, home_folder(self.store.root), self._find(parse_uri(uri)))
 
     def _find(self, match: re.Match[str]) -> ModelVersion:
-        mlflow = quiet_mlflow()
         name, alias, number = match["name"], match["alias"], match["version"]
-        try:
-            if alias:
-                return self.client.get_model_version_by_alias(name, alias)
-            return self.client.get_model_version(name, number)
-        except mlflow.exceptions.MlflowException as error:
-            if not is_absent(error, alias=bool(alias)):
-                raise
+        if alias:
+            item = unless_absent(lambda: self.client.get_model_version_by_alias(name, alias), alias=True)
+        else:
+            item = unless_absent(lambda: self.client.get_model_version(name, number))
+        if item is not None:
+            return item
         if alias == CHAMPION and (champion := self.champion(name)):
-            told = f"{match[0]} is missing in MLflow: using version {champion.version}, the newest one left"
-            progress.current().line("registry", told)
+            note = f"{match[0]} is missing in MLflow: using version {champion.version}, the newest one left"
+            progress.current().line("registry", note)
             return self.client.get_model_version(name, str(champion.version))
         versions = self.versions(name)
         if not versions:
@@ -299,7 +288,7 @@ class Registry(RegisteredModels):
         )
 
     def follow(self, name: str) -> State:
-        """Sets the aliases from the ledger, whoever wrote last, after a line for each champion that is gone."""
+        """Sets the aliases from the ledger, after a line for each deleted champion."""
         ledger = Ledger(self.store, name)
         while True:
             state = ledger.state()
@@ -312,16 +301,16 @@ class Registry(RegisteredModels):
                     self.client.delete_registered_model_alias(name, CHALLENGER)
             if state.lines:
                 ownership.mark(self, name, state.lines[-1])
-            if ledger.state().number == state.number:  # else a line was added meanwhile, and its writer may be done
+            if ledger.state().number == state.number:  # else another process added a line meanwhile
                 return state
 
     def _settled(self, name: str, line: Line) -> Line:
-        """Sets the aliases; then says whether the line took effect."""
+        """Sets the aliases; raises Overtaken if the line had no effect."""
         state = self.follow(name)
         if not line.effective:
             raise Overtaken(
                 f"{name} version {line.version} was judged against champion {line.expects or 'none'}, "
-                f"but {state.champion or 'none'} reigns now; evaluate and decide again (line {line.number} is kept)"
+                f"but {state.champion or 'none'} is champion now; evaluate and decide again (line {line.number} stays)"
             )
         return line
 

@@ -1,17 +1,15 @@
-"""MLflow runs: where they are stored, what they contain, and one writer for each.
+"""MLflow runs: location, content, and one writer for each.
 
     with start(root, recipe, name="assistant-3f2a", manifests=[*utterances, *features]) as run:
         run.log({"train/loss": 1.2, "valid/transcript/wer": 9.8}, step=3)
 
-`Run` holds only strings, so it can be sent to another process (Ray Train's controller) and used there. Only its holder
-writes; workers report to it and never open MLflow. A run has a key: starting a run whose key exists resumes it, so that
-a crashed night leaves one run.
+`Run` holds only strings, so it can be sent to another process. One process writes a run; workers report to it and never
+open MLflow. Starting a run whose key exists resumes it, so that a crashed night leaves one run.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
@@ -25,6 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.environment import quiet_mlflow
 from pipelines.core.redaction import redact, scrub
 from pipelines.recipe import Recipe
 from pipelines.registry.connection import connection, registry_connection
@@ -40,7 +39,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 HOME = Path("~/.motet")  # of MLflow's database if the root is not a folder
 LOCK_FILES = ("requirements.lock", "uv.lock", "pylock.toml")
 KEY_TAG = "motet.key"
-PARENT_TAG = "mlflow.parentRunId"  # by which MLflow's pages nest runs
+PARENT_TAG = "mlflow.parentRunId"  # nests runs in MLflow's pages
 _PARAMS_A_CALL, _METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
 _PARAM_CHARACTERS = 6000
 _DEFAULT = threading.RLock()  # MLflow's default address is one per process
@@ -200,19 +199,6 @@ def as_default(uri: str) -> Iterator[None]:
                 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
-def quiet_mlflow() -> Any:
-    """The module mlflow, without telemetry, pickle, progress bars and the log of database migrations."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
-
-    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-    return mlflow
-
-
 def start(
     root: str,
     recipe: Recipe,
@@ -290,7 +276,7 @@ def refuse_served(location: str | None, uri: str) -> None:
     """Raises TrackingError for files behind an MLflow server, if there is no server at `uri`."""
     if location and location.startswith("mlflow-artifacts:") and not uri.startswith("http"):
         raise TrackingError(
-            f"{location} is kept by an MLflow server, and {redact(uri)} is a database without one: "
+            f"{location} is stored by an MLflow server, and {redact(uri)} is a database without one: "
             "set MLFLOW_TRACKING_URI to the server (`motet up` starts one on this root)"
         )
 

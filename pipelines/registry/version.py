@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from pipelines.core.environment import quiet_mlflow
 from pipelines.storage.store import Manifest
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
+T = TypeVar("T")
 CHAMPION, CHALLENGER = "champion", "challenger"
 _TAG_CHARACTERS = 5000
 _MODELS_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
@@ -90,13 +92,17 @@ def tag_json(content: Mapping[str, Any]) -> str:
     return text
 
 
-def is_absent(error: Exception, alias: bool = False) -> bool:
-    """Whether MLflow answered that the object does not exist; False for an unreachable or failing server.
+def unless_absent(request: Callable[[], T], alias: bool = False) -> T | None:
+    """The answer of MLflow; None if the object does not exist. Errors of the server are raised.
 
-    alias: the request was for an alias, for which MLflow uses another error code.
+    alias: the request is for an alias, for which MLflow uses another error code.
     """
-    code = getattr(error, "error_code", None)
-    return code == "RESOURCE_DOES_NOT_EXIST" or (alias and code == "INVALID_PARAMETER_VALUE")
+    try:
+        return request()
+    except quiet_mlflow().exceptions.MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST" or (alias and error.error_code == "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
 
 
 def _json(text: str | None) -> dict[str, Any]:

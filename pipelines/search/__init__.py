@@ -1,1 +1,1 @@
-"""Ray Tune over what a recipe leaves open, and the front of what the tasks trade."""
+"""Hyperparameter search with Ray Tune, and the Pareto front over tasks."""

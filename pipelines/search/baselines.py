@@ -1,6 +1,6 @@
 """Single-task baselines of a search: the single-task cells of a study with the budget of a trial.
 
-    single_task(recipe, utterances, features, store)      # Scalar.gain(...)
+    single_task(context)      # Scalar.gain(...)
 
 Cells are shared with a study of the same epochs and share of the rows (`motet study --epochs E --share S`). Scores are
 computed on the rows that a trial validates on.
@@ -20,7 +20,7 @@ from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.evaluate import Scores
 from pipelines.recipe import Recipe
 from pipelines.search.scalar import Scalar, metric_of
-from pipelines.storage.store import Manifest, Store
+from pipelines.stages.context import Context
 from pipelines.study.cells import closed
 from pipelines.study.study import study
 from pipelines.training.prepare import bounded, labelled, trainable
@@ -29,19 +29,14 @@ if TYPE_CHECKING:
     from pipelines.core.progress import Report
 
 
-def single_task(
-    recipe: Recipe,
-    utterances: list[Manifest],
-    features: list[Manifest],
-    store: Store,
-    progress: Report | None = None,
-) -> Scalar:
+def single_task(context: Context, progress: Report | None = None) -> Scalar:
     """The objective of relative gains, or of the mean error if fewer than two tasks can be measured.
 
     Raises:
         StudyError: a task without training labels, a cluster too small, or a single-task training that failed.
     """
-    valid = labelled(open_dataset(store, utterances, features), recipe).split("valid").rows
+    recipe = context.recipe
+    valid = labelled(open_dataset(context.store, context.utterances, context.features), recipe).split("valid").rows
     measured = [task for task in recipe.tasks if pc.any(trainable(valid, str(task))).as_py()]
     left_out = {str(task): "no valid row is labelled" for task in recipe.tasks if task not in measured}
     if len(measured) < 2:
@@ -51,9 +46,7 @@ def single_task(
     trainer = replace(recipe.trainer, epochs=recipe.search.epochs)
     budgeted = recipe.model_copy(update={"tasks": tasks, "trainer": trainer})
     share = recipe.search.share
-    cells = study(
-        budgeted, utterances, features, store, seeds=1, kinds=("single",), split="valid", share=share, progress=progress
-    )
+    cells = study(context.with_recipe(budgeted), seeds=1, kinds=("single",), share=share, progress=progress)
     ids = set(valid["id"].take(bounded(valid)).to_pylist())
     single = {}
     for task in cells.tasks:

@@ -52,7 +52,7 @@ def front_of(
     usable = [row for row in leaderboard if row["state"] != "failed"]
     named = {task: _commonest(task, usable) for task in tasks}
     metrics = {task: metric for task, metric in named.items() if metric}
-    notes = [f"{task} is left out: no trial has a figure for it on valid." for task in tasks if task not in metrics]
+    notes = [f"{task} is left out: no trial has a score for it on valid." for task in tasks if task not in metrics]
     point = {task: (reference or {}).get(task, _wrong(metric)) for task, metric in metrics.items()}
     complete = [row for row in usable if all(math.isfinite(_cost(row, metric)) for metric in metrics.values())]
     if missing := [str(row["trial"]) for row in usable if row not in complete]:
@@ -81,7 +81,7 @@ def front_of(
 
 
 def _commonest(task: str, rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The metric by which most trials can be compared on the task."""
+    """The metric of the task that most trials have."""
     names = [metric for row in rows if (metric := metric_of(task, row["metrics"]))]
     return max(names, key=names.count) if names else None
 

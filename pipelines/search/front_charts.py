@@ -15,7 +15,7 @@ from itertools import combinations
 from mtl.metrics.scoring import METRICS
 from pipelines.report.charts import HEIGHT, TOP, Axes, Point, line, number, text, ticks
 
-MANY = 3  # up to so many tasks, only pairs are drawn
+MANY = 3  # parallel coordinates are drawn above this number of tasks
 AXIS, MARGIN = 120, 64  # distance of parallel axes, and space beside the outer ones, SVG units
 
 
@@ -44,7 +44,7 @@ def pair_charts(
 def scatter(
     points: Mapping[str, Point], on_front: Collection[str], knee: str | None, x_label: str, y_label: str
 ) -> str:
-    """Every trial; those on the front are filled, the knee has a ring. The steps are the front of these two tasks."""
+    """Scatter of all trials: filled on the front, with a ring at the knee. The line is the front of these two tasks."""
     xs, ys = _axis([x for x, _ in points.values()]), _axis([y for _, y in points.values()])
     axes = Axes(xs[0], xs[-1], ys[0], ys[-1])
     path = " ".join("{},{}".format(*axes.at(corner)) for corner in steps(list(points.values())))
@@ -70,7 +70,7 @@ def steps(points: Sequence[Point]) -> list[Point]:
 def parallel(
     costs: Mapping[str, Mapping[str, float]], metrics: Mapping[str, str], on_front: Collection[str], knee: str | None
 ) -> str:
-    """One axis a task, one line a trial of the front, lower is better; empty up to MANY tasks."""
+    """One axis per task and one line per trial of the front, lower is better; empty up to MANY tasks."""
     shown = {trial: costs[trial] for trial in costs if trial in on_front}
     if len(metrics) <= MANY or not shown:
         return ""
@@ -96,7 +96,7 @@ def parallel(
 
 
 def _axis(values: Sequence[float]) -> list[float]:
-    """Ticks that enclose the values, between 0 and 100 where these do."""
+    """Ticks that enclose the values."""
     low, high = min(values), max(values)
     if math.isclose(low, high):
         low, high = max(0.0, low - 1), high + 1

@@ -1,4 +1,4 @@
-"""Tables of a search for the command line. Imports nothing else, so that the command line starts quickly."""
+"""Tables of a search for the command line. Imports nothing, so that the command line starts quickly."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ class PickError(ValueError):
     """No such trial."""
 
 
-def picked(result: Mapping[str, Any], what: str) -> dict[str, Any]:
+def picked(result: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The leaderboard row of "best", "knee", or a trial's name. Raises PickError."""
     rows = {row["trial"]: row for row in result["leaderboard"] if row["state"] != "failed"}
-    if what == "best":
+    if name == "best":
         return next(iter(rows.values()))
-    if what == "knee":
+    if name == "knee":
         if result["front"]["knee"] is None:
             raise PickError(
                 f"the front of {len(result['front']['trials'])} trials has no knee; pick one of them by its name "
                 f"({', '.join(result['front']['trials'])}), or best"
             )
-        what = result["front"]["knee"]
-    if what not in rows:
-        raise PickError(f"no trial {what!r}; expected best, knee, or one of {', '.join(rows)}")
-    return rows[what]
+        name = result["front"]["knee"]
+    if name not in rows:
+        raise PickError(f"no trial {name!r}; expected best, knee, or one of {', '.join(rows)}")
+    return rows[name]
 
 
 def front_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:

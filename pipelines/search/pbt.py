@@ -14,23 +14,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from mtl.training.fit import NonFiniteLoss, fit, with_settings
+from mtl.training.fit import with_settings
 from pipelines.recipe import Recipe
+from pipelines.search.proposals import Space
 from pipelines.search.scalar import Scalar
-from pipelines.search.space import Space
 from pipelines.search.state import SearchState, TrialRecord
 from pipelines.search.trial import (
     TrialState,
-    figures,
-    not_finite,
+    at_point,
     overrides_of,
     settings_of,
     state_folder,
-    with_overrides,
+    train_trial,
 )
 from pipelines.storage.store import Store
 from pipelines.training.prepare import Job
@@ -109,36 +108,22 @@ def run_member(config: dict[str, Any], job: Job, search: str, scalar: Scalar) ->
     from ray import tune
 
     member = config["trial"]
-    trial, overrides = member["id"], overrides_of(member["point"])
-    job = replace(job, recipe=with_overrides(job.recipe, overrides))
-    tasks = tuple(str(task) for task in job.recipe.tasks)
-    model, loader, validate = job.open()
+    job = at_point(job, member["point"])
     settings = settings_of(job.recipe)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     row, fitted = start_of(member, job.store, search)
+    epoch = int(row.get("epoch", 0))
 
-    def report_row(row: dict[str, Any]) -> None:
+    def send(row: dict[str, Any]) -> None:
         # No exchange after the last epoch: no training follows it.
         tune.report({**row, **({"done": True} if row["epoch"] >= settings.epochs else {})})
 
-    if row.get("epoch", 0) > member.get("start", {}).get("epoch", 0):  # the driver may not have received this report
-        report_row(row)
+    if epoch > member.get("start", {}).get("epoch", 0):  # the driver may not have received this report
+        send(row)
     if fitted is not None:
-        fitted = with_settings(fitted, settings, model.config.tasks)
-    schedule = extended(row.get("schedule", []), int(row.get("epoch", 0)), trial, overrides)
-    state = TrialState(job.store, state_folder(search, trial), keep=True)
-
-    def report(metrics: dict[str, float], reached: dict[str, Any] | None) -> None:
-        nonlocal row
-        row = {**metrics, **figures(metrics, scalar, tasks), "parameters": parameters, "schedule": schedule}
-        state.save(row, reached or {})
-        report_row(row)
-
-    try:
-        fit(model, loader, settings, report=report, validate=validate, resume=fitted)
-    except NonFiniteLoss as error:
-        last = not_finite(error, row.get("epoch", 0) + 1, scalar, tasks)
-        tune.report({**last, "schedule": schedule, "parameters": parameters})
+        fitted = with_settings(fitted, settings, tuple(job.recipe.tasks))
+    schedule = extended(row.get("schedule", []), epoch, member["id"], overrides_of(member["point"]))
+    state = TrialState(job.store, state_folder(search, member["id"]), keep=True)
+    train_trial(job, scalar, state, row, fitted, send, schedule=schedule)
 
 
 def start_of(member: Mapping[str, Any], store: Store, search: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -171,8 +156,8 @@ def population(recipe: Recipe, scalar: Scalar, state: SearchState) -> Population
 
         def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
             super().on_trial_add(tune_controller, trial)
-            known = self._trial_state[trial]
-            known.last_perturbation_time = known.last_train_time = self.exchanged
+            progress = self._trial_state[trial]
+            progress.last_perturbation_time = progress.last_train_time = self.exchanged
             self._next_perturbation_sync = self.exchanged + interval
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -186,18 +171,18 @@ def population(recipe: Recipe, scalar: Scalar, state: SearchState) -> Population
             return str(decision)
 
         def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-            self._go_on_without(tune_controller, trial)
+            self._continue_without(tune_controller, trial)
 
         def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
             if not trial.is_finished():  # else Tune is about to start it again
-                self._go_on_without(tune_controller, trial)
+                self._continue_without(tune_controller, trial)
 
-        def _go_on_without(self, tune_controller: Any, ended: Any) -> None:
-            """Lets the others exchange if they wait for an ended member, for which Tune's own class waits forever."""
-            gone = self._trial_state[ended]
-            gone.last_score, gone.last_train_time = None, int(self._next_perturbation_sync)
+        def _continue_without(self, tune_controller: Any, ended: Any) -> None:
+            """Lets the others exchange if they wait for an ended member; Tune's own class waits forever."""
+            ended_state = self._trial_state[ended]
+            ended_state.last_score, ended_state.last_train_time = None, int(self._next_perturbation_sync)
             others = [one for one in tune_controller.get_live_trials() if one is not ended]
-            if others and all(self._trial_state[one].last_train_time >= gone.last_train_time for one in others):
+            if others and all(self._trial_state[one].last_train_time >= ended_state.last_train_time for one in others):
                 self.on_trial_result(tune_controller, others[0], self._trial_state[others[0]].last_result or {})
 
         def choose_trial_to_run(self, tune_controller: Any) -> Any:

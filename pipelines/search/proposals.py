@@ -1,4 +1,4 @@
-"""Optuna proposals and ASHA early stopping, both rebuilt from the search's own records when a search is resumed.
+"""Search space, Optuna proposals and ASHA early stopping; a resumed search rebuilds the latter two from its records.
 
     Proposer(space, baseline, seed, ["minimize"]).propose(number=0)     # a point of the space
     searcher(recipe, scalar, state), scheduler(recipe, scalar, state)   # of Ray Tune's TuneConfig
@@ -11,22 +11,68 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.recipe import Recipe
 from pipelines.search.scalar import COST, Scalar
-from pipelines.search.space import Space
 from pipelines.search.state import SearchState, TrialRecord
 
 if TYPE_CHECKING:
+    from optuna.trial import Trial as OptunaTrial
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import Searcher
 
 STARTUP_TRIALS = 4  # proposed at random before TPE has something to model
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A conditional search space: the strength of soft sharing exists only for soft sharing.
+
+    The primary task keeps its weight: under Adam only the ratios of the weights matter.
+    """
+
+    learning_rate: tuple[float, float]
+    tasks: tuple[str, ...]
+    task_weight: tuple[float, float]
+    modes: tuple[str, ...]
+    strength: tuple[float, float]
+
+    def __call__(self, trial: OptunaTrial) -> None:
+        trial.suggest_float("trainer.learning_rate", *self.learning_rate, log=True)
+        for task in self.tasks:
+            trial.suggest_float(f"tasks.{task}.weight", *self.task_weight, log=True)
+        if trial.suggest_categorical("sharing.mode", self.modes) == "soft":
+            trial.suggest_float("sharing.strength", *self.strength, log=True)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Space:
+        primary = recipe.gates.primary.split("/")[0]
+        space = recipe.search
+        tasks = tuple(str(task) for task in recipe.tasks if task != primary)
+        modes = space.modes if len(recipe.tasks) > 1 else ("hard",)
+        return cls(space.learning_rate, tasks, space.task_weight, modes, space.strength)
+
+    def baseline(self, recipe: Recipe) -> dict[str, Any] | None:
+        """The recipe's own point, or None if it is outside the space."""
+        point: dict[str, Any] = {"trainer.learning_rate": recipe.trainer.learning_rate}
+        point |= {f"tasks.{task}.weight": config.weight for task, config in recipe.tasks.items() if task in self.tasks}
+        point["sharing.mode"] = recipe.sharing.mode
+        if recipe.sharing.mode == "soft":
+            point["sharing.strength"] = recipe.sharing.strength
+        ranges = {"trainer.learning_rate": self.learning_rate, "sharing.strength": self.strength}
+        inside = all(
+            low <= point[key] <= high
+            for key in point
+            if key != "sharing.mode"
+            for low, high in [ranges.get(key, self.task_weight)]
+        )
+        return point if inside and recipe.sharing.mode in self.modes else None
 
 
 class Proposer:
@@ -101,11 +147,11 @@ def searcher(recipe: Recipe, scalar: Scalar, state: SearchState) -> Searcher:
             self.numbers: dict[str, int] = {}  # by Tune's trial id
 
         def suggest(self, trial_id: str) -> dict[str, Any]:
-            record = self.interrupted.pop(0) if self.interrupted else self._next()
+            record = self.interrupted.pop(0) if self.interrupted else self._new()
             self.numbers[trial_id] = record.number
             return {"trial": {"id": record.id, "point": record.point}}
 
-        def _next(self) -> TrialRecord:
+        def _new(self) -> TrialRecord:
             number, self.proposed = self.proposed, self.proposed + 1
             record = TrialRecord(state.trial_id(number), number, self.proposer.propose(number))
             state.save(record)  # before it runs, so that a resumed search knows every trial

@@ -26,7 +26,7 @@ COST = "cost/"  # prefix of a task's error in percent in the reports of a trial
 
 
 def value_of(metric: str, metrics: Mapping[str, float]) -> float:
-    """A metric's value on valid, in percent, an error rate at most WORST; NaN where there is none."""
+    """A metric's value on valid, in percent, error rates clipped at WORST; NaN if missing."""
     value = metrics.get(f"valid/{metric}", math.nan)
     return min(value, WORST) if METRICS[metric].better == "lower" else value
 
@@ -38,7 +38,7 @@ def metric_of(task: str, metrics: Mapping[str, float]) -> str | None:
 
 
 def costs(metrics: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
-    """Each task's error in percent by its first metric, WORST where it has none."""
+    """Each task's error in percent by its first metric, WORST if it has none."""
     errors = {}
     for task in tasks:
         metric = metric_of(task, metrics)
@@ -50,8 +50,8 @@ def costs(metrics: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float
 class Scalar:
     """Computes the objective from the metrics of a trial.
 
-    kind: see above. base: single-task scores by metric, one a task, none of them zero; empty for `mean`.
-    left_out: by task, why it does not count. budget: of the single-task models, in words.
+    kind: see above. base: single-task scores by metric, one per task, none of them zero; empty for `mean`.
+    left_out: reason by task that does not count. budget: of the single-task models, as text.
     """
 
     kind: Literal["gain", "mean"]
@@ -85,7 +85,7 @@ class Scalar:
         """metrics: {"valid/<task>/<metric>": percent}."""
         if self.kind == "gain":
             return float(np.mean([self._gain(metric, value_of(metric, metrics)) for metric in self.base]))
-        tasks = dict.fromkeys(name.split("/")[0] for name in METRICS)  # those that were validated
+        tasks = dict.fromkeys(name.split("/")[0] for name in METRICS)  # only validated tasks count
         errors = costs(metrics, [task for task in tasks if metric_of(task, metrics)])
         return sum(errors.values()) / len(errors) if errors else WORST
 

@@ -1,12 +1,12 @@
 """Hyperparameter search with Ray Tune: Optuna proposes and ASHA stops trials, or population based training.
 
-    result = search(recipe, utterances, features, store, trials=8)
+    result = search(context, trials=8)
     for row in result.leaderboard: print(row["objective"], row["overrides"])
     winner = with_overrides(recipe, result.winner)          # to be trained in full
 
 A trial calls `mtl.training.fit` on one device. One objective stops and ranks trials, whatever the task weights under
 search: the mean relative gain over single-task models of the same budget, or the mean error (scalar.py). Optuna's TPE
-models all tasks' errors at once unless configured otherwise, and takes a stopped trial as of its last report. front.py
+models the errors of all tasks at once by default; a stopped trial counts with its last report. front.py
 computes the Pareto front. The first trial is the unchanged recipe. Population based training is in pbt.py.
 
 With `resume=True` an interrupted search continues: finished trials are not repeated, and an unfinished trial continues
@@ -32,8 +32,9 @@ from pipelines.search.front import front_of
 from pipelines.search.scalar import Scalar
 from pipelines.search.state import FORMAT, SearchState, TrialRecord, recorder
 from pipelines.search.trial import run_trial
+from pipelines.stages.context import Context
 from pipelines.storage import lock
-from pipelines.storage.store import Manifest, Store, fingerprint
+from pipelines.storage.store import Store, fingerprint
 from pipelines.study.cells import StudyError
 from pipelines.training.prepare import Job, PrepareError, labelled, prepare
 from pipelines.training.resources import Slots, nodes, slots_of
@@ -74,10 +75,7 @@ class SearchResult:
 
 
 def search(
-    recipe: Recipe,
-    utterances: list[Manifest],
-    features: list[Manifest],
-    store: Store,
+    context: Context,
     trials: int | None = None,
     resume: bool = False,
     tracking: Run | None = None,
@@ -89,27 +87,30 @@ def search(
     `progress` counts epochs of all trials.
 
     Raises:
-        SearchError: nothing to resume, an unfinished search of an older version, another number of trials than the
-            search was started with, a task without labels, an unusable language model, fewer search.epochs than
-            trainer.curriculum needs, a cluster that is too small, an interruption, or no trial with a finished epoch.
+        SearchError: nothing to resume, a search of an older version, another number of trials than at the start, a task
+            without labels, an unusable language model, too few search.epochs for trainer.curriculum, a cluster that
+            is too small, an interruption, or no trial with a finished epoch.
     """
-    name, old = _name(recipe, utterances, features, store, resume)
+    recipe, store = context.recipe, context.store
+    name = _name(context, resume)
     state = SearchState(store, name)
-    result = _finished(store, name) if old else None
+    result = _finished(store, name) if resume else None
     if result is None:
-        _has_room_for_stages(recipe)
-        trials = _planned(state, recipe, trials or recipe.search.trials, old, trials)
+        _check_curriculum(recipe)
+        trials = _planned(state, recipe, trials, resume)
         quiet_ray()
         try:
             cluster.connect(cpus=1)
             # A population trains at the same time; Optuna's proposals learn from finished trials.
             together = trials if recipe.search.method == "asha" else 2 * trials
             slots = slots_of(nodes(), together, recipe.trainer.gpus)
-            codec = prepare(recipe, labelled(open_dataset(store, utterances, features), recipe))[0]
+            dataset = open_dataset(store, context.utterances, context.features)
+            codec = prepare(recipe, labelled(dataset, recipe))[0]
         except (cluster.ClusterError, PrepareError) as error:
             raise SearchError(str(error)) from error
-        scalar = _scalar(recipe, utterances, features, store, progress)
-        job = Job(recipe, utterances, features, store, codec.to_json(), slots.share.cpus, recipe.search.share)
+        scalar = _scalar(context, progress)
+        data = (context.utterances, context.features, store)
+        job = Job(recipe, *data, codec.to_json(), slots.share.cpus, recipe.search.share)
         with reporting(name, progress), tempfile.TemporaryDirectory(prefix="motet-search-") as folder:
             if len(state.trials()) < trials or not all(record.over for record in state.trials()):
                 _tuner(job, scalar, slots, state, trials, tracking, folder).fit()
@@ -129,14 +130,9 @@ def search(
     return result
 
 
-def _scalar(
-    recipe: Recipe,
-    utterances: list[Manifest],
-    features: list[Manifest],
-    store: Store,
-    progress: Report | None,
-) -> Scalar:
+def _scalar(context: Context, progress: Report | None) -> Scalar:
     """The objective; trains the single-task models that the store does not have yet."""
+    recipe = context.recipe
     if recipe.search.objective == "mean" or len(recipe.tasks) < 2:
         return Scalar("mean")
 
@@ -145,12 +141,12 @@ def _scalar(
             progress(0, 0, f"single-task models {done} of {total}")
 
     try:
-        return single_task(recipe, utterances, features, store, shown)
+        return single_task(context, shown)
     except StudyError as error:
         raise SearchError(str(error)) from error
 
 
-def _has_room_for_stages(recipe: Recipe) -> None:
+def _check_curriculum(recipe: Recipe) -> None:
     before = sum(stage.epochs for stage in recipe.trainer.curriculum)
     if before and before >= recipe.search.epochs:
         raise SearchError(
@@ -159,38 +155,40 @@ def _has_room_for_stages(recipe: Recipe) -> None:
         )
 
 
-def _name(
-    recipe: Recipe, utterances: list[Manifest], features: list[Manifest], store: Store, resume: bool
-) -> tuple[str, bool]:
-    """The search's name, and whether it exists. A new search of the same recipe and data gets the next number."""
+def _name(context: Context, resume: bool) -> str:
+    """Name of the last search of this recipe on these data, or of a new one with the next number."""
+    recipe, store = context.recipe, context.store
     space = recipe.search.model_dump(mode="json", exclude={"trials", "reference"})
-    address = fingerprint(VERSION, recipe.address(), space, [m.address for m in (*utterances, *features)])
+    address = fingerprint(VERSION, recipe.address(), space, [manifest.address for manifest in context.data])
     stem = f"search/{recipe.name}-{address}-"
-    begun = [int(entry.key[len(stem) :].split("/")[0]) for entry in store.list(stem) if entry.key.endswith("plan.json")]
-    last = max(begun, default=0)
+    numbers = [
+        int(entry.key[len(stem) :].split("/")[0]) for entry in store.list(stem) if entry.key.endswith("plan.json")
+    ]
+    last = max(numbers, default=0)
     if resume and not last:
         raise SearchError(
-            f"no search of recipe {recipe.name!r} on these data was begun in {store.root}; start it without --resume "
+            f"no search of recipe {recipe.name!r} on these data was started in {store.root}; start it without --resume "
             "(another recipe, search space or version of the data is another search)"
         )
     number = last if resume else last + 1
-    return f"{recipe.name}-{address}-{number}", resume
+    return f"{recipe.name}-{address}-{number}"
 
 
-def _planned(state: SearchState, recipe: Recipe, trials: int, old: bool, asked: int | None) -> int:
-    """Number of trials: of the search that is resumed, or else `trials`, which is then stored."""
+def _planned(state: SearchState, recipe: Recipe, asked: int | None, resume: bool) -> int:
+    """Number of trials: that of the resumed search, else `asked` or the recipe's, which is then stored."""
+    trials = asked or recipe.search.trials
     if trials < 2 and recipe.search.method == "pbt":
         raise SearchError(
             "a population of one has no other member to copy; set --trials 4 or more, or search.method=asha"
         )
-    if not old:
+    if not resume:
         state.plan(trials)
         return trials
     plan = state.planned()
     if plan.get("format") != FORMAT:
         raise SearchError(
             f"search {state.name} was interrupted under another version of Motet and cannot be resumed. Older versions "
-            "kept its state as pickle files, which can run code and are no longer read. Start the search again "
+            "stored its state as pickle files, which can run code and are no longer read. Start the search again "
             "without --resume; the trials that it had finished remain in MLflow"
         )
     planned = int(plan["trials"])
@@ -252,7 +250,7 @@ def _rank(records: list[TrialRecord], trials: int, recipe: Recipe, scalar: Scala
     rows.sort(key=lambda row: (row["state"] == "failed", scalar.key(row), row["trial"]))
     if not rows or rows[0]["state"] == "failed":
         errors = sorted({str(row["error"]) for row in rows})
-        raise SearchError(f"none of {len(rows)} trials of search {name} gave a model: {'; '.join(errors)[:2000]}")
+        raise SearchError(f"none of {len(rows)} trials of search {name} produced a model: {'; '.join(errors)[:2000]}")
     return SearchResult(name, rows, tuple(rows[0]["overrides"]), recipe.search.method, scalar.to_json())
 
 

@@ -13,7 +13,7 @@
     leaderboard.json         the result; written last
 
 Ray Tune keeps its own state as pickle files, in a temporary folder of the driver: reading a pickle can run code, so no
-pickle may be where others can write.
+pickle may be in a folder where others can write.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipelines.search.scalar import COST, Scalar
 from pipelines.search.trial import numbers, overrides_of
 from pipelines.storage.store import Store, fingerprint
 
-FORMAT = 1  # of these files; a plan without it was written by a version that kept Ray Tune's pickles
+FORMAT = 1  # of these files; a plan without it was written by a version that stored Ray Tune's pickles
 OWN = ("plan.json", "leaderboard.json", "trials/", "exchanges/")  # other files are deleted at the end
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,26 +97,45 @@ def run_trial(config: dict[str, Any], job: Job, search: str, scalar: Scalar) -> 
     from ray import tune
 
     trial = config["trial"]
-    job = replace(job, recipe=with_overrides(job.recipe, overrides_of(trial["point"])))
-    tasks = tuple(str(task) for task in job.recipe.tasks)
-    model, loader, validate = job.open()
-    settings = settings_of(job.recipe)
     state = TrialState(job.store, state_folder(search, trial["id"]))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    row, resume = state.load()
+    row, fitted = state.load()
     if row:  # the driver may have been killed before it received this report
         tune.report(row)
+    train_trial(at_point(job, trial["point"]), scalar, state, row, fitted, tune.report)
+
+
+def at_point(job: Job, point: Mapping[str, Any]) -> Job:
+    """The job with its recipe at a point of the space."""
+    return replace(job, recipe=with_overrides(job.recipe, overrides_of(point)))
+
+
+def train_trial(
+    job: Job,
+    scalar: Scalar,
+    state: TrialState,
+    row: dict[str, Any],
+    fitted: dict[str, Any] | None,
+    send: Callable[[dict[str, Any]], None],
+    **extra: Any,
+) -> None:
+    """Trains from the state `fitted`, whose last report is `row`; stores and sends a report of every epoch.
+
+    extra: entries of every report.
+    """
+    tasks = tuple(str(task) for task in job.recipe.tasks)
+    model, loader, validate = job.open()
+    extra["parameters"] = sum(parameter.numel() for parameter in model.parameters())
 
     def report(metrics: dict[str, float], fitted: dict[str, Any] | None) -> None:
         nonlocal row
-        row = {**metrics, **figures(metrics, scalar, tasks), "parameters": parameters}
+        row = {**metrics, **figures(metrics, scalar, tasks), **extra}
         state.save(row, fitted or {})
-        tune.report(row)
+        send(row)
 
     try:
-        fit(model, loader, settings, report=report, validate=validate, resume=resume)
+        fit(model, loader, settings_of(job.recipe), report=report, validate=validate, resume=fitted)
     except NonFiniteLoss as error:
-        tune.report(not_finite(error, row.get("epoch", 0) + 1, scalar, tasks))
+        send({**not_finite(error, row.get("epoch", 0) + 1, scalar, tasks), **extra})
 
 
 def state_folder(search: str, trial: str) -> str:

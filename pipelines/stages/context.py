@@ -52,7 +52,7 @@ class Context:
         self,
         root: Store | str,
         recipe: Recipe | None = None,
-        utterances: Sequence[Manifest] = (),
+        utterances: Sequence[Manifest] | None = None,
         features: Sequence[Manifest] = (),
         tasks: InProcess | None = None,
     ) -> None:
@@ -62,8 +62,12 @@ class Context:
         self.identity = self.name = ""
         self._recipe, self._tasks = recipe, tasks or InProcess()
         self._run: tracking.Run | None = None
-        if utterances:
+        if utterances is not None:
             self.values |= {"ingest": list(utterances), "features": list(features)}
+
+    def with_recipe(self, recipe: Recipe) -> Context:
+        """The same data with another recipe, without run and stages."""
+        return Context(self.store, recipe, self.utterances, self.features)
 
     @property
     def root(self) -> str:

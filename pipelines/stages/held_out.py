@@ -79,7 +79,7 @@ class HeldOutScores:
             current,
             gates,
             {**METRICS, **{name: metric_of(name) for name in names}},
-            n_comparisons=registry.looks(recipe.name, scores.rows, version=number),
+            n_comparisons=registry.n_comparisons(recipe.name, scores.rows, version=number),
             seed=recipe.seed,
             floor=floor_of(candidate.counts, self._rows(version)),
         )

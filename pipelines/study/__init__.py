@@ -1,1 +1,1 @@
-"""Which tasks help which, with how few labels, in which sharing mode, under which balancing."""
+"""Studies: transfer between tasks, few labels, sharing modes and balancing methods, held-out speakers."""

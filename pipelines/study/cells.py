@@ -1,12 +1,11 @@
-"""Cells of a study: sets of tasks that are trained together, and where their results are stored.
+"""Cells of a study: sets of tasks that are trained together, and the location of their results.
 
-    plan = planned(recipe, utterances, features, store, seeds=3)
+    plan = planned(context, seeds=3)
     [plan.name(cell) for cell in plan.cells]               # "transcript", ..., "transcript+intent+slots"
 
 Some tasks need another one for answers from audio (TaskSpec.needs): slots need the transcript, which aligns words with
-the audio. If a recipe's training rows have such labels, every cell with slots trains the transcript too, the
-"single-task" model of slots as well. The effect of the transcript on slots then cannot be measured, and the transcript
-cannot be left out.
+the audio. If training rows have such labels, every cell with slots trains the transcript too, including the
+"single-task" model of slots, so the effect of the transcript on slots cannot be measured.
 
 The result of a cell is <root>/study/<identity>/<tasks>-<seed>.json, with its scores beside it as .parquet. The
 identity is a hash of recipe, data, share of the rows, split and VERSION.
@@ -24,10 +23,11 @@ import pyarrow.compute as pc
 
 from mtl.analysis.transfer import Tasks
 from mtl.spec import task as task_spec
-from pipelines.data.dataset import open_dataset
+from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import Scores
 from pipelines.recipe import Recipe
+from pipelines.stages.context import Context
 from pipelines.storage.store import Manifest, Store, fingerprint
 from pipelines.study.options import KINDS, SEEDS, Split
 from pipelines.training import train
@@ -45,8 +45,8 @@ class Study:
     """A planned or finished study.
 
     identity: folder of the cells' results. tasks: in the recipe's order. needs: tasks without which a task cannot be
-    trained. cells: sets of tasks, one model for each of `seeds`. rows: number of scored rows. variant: distinguishes
-    studies that share an MLflow run.
+    trained. cells: sets of tasks, one model for each of `seeds`. rows: number of scored rows. utterances, features:
+    the data. variant: distinguishes studies that share an MLflow run.
     """
 
     store: Store
@@ -59,11 +59,17 @@ class Study:
     split: Split
     share: float
     rows: int
+    utterances: Sequence[Manifest] = ()
+    features: Sequence[Manifest] = ()
     variant: str = ""
 
     @property
     def joint(self) -> Tasks:
         return frozenset(self.tasks)
+
+    def dataset(self) -> Dataset:
+        """The rows with the labels that the recipe trains on."""
+        return labelled(open_dataset(self.store, self.utterances, self.features), self.recipe)
 
     def name(self, cell: Tasks) -> str:
         return cell_name(self.tasks, cell)
@@ -100,7 +106,7 @@ class CellRun:
 
 
 def needs_of(rows: Any, tasks: Sequence[str]) -> dict[str, Tasks]:
-    """What each task needs beside it, given the training rows: those of its spec, if any row is labelled for both."""
+    """Tasks that each task needs: those of its spec, if any training row is labelled for both."""
 
     def needed(task: str, other: str) -> bool:
         if other not in tasks:
@@ -111,7 +117,7 @@ def needs_of(rows: Any, tasks: Sequence[str]) -> dict[str, Tasks]:
 
 
 def closed(tasks: Tasks, needs: Mapping[str, Tasks]) -> Tasks:
-    """The tasks with those that they need."""
+    """The tasks and those that they need."""
     return tasks.union(*(needs[task] for task in tasks))
 
 
@@ -123,15 +129,15 @@ def cells_of(
 ) -> tuple[Tasks, ...]:
     """The distinct sets of tasks of these kinds, the smaller ones first."""
     everything = frozenset(tasks)
-    chosen = {closed(frozenset({task}), needs) for task in (tasks if alone is None else alone)}
+    cells = {closed(frozenset({task}), needs) for task in (tasks if alone is None else alone)}
     if "pairs" in kinds:
-        chosen |= {closed(frozenset(pair), needs) for pair in combinations(tasks, 2)}
+        cells |= {closed(frozenset(pair), needs) for pair in combinations(tasks, 2)}
     if "leave-one-out" in kinds:
-        chosen |= {closed(everything - {task}, needs) for task in tasks}
+        cells |= {closed(everything - {task}, needs) for task in tasks}
     if "joint" in kinds or "leave-one-out" in kinds:  # compared with the joint model
-        chosen.add(everything)
+        cells.add(everything)
     order = {task: position for position, task in enumerate(tasks)}
-    return tuple(sorted(chosen, key=lambda cell: (len(cell), sorted(order[task] for task in cell))))
+    return tuple(sorted(cells, key=lambda cell: (len(cell), sorted(order[task] for task in cell))))
 
 
 def cell_name(tasks: Sequence[str], cell: Tasks) -> str:
@@ -139,10 +145,7 @@ def cell_name(tasks: Sequence[str], cell: Tasks) -> str:
 
 
 def planned(
-    recipe: Recipe,
-    utterances: list[Manifest],
-    features: list[Manifest],
-    store: Store,
+    context: Context,
     seeds: int = SEEDS,
     kinds: Sequence[str] = KINDS,
     split: Split = "valid",
@@ -155,21 +158,22 @@ def planned(
     alone: tasks with a single-task cell; by default all of them.
     variant: name of this variant of a recipe, where one MLflow run holds several.
     """
+    recipe, store = context.recipe, context.store
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise StudyError(f"kinds of cells {', '.join(unknown)} are not known; expected some of {', '.join(KINDS)}")
     tasks = tuple(str(task) for task in recipe.tasks)
     if len(tasks) < 2:
         raise StudyError(f"recipe {recipe.name!r} has one task; a study compares tasks alone with tasks together")
-    dataset = labelled(open_dataset(store, utterances, features), recipe)
+    dataset = labelled(open_dataset(store, context.utterances, context.features), recipe)
     scored = dataset.split(split).rows
     for task in tasks:
         if not pc.any(trainable(scored, task)).as_py():
             raise StudyError(
-                f"no row of the {split} split is labelled for the task {task!r}, so nothing could be compared; "
-                f"remove tasks.{task}, or take another split"
+                f"no row of the {split} split is labelled for the task {task!r}, so nothing can be compared; "
+                f"remove tasks.{task}, or choose another split"
             )
-    data = sorted((manifest.dataset, manifest.address) for manifest in (*utterances, *features))
+    data = sorted((manifest.dataset, manifest.address) for manifest in context.data)
     versions = [VERSION, train.VERSION, evaluate.VERSION]
     needs = needs_of(dataset.split("train").rows, tasks)
     return Study(
@@ -183,6 +187,8 @@ def planned(
         split=split,
         share=share,
         rows=len(scored),
+        utterances=context.utterances,
+        features=context.features,
         variant=variant,
     )
 

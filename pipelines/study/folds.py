@@ -1,11 +1,11 @@
-"""Cross-validation over speakers: joint and single-task models on speakers that are held out, each of them once.
+"""Cross-validation over speakers: joint and single-task models, with each speaker held out once.
 
-    studies = study_by_folds(recipe, utterances, features, store, folds=0)     # 0: leave one speaker out
+    studies = study_by_folds(context, folds=0)    # 0: leave one speaker out
     result = result_of(studies)
 
-Speakers are dealt into folds (recipe.fold). Each fold is a study (study.py) of the joint model and of tasks alone,
-scored on the speakers of the fold. The answers of all folds are pooled, as is usual for small emotional corpora: each
-recording is answered once, by the model that was not trained on its speaker. The last epoch is scored, so no choice
+Speakers are divided into folds (recipe.fold). Each fold is a study (study.py) of the joint model and of single tasks,
+scored on the speakers of the fold. The answers of all folds are pooled, as usual for small emotional corpora: each
+recording is answered once, by a model that was not trained on its speaker. The last epoch is scored, so no choice
 depends on the held-out speakers.
 """
 
@@ -24,7 +24,7 @@ from mtl.spec import task as task_spec
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
 from pipelines.report.charts import confusion_chart
-from pipelines.storage.store import Manifest, Store
+from pipelines.stages.context import Context
 from pipelines.study.cells import Study, StudyError, closed, planned
 from pipelines.study.options import SEEDS
 from pipelines.study.result import Chart, Section, StudyResult, Table
@@ -39,10 +39,7 @@ JOINT, ALONE = "joint", "alone"
 
 
 def study_by_folds(
-    recipe: Recipe,
-    utterances: list[Manifest],
-    features: list[Manifest],
-    store: Store,
+    context: Context,
     folds: int = 0,
     seeds: int = SEEDS,
     tracking: Run | None = None,
@@ -55,24 +52,25 @@ def study_by_folds(
     Raises:
         StudyError: fewer speakers than folds, a single fold, or an error of `planned` or `train_missing`.
     """
-    speakers = speakers_of(open_dataset(store, utterances, features).rows)
+    recipe = context.recipe
+    speakers = speakers_of(open_dataset(context.store, context.utterances, context.features).rows)
     folds = folds or len(speakers)
     if not 2 <= folds <= len(speakers):
-        raise StudyError(f"{folds} folds of {len(speakers)} speakers; expected at least 2, and no more than there are")
+        raise StudyError(f"{folds} folds of {len(speakers)} speakers; expected at least 2, and at most one per speaker")
     alone = confusion_rows(str(task) for task in recipe.tasks)
     studies = [
         planned(
-            with_fold(recipe, number, folds), utterances, features, store, seeds, ("joint",), alone=alone,
+            context.with_recipe(with_fold(recipe, number, folds)), seeds, ("joint",), alone=alone,
             variant=f"fold-{number}",
         )
         for number in range(folds)
     ]  # fmt: skip
-    train_missing(studies, utterances, features, tracking, progress)
+    train_missing(studies, tracking, progress)
     return studies
 
 
 def confusion_rows(tasks: Iterable[str]) -> list[str]:
-    """Tasks that classify into labels that a new speaker may have, which excludes the speaker's identity."""
+    """Tasks whose labels also apply to new speakers, which excludes speaker identification."""
     specs = [task_spec(task) for task in tasks]
     return [spec.name for spec in specs if spec.answer == "label" and not spec.open_set]
 
@@ -100,7 +98,7 @@ def result_of(studies: Sequence[Study]) -> StudyResult:
     the joint model, summed over seeds, by task: labels, counts. folds, speakers, recordings: how many.
 
     Raises:
-        StudyError: no task classifies into labels that a new speaker may have.
+        StudyError: no task has labels that also apply to new speakers.
     """
     first = studies[0]
     rows, by_speaker, confusion = [], {}, {}

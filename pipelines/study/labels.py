@@ -1,10 +1,10 @@
-"""Few labels: joint and single-task models by the share of the labels that they are trained on.
+"""Few labels: joint and single-task models by their share of the training labels.
 
-    studies = study_by_labels(recipe, utterances, features, store, labels=(0.01, 0.1, 1.0))
-    result = result_of(studies, utterances, features)
+    studies = study_by_labels(context, labels=(0.01, 0.1, 1.0))
+    result = result_of(studies)
 
-Each share is a study (study.py) of the recipe with that share of the labels of the sparse tasks, reduced together as
-if only so many utterances had been annotated; all other labels stay. Cells are shared with other studies of the same
+Each share is a study (study.py) of the recipe with that share of the labels of the sparse tasks, as if only so many
+utterances had been annotated; all other labels stay. Cells are shared with other studies of the same
 recipe, and an interrupted study resumes.
 """
 
@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.recipe import Recipe
 from pipelines.report import charts
-from pipelines.storage.store import Manifest, Store
+from pipelines.stages.context import Context
 from pipelines.study.cells import Study, StudyError, planned
 from pipelines.study.comparison import NO_CHANGE, Comparison, change_of
 from pipelines.study.options import SEEDS, SPARSE, Split
 from pipelines.study.result import GAIN, SAME_BUDGET, Chart, Section, StudyResult, Table, dependency_notes
 from pipelines.study.study import train_missing
-from pipelines.training.prepare import labelled, sampled, trainable
+from pipelines.training.prepare import sampled, trainable
 
 if TYPE_CHECKING:
     from pipelines.core.progress import Report
@@ -33,10 +32,7 @@ if TYPE_CHECKING:
 
 
 def study_by_labels(
-    recipe: Recipe,
-    utterances: list[Manifest],
-    features: list[Manifest],
-    store: Store,
+    context: Context,
     labels: Sequence[float],
     sparse: Sequence[str] = (),
     seeds: int = SEEDS,
@@ -53,18 +49,19 @@ def study_by_labels(
     Raises:
         StudyError: a share outside (0, 1], a task that the recipe lacks, or an error of `planned` or `train_missing`.
     """
+    recipe = context.recipe
     tasks = sparse_tasks(recipe, sparse)
     shares = sorted(set(labels))
     if not shares or not all(0 < part <= 1 for part in shares):
         raise StudyError(f"shares of the labels are {', '.join(map(str, labels))}; expected numbers above 0, up to 1")
     studies = {
         part: planned(
-            with_labels(recipe, tasks, part), utterances, features, store, seeds, ("joint",), split, share,
+            context.with_recipe(with_labels(recipe, tasks, part)), seeds, ("joint",), split, share,
             alone=tasks, variant=f"labels-{part:g}",
         )
         for part in shares
     }  # fmt: skip
-    train_missing(list(studies.values()), utterances, features, tracking, progress)
+    train_missing(list(studies.values()), tracking, progress)
     return studies
 
 
@@ -89,7 +86,7 @@ def with_labels(recipe: Recipe, tasks: Sequence[str], share: float) -> Recipe:
     return recipe.model_copy(update={"tasks": changed})
 
 
-def result_of(studies: Mapping[float, Study], utterances: list[Manifest], features: list[Manifest]) -> StudyResult:
+def result_of(studies: Mapping[float, Study]) -> StudyResult:
     """Compares joint and single-task models at each share.
 
     Figures: curves, by task its `metric`, `carrier` (tasks that its single-task model trains as well) and `points`, one
@@ -98,13 +95,12 @@ def result_of(studies: Mapping[float, Study], utterances: list[Manifest], featur
     comparisons = {share: Comparison(study) for share, study in studies.items()}
     first = comparisons[min(comparisons)]
     study = first.study
-    dataset = open_dataset(study.store, utterances, features)
     curves: dict[str, dict[str, Any]] = {}
     for task in study.tasks:
         reduced = all(one.recipe.tasks[task].labels == share for share, one in studies.items())
         if reduced and all(one.alone(task) in one.study.cells for one in comparisons.values()):
             points = [
-                {"share": share, "labels": _training_rows(dataset, one.study, task), **_point(one, task)}
+                {"share": share, "labels": _training_rows(one.study, task), **_point(one, task)}
                 for share, one in comparisons.items()
             ]
             carrier = sorted(first.alone(task) - {task})
@@ -131,8 +127,8 @@ def result_of(studies: Mapping[float, Study], utterances: list[Manifest], featur
     )
 
 
-def _training_rows(dataset: Dataset, study: Study, task: str) -> int:
-    rows = labelled(dataset, study.recipe).split("train").rows
+def _training_rows(study: Study, task: str) -> int:
+    rows = study.dataset().split("train").rows
     if study.share < 1:
         rows = rows.take(sampled(rows, study.share))
     return int(pc.sum(trainable(rows, task)).as_py())

@@ -1,4 +1,4 @@
-"""Options of a study that the command line checks; a module of its own so that the command line starts quickly."""
+"""Options of a study for the command line; a separate module, so that the command line starts quickly."""
 
 from typing import Literal
 

@@ -86,8 +86,8 @@ def means(comparison: Comparison) -> list[dict[str, Any]]:
     """delta_m of each cell, over those of its tasks that it is not the single-task model of."""
     rows = []
     for cell in comparison.study.cells:
-        known = [comparison.relative(cell, comparison.alone(task), task) for task in cell]
-        parts = [draws for draws in known if draws is not None]
+        gains_of = [comparison.relative(cell, comparison.alone(task), task) for task in cell]
+        parts = [draws for draws in gains_of if draws is not None]
         if parts:
             name = comparison.study.name(cell)
             rows.append({"cell": name, "tasks": len(parts), **_change(np.mean(parts, axis=0))})
@@ -158,7 +158,9 @@ def _notes(comparison: Comparison) -> list[str]:
         ONE_IN_TWENTY,
     ]
     if study.recipe.decoding.reread:
-        notes.append("Cells with the transcript read their transcript again (decoding.reread): part of its effect.")
+        notes.append(
+            "Cells with the transcript also read recognised words (decoding.reread), which is part of its effect."
+        )
     for task, config in study.recipe.tasks.items():
         if config.labels < 1:
             notes.append(f"{task}: trained on {100 * config.labels:g} % of its labels.")
@@ -239,7 +241,7 @@ def sections(figures: Mapping[str, Any]) -> list[Section]:
 
 
 def transfer_chart(matrix: Matrix) -> str:
-    """Rows act on columns; the shade is the size, a star an interval that excludes zero. Empty without a value."""
+    """Effects of rows on columns, shaded by size; a star: the interval excludes zero. Empty without a value."""
     changes = [[change or NO_CHANGE for change in line.values()] for line in matrix.values()]
     values = [abs(change["gain"]) for line in changes for change in line if change["gain"] is not None]
     if not values:

@@ -20,7 +20,7 @@ Kind = Literal["study", "labels", "variants", "folds"]
 GAIN = "gain, %"
 SAME_BUDGET = (
     "All models took the same steps on the same batches; the last epoch of each is scored, with greedy decoding, and "
-    "the transcript is read again where the recipe has decoding.reread."
+    "recognised words are read too if the recipe has decoding.reread."
 )
 ONE_IN_TWENTY = "One in twenty 95 % intervals excludes zero by chance; the best of many rows is partly luck."
 

@@ -11,33 +11,29 @@ The value of each is StudyResult.to_json(), with the location of the page under 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pipelines.core.progress import Report
 from pipelines.core.stage import Stage
 from pipelines.nightly import identity
-from pipelines.recipe import Recipe
 from pipelines.registry.tracking import Run
 from pipelines.stages.context import Context
 from pipelines.stages.outcome import location
-from pipelines.storage.store import Manifest, Store, fingerprint
+from pipelines.storage.store import fingerprint
 from pipelines.study import folds, labels, pairs, variants
 from pipelines.study.options import Split
 from pipelines.study.result import StudyResult, render
 from pipelines.study.study import study
 
 Value = tuple[str, dict[str, Any]]
-Data = tuple[Recipe, list[Manifest], list[Manifest], Store]  # the first arguments of every study
 
 
-@contextmanager
-def _tracked(context: Context, *details: object) -> Iterator[tuple[Data, Run]]:
-    """The arguments of a study, and its MLflow run."""
-    recipe, tables = context.recipe, context.utterances
-    with context.tracked(" ".join(("study", recipe.name, identity(recipe, tables), *map(str, details)))) as run:
-        yield (recipe, tables, context.features, context.store), run
+def _tracked(context: Context, *details: object) -> AbstractContextManager[Run]:
+    """The MLflow run of a study."""
+    recipe = context.recipe
+    return context.tracked(" ".join(("study", recipe.name, identity(recipe, context.utterances), *map(str, details))))
 
 
 def _stored(context: Context, result: StudyResult) -> Value:
@@ -54,8 +50,8 @@ def _stored(context: Context, result: StudyResult) -> Value:
 
 def _study(context: Context, seeds: int, kinds: Sequence[str], split: Split, share: float, *, report: Report) -> Value:
     """Tasks alone, all together, in pairs, and each left out."""
-    with _tracked(context, split, f"{share:g}") as (data, run):
-        result = pairs.result_of(study(*data, seeds, kinds, split, share, tracking=run, progress=report))
+    with _tracked(context, split, f"{share:g}") as run:
+        result = pairs.result_of(study(context, seeds, kinds, split, share, tracking=run, progress=report))
         rows = [*result.figures["gains"], *result.figures["means"]]
         # MLflow takes no "+" in a metric's name.
         names = ["/".join(filter(None, ("gain", row["cell"].replace("+", "-"), row.get("task")))) for row in rows]
@@ -74,15 +70,15 @@ def _by_labels(
     report: Report,
 ) -> Value:
     """Joint and single-task models by their share of the labels."""
-    with _tracked(context, "labels", ",".join(f"{part:g}" for part in shares), split, f"{share:g}") as (data, run):
-        studies = labels.study_by_labels(*data, shares, sparse, seeds, split, share, tracking=run, progress=report)
-        return _stored(context, labels.result_of(studies, context.utterances, context.features))
+    with _tracked(context, "labels", ",".join(f"{part:g}" for part in shares), split, f"{share:g}") as run:
+        studies = labels.study_by_labels(context, shares, sparse, seeds, split, share, tracking=run, progress=report)
+        return _stored(context, labels.result_of(studies))
 
 
 def _by_folds(context: Context, groups: int, seeds: int, *, report: Report) -> Value:
     """Joint and single-task models with each speaker held out once."""
-    with _tracked(context, "folds", groups) as (data, run):
-        studies = folds.study_by_folds(*data, groups, seeds, tracking=run, progress=report)
+    with _tracked(context, "folds", groups) as run:
+        studies = folds.study_by_folds(context, groups, seeds, tracking=run, progress=report)
         return _stored(context, folds.result_of(studies))
 
 
@@ -97,8 +93,10 @@ def _by_variants(
     report: Report,
 ) -> Value:
     """Joint models by sharing mode and balancing method."""
-    with _tracked(context, ",".join((*sharing, *balancing)), split, f"{share:g}") as (data, run):
-        studies = variants.study_variants(*data, sharing, balancing, seeds, split, share, tracking=run, progress=report)
+    with _tracked(context, ",".join((*sharing, *balancing)), split, f"{share:g}") as run:
+        studies = variants.study_variants(
+            context, sharing, balancing, seeds, split, share, tracking=run, progress=report
+        )
         return _stored(context, variants.result_of(studies))
 
 

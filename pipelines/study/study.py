@@ -1,12 +1,12 @@
 """Trains and scores the cells of a study: every task alone, all together, in pairs, and each left out, over seeds.
 
-    plan = study(recipe, utterances, features, store, seeds=3)
+    plan = study(context, seeds=3)
     plan.scores(plan.joint, seed=0).metrics["intent/accuracy"]
 
 A cell is a set of tasks that one model trains, in one Ray task for each seed. All cells have the same budget: the same
 epochs of the same batches in the same order. A row that no task of a cell is labelled for stays in its batch and trains
-nothing there, so two cells differ in their tasks only. The weights of the last epoch are scored row by row, with greedy
-decoding. With `decoding.reread`, a cell with the transcript reads its transcript again.
+nothing there, so two cells differ only in their tasks. The weights of the last epoch are scored row by row, with greedy
+decoding.
 
 The valid split is scored by default: choosing task groups on the test rows would bias the gate.
 
@@ -34,7 +34,7 @@ from pipelines.data.dataset import open_dataset
 from pipelines.evaluation import evaluate
 from pipelines.recipe import Recipe
 from pipelines.registry.tracking import PARENT_TAG, start_child
-from pipelines.storage.store import Manifest, Store
+from pipelines.stages.context import Context
 from pipelines.study.cells import CellRun, Study, StudyError, cell_name, planned, result_key
 from pipelines.study.options import KINDS, SEEDS, Split
 from pipelines.training import train
@@ -52,10 +52,7 @@ logger = logging.getLogger(__name__)
 
 
 def study(
-    recipe: Recipe,
-    utterances: list[Manifest],
-    features: list[Manifest],
-    store: Store,
+    context: Context,
     seeds: int = SEEDS,
     kinds: Sequence[str] = KINDS,
     split: Split = "valid",
@@ -73,18 +70,12 @@ def study(
         StudyError: an unknown kind, a single task, a task without labels, an unusable language model, a cluster that is
             too small, or cells that failed; finished cells are kept.
     """
-    plan = planned(recipe, utterances, features, store, seeds, kinds, split, share)
-    train_missing([plan], utterances, features, tracking, progress)
+    plan = planned(context, seeds, kinds, split, share)
+    train_missing([plan], tracking, progress)
     return plan
 
 
-def train_missing(
-    studies: Sequence[Study],
-    utterances: list[Manifest],
-    features: list[Manifest],
-    tracking: Run | None = None,
-    progress: Report | None = None,
-) -> None:
+def train_missing(studies: Sequence[Study], tracking: Run | None = None, progress: Report | None = None) -> None:
     """Trains and scores every cell of the studies that has no result yet, in parallel.
 
     Raises:
@@ -98,7 +89,7 @@ def train_missing(
     if progress:
         progress(len(done), len(runs), "")
     failed = []
-    for number, (run, error) in enumerate(_fan_out(todo, utterances, features) if todo else (), start=len(done) + 1):
+    for number, (run, error) in enumerate(_fan_out(todo) if todo else (), start=len(done) + 1):
         if error:
             failed.append(f"{run.name}: {error}")
         elif tracking:
@@ -107,20 +98,19 @@ def train_missing(
             progress(number, len(runs), run.name)
     if failed:
         raise StudyError(
-            f"{len(failed)} of {len(runs)} cells failed; the others are kept, and the same call trains these "
+            f"{len(failed)} of {len(runs)} cells failed; the others are stored, and the same call trains these "
             f"again: {'; '.join(failed)[:2000]}"
         )
     if tracking:
         _log_missing(done, tracking)
 
 
-def _codec(plan: Study, utterances: list[Manifest], features: list[Manifest]) -> dict[str, Any]:
+def _codec(plan: Study) -> dict[str, Any]:
     """The vocabularies of the joint model, which all cells use."""
 
     def build() -> Codec:
         try:
-            dataset = labelled(open_dataset(plan.store, utterances, features), plan.recipe)
-            return prepare(_recipe_of(plan.recipe, plan.joint, plan.recipe.seed), dataset)[0]
+            return prepare(_recipe_of(plan.recipe, plan.joint, plan.recipe.seed), plan.dataset())[0]
         except PrepareError as error:
             raise StudyError(str(error)) from error
 
@@ -144,9 +134,7 @@ def _recipe_of(recipe: Recipe, cell: Tasks, seed: int) -> Recipe:
     return recipe.model_copy(update={"tasks": tasks, "seed": seed, "decoding": decoding, "trainer": trainer})
 
 
-def _fan_out(
-    todo: Sequence[CellRun], utterances: list[Manifest], features: list[Manifest]
-) -> Iterator[tuple[CellRun, str]]:
+def _fan_out(todo: Sequence[CellRun]) -> Iterator[tuple[CellRun, str]]:
     """Trains the cells, as many at once as the cluster holds; yields each as it ends, with its error or ""."""
     train.quiet_ray()
     try:
@@ -161,9 +149,8 @@ def _fan_out(
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=CELL_RETRIES)(run_cell)
     jobs = {}
     for plan in {run.study.identity: run.study for run in todo}.values():
-        codec = _codec(plan, utterances, features)
-        job = Job(plan.recipe, utterances, features, plan.store, codec, threads=cpus, share=plan.share)
-        jobs[plan.identity] = ray.put(job)
+        data = (list(plan.utterances), list(plan.features), plan.store)
+        jobs[plan.identity] = ray.put(Job(plan.recipe, *data, _codec(plan), threads=cpus, share=plan.share))
     waiting = iter(todo)
     running: dict[Any, CellRun] = {}
     # No task is cancelled after an error: Ray 2.60 may abort the driver if one ends at that moment (cluster.over).
@@ -191,7 +178,7 @@ def run_cell(job: Job, identity: str, cell: Tasks, seed: int, split: Split) -> s
     job = replace(job, recipe=recipe)
     began = time.monotonic()
     model, loader, _ = job.open()
-    device = "cuda" if ray.get_gpu_ids() else "cpu"  # what Ray lent, not what the machine has
+    device = "cuda" if ray.get_gpu_ids() else "cpu"  # the GPUs that Ray assigned
     history: list[dict[str, float]] = []
     try:
         fit(

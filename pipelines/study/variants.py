@@ -24,7 +24,7 @@ from mtl.config.sharing import MODES
 from mtl.inputs.codec import Codec
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import Recipe
-from pipelines.storage.store import Manifest, Store
+from pipelines.stages.context import Context
 from pipelines.study.cells import Study, StudyError, planned
 from pipelines.study.comparison import NO_CHANGE, Change, Comparison, change_of, rounded
 from pipelines.study.options import SEEDS, Split
@@ -47,10 +47,7 @@ if TYPE_CHECKING:
 
 
 def study_variants(
-    recipe: Recipe,
-    utterances: list[Manifest],
-    features: list[Manifest],
-    store: Store,
+    context: Context,
     sharing: Sequence[str] = (),
     balancing: Sequence[str] = (),
     seeds: int = SEEDS,
@@ -64,7 +61,8 @@ def study_variants(
     Raises:
         StudyError: an error of `variants`, `planned` or `train_missing`.
     """
-    dataset = labelled(open_dataset(store, utterances, features), recipe)
+    recipe = context.recipe
+    dataset = labelled(open_dataset(context.store, context.utterances, context.features), recipe)
     try:
         codec = prepare(recipe, dataset)[0]
     except PrepareError as error:
@@ -74,10 +72,10 @@ def study_variants(
     for name, variant in recipes.items():
         unchanged = not studies
         studies[name] = planned(
-            variant, utterances, features, store, seeds, ("joint",), split, share,
+            context.with_recipe(variant), seeds, ("joint",), split, share,
             alone=None if unchanged else (), variant="" if unchanged else name,
         )  # fmt: skip
-    train_missing(list(studies.values()), utterances, features, tracking, progress)
+    train_missing(list(studies.values()), tracking, progress)
     return studies
 
 

@@ -1,1 +1,1 @@
-"""Ray Train around `mtl.training.fit`: what it is given, the driver, the workers."""
+"""Ray Train around `mtl.training.fit`: preparation, driver, workers, checkpoints."""

@@ -1,10 +1,10 @@
-"""Which epochs of a training may be shipped, and how Ray Train ranks the checkpoints that it keeps.
+"""Scores of checkpoints: which weights may be shipped, and how Ray Train ranks them.
 
-    score({"epoch": 3.0, "valid/transcript/wer": 18.5}, recipe)     # 18.5; None: these weights may not be shipped
+    score({"epoch": 3.0, "valid/transcript/wer": 18.5}, recipe)     # 18.5; None if these weights may not be shipped
     ranked({}, recipe)                                              # {"score": 1.8e308}: a checkpoint in mid-epoch
 
 Ray Train keeps the two checkpoints with the best score and the latest one. One without a score counts as minus
-infinity in either order, so with "min" Ray takes it for the best (Ray 2.60). Every checkpoint therefore has a score.
+infinity in either order, so with "min" Ray ranks it best (Ray 2.60). Every checkpoint therefore has a score.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mtl.metrics.scoring import METRICS
 from pipelines.recipe import Recipe
 from pipelines.training.checkpoints import SCORE, Row
 
-# Of checkpoints whose weights may not be shipped. Finite, because Ray writes infinity and NaN as null into its
-# snapshot, and a resumed run could not compare that.
+# Score of checkpoints that may not be shipped. Finite, because Ray writes infinity and NaN as null into its
+# snapshot, which a resumed run cannot compare.
 WORST = {"max": -sys.float_info.max, "min": sys.float_info.max}
 
 
@@ -29,13 +29,13 @@ def order(recipe: Recipe) -> Literal["max", "min"]:
 
 
 def score(metrics: Mapping[str, float], recipe: Recipe) -> float | None:
-    """The primary metric of an epoch whose weights may be shipped; None where they may not.
+    """The primary metric of an epoch whose weights may be shipped, else None.
 
-    Not in mid-epoch (no metrics), not without a figure (missing or NaN), and not in a curriculum before its last
-    stage, where some heads have not been trained.
+    None in mid-epoch (no metrics), without a finite value, and before the last stage of a curriculum, where some heads
+    are untrained.
     """
     value = metrics.get(f"valid/{recipe.gates.primary}", math.nan)
-    first = sum(stage.epochs for stage in recipe.trainer.curriculum) + 1  # epoch that all tasks train in
+    first = sum(stage.epochs for stage in recipe.trainer.curriculum) + 1  # epoch in which all tasks train
     return value if math.isfinite(value) and metrics["epoch"] >= first else None
 
 
@@ -46,5 +46,5 @@ def ranked(metrics: Row, recipe: Recipe) -> Row:
 
 
 def unranked(metrics: Mapping[str, Any]) -> Row:
-    """Without what only Ray's choice of checkpoints needs; empty in mid-epoch."""
+    """The metrics without the score; empty in mid-epoch."""
     return {name: value for name, value in metrics.items() if name != SCORE}

@@ -1,14 +1,14 @@
-"""The checkpoints of a training run in the store: which are whole, which is the newest, and what Ray knows of them.
+"""Checkpoints of a training run in the store: reading, validation, and the one to resume from.
 
     with local_folder(store, "train/night-1/checkpoint_2026-…") as folder:
         state, history = read(folder)              # raises mtl.training.checkpoint.Damaged
     resume_from(store, "night-1")                  # before Ray Train starts, in the driver
     whole, damaged = survey(store, "night-1")      # after it has ended
 
-Ray hands its workers the latest checkpoint that its snapshot (a JSON file beside the checkpoints) names, whole or not,
-and does not start where the snapshot is damaged. So the driver looks first: if that checkpoint or the snapshot cannot
-be used, damaged checkpoints and the snapshot are removed, and the workers begin with the newest whole checkpoint.
-Checkpoints that the new snapshot does not know of stay until the run has ended, and may still be the best.
+Ray resumes from the latest checkpoint of its snapshot (a JSON file beside the checkpoints), even if that is damaged,
+and does not start if the snapshot is damaged. So the driver checks both first. If one cannot be used, it deletes the
+snapshot and damaged checkpoints, and the workers start from the newest whole checkpoint. Checkpoints that are not in
+the new snapshot stay until the run has ended; one of them may be the best.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any
 from mtl.training import checkpoint as checkpoints
 from pipelines.storage.store import Store
 
-SCORE = "score"  # in what Ray is told, beside an epoch's metrics: what it ranks checkpoints by (scores.py)
-HISTORY = "history.json"  # beside the state in every checkpoint: one row an epoch, from the first
+SCORE = "score"  # in the metrics that Ray receives: what it ranks checkpoints by (checkpoint_scores.py)
+HISTORY = "history.json"  # in every checkpoint: one row per epoch, from the first
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's own state
 
 Row = dict[str, float]
@@ -48,7 +48,7 @@ class Saved:
 
     @property
     def age(self) -> tuple[int, int, str]:
-        """The larger the newer: not by name alone, since clocks of two machines differ."""
+        """Sort key, larger for newer checkpoints; names alone do not suffice, since clocks of machines differ."""
         return self.step, len(self.history), self.key
 
 
@@ -70,7 +70,7 @@ def read(folder: Path | str) -> tuple[dict[str, Any], list[Row]]:
 
 
 def survey(store: Store, name: str) -> tuple[list[Saved], dict[str, str]]:
-    """The run's whole checkpoints, the newest first, and for each damaged one, by its key, what is wrong with it."""
+    """The run's whole checkpoints, newest first, and the problem of each damaged one by its key."""
     whole, damaged = [], {}
     for key in folders(store, name):
         try:
@@ -91,7 +91,7 @@ def folders(store: Store, name: str) -> list[str]:
 
 
 def resume_from(store: Store, name: str) -> str | None:
-    """Key of the checkpoint that workers begin with where Ray has none; None: with Ray's latest, or from the start."""
+    """Key of the checkpoint that workers start from; None for Ray's latest, or for a new run."""
     keys, snapshot = folders(store, name), f"train/{name}/{SNAPSHOT}"
     known = store.exists(snapshot)
     if not known and not keys:
@@ -113,19 +113,19 @@ def resume_from(store: Store, name: str) -> str | None:
 
 
 def _problem(store: Store, name: str) -> str:
-    """Why Ray cannot resume by its snapshot, or "". An error of the network or the file system is raised as it is."""
+    """Why Ray cannot resume from its snapshot, or "". Errors of the network or the file system are raised."""
     from ray.train import Result
 
-    place = storage(store, "train")
+    options = storage(store, "train")
     try:
-        known = Result.from_path(f"{place['storage_path']}/{name}", place.get("storage_filesystem"))
+        known = Result.from_path(f"{options['storage_path']}/{name}", options.get("storage_filesystem"))
         latest = Path(known.checkpoint.path).name if known.checkpoint else ""
     except OSError:
         raise
-    except Exception as error:  # Ray checks it by assertions and errors of many types
+    except Exception as error:  # Ray raises assertions and errors of many types
         return f"Ray's {SNAPSHOT} cannot be used: {error}"
     if not all(isinstance(metrics.get(SCORE), int | float) for _, metrics in known.best_checkpoints or []):
-        return f"Ray's {SNAPSHOT} is of an older version of Motet, and has checkpoints without a score"
+        return f"Ray's {SNAPSHOT} was written by an older version of Motet: it has checkpoints without a score"
     try:
         with local_folder(store, f"train/{name}/{latest}") as folder:
             read(folder)

@@ -1,4 +1,4 @@
-"""The network interface that gloo and nccl take: the one that carries an address.
+"""Selects the network interface of gloo and nccl by its address.
 
 use_interface("10.0.0.7")        # GLOO_SOCKET_IFNAME=eth1, unless the user has set it
 """
@@ -13,14 +13,14 @@ INTERFACES = {"GLOO_SOCKET_IFNAME": "{}", "NCCL_SOCKET_IFNAME": "={}"}
 
 
 def use_interface(address: str) -> None:
-    """Makes gloo and nccl of this process take the interface with the address; what a user has set stays."""
+    """Makes gloo and nccl of this process use the interface with the address, unless the user has set one."""
     if name := interface_of(address):
         for variable, form in INTERFACES.items():
             os.environ.setdefault(variable, form.format(name))
 
 
 def interface_of(address: str) -> str | None:
-    """Name of the network interface that has the address; None where none has it, as behind a NAT."""
+    """Name of the network interface with the address; None if there is none, as behind a NAT."""
     import psutil  # Ray brings its own, which can be imported after Ray
 
     for name, entries in psutil.net_if_addrs().items():

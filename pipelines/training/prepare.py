@@ -1,12 +1,12 @@
-"""From a recipe and its rows to what `mtl.training.fit` takes: vocabularies, the model's shape, settings, validation.
+"""Arguments of `mtl.training.fit` from a recipe and its rows: vocabularies, model, settings, validation.
 
     dataset = labelled(open_dataset(store, utterances, features), recipe)
     codec, model_config, fit_config = prepare(recipe, dataset)
-    job = Job(recipe, utterances, features, store, codec.to_json(), threads=2)     # travels to another process
+    job = Job(recipe, utterances, features, store, codec.to_json(), threads=2)     # picklable
     model, loader, validate = job.open(rank=0, world_size=1)
     fit(model, loader, fit_config, validate=validate)
 
-Training and every trial of a search start here, so that they differ in nothing but their recipe.
+Training, trials of a search and cells of a study all start here, so that they differ only in their recipe.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from pipelines.training.folds import held_out
 from pipelines.utterances.row_groups import read_by
 from pipelines.utterances.schema import utterance_schema
 
-# Validation runs after every epoch while the other ranks wait, so its cost is bounded whatever the corpora's size:
-# about as much as an hour of training audio, and a confidence interval of the WER of about half a point.
+# Validation runs after every epoch while the other ranks wait, so its cost is bounded, to about that of an hour of
+# training audio; the confidence interval of the WER is about half a point.
 VALID_SECONDS = 1800.0
 VALID_SENTENCES = 2000
-SCALING_ROWS = 500  # whose log-mels tell the scale of each bin: half an hour of speech
+SCALING_ROWS = 500  # for the scale of each log-mel bin: half an hour of speech
 
 
 class PrepareError(ValueError):
@@ -60,24 +60,24 @@ class PrepareError(ValueError):
 
 
 class LanguageModelError(PrepareError):
-    """A language model that the recipe names and that cannot be used."""
+    """The language model of decoding.arpa cannot be used."""
 
 
 class VocabularyError(PrepareError):
-    """Units that cannot be made of the training rows."""
+    """Units that cannot be built from the training rows."""
 
 
 class DomainError(PrepareError):
-    """Fewer than two domains among the training recordings, where the model is to be told of them."""
+    """Fewer than two domains among the training recordings, for a model that is conditioned on them."""
 
 
 class UnlabelledTask(PrepareError):
-    """A task of the recipe that no training row is labelled for."""
+    """A task without a labelled training row."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a training process needs to know; plain data, so that it travels.
+    """Input of a training process, as picklable data.
 
     codec: the vocabularies as JSON. threads: of torch in one process. share: of the training rows that are used.
     """
@@ -93,8 +93,8 @@ class Job:
     def open(self, rank: int = 0, world_size: int = 1) -> tuple[SpeechModel, Loader, Validation | None]:
         """A fresh model, this rank's loader of the train split, and on rank 0 the validation."""
         torch.set_num_threads(self.threads)
-        # oneDNN keeps what it has compiled for each of its last 1024 shapes. Batches of speech hardly repeat a shape:
-        # a worker grew by a gigabyte within minutes, and is no slower with a small cache. Read at its first use.
+        # oneDNN caches compiled primitives of the last 1024 shapes. Batches of speech rarely repeat a shape: a worker
+        # grew by a gigabyte within minutes, and is no slower with a small cache. Read at first use.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
         recipe = self.recipe
         dataset = labelled(open_dataset(self.store, self.utterances, self.features), recipe)
@@ -120,9 +120,9 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
 
     Raises:
         UnlabelledTask: a task has no labelled row to train on.
-        VocabularyError: fewer SentencePiece units are asked for than the texts have characters.
-        DomainError: the training recordings have fewer than two domains, and the model is to be told of them.
-        LanguageModelError: decoding.arpa is not what it says, or not in the recogniser's spelling.
+        VocabularyError: fewer SentencePiece units than the texts have characters.
+        DomainError: the training recordings have fewer than two domains, and the model is conditioned on them.
+        LanguageModelError: decoding.arpa has another checksum, or another spelling than the transcripts.
     """
     tasks = tuple(recipe.tasks)
     train = dataset.split("train").rows
@@ -133,8 +133,8 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
             "trained; there are none. Set decoding.reread=false, or understanding.read=true, or add such a corpus"
         )
     by = recipe.domains.by if recipe.domains.on else None
-    stated = {*utterance_schema().names} - {"text", "tokens", "context", "audio", by}
-    labels = [label for label in dict.fromkeys(task_spec(task).label for task in tasks) if label in stated]
+    label_columns = {*utterance_schema().names} - {"text", "tokens", "context", "audio", by}
+    labels = [label for label in dict.fromkeys(task_spec(task).label for task in tasks) if label in label_columns]
     columns = ["text", "tokens", "context", *(["audio", by] if by else []), *labels]
     try:
         codec = Codec.build(
@@ -152,13 +152,13 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Codec, ModelConfig, FitCo
     if recipe.phrased:
         codec = replace(codec, speech=speech_code(recipe, dataset.split("train")))
     if by and len(codec.domains) < 2:
-        there = f"all are {codec.domains[0]!r}" if codec.domains else f"none has a {by}"
+        reason = f"all are {codec.domains[0]!r}" if codec.domains else f"none has a {by}"
         raise DomainError(
             f"recipe {recipe.name!r}: domains.conditioning and domains.adapters need training recordings of two "
-            f"domains by their {by}, but {there}; change domains.by, or leave them out"
+            f"domains by their {by}, but {reason}; change domains.by, or leave them out"
         )
     if recipe.decoding.arpa:
-        given_language_model(recipe, codec)  # a file that cannot be used must not be found out after the training
+        arpa_model(recipe, codec)  # raises before the training if the file cannot be used
     return codec, model_config(recipe), fit_config(recipe)
 
 
@@ -198,41 +198,41 @@ def fit_config(recipe: Recipe) -> FitConfig:
 
 
 def language_model(recipe: Recipe, dataset: Dataset, codec: Codec) -> NGram | None:
-    """The word n-gram model of decoding.arpa, or of the training sentences, heard or read.
+    """The word n-gram model of decoding.arpa, or one of the training sentences; None for greedy decoding.
 
-    None where the recipe takes the best path. Raises LanguageModelError.
+    Raises:
+        LanguageModelError: see `arpa_model`.
     """
     if recipe.decoding.beam == 1 or first_with_answer(recipe.tasks, "text") is None:
         return None
     if recipe.decoding.arpa:
-        return given_language_model(recipe, codec)
+        return arpa_model(recipe, codec)
     texts = dataset.split("train").rows["text"].drop_null().to_pylist()
     return NGram.train(texts, recipe.decoding.order) if texts else None
 
 
-def given_language_model(recipe: Recipe, codec: Codec) -> NGram:
-    """What decoding.arpa holds, if it is still that file and most of its words can be written by the recogniser.
+def arpa_model(recipe: Recipe, codec: Codec) -> NGram:
+    """The language model of decoding.arpa, after checks of its content and spelling.
 
     Raises:
-        LanguageModelError: no such file, no ARPA text, another file than the recipe was loaded with, another spelling.
+        LanguageModelError: no such file, no ARPA text, another checksum than that of the recipe, another spelling.
     """
-    # As the recipe was read: a variable that is not set stays as it is, and no such file is found.
     path = Path(os.path.expanduser(os.path.expandvars(recipe.decoding.arpa or "")))
-    wanted = recipe.decoding.arpa_checksum
     try:
         model = NGram.read(path)
-        found = sha256(path)
+        checksum = sha256(path)
     except (OSError, ValueError) as error:
         raise LanguageModelError(f"decoding.arpa: {error}") from None
-    if wanted is not None and found != wanted:
+    if (expected := recipe.decoding.arpa_checksum) not in (None, checksum):
         raise LanguageModelError(
-            f"decoding.arpa: {path} has sha256 {found}, the recipe says {wanted}; was it changed since the night began?"
+            f"decoding.arpa: {path} has sha256 {checksum}, the recipe says {expected}; "
+            "was it changed since the night began?"
         )
     odd = [word for word in model.vocabulary if word != normalise(word)]
     if 2 * len(odd) > len(model.vocabulary):
         raise LanguageModelError(
-            f"decoding.arpa: {len(odd):,} of the {len(model.vocabulary):,} words in {path} are written otherwise than "
-            f"transcripts are, for instance {min(odd)!r}; expected lower case without punctuation"
+            f"decoding.arpa: {len(odd):,} of the {len(model.vocabulary):,} words in {path} are spelled unlike "
+            f"transcripts, for instance {min(odd)!r}; expected lower case without punctuation"
         )
     if isinstance(codec.units, Characters):
         letters = set(codec.units.symbols)
@@ -248,8 +248,8 @@ def beam_config(recipe: Recipe) -> BeamConfig:
 def labelled(dataset: Dataset, recipe: Recipe) -> Dataset:
     """The dataset without the labels that the recipe does not train on.
 
-    A task's labels go on rows of corpora that it does not name, and on the training rows beyond its share `labels`.
-    With recipe.fold, the splits are those of the fold.
+    Removes a task's labels from rows of corpora that it does not name, and from training rows beyond its share
+    `labels`. With recipe.fold, the splits are those of the fold.
     """
     if recipe.fold is not None:
         dataset = held_out(dataset, *recipe.fold)
@@ -291,8 +291,8 @@ class Validation:
         scores = score_rows(rows, cast(list[Prediction], predictions), known_speakers=known)
         if self.recipe.domains.on:
             scores |= by_domain(scores, [row[self.recipe.domains.by] for row in rows])
-        found = summarise(scores)
-        return {f"valid/{metric}": value for metric, value in found.items() if np.isfinite(value)}
+        metrics = summarise(scores)
+        return {f"valid/{metric}": value for metric, value in metrics.items() if np.isfinite(value)}
 
 
 def bounded(rows: pa.Table) -> list[int]:
@@ -312,25 +312,25 @@ def bounded(rows: pa.Table) -> list[int]:
 
 
 def sampled(rows: pa.Table, share: float) -> list[int]:
-    """Positions of a fixed sample of the rows, `share` of them, at least one; a larger share holds a smaller one's."""
+    """Positions of a fixed share of the rows, at least one; a larger share contains a smaller one."""
     return sorted(_share_of(rows["id"].to_pylist(), share))
 
 
 def _share_of(ids: list[str], share: float) -> list[int]:
-    """Positions of the first `share` of the ids in the order of their hash; at least one, where there is one."""
+    """Positions of the first `share` of the ids in the order of their hash, at least one."""
     return by_hash(ids)[: max(1, round(share * len(ids)))]
 
 
-def _without_labels(rows: pa.Table, task: str, kept: Any) -> pa.Table:
-    """The rows with the task's labels on those where `kept` (N,) is true alone."""
+def _without_labels(rows: pa.Table, task: str, mask: Any) -> pa.Table:
+    """The rows with the task's labels only where `mask` (N,) is true."""
     column = task_spec(task).label
-    if column == "text":  # the words stay for the text front-end and the slots: only the CTC target goes
+    if column == "text":  # only the CTC target; text front-end and slots still need the words
         words = pc.if_else(
-            pc.and_(pc.invert(kept), pc.is_null(rows["tokens"])), pc.split_pattern(rows["text"], " "), rows["tokens"]
+            pc.and_(pc.invert(mask), pc.is_null(rows["tokens"])), pc.split_pattern(rows["text"], " "), rows["tokens"]
         )
         rows = rows.set_column(rows.schema.get_field_index("tokens"), rows.schema.field("tokens"), words)
     field = rows.schema.field(column)
-    values = pc.if_else(kept, rows[column], pa.scalar(None, field.type))
+    values = pc.if_else(mask, rows[column], pa.scalar(None, field.type))
     return rows.set_column(rows.schema.get_field_index(column), field, values)
 
 
@@ -342,22 +342,22 @@ def trainable(rows: pa.Table, task: str) -> pa.ChunkedArray:
 
 
 def _sparse(rows: pa.Table, task: str, share: float) -> pa.Array:
-    """(N,) bool: all rows but those whose training label goes.
+    """(N,) bool: all rows but the training rows that lose their label.
 
-    The hash is not that of `sampled`, or a share of the rows would hold more than its share of the labels; it is
-    the same for every task, as when a share of the utterances was annotated.
+    The hash differs from that of `sampled`: otherwise a share of the rows would contain more than its share of the
+    labels. It is the same for every task, as if a share of the utterances had been annotated.
     """
     eligible = pc.and_(pc.equal(rows["split"], "train"), trainable(rows, task)).to_numpy()
     positions = np.flatnonzero(eligible)
     ids = [f"labels/{id_}" for id_ in rows["id"].take(pa.array(positions)).to_pylist()]
-    kept = ~eligible
-    kept[positions[_share_of(ids, share)]] = True
-    return pa.array(kept)
+    mask = ~eligible
+    mask[positions[_share_of(ids, share)]] = True
+    return pa.array(mask)
 
 
 def _check_labels(train: pa.Table, recipe: Recipe) -> None:
     if not train.num_rows:
-        raise UnlabelledTask(f"recipe {recipe.name!r}: no row has the split 'train'; look at the corpora's split_by")
+        raise UnlabelledTask(f"recipe {recipe.name!r}: no row has the split 'train'; check split_by of the corpora")
     for task in recipe.tasks:
         if not pc.any(trainable(train, task)).as_py():
             raise UnlabelledTask(

@@ -1,10 +1,10 @@
-"""How the workers of a training find each other: by the address of Ray's node, whatever the host's name resolves to.
+"""Process group of the workers of a training, on the addresses of Ray's nodes.
 
     TorchTrainer(loop, torch_config=NodeTorchConfig(), ...)
 
-Ray's own TorchConfig leaves two choices to torch. The store of rank 0 then listens on every interface, and gloo on the
-address of the host's name: beyond loopback on a local cluster, and on loopback on a cluster of Debian machines, whose
-name is 127.0.1.1. Here both take the address that Ray knows the node by, which is 127.0.0.1 on a local cluster.
+With Ray's own TorchConfig, the store of rank 0 listens on every interface, and gloo on the address of the host's name:
+beyond loopback on a local cluster, and on loopback on a cluster of Debian machines, whose name is 127.0.1.1. Here both
+use the address of Ray's node, which is 127.0.0.1 on a local cluster.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipelines.training.network_interfaces import use_interface
 
 @dataclass
 class NodeTorchConfig(TorchConfig):
-    """TorchConfig whose process group listens on the nodes' own addresses alone."""
+    """TorchConfig whose process group listens only on the addresses of the nodes."""
 
     @property
     def backend_cls(self) -> type[NodeBackend]:
@@ -32,7 +32,7 @@ class NodeTorchConfig(TorchConfig):
 
 
 class NodeBackend(_TorchBackend):
-    """Ray calls it in the controller, before the training function starts."""
+    """Backend that Ray starts in the controller, before the training function."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         on_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
@@ -49,14 +49,14 @@ class NodeBackend(_TorchBackend):
 
 
 def free_port() -> tuple[str, int]:
-    """This node's address, and a port that is free there."""
+    """Address of this node, and a free port on it."""
     address = ray.util.get_node_ip_address()
     with _listener(address, 0) as listener:
         return address, listener.getsockname()[1]
 
 
 def join(backend: str, address: str, port: int, rank: int, world: int, timeout: timedelta) -> None:
-    """Makes the process group of this worker; rank 0 listens for the others at the address and port."""
+    """Joins the process group; rank 0 listens at the address and port."""
     use_interface(ray.util.get_node_ip_address())
     listener = _listener(address, port).detach() if rank == 0 else None
     store = dist.TCPStore(

@@ -1,6 +1,6 @@
-"""What one process gets of the cluster: an even share for each worker of a training, and how many models at once.
+"""Shares of the cluster: CPUs and GPUs of each worker, and the number of models that train at once.
 
-share_of(nodes(), workers=2, gpus=None)        # Share(cpus=4, gpu=True): of one training's workers
+share_of(nodes(), workers=2, gpus=None)        # Share(cpus=4, gpu=True)
 slots_of(nodes(), trials=16, gpus=None)        # Slots(concurrent=8, share=Share(cpus=2, gpu=False))
 """
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from pipelines.core.cluster import ClusterError
 
-TRIAL_BYTES = 2 * 2**30  # memory that a trial is counted with: torch, a small model, its optimiser, mapped features
+TRIAL_BYTES = 2 * 2**30  # memory of a trial: torch, a small model, its optimiser, mapped features
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker gets: cpus are reserved in Ray, and are its torch threads."""
+    """Resources of one worker. cpus: reserved in Ray, and the number of torch threads."""
 
     cpus: int
     gpu: bool
@@ -28,7 +28,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Slots:
-    """How many trials (or cells of a study) run at once, and what one of them gets."""
+    """Number of trials or cells that run at once, and the resources of each."""
 
     concurrent: int
     share: Share
@@ -38,7 +38,7 @@ def share_of(nodes: Sequence[Mapping[str, float]], workers: int, gpus: bool | No
     """An even share of the cluster for each worker; `nodes` are the resources of each node.
 
     Raises:
-        ClusterError: the workers do not fit; Ray itself would wait for ever.
+        ClusterError: the workers do not fit; Ray itself would wait forever.
     """
     cpu, gpu = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
     use_gpu = gpu > 0 if gpus is None else gpus
@@ -48,8 +48,8 @@ def share_of(nodes: Sequence[Mapping[str, float]], workers: int, gpus: bool | No
             f"take --workers {max(gpu, 1)}, add nodes, or set trainer.gpus=false"
         )
     for cpus in range(max(cpu // workers, 1), 0, -1):
-        places = (min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if use_gpu else workers) for node in nodes)
-        if sum(places) >= workers:
+        capacity = (min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if use_gpu else workers) for node in nodes)
+        if sum(capacity) >= workers:
             return Share(cpus, use_gpu)
     raise ClusterError(
         f"{workers} workers need a CPU each{' beside their GPU' if use_gpu else ''}, "
@@ -61,18 +61,18 @@ def slots_of(nodes: Sequence[Mapping[str, float]], trials: int, gpus: bool | Non
     """As many trials at once as fit by GPU, CPU and memory, but at most half of all, so that proposals can learn.
 
     Raises:
-        ClusterError: trainer.gpus asks for GPUs that the cluster lacks.
+        ClusterError: trainer.gpus is true and the cluster has no GPU.
     """
     use_gpu = any(node.get("GPU", 0) >= 1 for node in nodes) if gpus is None else gpus
     fits = [(node, _trials_on(node, use_gpu)) for node in nodes]
-    places = sum(fit for _, fit in fits)
-    if not places:
+    capacity = sum(fit for _, fit in fits)
+    if not capacity:
         raise ClusterError(
-            f"a trial needs a CPU{' and a GPU' if use_gpu else ''}, which no node of the Ray cluster has free to give; "
+            f"a trial needs a CPU{' and a GPU' if use_gpu else ''}, which no node of the Ray cluster has; "
             f"{'set trainer.gpus=false or ' if use_gpu else ''}add nodes"
         )
-    concurrent = min(places, max(2, math.ceil(trials / 2)))
-    # CPUs that no trial uses go to those that run, on one node: on several, Ray packs them as it likes.
+    concurrent = min(capacity, max(2, math.ceil(trials / 2)))
+    # On one node, trials share all CPUs; on several nodes, the placement is up to Ray.
     cpus = min(int(node["CPU"] // (concurrent if len(nodes) == 1 else fit)) for node, fit in fits if fit)
     return Slots(concurrent, Share(cpus, use_gpu))
 

@@ -1,6 +1,6 @@
-"""What remains of a training that has ended: its best weights as a Predictor in the store, and its result.
+"""Result of a finished training: its best weights as a Predictor in the store, and its metrics.
 
-The best epoch is chosen among all whole checkpoints of the run, those from before a restart included.
+The best epoch is chosen among all whole checkpoints of the run, including those from before a restart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Incomplete(RuntimeError):
-    """The last epoch of a training that has ended is in no whole checkpoint; it has to be trained again."""
+    """The last epoch of a training that has ended is in no whole checkpoint; it must be trained again."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TrainResult:
 
 
 def finished(store: Store, name: str) -> TrainResult | None:
-    """The result of the run of this name, if it came to its end."""
+    """The result of the finished run of this name; None if there is none."""
     key = f"train/{name}/result.json"
     if not store.exists(key):
         return None
@@ -66,7 +66,7 @@ def finished(store: Store, name: str) -> TrainResult | None:
 
 
 def keep(job: Job, codec: Codec, name: str) -> TrainResult:
-    """Stores the best weights by the primary metric on valid, the last ones where no epoch has a score.
+    """Stores the weights with the best primary metric on valid, or the last weights if no epoch has a score.
 
     Raises:
         Incomplete: no whole checkpoint of the last epoch.
@@ -99,8 +99,8 @@ def keep(job: Job, codec: Codec, name: str) -> TrainResult:
 def best(whole: Sequence[Saved], recipe: Recipe) -> tuple[Saved, list[Row]]:
     """The checkpoint to ship, and the history of all epochs. whole: the newest first.
 
-    Of equal scores the later epoch is taken, which has seen more steps at a lower learning rate; Ray's choice of
-    the checkpoints that it keeps resolves ties likewise. Where no epoch has a score, the newest is taken.
+    Of equal scores, the later epoch is chosen, as Ray does for the checkpoints that it keeps. If no epoch has a score,
+    the newest checkpoint is chosen.
     """
     sign = -1 if order(recipe) == "max" else 1
     scores = {saved.key: score(saved.row, recipe) for saved in whole}
@@ -114,9 +114,7 @@ def best(whole: Sequence[Saved], recipe: Recipe) -> tuple[Saved, list[Row]]:
 def _whole(job: Job, name: str) -> list[Saved]:
     whole, damaged = survey(job.store, name)
     for reason in damaged.values():
-        logger.warning(
-            "training %s: a damaged checkpoint is left out of the choice of the best epoch: %s", name, reason
-        )
+        logger.warning("training %s: a damaged checkpoint is ignored in the choice of the best epoch: %s", name, reason)
     if not whole or whole[0].row.get("epoch") != job.recipe.trainer.epochs:
         reached = f"its newest is {whole[0].key}, step {whole[0].step}" if whole else "none is whole"
         raise Incomplete(

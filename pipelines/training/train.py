@@ -1,12 +1,12 @@
-"""Ray Train around `mtl.training.fit`: N workers, checkpoints in the store, one writer of metrics.
+"""Training on Ray Train: N workers run `mtl.training.fit`, checkpoints are in the store, the driver logs metrics.
 
     result = train(recipe, utterances, features, store, name="assistant-3f2a-1")
     result.model_key, result.metrics["valid/transcript/wer"], result.history
 
-The name is the identity of the run. A worker that dies is started again from the last checkpoint; a driver that
-dies goes on when it asks for the same name; a name that has finished is found done and starts nothing.
-Checkpoints lie in <root>/train/<name>/ until the run has finished; then its best weights lie in <root>/models/.
-A damaged checkpoint is removed, and the run goes on from the last whole one (saved.py).
+The name identifies the run. If a worker dies, its group restarts from the last checkpoint; if the driver dies, a call
+with the same name resumes the run; if the run has finished, the call returns its result. Checkpoints are in
+<root>/train/<name>/ until the run has finished; then its best weights are in <root>/models/. A damaged checkpoint is
+deleted, and the run resumes from the last whole one (checkpoints.py).
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ __all__ = ["TrainError", "TrainResult", "finished", "quiet_ray", "train"]
 
 VERSION = 2
 DAMAGE_ATTEMPTS = 3  # of a run that meets a damaged checkpoint
-START_ATTEMPTS = 3  # of a worker group that finds no place in the cluster
+START_ATTEMPTS = 3  # of a worker group that does not fit into the cluster
 POLL_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
 
 
 class TrainError(RuntimeError):
-    """Training cannot start, or stopped for good; the message says why and what to change."""
+    """Training cannot start, or failed finally; the message says why and what to change."""
 
 
 def train(
@@ -97,7 +97,7 @@ def train(
 def _job(
     recipe: Recipe, utterances: list[Manifest], features: list[Manifest], store: Store, name: str
 ) -> tuple[Job, Share]:
-    """What the workers are given, and their share of the cluster."""
+    """The job of the workers, and the share of the cluster of each."""
 
     def build() -> Codec:
         try:
@@ -121,7 +121,7 @@ def _count_damage(damaged: int, error: Exception, name: str, store: Store) -> No
     if damaged == DAMAGE_ATTEMPTS:
         raise TrainError(
             f"training {name} met damaged checkpoints {DAMAGE_ATTEMPTS} times; check the disk or the bucket of "
-            f"{store.root}. Calling again goes on from the last whole checkpoint. The last one: {error}"
+            f"{store.root}. Calling again resumes from the last whole checkpoint. The last error: {error}"
         )
 
 
@@ -134,8 +134,8 @@ def _store_result(store: Store, name: str, result: TrainResult) -> None:
 
 def quiet_ray() -> None:
     """Settings that Ray Train and Tune read from this process's environment when they start."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default; every fit waits for some
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative sources mean the same in a worker
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default; delays every fit
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative sources are the same in a worker
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune prints nothing of its own
 
 
@@ -145,8 +145,8 @@ def _fit_on_cluster(
     """Runs the trainer in a thread, and passes every epoch's metrics to the listeners in this one.
 
     Raises:
-        TrainError: it cannot run, or failed for good.
-        Unusable: the checkpoint that it should resume from is damaged.
+        TrainError: the training cannot run, or failed finally.
+        Unusable: the checkpoint to resume from is damaged.
     """
     from ray.train import TrainingFailedError
     from ray.util.queue import Queue
@@ -159,7 +159,7 @@ def _fit_on_cluster(
         threading.Thread(target=_resolve, args=(outcome, trainer.fit), daemon=True).start()
         while True:
             lock.check(job.store.root)
-            over = bool(wait([outcome], timeout=POLL_SECONDS).done)  # asked first: afterwards nothing more is put
+            over = bool(wait([outcome], timeout=POLL_SECONDS).done)  # before the queue is emptied
             while not queue.empty():
                 row = queue.get()
                 for listener in listeners:
@@ -215,10 +215,10 @@ def _trainer(job: Job, name: str, share: Share, queue: Any, resume: str | None) 
 
 
 def _prompt(trainer: type[TorchTrainer]) -> type[TorchTrainer]:
-    """The trainer, without a wait of 12 s at the end of every run on a cluster that has no dashboard (Ray 2.60).
+    """The trainer, without a wait of 12 s at the end of every run on a cluster without a dashboard (Ray 2.60).
 
-    Ray's placement group cleaner asks the dashboard whether the controller lives. Where there is none it can clean
-    nothing, and only sits out its question's time limit. Should Ray rename it, the wait comes back and no more.
+    Ray's placement group cleaner asks the dashboard whether the controller is alive; without a dashboard it only waits
+    for the timeout. If Ray renames the class, only the wait comes back.
     """
     from ray._private.worker import get_dashboard_url
 
@@ -236,8 +236,8 @@ def _prompt(trainer: type[TorchTrainer]) -> type[TorchTrainer]:
 def _epoch_reporter(queue: Any) -> Any:
     from ray.train import UserCallback
 
-    class Courier(UserCallback):
-        """Lives in the controller: carries rank 0's epochs to the driver, and stops what cannot be mended."""
+    class EpochReporter(UserCallback):
+        """Runs in the controller: sends rank 0's epochs to the driver, and ends the run after a fatal error."""
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
             row = unranked(metrics[0])
@@ -249,7 +249,7 @@ def _epoch_reporter(queue: Any) -> Any:
                 if isinstance(error, FatalError):
                     raise error  # an error of the controller is final, one of a worker is retried
 
-    return Courier()
+    return EpochReporter()
 
 
 def _explain(error: Exception, name: str, recipe: Recipe) -> str:
@@ -257,10 +257,10 @@ def _explain(error: Exception, name: str, recipe: Recipe) -> str:
     if isinstance(cause, FatalError):
         return str(cause)
     if cause is not None:
-        return f"training {name} could not run: {cause}; calling again goes on from the last checkpoint"
+        return f"training {name} could not run: {cause}; calling again resumes from the last checkpoint"
     return (
         f"training {name} failed more than trainer.max_failures={recipe.trainer.max_failures} times; "
-        f"calling again goes on from the last checkpoint. The last error was:\n{error}"
+        f"calling again resumes from the last checkpoint. The last error was:\n{error}"
     )
 
 
@@ -268,14 +268,14 @@ def _writer(run: Run) -> Callable[[Row], None]:
     def write(row: Row) -> None:
         try:
             run.log(row, step=int(row["epoch"]))
-        except Exception as error:  # an MLflow that is away must not end a training; _catch_up writes it later
+        except Exception as error:  # an unreachable MLflow must not end a training; _catch_up writes it later
             logger.warning("epoch %d is not in MLflow yet: %s", row["epoch"], error)
 
     return write
 
 
 def _catch_up(run: Run, history: Sequence[Row]) -> None:
-    """Writes the epochs that MLflow lacks: those between a crash's last report and its last checkpoint."""
+    """Logs epochs that are missing in MLflow, such as those between the last checkpoint and a crash."""
     written = {metric.step for metric in run.client.get_metric_history(run.run_id, "epoch")}
     for row in history:
         if int(row["epoch"]) not in written:

@@ -1,4 +1,4 @@
-"""A run's vocabularies in the store: made once, and read again by a resumed run, whose weights are indexed by them."""
+"""Vocabularies of a run in the store; a resumed run reads them, because its weights are indexed by them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from mtl.inputs.codec import Codec
 from pipelines.storage.store import Store, fingerprint
 
-DIGEST = "sha256"  # beside the codec's own fields; files of older versions have none
+DIGEST = "sha256"  # beside the fields of the codec; missing in files of older versions
 
 logger = logging.getLogger(__name__)
 
 
 def stored_codec(store: Store, key: str, build: Callable[[], Codec]) -> Codec:
-    """The codec at this key; a new one of the same rows, which is then stored, where there is none or it is damaged."""
+    """The codec at this key; builds and stores it if it is missing or damaged."""
     if store.exists(key):
         try:
             return _read(store.read_bytes(key))

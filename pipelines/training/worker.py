@@ -30,7 +30,7 @@ MIXED_DEVICES = re.compile(r"same device|expected device|No backend type associa
 
 
 class FatalError(RuntimeError):
-    """An error of a worker that a retry would meet again. A plain message, because it is pickled."""
+    """An error of a worker that would occur again in a retry. Only a message, because it is pickled."""
 
 
 class Unusable(FatalError):
@@ -53,7 +53,7 @@ def loop(config: dict[str, Any]) -> None:
         context = ray_train.get_context()
         model, loader, validate = job.open(context.get_world_rank(), context.get_world_size())
         report = Reporter(job.recipe)
-        # Only here: the models of a search or a study have no report that would show the gradients.
+        # Models of a search or a study have no report that shows the gradients.
         gradients = job.recipe.interpret.gradients
         settings = replace(fit_config(job.recipe), device=str(get_device()), inspect_every=gradients)
         state = report.restore(job, config.get("resume"))

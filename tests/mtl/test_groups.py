@@ -25,9 +25,9 @@ from mtl.inputs.batch import collate
 from mtl.inputs.codec import Codec
 from mtl.models.joint import SpeechModel, build_model
 from pipelines.data.ingest import ingest, quarantine, utterances
+from pipelines.packaging.package import signature
+from pipelines.packaging.packaged_model import SpeechService
 from pipelines.recipe import Corpus, Quality
-from pipelines.registry.package import signature
-from pipelines.registry.packaged_model import SpeechService
 from pipelines.storage.store import Store
 from tests.conftest import ROOT
 from tests.support import tiny

@@ -120,7 +120,7 @@ def test_a_server_that_plans_no_runs_is_noticed(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv("PREFECT_API_URL", api)
         checks = {check.name: check for check in doctor.configured_servers()}
         assert checks["schedules"].state == doctor.FAIL
-        assert "nightly/nightly: a schedule is active, but no run is planned" in checks["schedules"].found
+        assert "nightly/nightly: a schedule is active, but no run is planned" in checks["schedules"].observation
 
 
 @pytest.mark.parametrize("written", [{"cron": MINUTE}, {"interval": 3600}, {"rrule": "FREQ=DAILY"}])

@@ -17,15 +17,15 @@ from mtl.metrics.scoring import METRICS
 from mtl.models.joint import build_model
 from mtl.text.units import Characters
 from pipelines import recipe
-from pipelines.adhoc.prediction import answer_table
+from pipelines.cli.results import answer_table
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.features import extract
 from pipelines.data.loader import Loader
 from pipelines.evaluation.evaluate import Scores, evaluate
 from pipelines.evaluation.floors import floor_of
 from pipelines.evaluation.gates import decide
-from pipelines.registry.package import describe, requirements, signature
-from pipelines.registry.packaged_model import as_table
+from pipelines.packaging.package import describe, requirements, signature
+from pipelines.packaging.packaged_model import as_table
 from pipelines.report import summary
 from pipelines.storage.store import Store
 from pipelines.training.prepare import UnlabelledTask, VocabularyError, labelled, model_config, prepare

@@ -264,6 +264,7 @@ def joined(address: str, folder: str) -> None:
 def main(kind: str, root: str, name: str = "search") -> None:
     from pipelines.core import cluster
     from pipelines.search.search import search
+    from pipelines.stages.context import Context
     from pipelines.study.study import study
     from pipelines.training import train
 
@@ -272,17 +273,19 @@ def main(kind: str, root: str, name: str = "search") -> None:
 
     cluster.start_local(cpus=2)
     store = Store(root)
-    manifests = data(store)
+    context = Context(
+        store, two_tasks() if kind == "study" else members() if kind == "population" else recipe(), *data(store)
+    )
     if kind == "study":
         run = tracking.start(root, two_tasks(), "study")
-        study(two_tasks(), *manifests, store, seeds=2, tracking=run, progress=shown)
+        study(context, seeds=2, tracking=run, progress=shown)
         return
     run = tracking.start(root, recipe(), name)
     if kind == "train":
         train.loop = loop_with_accident(Path(root) / "hangs", SECOND_EPOCH, hang())
-        train.train(recipe(), *manifests, store, name, tracking=run)
+        train.train(recipe(), context.utterances, context.features, store, name, tracking=run)
     else:
-        search(members() if kind == "population" else recipe(), *manifests, store, tracking=run, progress=shown)
+        search(context, tracking=run, progress=shown)
 
 
 if __name__ == "__main__":

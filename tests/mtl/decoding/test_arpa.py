@@ -11,7 +11,7 @@ from mtl.decoding.ngram import NGram
 from mtl.inference.predictor import Predictor
 from mtl.models.joint import build_model
 from pipelines.recipe import Recipe, load
-from pipelines.training.prepare import LanguageModelError, beam_config, given_language_model
+from pipelines.training.prepare import LanguageModelError, arpa_model, beam_config
 from tests.support import tiny
 
 RECIPE = """
@@ -36,7 +36,7 @@ def arpa(tmp_path: Path) -> Path:
 
 def test_the_model_carries_it(tmp_path: Path, arpa: Path) -> None:
     asked = recipe(tmp_path, arpa)
-    language = given_language_model(asked, tiny.codec())
+    language = arpa_model(asked, tiny.codec())
     assert language.vocabulary == {"play", "jazz", "soft", "rock", "stop"}
     features = FeatureSpec(bins=tiny.BINS)
     Predictor(build_model(tiny.config(), tiny.codec()), features, language, beam_config(asked)).save(tmp_path / "model")
@@ -59,11 +59,11 @@ def test_the_model_carries_it(tmp_path: Path, arpa: Path) -> None:
 def test_what_cannot_be_used_is_refused(tmp_path: Path, arpa: Path, text: str, told: str) -> None:
     arpa.write_text(text)
     with pytest.raises(LanguageModelError, match=told):
-        given_language_model(recipe(tmp_path, arpa), tiny.codec())
+        arpa_model(recipe(tmp_path, arpa), tiny.codec())
 
 
 def test_a_file_that_changed_during_the_night_is_refused(tmp_path: Path, arpa: Path) -> None:
     asked = recipe(tmp_path, arpa)
     arpa.write_text(NGram.train(["other words"], order=2).to_arpa())
     with pytest.raises(LanguageModelError, match="was it changed since the night began"):
-        given_language_model(asked, tiny.codec())
+        arpa_model(asked, tiny.codec())

@@ -208,8 +208,8 @@ def test_the_command_line_takes_the_turns_before(predictor: Predictor, tmp_path:
 def test_the_packaged_model_takes_the_turns_before(predictor: Predictor) -> None:
     import pandas as pd
 
-    from pipelines.registry.package import signature
-    from pipelines.registry.packaged_model import SpeechService
+    from pipelines.packaging.package import signature
+    from pipelines.packaging.packaged_model import SpeechService
 
     assert [column.name for column in signature(TASKS).inputs] == ["audio", "text", "context"]
     assert [column.name for column in signature(("intent",)).inputs] == ["audio", "text"]

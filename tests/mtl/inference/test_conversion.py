@@ -203,7 +203,7 @@ def test_a_package_converts_recordings(trained: Predictor) -> None:
     import soundfile
 
     from mtl.audio.pitch import pitch
-    from pipelines.registry.packaged_model import SpeechService, encode
+    from pipelines.packaging.packaged_model import SpeechService, encode
 
     whole = Converter(trained)
     sound = whole.voice.sound(torch.from_numpy(mel(rows()[1])))

@@ -43,9 +43,9 @@ from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.floors import floor_of
 from pipelines.evaluation.gates import decide
 from pipelines.evaluation.synthesis import COPY, GRIFFIN_LIM, RECORDING, counts, figures, resynthesized, spoken_rows
+from pipelines.packaging.package import requirements
+from pipelines.packaging.packaged_model import SpeechService
 from pipelines.recipe import Recipe, RecipeError, load, parse
-from pipelines.registry.package import requirements
-from pipelines.registry.packaged_model import SpeechService
 from pipelines.report.audio_examples import speech_content
 from pipelines.sources.audio import decode
 from pipelines.storage.store import Manifest, Store

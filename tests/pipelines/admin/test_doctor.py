@@ -20,7 +20,7 @@ def test_a_working_machine_passes(tmp_path: Path) -> None:
     by_name = {check.name: check for check in checks}
     assert {name for name, check in by_name.items() if check.state == FAIL} == set()
     assert {"python", "cores", "memory", "disk", "versions", "gpu", "espeak", "store", "torch", "ray"} <= set(by_name)
-    assert by_name["prefect"].found.startswith("3.")
+    assert by_name["prefect"].observation.startswith("3.")
     assert not root.exists(), "the doctor's probe stayed behind"
 
 
@@ -40,7 +40,7 @@ def test_a_store_that_was_there_stays(tmp_path: Path) -> None:
 def test_a_library_that_does_not_import_fails_with_its_reason() -> None:
     check = doctor.importable("ghost", "import no_such_library")
     assert check.state == FAIL
-    assert "No module named 'no_such_library'" in check.found
+    assert "No module named 'no_such_library'" in check.observation
     assert "requirements.lock" in check.advice
 
 

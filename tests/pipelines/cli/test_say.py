@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from motet import commands
 from mtl.inference.predictor import Predictor
 from mtl.inference.synthesizer import Synthesizer
-from pipelines.registry.package import describe, requirements, save_package
+from pipelines.packaging.package import describe, requirements, save_package
 from pipelines.registry.registry import Registry
 from pipelines.storage.store import Store
 from tests.support import tiny_voice

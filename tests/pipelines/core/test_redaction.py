@@ -196,7 +196,7 @@ def test_servers_that_do_not_answer_are_told_without_their_passwords(
     checks = {check.name: check for check in doctor.examine(str(tmp_path / "root"))}
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
         assert checks[name].state == doctor.FAIL
-        assert "http://***@127.0.0.1:9" in checks[name].found
+        assert "http://***@127.0.0.1:9" in checks[name].observation
     assert SECRET not in str(checks)
 
 

@@ -22,8 +22,8 @@ from pipelines.data.loader import evaluation_batches
 from pipelines.evaluation.domains import counts_of, figures, gated
 from pipelines.evaluation.evaluate import Scores, evaluate
 from pipelines.evaluation.gates import RowCounts, ScoredModel, decide
+from pipelines.packaging.package import Description, describe, signature
 from pipelines.recipe import Gates, Recipe, RecipeError, parse
-from pipelines.registry.package import Description, describe, signature
 from pipelines.registry.tracking import _metric_name
 from pipelines.storage.store import Store
 from pipelines.training.prepare import DomainError, Validation, model_config, prepare

@@ -273,7 +273,7 @@ def test_the_package_needs_nothing_of_the_pipeline(root: str, ana: dict[str, Any
 def test_the_package_refuses_another_base(
     root: str, ana: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.registry.packaged_model import ADAPTER, SpeechService
+    from pipelines.packaging.packaged_model import ADAPTER, SpeechService
 
     registry = Registry(root)
     file, folder = registry.adapter("models:/tones.ana/1"), registry.folder("models:/tones/1")

@@ -104,7 +104,7 @@ def test_a_deleted_model_starts_anew(small_root: Path, weights: Path) -> None:
     assert actions(registry)[3:] == [("lost", ALL)]
     assert registry.register(NAME, weights / "4").version == 1
     assert judged(registry, NAME, 1) is None  # that line was about another version 1
-    assert registry.looks(NAME, None) == 1
+    assert registry.n_comparisons(NAME, None) == 1
     against = current_champion(registry, NAME, 1)
     assert against is not None
     assert against.version == 2

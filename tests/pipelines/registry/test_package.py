@@ -23,7 +23,7 @@ import torch
 from mtl.config.features import FeatureSpec
 from mtl.inference.predictor import Predictor, features_of
 from mtl.models.joint import build_model
-from pipelines.registry.package import PackageError, describe, predictor_folder, save_package
+from pipelines.packaging.package import PackageError, describe, predictor_folder, save_package
 from pipelines.sources.audio import decode
 from tests.support import tiny
 
@@ -248,7 +248,7 @@ def test_a_row_that_cannot_be_answered_is_named(package: Path, row: dict[str, An
 
 
 def test_empty_and_endless_recordings_are_refused() -> None:
-    from pipelines.registry import packaged_model
+    from pipelines.packaging import packaged_model
 
     for samples, told in ((0, "empty"), (8000 * 601, "601 s long, at most 600 s")):
         file = io.BytesIO()

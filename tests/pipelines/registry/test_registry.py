@@ -84,17 +84,17 @@ def test_a_life_of_promotions_and_rollbacks(registry: Registry, folders: list[Pa
     registry.settle(name, one, verdict(True), expects=None, rows="test")
     assert aliases(registry, name) == {"champion": 1, "challenger": 3}
     registry.settle(name, two, verdict(False), expects=one, rows="test")
-    assert registry.looks(name, "test") == 2
-    assert registry.looks(name, "other rows") == 1
-    assert registry.looks(name, "test", version=two) == 1  # offered again, it is still the first challenger
+    assert registry.n_comparisons(name, "test") == 2
+    assert registry.n_comparisons(name, "other rows") == 1
+    assert registry.n_comparisons(name, "test", version=two) == 1  # offered again, it is still the first challenger
     registry.settle(name, three, verdict(True), expects=one, rows="test")
     assert aliases(registry, name) == {"champion": 3}
-    assert registry.looks(name, "test") == 1
+    assert registry.n_comparisons(name, "test") == 1
 
     line = registry.rollback(name, "it hears ghosts", by="ana")
     assert (line.action, line.version, line.expects) == ("rollback", 1, 3)
     assert aliases(registry, name) == {"champion": 1, "challenger": 3}
-    assert registry.looks(name, "test") == 2  # version 1 met version 2 on these rows before
+    assert registry.n_comparisons(name, "test") == 2  # version 1 met version 2 on these rows before
     with pytest.raises(RegistryError, match="version 1 is its first champion"):
         registry.rollback(name, "again", by="ana")
 

@@ -15,12 +15,12 @@ from pipelines.recipe import RecipeError, parse
 from pipelines.search.front import front_of
 from pipelines.search.front_charts import axis_label, parallel, scatter, steps
 from pipelines.search.front_table import PickError, front_lines, front_rows, picked, schedule_lines
-from pipelines.search.page import render
 from pipelines.search.pbt import Perturb, extended, ranges_of
 from pipelines.search.scalar import Scalar, costs
 from pipelines.search.search import SearchError, SearchResult, search
+from pipelines.search.stage import render
 from pipelines.search.trial import figures, not_finite, with_overrides
-from pipelines.storage.store import Store
+from pipelines.stages.context import Context
 from tests.support import small_night
 
 TASKS = ["transcript", "intent"]
@@ -267,4 +267,4 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         parse({**small_night.RECIPE, "search": {"objective": "gains"}})
     lonely = with_overrides(small_night.recipe(), ["search.method=pbt"])
     with pytest.raises(SearchError, match="population of one"):
-        search(lonely, [], [], Store(str(tmp_path)), trials=1)
+        search(Context(str(tmp_path), lonely, []), trials=1)

@@ -17,11 +17,12 @@ from pipelines.core.cluster import ClusterError
 from pipelines.recipe import Recipe, parse
 from pipelines.registry import tracking
 from pipelines.search.baselines import single_task
+from pipelines.search.proposals import Space
 from pipelines.search.scalar import Scalar
 from pipelines.search.search import SearchError, SearchResult, search
-from pipelines.search.space import Space
 from pipelines.search.state import SearchState
 from pipelines.search.trial import TrialState, overrides_of, with_overrides
+from pipelines.stages.context import Context
 from pipelines.storage.store import Store
 from pipelines.study.study import study
 from pipelines.training.prepare import sampled
@@ -61,9 +62,9 @@ def seconds_of(run: tracking.Run, child: Any) -> dict[int, set[float]]:
 
 def test_a_killed_search_goes_on_where_it_was(ray_session: Any, tmp_path: Path) -> None:
     store, recipe = Store(str(tmp_path / "store")), small_night.recipe()
-    manifests = small_night.data(store)
+    context = Context(store, recipe, *small_night.data(store))
     with pytest.raises(SearchError, match="start it without --resume"):
-        search(recipe, *manifests, store, resume=True)
+        search(context, resume=True)
 
     with small_night.killed_driver("search", store.root) as driver:
         assert driver.stdout is not None
@@ -81,9 +82,7 @@ def test_a_killed_search_goes_on_where_it_was(ray_session: Any, tmp_path: Path) 
 
     counted: list[tuple[int, int]] = []
     result = search(
-        recipe,
-        *manifests,
-        store,
+        context,
         resume=True,
         tracking=run,
         progress=lambda done, total, _: counted.append((done, total)),
@@ -118,22 +117,22 @@ def test_a_killed_search_goes_on_where_it_was(ray_session: Any, tmp_path: Path) 
     assert winner.trainer.epochs == recipe.trainer.epochs
     assert f"trainer.learning_rate={winner.trainer.learning_rate:.4g}" in result.winner
     assert not [entry for entry in store.list("search/") if "/state/" in entry.key]
-    assert search(recipe, *manifests, store, resume=True) == result
+    assert search(context, resume=True) == result
 
 
 def test_single_task_models_are_trained_once_and_trials_are_measured_by_them(ray_session: Any, tmp_path: Path) -> None:
     recipe = with_overrides(small_night.two_tasks(), ("search.objective=gain", "search.trials=2", "search.epochs=1"))
     store = Store(str(tmp_path / "store"))
-    manifests = small_night.data(store)
+    context = Context(store, recipe, *small_night.data(store))
     run = tracking.start(store.root, recipe, "search")
-    result = search(recipe, *manifests, store, tracking=run)
+    result = search(context, tracking=run)
     cells = {entry.key: entry.modified for entry in store.list("study/")}
     assert {Path(key).name for key in cells if key.endswith("-0.json")} == {"transcript-0.json", "intent-0.json"}
 
     # A study of this budget, and the next search, find them.
     budget = replace(recipe.trainer, epochs=1)
-    found = study(recipe.model_copy(update={"trainer": budget}), *manifests, store, seeds=1, kinds=("single",))
-    again = single_task(recipe, *manifests, store)
+    found = study(context.with_recipe(recipe.model_copy(update={"trainer": budget})), seeds=1, kinds=("single",))
+    again = single_task(context)
     assert {entry.key: entry.modified for entry in store.list("study/")} == cells
     single = {task: found.scores(frozenset({task}), 0).metrics for task in found.tasks}
     expected = {"transcript/wer": single["transcript"]["transcript/wer"]}
@@ -155,7 +154,7 @@ def test_single_task_models_are_trained_once_and_trials_are_measured_by_them(ray
 
 def test_a_member_of_a_population_goes_on_with_the_better_ones_weights(ray_session: Any, tmp_path: Path) -> None:
     store, recipe = Store(str(tmp_path / "store")), small_night.members()
-    result = search(recipe, *small_night.data(store), store)
+    result = search(Context(store, recipe, *small_night.data(store)))
     check_population(result, recipe)
     assert not [entry for entry in store.list("search/") if "/state/" in entry.key]
     assert pickles(store.root) == []
@@ -189,7 +188,7 @@ def check_population(result: SearchResult, recipe: Recipe) -> None:
 @pytest.mark.slow
 def test_a_killed_population_goes_on_where_it_was(ray_session: Any, tmp_path: Path) -> None:
     store, recipe = Store(str(tmp_path / "store")), small_night.members()
-    manifests = small_night.data(store)
+    context = Context(store, recipe, *small_night.data(store))
     with small_night.killed_driver("population", store.root) as driver:
         assert driver.stdout is not None
         lines = iter(driver.stdout.readline, "")
@@ -198,7 +197,7 @@ def test_a_killed_population_goes_on_where_it_was(ray_session: Any, tmp_path: Pa
     run = tracking.start(store.root, recipe, "search")
     before = children(run)
     assert len(before) == 2
-    result = search(recipe, *manifests, store, resume=True, tracking=run)
+    result = search(context, resume=True, tracking=run)
     check_population(result, recipe)
     after = children(run)
     assert {name: child.info.run_id for name, child in after.items()} == {
@@ -209,7 +208,7 @@ def test_a_killed_population_goes_on_where_it_was(ray_session: Any, tmp_path: Pa
         times = seconds_of(run, child)
         assert set(times) == {1, 2, 3}
         assert len(times[1]) == 1
-    assert search(recipe, *manifests, store, resume=True) == result
+    assert search(context, resume=True) == result
 
 
 def test_a_point_becomes_overrides_and_a_recipe() -> None:
@@ -275,7 +274,7 @@ def test_as_many_trials_at_once_as_fit() -> None:
 def test_trials_that_would_never_train_all_tasks_are_refused(tmp_path: Path) -> None:
     recipe = small_night.recipe(curriculum=[{"name": "ear", "tasks": ["transcript"], "epochs": 3}])
     with pytest.raises(SearchError, match=r"search.epochs is 3, but trainer.curriculum takes 3 epochs"):
-        search(recipe, [], [], Store(str(tmp_path)))
+        search(Context(str(tmp_path), recipe, []))
 
 
 def test_a_trial_keeps_its_last_whole_epoch(tmp_path: Path) -> None:
@@ -310,18 +309,18 @@ def test_another_search_is_not_resumed(tmp_path: Path, monkeypatch: pytest.Monke
 
     store, recipe = Store(str(tmp_path)), small_night.recipe()
     data: Any = ([SimpleNamespace(address="a")], [SimpleNamespace(address="b")])
-    first, resumed = _name(recipe, *data, store, resume=False)
-    assert not resumed
+    context = Context(store, recipe, *data)
+    first = _name(context, resume=False)
     state = SearchState(store, first)
-    assert _planned(state, recipe, 8, old=False, asked=8) == 8
-    assert _name(recipe, *data, store, resume=True) == (first, True)
-    assert _planned(state, recipe, 16, old=True, asked=None) == 8
+    assert _planned(state, recipe, 8, resume=False) == 8
+    assert _name(context, resume=True) == first
+    assert _planned(state, recipe, None, resume=True) == 8
     with pytest.raises(SearchError, match="was started with 8 trials"):
-        _planned(state, recipe, 16, old=True, asked=16)
-    second, _ = _name(recipe, *data, store, resume=False)
+        _planned(state, recipe, 16, resume=True)
+    second = _name(context, resume=False)
     assert second == f"{first[:-1]}2"
     with pytest.raises(SearchError, match="no search of recipe 'small'"):
-        _name(small_night.recipe(epochs=3), *data, store, resume=True)
+        _name(context.with_recipe(small_night.recipe(epochs=3)), resume=True)
 
 
 def test_a_share_of_the_rows_is_fixed_and_nested() -> None:

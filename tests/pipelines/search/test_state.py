@@ -17,6 +17,7 @@ from pipelines.search.scalar import Scalar
 from pipelines.search.search import SearchError, _name, search
 from pipelines.search.state import SearchState, TrialRecord, recorder
 from pipelines.search.trial import TrialState, state_folder, with_overrides
+from pipelines.stages.context import Context
 from pipelines.storage.store import Store
 from tests.support import small_night
 from tests.support.pickles import pickles, plant
@@ -202,24 +203,26 @@ def older(store: Store, name: str, marker: Path) -> Path:
 
 def test_an_unfinished_search_of_an_older_version_is_not_read(store: Store, tmp_path: Path) -> None:
     recipe = small_night.recipe()
-    name, _ = _name(recipe, *DATA, store, resume=False)
+    context = Context(store, recipe, *DATA)
+    name = _name(context, resume=False)
     older(store, name, tmp_path / "was read")
     with pytest.raises(SearchError, match=r"another version of Motet.*without --resume"):
-        search(recipe, *DATA, store, resume=True)
+        search(context, resume=True)
     assert not (tmp_path / "was read").exists()
-    assert _name(recipe, *DATA, store, resume=False)[0] == f"{name[:-1]}2"  # a new search is free to start
+    assert _name(context, resume=False) == f"{name[:-1]}2"  # a new search is free to start
 
 
 def test_a_finished_search_of_an_older_version_is_shown(store: Store, tmp_path: Path) -> None:
     recipe = small_night.recipe()
-    name, _ = _name(recipe, *DATA, store, resume=False)
+    context = Context(store, recipe, *DATA)
+    name = _name(context, resume=False)
     folder = older(store, name, tmp_path / "was read")
     record = TrialRecord("3f2a1_00000", 0, {"trainer.learning_rate": 1e-3})
     record.add(result_of(record.point, 3))
     row = record.leaderboard_row(recipe, MEAN)
     content = {"name": name, "leaderboard": [row], "winner": row["overrides"], "method": "asha", "objective": {}}
     (folder / "leaderboard.json").write_text(json.dumps(content))
-    assert search(recipe, *DATA, store, resume=True).leaderboard == [row]
+    assert search(context, resume=True).leaderboard == [row]
     assert not (tmp_path / "was read").exists()
     assert pickles(store.root) == []
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {"plan.json", "leaderboard.json"}

@@ -14,6 +14,7 @@ import pytest
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.evaluate import Cost, Scores
 from pipelines.recipe import Recipe, parse
+from pipelines.stages.context import Context
 from pipelines.storage.store import Store
 from pipelines.study.cells import Study, StudyError
 from pipelines.study.folds import result_of, study_by_folds, with_fold
@@ -57,10 +58,10 @@ def test_folds_that_cannot_be_dealt(small: SimpleNamespace) -> None:  # noqa: F8
         held_out(dataset, 3, 3)
     with pytest.raises(FoldError, match="of 99, and"):
         held_out(dataset, 0, 99)
-    data = (small.utterances, small.features, small.store)
+    context = Context(small.store, recipe(), small.utterances, small.features)
     for folds in (1, 99):
         with pytest.raises(StudyError, match=f"{folds} folds of"):
-            study_by_folds(recipe(), *data, folds=folds)
+            study_by_folds(context, folds=folds)
 
 
 def test_the_fold_is_part_of_the_recipe(small: SimpleNamespace) -> None:  # noqa: F811
@@ -127,11 +128,9 @@ def test_what_cannot_be_told_is_an_error(tmp_path: Path) -> None:
 
 
 def test_two_folds_are_trained_and_pooled(ray_session: Any, small: SimpleNamespace) -> None:  # noqa: F811
-    data = (small.utterances, small.features, small.store)
+    context = Context(small.store, recipe(), small.utterances, small.features)
     counted: list[tuple[int, int]] = []
-    studies = study_by_folds(
-        recipe(), *data, folds=2, seeds=1, progress=lambda done, total, _: counted.append((done, total))
-    )
+    studies = study_by_folds(context, folds=2, seeds=1, progress=lambda done, total, _: counted.append((done, total)))
     assert counted[-1] == (6, 6)
     found = result_of(studies)
     dataset = open_dataset(*(small.store, small.utterances, small.features))

@@ -15,6 +15,7 @@ from mtl.training.curriculum import Curriculum
 from pipelines.data.dataset import open_dataset
 from pipelines.recipe import parse
 from pipelines.report import charts
+from pipelines.stages.context import Context
 from pipelines.study.cells import Study, StudyError, cells_of
 from pipelines.study.labels import figure, result_of, sparse_tasks, study_by_labels, with_labels
 from pipelines.study.result import render
@@ -32,7 +33,7 @@ def test_cells_are_the_joint_model_and_the_sparse_tasks_alone() -> None:
     assert [sorted(cell) for cell in cells] == [["intent"], ["slots", "transcript"], ["intent", "slots", "transcript"]]
 
 
-def test_whose_labels_are_few() -> None:
+def test_whose_labels_are_few(tmp_path: Path) -> None:
     recipe = parse(small_night.RECIPE)
     assert sparse_tasks(recipe, ()) == ["intent", "slots"]
     assert sparse_tasks(recipe, ("slots",)) == ["slots"]
@@ -43,7 +44,7 @@ def test_whose_labels_are_few() -> None:
     assert few.address() != recipe.address()
     assert with_labels(recipe, ("intent",), 1.0).address() == recipe.address()  # the cells of a plain study
     with pytest.raises(StudyError, match=r"shares of the labels are 0.1, 2; expected numbers above 0, up to 1"):
-        study_by_labels(recipe, [], [], None, (0.1, 2))  # type: ignore[arg-type]
+        study_by_labels(Context(str(tmp_path), recipe, []), (0.1, 2))
 
 
 def test_a_cell_follows_what_concerns_it_of_a_curriculum() -> None:
@@ -83,15 +84,15 @@ def test_curves_by_hand(tmp_path: Path, small: SimpleNamespace) -> None:  # noqa
     studies = {0.1: at(0.1, [[1, 1], [2, 2]], [[4, 4], [3, 3]]), 1.0: at(1.0, [[0, 1], [1, 0]], [[1, 1], [1, 1]])}
     dataset = open_dataset(small.store, small.utterances, small.features)
     # The scores lie in stores of their own, the rows in the small night's.
-    found = result_of({s: replace(one, store=_Both(one.store, small.store)) for s, one in studies.items()},
-                      small.utterances, small.features)  # fmt: skip
+    data = {"utterances": small.utterances, "features": small.features}
+    found = result_of({s: replace(one, store=_Both(one.store, small.store), **data) for s, one in studies.items()})
     points = found.figures["curves"]["intent"]["points"]
     assert list(found.figures["curves"]) == ["intent"]
     assert [point["share"] for point in points] == [0.1, 1.0]
     labelled_rows = sum(row["split"] == "train" and row["intent"] is not None for row in dataset.rows.to_pylist())
     assert [point["labels"] for point in points] == [round(0.1 * labelled_rows), labelled_rows]
-    half = {s: replace(one, store=_Both(one.store, small.store), share=0.5) for s, one in studies.items()}
-    halved = result_of(half, small.utterances, small.features).figures["curves"]["intent"]["points"][1]["labels"]
+    half = {s: replace(one, store=_Both(one.store, small.store), share=0.5, **data) for s, one in studies.items()}
+    halved = result_of(half).figures["curves"]["intent"]["points"][1]["labels"]
     assert halved == labelled_rows / 2  # every training row of this corpus has an intent
     assert points[0]["joint"] == {"value": 85.0, "low": 80.0, "high": 90.0}  # both seeds the worse, or the better one
     assert points[0]["single"] == {"value": 65.0, "low": 60.0, "high": 70.0}
@@ -145,18 +146,17 @@ def test_the_figure_is_logarithmic_and_shows_every_interval() -> None:
 
 
 def test_shares_share_their_cells_with_any_study(ray_session: Any, small: SimpleNamespace) -> None:  # noqa: F811
-    recipe = small_night.two_tasks()
-    data = (small.utterances, small.features, small.store)
+    context = Context(small.store, small_night.two_tasks(), small.utterances, small.features)
     counted: list[tuple[int, int]] = []
     found = study_by_labels(
-        recipe, *data, labels=(1.0, 0.1), seeds=1, progress=lambda done, total, _: counted.append((done, total))
+        context, labels=(1.0, 0.1), seeds=1, progress=lambda done, total, _: counted.append((done, total))
     )
     assert list(found) == [0.1, 1.0]
     assert counted[0] == (0, 4)
     assert counted[-1] == (4, 4)
     assert [found[0.1].name(cell) for cell in found[0.1].cells] == ["intent", "transcript+intent"]
     before = {entry.key: entry.modified for entry in small.store.list("study/")}
-    plain = study(recipe, *data, seeds=1, kinds=("joint",))
+    plain = study(context, seeds=1, kinds=("joint",))
     assert plain.identity == found[1.0].identity
     after = {entry.key: entry.modified for entry in small.store.list("study/")}
     assert {key: after[key] for key in before} == before
@@ -164,5 +164,5 @@ def test_shares_share_their_cells_with_any_study(ray_session: Any, small: Simple
         "transcript-0.json",
         "transcript-0.parquet",
     }
-    curves = result_of(found, small.utterances, small.features).figures["curves"]
+    curves = result_of(found).figures["curves"]
     assert [point["labels"] for point in curves["intent"]["points"]] == [7, 70]  # of 40 heard and 30 read

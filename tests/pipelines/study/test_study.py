@@ -18,6 +18,7 @@ from mtl.metrics.scoring import METRICS
 from pipelines.evaluation.evaluate import Cost, Scores
 from pipelines.recipe import Recipe, parse
 from pipelines.registry import tracking
+from pipelines.stages.context import Context
 from pipelines.storage.store import Store
 from pipelines.study.cells import Study, StudyError, cells_of, closed, needs_of
 from pipelines.study.comparison import Comparison
@@ -272,8 +273,8 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(ray_session: Any, small
 
     run = tracking.start(store.root, recipe, "study")
     counted: list[int] = []
-    data = (small.utterances, small.features, store)
-    found = study(recipe, *data, seeds=2, tracking=run, progress=lambda done, *_: counted.append(done))
+    context = Context(store, recipe, small.utterances, small.features)
+    found = study(context, seeds=2, tracking=run, progress=lambda done, *_: counted.append(done))
     after = results(store)
     assert len(after) == 6
     assert pickles(store.root) == []
@@ -291,7 +292,7 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(ray_session: Any, small
     assert records[0]["metrics"] != records[1]["metrics"] or records[0]["history"] != records[1]["history"]
 
     # Asked again, it trains nothing; with fewer kinds of cells neither; what it says is the same.
-    again = study(recipe, *data, seeds=2, kinds=("joint",))
+    again = study(context, seeds=2, kinds=("joint",))
     assert results(store) == after
     assert again.cells == found.cells
     findings = result_of(found)
@@ -302,7 +303,7 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(ray_session: Any, small
     # Other labels are another study; one more seed is three more cells of this one.
     sparse = parse({**small_night.RECIPE, "tasks": {"transcript": {}, "intent": {"labels": 0.1}}})
     with pytest.raises(StudyError, match="kinds of cells triples are not known"):
-        study(sparse, *data, kinds=("triples",))
+        study(context.with_recipe(sparse), kinds=("triples",))
     assert not [key for key in results(store) if key.split("/")[1] != found.identity]
 
 
@@ -313,8 +314,8 @@ def test_a_cell_is_the_same_wherever_it_runs(ray_session: Any, small: SimpleName
     recipe = parse({**small_night.RECIPE, "tasks": {"transcript": {}, "intent": {"labels": 0.1}}})
     recipe = recipe.model_copy(update={"trainer": replace(recipe.trainer, epochs=1)})
     data = (small.utterances, small.features)
-    plan = planned(recipe, *data, small.store, 1, ("joint",), "valid", 0.5)
-    job = Job(recipe, *data, small.store, _codec(plan, *data), share=0.5)
+    plan = planned(Context(small.store, recipe, *data), 1, ("joint",), "valid", 0.5)
+    job = Job(recipe, *data, small.store, _codec(plan), share=0.5)
     cell = frozenset({"intent"})
     histories = []
     for _ in range(2):
@@ -343,22 +344,24 @@ def test_a_cell_with_the_transcript_reads_what_it_heard(small: SimpleNamespace, 
             made.append((set(self.model.config.tasks), self.reread))
 
     monkeypatch.setattr(module, "Predictor", Spy)
-    plan = planned(recipe, *data, small.store, 1, ("joint",))
-    job = Job(recipe, *data, small.store, module._codec(plan, *data))
+    plan = planned(Context(small.store, recipe, *data), 1, ("joint",))
+    job = Job(recipe, *data, small.store, module._codec(plan))
     for cell in (frozenset({"intent"}), plan.joint):
         assert run_cell(job, plan.identity, cell, 0, "valid") == ""
     assert made == [({"intent"}, False), ({"transcript", "intent"}, True)]
 
 
 def test_what_cannot_be_studied_is_refused_before_anything_is_trained(small: SimpleNamespace) -> None:
-    data = (small.utterances, small.features, small.store)
+    context = Context(small.store, small_night.recipe(), small.utterances, small.features)
     with pytest.raises(StudyError, match="has one task"):
-        study(parse({**small_night.RECIPE, "tasks": {"transcript": {}}}), *data)
+        study(context.with_recipe(parse({**small_night.RECIPE, "tasks": {"transcript": {}}})))
     with pytest.raises(StudyError, match="no row of the valid split is labelled for the task 'intent'"):
-        study(parse({**small_night.RECIPE, "tasks": {"transcript": {}, "intent": {"corpora": []}}}), *data)
+        study(
+            context.with_recipe(parse({**small_night.RECIPE, "tasks": {"transcript": {}, "intent": {"corpora": []}}}))
+        )
     absent = Path(small.store.root) / "absent.arpa"
     with pytest.raises(StudyError, match=r"decoding\.arpa: .*absent\.arpa"):
-        study(parse({**small_night.RECIPE, "decoding": {"arpa": str(absent)}}), *data)
+        study(context.with_recipe(parse({**small_night.RECIPE, "decoding": {"arpa": str(absent)}})))
     lonely = handmade_without_figures(small.store)
     with pytest.raises(StudyError, match="has a score for the task 'intent'"):
         Comparison(lonely)

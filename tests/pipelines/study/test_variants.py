@@ -12,6 +12,7 @@ from mtl.analysis.equal_size import TOLERANCE, count_parameters
 from mtl.config.balancing import METHODS
 from mtl.config.sharing import MODES
 from pipelines.data.dataset import open_dataset
+from pipelines.stages.context import Context
 from pipelines.study.cells import CellRun, Study, StudyError
 from pipelines.study.result import render
 from pipelines.study.study import study
@@ -85,12 +86,10 @@ def test_gains_by_hand(tmp_path: Path) -> None:
 
 
 def test_variants_share_their_cells_with_any_study(ray_session: Any, small: SimpleNamespace) -> None:  # noqa: F811
-    recipe = small_night.two_tasks()
-    data = (small.utterances, small.features, small.store)
+    context = Context(small.store, small_night.two_tasks(), small.utterances, small.features)
     counted: list[tuple[int, int]] = []
     found = study_variants(
-        recipe,
-        *data,
+        context,
         sharing=("hard", "adapter"),
         balancing=("uncertainty",),
         seeds=1,
@@ -104,7 +103,7 @@ def test_variants_share_their_cells_with_any_study(ray_session: Any, small: Simp
     assert cells["hard, static"] == ["transcript", "intent", "transcript+intent"]
     assert cells["adapter"] == cells["uncertainty"] == ["transcript+intent"]
     assert len({CellRun(one, one.joint, 0).name for one in found.values()}) == 3
-    assert study(recipe, *data, seeds=1, kinds=("joint",)).identity == found["hard, static"].identity
+    assert study(context, seeds=1, kinds=("joint",)).identity == found["hard, static"].identity
     rows = result_of(found).figures["rows"]
     sizes = [row["parameters"] for row in rows]
     assert sizes[2] == sizes[0] != sizes[1]

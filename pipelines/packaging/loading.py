@@ -1,4 +1,4 @@
-"""Loads Predictors from files of the registry. Imports torch, so `registry.py` imports this file on first use."""
+"""Loads Predictors from packages. Imports torch, so registry.py imports this file on first use."""
 
 from __future__ import annotations
 

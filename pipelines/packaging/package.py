@@ -1,6 +1,6 @@
-"""A model as a folder that MLflow loads: code, safetensors, signature, example, pinned requirements; no pickle.
+"""The model package: a folder with code, safetensors, signature, example and requirements, without pickle.
 
-save_package(predictor_folder, Path("package"))        # an MLflow model (models-from-code), see packaged_model.py
+save_package(predictor_folder, Path("package"))        # an MLflow model, see packaged_model.py
 predictor_folder(Path("package"))                      # the Predictor folder inside
 """
 
@@ -25,53 +25,55 @@ from mtl.groups import groups_read_by
 from mtl.spec import TEXT, first_with_answer, makes_sound, speaks, with_context
 from mtl.spec import task as task_spec
 from mtl.tts.phonemes import CHARACTERS
-from pipelines.registry.tracking import quiet_mlflow
+from pipelines.core.environment import quiet_mlflow
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models import ModelSignature
 
 PACKAGED = Path(__file__).with_name("packaged_model.py")
-ARTIFACT = "predictor"  # the package's name for the Predictor folder; packaged_model.py says the same
-ADAPTER = "adapter"  # its name for a user's adapter, likewise
+ARTIFACT = "predictor"  # name of the Predictor folder in the package, as in packaged_model.py
+ADAPTER = "adapter"  # name of a user's adapter, likewise
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "soundfile", "soxr")
-SPEAKING = ("num2words",)  # of a model that speaks; and of one whose phonemes are eSpeak NG's, the next
-ESPEAK = ("espeakng-loader",)
+SYNTHESIS = ("num2words",)  # for models that synthesise
+ESPEAK = ("espeakng-loader",)  # for phonemes by eSpeak NG
 TYPES = {"string": "string", "double": "double", "json": "string"}  # types of served columns -> MLflow's
-SOUNDED = ("praat-parselmouth",)  # of what makes sound of recordings, and has to know their pitch
+PITCH = ("praat-parselmouth",)  # for models that read the pitch of recordings
 
 
 class PackageError(ValueError):
-    """A folder that is no model; the message says what it should hold."""
+    """A folder that is not a model; the message says what was expected."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a Predictor folder says of itself. address: hash of its files; units: "sentencepiece" where any are;
-    phonemes: of a model that speaks (mtl.tts.phonemes), None of any other."""
+    """Content of a Predictor folder.
+
+    address: hash of its files. units: "sentencepiece" if any are, else "characters". domains: that the model is
+    conditioned on. phonemes: of a model that synthesises (mtl.tts.phonemes).
+    """
 
     address: str
     parameters: int
     tasks: tuple[str, ...]
     units: str
-    domains: tuple[str, ...] = ()  # of recordings that the model is told of
+    domains: tuple[str, ...] = ()
     phonemes: str | None = None
 
 
 def save_package(folder: Path, package: Path, model_id: str | None = None, run_id: str | None = None) -> None:
-    """Writes an MLflow model folder around a Predictor folder; the ids are those that MLflow gave the model, if any.
+    """Writes an MLflow model folder around a Predictor folder. model_id, run_id: of MLflow.
 
     Raises:
-        PackageError: `folder` is not what Predictor.save writes.
+        PackageError: `folder` was not written by Predictor.save.
     """
-    described = describe(folder)
-    _save(ARTIFACT, folder, described, package, model_id, run_id)
+    _save(ARTIFACT, folder, describe(folder), package, model_id, run_id)
 
 
 def save_adapter_package(
     adapter: Path, base: Description, package: Path, model_id: str | None = None, run_id: str | None = None
 ) -> None:
-    """The same around a user's adapter (mtl.inference.adaptation)."""
+    """Writes an MLflow model folder around a user's adapter (mtl.inference.adaptation)."""
     _save(ADAPTER, adapter, base, package, model_id, run_id)
 
 
@@ -85,7 +87,7 @@ def _save(
     import mtl
 
     with tempfile.TemporaryDirectory() as scratch:
-        # The artifact keeps its name, which in a store is a hash; and bytecode of mtl is no part of a package.
+        # In a store, the name of the folder is a hash.
         artifact = Path(scratch) / name
         (shutil.copytree if content.is_dir() else shutil.copyfile)(content, artifact)
         code = shutil.copytree(
@@ -104,13 +106,12 @@ def _save(
 
 
 def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSignature:
-    """Inputs `audio`, `text` and those of further groups that a task reads, of which a row has one; outputs by task,
-    each null where the task is silent.
+    """Signature of a package.
 
-    A model of dialogues also takes `context`: the turns before, oldest first.
-
-    A model that transcribes has parameters for a whole call: hot words, what their characters are worth, and how many
-    transcripts are wanted; see packaged_model.py. One that is told of domains has the parameter `domain`.
+    Inputs, one per row: `audio`, `text`, and those of other groups that a task reads; for dialogues also `context`,
+    the earlier turns, oldest first. Outputs by task, null if the task gives no answer. Parameters of a call: hot words,
+    their weight and the number of transcripts if the model transcribes; speaker, emotion and rate if it synthesises;
+    `domain` if it is conditioned on domains.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -147,42 +148,42 @@ def signature(tasks: tuple[str, ...], domains: tuple[str, ...] = ()) -> ModelSig
 
 
 def example(tasks: tuple[str, ...]) -> pd.DataFrame:
-    """One row that the model can answer: a sentence, the example of an added group, or half a second of a tone."""
+    """One row that the model can read: a sentence, the example of an input group, or half a second of a tone."""
     import numpy as np
     import pandas as pd
     import soundfile
 
     if any(TEXT in task_spec(name).groups for name in tasks) or speaks(tasks):
         return pd.DataFrame({"text": ["turn on the light in the kitchen"]})
-    for one in groups_read_by(tasks):
-        if one.example:
-            return pd.DataFrame({one.source: [one.example]})
+    for group in groups_read_by(tasks):
+        if group.example:
+            return pd.DataFrame({group.source: [group.example]})
     tone = io.BytesIO()
     soundfile.write(tone, 0.1 * np.sin(np.arange(8000) * 2 * np.pi * 440 / 16000), 16000, format="FLAC")
     return pd.DataFrame({"audio": [base64.b64encode(tone.getvalue()).decode()]})
 
 
 def requirements(units: str, phonemes: str | None = None, tasks: Collection[str] = ()) -> list[str]:
-    """What the package needs to load and answer, at the versions it was made with."""
+    """Requirements of the package, at the installed versions."""
     names = [*REQUIREMENTS, *(("sentencepiece",) if units == "sentencepiece" else ())]
     if phonemes is not None:
-        names += [*SPEAKING, *(() if phonemes == CHARACTERS else ESPEAK)]
+        names += [*SYNTHESIS, *(() if phonemes == CHARACTERS else ESPEAK)]
     if makes_sound(tasks) or first_with_answer(tasks, "phones"):
-        names += SOUNDED
-    # "2.13.0+cpu" is a build of 2.13.0: a package made on a laptop must install on a machine with a GPU.
+        names += PITCH
+    # "2.13.0+cpu" becomes "2.13.0", so that the package also installs on a machine with a GPU.
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
 
 
 def describe(folder: Path) -> Description:
-    """Reads the headers alone, not the weights. Raises PackageError."""
+    """Reads the headers of a Predictor folder, not the weights. Raises PackageError."""
     from safetensors import safe_open
 
     if not (folder / "model.json").is_file():
-        raise PackageError(f"{folder} holds no model.json; expected a folder that Predictor.save wrote")
+        raise PackageError(f"{folder} has no model.json; expected a folder written by Predictor.save")
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     kinds = {(content["codec"].get(of) or {}).get("kind") for of in ("units", "targets")}
     with safe_open(folder / "weights.safetensors", framework="numpy") as weights:
-        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 (it is no mapping)
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 (not a mapping)
     return Description(
         address=folder_address(folder),
         parameters=sum(math.prod(shape) for shape in shapes),
@@ -194,18 +195,18 @@ def describe(folder: Path) -> Description:
 
 
 def predictor_folder(folder: Path) -> Path:
-    """The Predictor folder that a package holds, or the folder itself when it is one. Raises PackageError."""
+    """The Predictor folder of a package, or the folder itself if it is one. Raises PackageError."""
     if (folder / "model.json").is_file():
         return folder
     if (artifact := _artifact(folder, ARTIFACT)) is not None:
         return artifact
     if adapter_file(folder) is not None:
-        raise PackageError(f"{folder} holds a user's adapter and no model of its own; name the base that it is for")
-    raise PackageError(f"{folder} is no model: it holds neither model.json nor a package of Motet's (MLmodel)")
+        raise PackageError(f"{folder} holds a user's adapter and no model; name its base model")
+    raise PackageError(f"{folder} is no model: it holds neither model.json nor MLmodel")
 
 
 def adapter_file(folder: Path) -> Path | None:
-    """The adapter that a package holds, if it holds one."""
+    """The user's adapter in a package, if any."""
     return _artifact(folder, ADAPTER)
 
 

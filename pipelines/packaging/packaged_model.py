@@ -1,4 +1,4 @@
-"""What MLflow serves: a trained model behind a table of inputs, as code beside safetensors, without pickle.
+"""The MLflow model (models-from-code) of a package: a table of inputs in, a table of answers out.
 
     model = mlflow.pyfunc.load_model("models:/assistant@champion")
     model.predict(pandas.DataFrame({"text": ["turn on the light"]}))
@@ -7,16 +7,15 @@
     model.predict(pandas.DataFrame({"text": ["Dinner is ready."]}), params={"emotion": "sad"})["speech"]   # base64, WAV
     model.predict(recordings, params={"hot_words": ["anna karenina"], "hot_weight": 1.0, "n_best": 3})
 
-MLflow stores this file in the package (models-from-code) with `mtl` and the folder of the Predictor beside it. It is
-run wherever the package is loaded, so it imports nothing but mtl, numpy, pandas, mlflow and, for sound,
-soundfile and soxr (to speak, num2words and eSpeak NG): no Ray, no Prefect, and nothing else of pipelines.
+MLflow stores this file in the package, beside `mtl` and the folder of the Predictor. It runs wherever the package is
+loaded, so it imports only mtl, numpy, pandas and mlflow, for sound soundfile and soxr, for synthesis num2words and
+eSpeak NG: no Ray, no Prefect, and nothing else of pipelines.
 
-A user's adapter (mtl.inference.adaptation) is packaged with this file too. Its base is not in the package: it
-is the registry's
-models:/<base>/<version>, or the folder that MOTET_BASE names, and must be the very one that the adapter was made for.
+The package of a user's adapter (mtl.inference.adaptation) does not contain the base model. That is models:/<base>/
+<version> of the registry or the folder MOTET_BASE, and must be the version that the adapter was trained for.
 
-A server (`mlflow models serve`) takes base64 alone: whoever can send it a request must not choose which of its
-files are read. MOTET_SERVE_PATHS=1 allows paths there too.
+A server (`mlflow models serve`) takes only base64, so that a request cannot choose files of the server.
+MOTET_SERVE_PATHS=1 allows paths.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
 Input = np.ndarray | str | dict[str, str]  # a waveform, a sentence, or the column of another input group
 ARTIFACT, ADAPTER = "predictor", "adapter"
-MAX_SECONDS = 600.0  # of one recording: a served model must not be made to swallow a day of audio
+MAX_SECONDS = 600.0  # longest recording; limits the memory of a request
 _LONGEST_PATH = 4096
 
 
@@ -69,13 +68,14 @@ class SpeechService(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """`speech`, base64 of a WAV file: of sentences, where the model speaks; of recordings, converted, where it
-        hears phones and a speaker or emotion is asked for; a vocoder gives recordings back. A column `text`, each task,
-        `<task>_confidence`; `words` with their times, `slots` and, where more than one transcript is wanted, `n_best`
-        as JSON; null where a task is silent.
+        """Answers to a table of inputs, one row each.
+
+        Columns: `text`, each task and `<task>_confidence`; `words` with times, `slots`, and `n_best` if more than one
+        transcript is requested, as JSON; null if a task gives no answer. `speech`, base64 of a WAV file: a sentence,
+        synthesised; a recording, converted to the requested speaker or emotion, or resynthesised by a vocoder.
 
         Raises:
-            ValueError: a row with neither or both inputs, or a recording that cannot be read; it names the row.
+            ValueError: a row with neither or both inputs, or an unreadable recording; it names the row.
         """
         rate = self.predictor.features.sample_rate
         params = {name: value for name, value in (params or {}).items() if value is not None}
@@ -91,69 +91,70 @@ class SpeechService(PythonModel):
         config = self.predictor.model.config
         table = as_table(predictions, config.tasks, model_input.index)
         if config.speaks:
-            table.insert(0, "speech", self._spoken(inputs, params))
+            table.insert(0, "speech", self._synthesised(inputs, params))
         elif makes_sound(config.tasks):
-            table.insert(0, "speech", self._resounded(inputs))
+            table.insert(0, "speech", self._resynthesised(inputs))
         return table
 
-    def _spoken(self, inputs: list[Input], params: dict[str, Any]) -> list[str | None]:
-        """Each sentence as base64 of a WAV file, and each recording, converted, if that is asked for; else None."""
+    def _synthesised(self, inputs: list[Input], params: dict[str, Any]) -> list[str | None]:
+        """Base64 of a WAV file: of each sentence, and of each converted recording if conversion is requested."""
         from mtl.inference.conversion import Converter
         from mtl.inference.synthesizer import Synthesizer
 
         converts = first_with_answer(self.predictor.model.config.tasks, "phones") is not None
         converter = Converter(self.predictor) if converts else None
         voice = converter.voice if converter else Synthesizer(self.predictor)
-        who, how = (str(params.get(name, "")) or None for name in ("speaker", "emotion"))
+        speaker, emotion = (str(params.get(name, "")) or None for name in ("speaker", "emotion"))
         texts = [text for text in inputs if isinstance(text, str)]
-        speech = iter(voice.say(texts, who, how, float(params.get("rate", 1.0))))
+        speech = iter(voice.say(texts, speaker, emotion, float(params.get("rate", 1.0))))
         sounds: list[str | None] = []
         for one in inputs:
             if isinstance(one, str):
                 sounds.append(encode(next(speech), voice.features.sample_rate))
-            elif isinstance(one, np.ndarray) and converter and (who or how):
-                sounds.append(_converted(converter, one, who, how))
+            elif isinstance(one, np.ndarray) and converter and (speaker or emotion):
+                sounds.append(_converted(converter, one, speaker, emotion))
             else:
                 sounds.append(None)
         return sounds
 
-    def _resounded(self, inputs: list[Input]) -> list[str | None]:
-        """Each recording as a vocoder makes it anew of its log-mel, base64 of a WAV file; None for a sentence."""
+    def _resynthesised(self, inputs: list[Input]) -> list[str | None]:
+        """Each recording, resynthesised from its log-mel, as base64 of a WAV file; None for a sentence."""
         from mtl.audio.features import log_mel
         from mtl.audio.pitch import pitch
         from mtl.inference.vocoding import VocoderWrapper
 
-        sounding, spec = VocoderWrapper.of(self.predictor), self.predictor.features
+        vocoder, spec = VocoderWrapper.of(self.predictor), self.predictor.features
 
-        def again(wave: np.ndarray) -> str:
-            line = torch.from_numpy(pitch(wave, spec))
-            return encode(sounding(torch.from_numpy(log_mel(wave, spec)), line), spec.sample_rate)
+        def resynthesised(wave: np.ndarray) -> str:
+            features, contour = (torch.from_numpy(function(wave, spec)) for function in (log_mel, pitch))
+            return encode(vocoder(features, contour), spec.sample_rate)
 
-        return [again(one) if isinstance(one, np.ndarray) else None for one in inputs]
+        return [resynthesised(one) if isinstance(one, np.ndarray) else None for one in inputs]
 
 
-def _converted(converter: Converter, wave: np.ndarray, who: str | None, how: str | None) -> str | None:
-    """A recording said again, base64 of a WAV file; None where nothing is heard in it."""
+def _converted(converter: Converter, wave: np.ndarray, speaker: str | None, emotion: str | None) -> str | None:
+    """A converted recording as base64 of a WAV file; None if no phone is recognised in it."""
     from mtl.audio.pitch import pitch
     from mtl.inference.conversion import ConversionError
 
     spec = converter.voice.features
     try:
-        (converted,) = converter.convert([wave], how, who, [pitch(wave, spec)])
+        (converted,) = converter.convert([wave], emotion, speaker, [pitch(wave, spec)])
     except ConversionError:
         return None
     return encode(converted.samples, spec.sample_rate)
 
 
 def base_folder(about: About) -> Path:
-    """The Predictor folder of an adapter's base: what MOTET_BASE names, or from the registry that MLflow is set to."""
-    given = os.environ.get("MOTET_BASE") or mlflow.artifacts.download_artifacts(f"models:/{about.base}/{about.version}")
-    packaged = Path(given) / "artifacts" / ARTIFACT
-    return packaged if packaged.is_dir() else Path(given)
+    """The Predictor folder of an adapter's base: MOTET_BASE, or a download from the registry of MLflow."""
+    uri = f"models:/{about.base}/{about.version}"
+    folder = Path(os.environ.get("MOTET_BASE") or mlflow.artifacts.download_artifacts(uri))
+    packaged = folder / "artifacts" / ARTIFACT
+    return packaged if packaged.is_dir() else folder
 
 
 def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any = None) -> pd.DataFrame:
-    """Predictions as a table with a column or two per task of the model."""
+    """Predictions as a table with the columns of each task."""
     columns: dict[str, list[Any]] = {}
     for task in tasks:
         answers = (prediction.answers.get(task) for prediction in predictions)
@@ -161,7 +162,7 @@ def as_table(predictions: list[Prediction], tasks: tuple[str, ...], index: Any =
         for name, kind in KINDS[task_spec(task).answer].columns(task).items():
             values = (row.get(name) for row in cells)
             columns[name] = [_json(value) if kind == "json" else value for value in values]
-    # As objects, None stays None. As pandas' own types it becomes NaN, which a server writes into what it calls JSON.
+    # As objects, None stays None; as pandas' types it becomes NaN, which a server writes into its JSON.
     return pd.DataFrame(columns, index=index, dtype=object)
 
 
@@ -175,7 +176,7 @@ def encode(samples: np.ndarray, rate: int) -> str:
 
 
 def decode(recording: bytes | str, sample_rate: int) -> np.ndarray:
-    """A recording's bytes, or the path of one, as (N,) float32 at `sample_rate` Hz, channels averaged."""
+    """A recording (bytes or path) as (N,) float32 at `sample_rate` Hz, channels averaged."""
     import soundfile
     import soxr
 
@@ -185,7 +186,7 @@ def decode(recording: bytes | str, sample_rate: int) -> np.ndarray:
             raise ValueError(f"{file.frames / file.samplerate:.0f} s long, at most {MAX_SECONDS:.0f} s are read")
         waveform, rate = file.read(dtype="float32", always_2d=True).mean(axis=1), file.samplerate
     if not len(waveform) or not np.isfinite(waveform).all():
-        raise ValueError("it is empty, or holds samples that are not finite")
+        raise ValueError("it is empty, or has samples that are not finite")
     return waveform if rate == sample_rate else soxr.resample(waveform, rate, sample_rate, quality="HQ")
 
 
@@ -211,7 +212,7 @@ def _input(row: dict[str, Any], number: int, sample_rate: int) -> Input:
 
 
 def _file(cell: str, column: str, number: int) -> str:
-    """Base64 of the file of a further input group, of which the cell is the path or the content."""
+    """Base64 of a file of another input group; the cell is its path or content."""
     try:
         content = _recording(cell)
     except ValueError as error:
@@ -220,18 +221,18 @@ def _file(cell: str, column: str, number: int) -> str:
 
 
 def _turns(row: dict[str, Any], number: int) -> list[str]:
-    """The turns before, oldest first; none where the cell is empty."""
-    given = row.get("context")
-    if given is None or isinstance(given, float):  # NaN is how pandas leaves a cell empty
+    """The earlier turns, oldest first; none if the cell is empty."""
+    cell = row.get("context")
+    if cell is None or isinstance(cell, float):  # an empty cell is NaN in pandas
         return []
-    turns = [given] if isinstance(given, str) else list(given)
+    turns = [cell] if isinstance(cell, str) else list(cell)
     if not all(isinstance(turn, str) for turn in turns):
-        raise ValueError(f"row {number}: its 'context' is {given!r:.80}, expected a list of the turns before")
+        raise ValueError(f"row {number}: its 'context' is {cell!r:.80}, expected a list of the turns before")
     return turns
 
 
 def _recording(audio: str) -> bytes | str:
-    """The file that a string names, or the bytes that it encodes; also as a data: URL."""
+    """The path in a string, or the bytes that it encodes in base64 or as a data: URL."""
     if audio.startswith("data:"):
         audio = audio.partition(",")[2]
     if len(audio) < _LONGEST_PATH and paths_allowed() and Path(audio).is_file():
