@@ -74,26 +74,30 @@ def conversions(
     part: (number from 0, count) of the share of the pairs.
     """
     (number, parts), known, spec = part, converter.voice.code.emotions, converter.voice.features
-    pairs = [pair for pair in pairs_of(dataset, most)[number::parts] if pair[1]["emotion"] in known]
+    pairs = [
+        (row, target_row)
+        for row, target_row in pairs_of(dataset, most)[number::parts]
+        if target_row["emotion"] in known
+    ]
     for start in range(0, len(pairs), CHUNK):
         chunk = pairs[start : start + CHUNK]
         sources, targets = (
             [recording_of(row, dataset.store, spec.sample_rate) for row in rows] for rows in zip(*chunk, strict=True)
         )
         before, after = ([Measured.of(wave, spec) for wave in waves] for waves in (sources, targets))
-        emotions = [target["emotion"] for _, target in chunk]
+        emotions = [target_row["emotion"] for _, target_row in chunk]
         sounds = {SOURCE: sources, CONVERTED: _converted(converter, sources, emotions, [one.hertz for one in before])}
         measured = {SOURCE: before, CONVERTED: [Measured.of(wave, spec) for wave in sounds[CONVERTED]]}
         judged = judged_by(judges, {**sounds, TARGET: targets}, spec.sample_rate)
         rows = [
             {
-                "id": source["id"],
-                "kind": kind_of(kind, target["emotion"]),
-                **{name: target[name] for name in ("speaker", "emotion", "text")},
+                "id": source_row["id"],
+                "kind": kind_of(kind, target_row["emotion"]),
+                **{name: target_row[name] for name in ("speaker", "emotion", "text")},
                 **distance(measured[kind][number], after[number]),
                 **answers_of(judged, kind, TARGET, number),
             }
-            for number, (source, target) in enumerate(chunk)
+            for number, (source_row, target_row) in enumerate(chunk)
             for kind in sounds
         ]
         if progress:

@@ -281,10 +281,10 @@ def test_all_tensors_of_a_module_move_with_it() -> None:
     assert behind == []
 
 
-def test_a_worker_that_mixed_devices_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_mixed_devices_is_not_started_again() -> None:
     def fit_with(action: Callable[[], Any]) -> None:
-        monkeypatch.setattr(worker, "_fit", lambda job, resume: action())
-        worker.loop({"job": None})
+        with worker.final_errors():
+            action()
 
     def mixed() -> Tensor:
         with shadow.device():

@@ -139,7 +139,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once(ray_session: Any, night:
 
 def test_what_cannot_start_says_what_is_missing(ray_session: Any, night: SimpleNamespace) -> None:
     crowd = small_night.recipe(micro_batches=64, workers=64)
-    with pytest.raises(TrainError, match="64 CPUs asked for"):
+    with pytest.raises(TrainError, match="64 CPUs required"):
         train(crowd, night.utterances, night.features, night.store, "night-4")
     silent = parse({**small_night.RECIPE, "tasks": {**small_night.RECIPE["tasks"], "speaker": {"corpora": []}}})
     with pytest.raises(TrainError, match="no training row is labelled for the task 'speaker'"):
