@@ -1,1 +1,1 @@
-"""From a corpus, wherever it lies, to batches: ingest, features, dataset, loader; one file each."""
+"""From corpora to batches: ingest, features, alignment, prosody, dataset, loader."""

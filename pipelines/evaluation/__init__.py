@@ -1,1 +1,1 @@
-"""How good a model is, where, and whether it may replace the champion."""
+"""Scores of models, and the gate that decides whether a candidate replaces the champion."""

@@ -1,1 +1,1 @@
-"""A user's adapter: enrolled, judged, registered, loaded with its base."""
+"""Adapters for single users: training, evaluation, registration."""

@@ -1,1 +1,1 @@
-"""MLflow: runs, packages, versions, aliases, and who was champion when."""
+"""MLflow runs, registered versions and their aliases, and the ledger of champions."""
