@@ -26,7 +26,7 @@ class BeamConfig(LanguageModelWeights):
 
     width: int = 16
     candidates: float = -7.0
-    lookahead: bool = True
+    look_ahead: bool = True
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Beam:
         n_best: int = 1,
     ) -> None:
         """hot: boosted phrases, whose words get no OOV penalty. n_best: alternatives of a path, if more than 1."""
-        silent = replace(config, weight=0.0, bonus=0.0, unknown=0.0, spelling=0.0, lookahead=False)
+        silent = replace(config, weight=0.0, bonus=0.0, unknown=0.0, spelling=0.0, look_ahead=False)
         self.model, self.config = (model, config) if model is not None else (NGram.silent(), silent)
         self.hot, self.n_best = hot, n_best
         self.pieces = ["", *units.pieces(range(1, len(units)))]
@@ -139,7 +139,7 @@ class Beam:
             if is_oov:
                 first = word in self.lookahead
                 score += (config.unknown if first else 0.0) + config.spelling * len(longer if first else piece)
-            if config.lookahead:
+            if config.look_ahead:
                 lookahead += config.weight * (self.floor if is_oov else self.lookahead[longer]) + config.bonus
         return _Text(unit, text, longer, context, score, lookahead, hot)
 

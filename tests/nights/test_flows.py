@@ -89,7 +89,7 @@ def test_what_the_tasks_share_is_drawn_and_logged(finished_night: FinishedNight)
         assert -1 <= run.data.metrics[f"cosine/{part}transcript:intent"] <= 1
         assert 0 <= run.data.metrics[f"conflict/{part}transcript:intent"] <= 1
     page = Path(finished_night.outcome["report"]).read_text()
-    assert re.findall(r'data-drawing="(\w+)"', page) == [
+    assert re.findall(r'data-plot="(\w+)"', page) == [
         "cosines",
         "conflicts",
         "probes",

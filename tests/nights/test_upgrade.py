@@ -109,7 +109,7 @@ def test_a_new_candidate_is_judged_against_the_old_champion(
 def test_nothing_of_an_old_root_is_garbage(old_root: Path) -> None:
     store = Store(str(old_root))
     kinds = {dataset.partition("/")[0] for dataset in store.datasets()}
-    assert kinds == {kind.name for kind in KINDS} - {"quarantine"}
+    assert kinds == set(KINDS) - {"quarantine"}
     assert collect_garbage(store, older_than_hours=-1) == []
     problems = fsck.check(store).problems
     assert {problem.state for problem in problems if not problem.file.key.startswith("reports/")} == {"unknown"}

@@ -58,7 +58,7 @@ def brute_force(log_probs, config, hot=()):
 def test_scores_every_text_as_brute_force_does(seed, lookahead, hot):
     torch.manual_seed(seed)
     log_probs = (2 * torch.randn(6, 4)).log_softmax(-1)
-    config = replace(WIDE, lookahead=lookahead)
+    config = replace(WIDE, look_ahead=lookahead)
     found = Beam(UNITS, LANGUAGE, config, HotWords(hot, HOT_WEIGHT)).search(log_probs.numpy())
     wanted = brute_force(log_probs, WIDE, hot)
     assert {" ".join(text.words): text.score for text in found} == pytest.approx(wanted, abs=1e-4)
@@ -96,7 +96,7 @@ def test_look_ahead_finds_better_texts_more_often_than_not():
         torch.manual_seed(seed)
         log_probs = (1.5 * torch.randn(12, 4)).log_softmax(-1).numpy()
         led, blind = (
-            Beam(UNITS, model, replace(config, lookahead=on)).search(log_probs)[0].score for on in (True, False)
+            Beam(UNITS, model, replace(config, look_ahead=on)).search(log_probs)[0].score for on in (True, False)
         )
         gains.append(led - blind)
     # Not each time: what stands in for a word's score is a guess. It must be a good one more often than not.

@@ -180,7 +180,7 @@ def test_servers_that_do_not_answer_are_told_without_their_passwords(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(ClusterError, match=r"RAY_ADDRESS=ray://\*\*\*@127.0.0.1:9"):
-        _join(f"ray://ann:{SECRET}@127.0.0.1:9", False)
+        _join(f"ray://ann:{SECRET}@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:{SECRET}@127.0.0.1:9")
     monkeypatch.setenv("PREFECT_API_URL", f"http://ann:{SECRET}@127.0.0.1:9/api")
