@@ -13,14 +13,13 @@ sharing.implementation                  # the class SoftTrunk
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from annotated_types import Predicate
 
-from mtl.spec import tasks
+from mtl.spec import resolve, tasks
 
 T = TypeVar("T")
 REQUIRED: Any = MISSING  # default of a setting that has none
@@ -66,10 +65,7 @@ class Choice:
 
     def load(self) -> Any:
         """The class (or function) itself; imports its module."""
-        if not isinstance(self.implementation, str):
-            return self.implementation
-        module, name = self.implementation.split(":")
-        return getattr(importlib.import_module(module), name)
+        return resolve(self.implementation)
 
 
 class Selection:

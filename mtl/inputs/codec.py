@@ -143,8 +143,8 @@ class Codec:
         return [(one, encoding) for one, encoding in known if encoding.applies(one, self)]
 
     @cached_property
-    def _groups(self) -> list[InputGroup]:
-        return [input_group(one.name) for one in groups()]
+    def _groups(self) -> dict[str, InputGroup]:
+        return {one.name: input_group(one.name) for one in groups()}
 
     @cached_property
     def _domain_ids(self) -> dict[str, int]:
@@ -156,14 +156,14 @@ class Codec:
 
     def encode(self, row: Mapping[str, Any]) -> Example:
         """Encodes one row of the utterance table. An unknown label counts as not labelled."""
-        arrays = {one.name: one.encode(row, self) for one in self._groups}
+        arrays = {name: one.encode(row, self) for name, one in self._groups.items()}
         turns = context_of(row)[-self.context :] if self.context else None
         return Example(
             id=row.get("id") or "",
             inputs={name: array for name, array in arrays.items() if array is not None},
             targets={one.name: encoding.encode(one, row, self) for one, encoding in self._encodings},
             domain=self.domain(row.get(self.domain_by)),
-            context=None if turns is None else input_group(TEXT).encode({"tokens": turns}, self),
+            context=None if turns is None else self._groups[TEXT].encode({"tokens": turns}, self),
         )
 
     def number(self, tokens: Sequence[str]) -> np.ndarray:
