@@ -30,7 +30,7 @@ from pipelines.corpora.rows import Embedded, Row, read_rows
 from pipelines.recipe import Corpus
 from pipelines.sources.source import Recording, Source, SourceError
 from pipelines.storage.store import fingerprint
-from pipelines.utterances.labels import LabelError
+from pipelines.utterances.labels import LabelError, parse_number
 from pipelines.utterances.utterance import CorpusError, Reject, Utterance
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -307,14 +307,8 @@ def _phone_ends(row: Mapping[str, Any]) -> list[float] | None:
 
 
 def _seconds(row: Mapping[str, Any], column: str) -> float | None:
-    value = row.get(column)
-    if value is None or value == "":
-        return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        raise LabelError("bad_row", f"{column} is {value!r:.80}, expected seconds") from None
-    if math.isnan(seconds):
+    seconds = parse_number(column, row.get(column), "seconds")
+    if seconds is None:
         return None
     if not 0 <= seconds < math.inf or (column == "duration" and seconds == 0):
         raise LabelError("bad_row", f"{column} is {seconds:g}, expected seconds from 0 on")

@@ -96,16 +96,24 @@ def clean_label(column: Column, value: Any) -> Any:
     return (tidy(value) if column.tidied else value) or None
 
 
-def _number(column: Column, value: Any) -> float | None:
+def parse_number(column: str, value: Any, expected: str) -> float | None:
+    """The number in a cell; None if it is empty or NaN, which pandas writes for an empty cell.
+
+    Raises:
+        LabelError: the cell holds something else. expected: what the message asks for.
+    """
     if value is None or value == "":
         return None
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise LabelError("bad_row", f"{column.name} is {value!r:.80}, expected a number") from None
-    if math.isnan(number):
-        return None
-    if math.isinf(number):
+        raise LabelError("bad_row", f"{column} is {value!r:.80}, expected {expected}") from None
+    return None if math.isnan(number) else number
+
+
+def _number(column: Column, value: Any) -> float | None:
+    number = parse_number(column.name, value, "a number")
+    if number is not None and math.isinf(number):
         raise LabelError("bad_row", f"{column.name} is {number}, expected a finite number")
     return number
 
